@@ -1,0 +1,1 @@
+"""Arrays underneath tensors: dtypes and their promotion, devices, memory, and the libraries that compute on them."""

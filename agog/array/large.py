@@ -1,0 +1,165 @@
+"""Elementwise work on arrays too large for one core: split over threads, into reused memory.
+
+A fresh array of many megabytes costs more in page faults than in arithmetic. `Arena` keeps the memory of results
+that nobody holds any more; whether somebody does is read off the reference count of the memory's owner.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from typing import Any, Callable
+
+import numpy as np
+
+from agog import config
+
+THRESHOLD = 1 << 17
+"""Elements from which an array is worth the trouble."""
+
+_REUSE_BYTES = 1 << 20
+_KEEP_BYTES = 512 << 20
+_FREE_COUNT = 3  # references to an owner that only the arena holds: its list, the loop variable, the call's argument
+
+
+class Arena:
+    """Memory of large results, reused when the results are gone. Not shared between threads."""
+
+    def __init__(self) -> None:
+        self.owners: dict[int, list[np.ndarray]] = {}
+        self.held = 0
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An uninitialised array."""
+        nbytes = prod(shape) * dtype.itemsize
+        if nbytes < _REUSE_BYTES:
+            return np.empty(shape, dtype)
+        owners = self.owners.setdefault(nbytes, [])
+        for owner in owners:
+            if sys.getrefcount(owner) == _FREE_COUNT:
+                break
+        else:
+            if self.held + nbytes > _KEEP_BYTES:
+                self.trim()
+                owners = self.owners.setdefault(nbytes, [])
+            owner = np.empty(nbytes, np.uint8)
+            if self.held + nbytes <= _KEEP_BYTES:
+                owners.append(owner)
+                self.held += nbytes
+        return np.ndarray(shape, dtype, owner)
+
+    def trim(self) -> None:
+        """Give back what nobody uses."""
+        for nbytes, owners in list(self.owners.items()):
+            used = [o for o in owners if sys.getrefcount(o) > _FREE_COUNT]
+            self.held -= nbytes * (len(owners) - len(used))
+            if used:
+                self.owners[nbytes] = used
+            else:
+                del self.owners[nbytes]
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.arena = Arena()
+
+
+_local = _Local()
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array, in reused memory where it is large."""
+    return _local.arena.empty(shape, dtype)
+
+
+def release() -> None:
+    """Give the calling thread's reusable memory back to the system."""
+    _local.arena.trim()
+
+
+_pool: ThreadPoolExecutor | None = None
+_pool_threads = 0
+_pool_pid = 0
+
+
+def _executor() -> ThreadPoolExecutor:
+    global _pool, _pool_threads, _pool_pid
+    import os
+
+    if _pool is None or _pool_threads != config.num_threads or _pool_pid != os.getpid():  # a forked child has no threads
+        _pool = ThreadPoolExecutor(config.num_threads - 1, thread_name_prefix="agog")
+        _pool_threads, _pool_pid = config.num_threads, os.getpid()
+    return _pool
+
+
+_CHUNK = 1 << 16
+accelerate: Callable[..., Any] | None = None
+"""Set by the compiler when it is loaded: `accelerate(ufunc, inputs, out) -> bool`, True if it did the work."""
+
+
+def _run(ufunc: Any, inputs: tuple, out: np.ndarray) -> None:
+    """ufunc(*inputs, out=out) for flat contiguous arrays (or scalars), in chunks that threads take as they are free."""
+    n = out.size
+    todo = iter(range(0, n, _CHUNK))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                i = next(todo, None)
+            if i is None:
+                return
+            j = i + _CHUNK
+            ufunc(*[x[i:j] if type(x) is np.ndarray and x.ndim else x for x in inputs], out[i:j])
+
+    helpers = [_executor().submit(work) for _ in range(config.num_threads - 1)]
+    with np.errstate(all="ignore"):
+        work()
+    for h in helpers:
+        if not h.cancel():
+            h.result()
+
+
+def _flat(x: np.ndarray) -> Any:
+    return x.reshape(-1) if x.ndim != 1 else x
+
+
+def binary(ufunc: Any, a: Any, b: Any) -> Any:
+    """`ufunc(a, b)`; over threads when both are contiguous and of one shape, or one is a number."""
+    array = a if type(a) is np.ndarray else b
+    dtype = array.dtype
+    for x in (a, b):
+        if type(x) is np.ndarray and (x.dtype is not dtype or not x.flags.c_contiguous
+                                      or (x.shape != array.shape and x.ndim)):
+            return ufunc(a, b)
+    if array.ndim == 0:
+        return ufunc(a, b)
+    out = empty(array.shape, _result_dtype(ufunc, (a, b)))
+    inputs = tuple(_flat(x) if type(x) is np.ndarray and x.ndim else x for x in (a, b))
+    _parallel(ufunc, inputs, _flat(out))
+    return out
+
+
+def unary(ufunc: Any, a: Any) -> Any:
+    """`ufunc(a)`, over threads when `a` is contiguous."""
+    if type(a) is not np.ndarray or not a.flags.c_contiguous:
+        return ufunc(a)
+    out = empty(a.shape, _result_dtype(ufunc, (a,)))
+    _parallel(ufunc, (_flat(a),), _flat(out))
+    return out
+
+
+def _parallel(ufunc: Any, inputs: tuple, out: np.ndarray) -> None:
+    if accelerate is not None and accelerate(ufunc, inputs, out):
+        return
+    if config.num_threads > 1:
+        _run(ufunc, inputs, out)
+    else:
+        ufunc(*inputs, out)
+
+
+def _result_dtype(ufunc: Any, inputs: tuple) -> np.dtype:
+    return ufunc(*[x[:0] if type(x) is np.ndarray and x.ndim == 1 else x.reshape(-1)[:0]
+                   if type(x) is np.ndarray and x.ndim else x for x in inputs]).dtype

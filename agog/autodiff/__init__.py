@@ -1,0 +1,1 @@
+"""Automatic differentiation over Tensors: backward, functional transformations, custom gradients, checkpointing."""

@@ -1,0 +1,113 @@
+"""Every setting, and the state that all floors share: modes and hooks.
+
+Settings are read from the environment here and nowhere else:
+
+    AGOG_NUM_THREADS   threads for large arrays and native code (default: the cores this process may use)
+    AGOG_CACHE_DIR     folder of compiled code (default: the user's cache folder)
+    AGOG_NATIVE        0: never load the compiler for eager work on large arrays (default 1)
+
+`special` counts the contexts, over all threads, in which an operation must take the general path
+(`no_grad`, recorders, hooks). It is 0 in ordinary eager code, and that one comparison is all that the fast path pays.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+import threading
+from typing import Any, Callable
+
+from agog.errors import ArgumentError
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS or Windows
+        return os.cpu_count() or 1
+
+
+def _env_int(name: str, default: int, least: int) -> int:
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    if not text.isdigit() or int(text) < least:
+        raise ArgumentError(f"{name}={text!r}: give a whole number of at least {least}")
+    return int(text)
+
+
+num_threads: int = _env_int("AGOG_NUM_THREADS", _cores(), 1)
+native: bool = _env_int("AGOG_NATIVE", 1, 0) != 0
+
+
+def set_num_threads(n: int) -> None:
+    """Use `n` threads (at least 1) for large arrays and native code from now on."""
+    global num_threads
+    if not isinstance(n, int) or n < 1:
+        raise ArgumentError(f"set_num_threads({n!r}): give a whole number of at least 1")
+    num_threads = n
+
+
+def cache_dir() -> pathlib.Path:
+    """The folder of compiled code; it need not exist."""
+    if text := os.environ.get("AGOG_CACHE_DIR"):
+        return pathlib.Path(text)
+    if sys.platform == "darwin":
+        base = pathlib.Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = pathlib.Path(os.environ.get("LOCALAPPDATA", pathlib.Path.home()))
+    else:
+        base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    return base / "agog"
+
+
+class Modes(threading.local):
+    """What is switched on in this thread.
+
+    grad      False inside `no_grad`: results do not remember how they were made
+    recorder  the active recorder of a staged function, or None
+    """
+
+    grad: bool = True
+    recorder: Any = None
+
+
+modes = Modes()
+special: int = 0
+_lock = threading.Lock()
+
+
+def enter_special() -> None:
+    """Send every operation of the process through the general path, until `leave_special`."""
+    global special
+    with _lock:
+        special += 1
+
+
+def leave_special() -> None:
+    global special
+    with _lock:
+        special -= 1
+
+
+# Hooks that tools hang on: each is called as hook(op, inputs, outputs) after an operation has run.
+op_hooks: list[Callable[..., None]] = []
+
+
+def add_op_hook(hook: Callable[..., None]) -> Callable[[], None]:
+    """Call `hook(op, inputs, outputs)` (raw arrays) after each operation; returns a function that removes it."""
+    op_hooks.append(hook)
+    enter_special()
+
+    def remove() -> None:
+        if hook in op_hooks:
+            op_hooks.remove(hook)
+            leave_special()
+
+    return remove
+
+
+def at_rest() -> bool:
+    """True when no mode, recorder or hook is active (checked after every test)."""
+    return special == 0 and not op_hooks and modes.grad and modes.recorder is None

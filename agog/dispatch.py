@@ -1,0 +1,357 @@
+"""From a call on Tensors to the row and back.
+
+Two ways lead to a row. The *fast path* of a template (`unary`, `binary`, `reduction`) is a few statements around one
+NumPy call, for Tensors of equal dtype in ordinary eager mode. Whatever it does not expect, and whatever raises, goes
+to `apply`, the *general path*, which coerces, promotes, checks, runs, explains errors, and knows every mode.
+
+The class of the results is handed in by `agog.tensor` (`bind`), so that its body can be read as a table of methods.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import numpy as np
+
+from agog import config, tape
+from agog.array import dtypes, large
+from agog.errors import AgogError, ArgumentTypeError, DTypeError
+from agog.ops.explain import explain
+from agog.ops.namespaces import Namespace, call_with_signature
+from agog.ops.row import TABLE, Op
+
+Tensor: Any = None  # the class, set by `bind`
+_new = object.__new__
+_ticket = tape._ticket
+_nd, _asarray, _Node = np.ndarray, np.asarray, tape.Node
+LARGE = large.THRESHOLD
+_SCALARS = (bool, int, float, complex)
+
+
+def bind(cls: type) -> None:
+    """Make `cls` the class of all results."""
+    global Tensor
+    Tensor = cls
+
+
+def wrap(data: Any, node: Any = None) -> Any:
+    """A Tensor around `data` as it is."""
+    t = _new(Tensor)
+    t._data = data
+    t._node = node
+    return t
+
+
+# ---------------------------------------------------------------------------------------------- the general path
+def operand(x: Any) -> Any:
+    """`x` as a Tensor, or as a weak Python scalar, or None if it is neither."""
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, _SCALARS):
+        return x if type(x) in _SCALARS else x.item() if isinstance(x, np.generic) else type(x).__mro__[1](x)
+    if isinstance(x, np.generic):
+        return x.item() if x.dtype.kind in "biufc" else wrap(_asarray(x))
+    if isinstance(x, _nd):
+        return Tensor(x)
+    if hasattr(x, "__agog_tensor__"):
+        return x.__agog_tensor__()
+    return None
+
+
+def _operands(op: Op, inputs: tuple) -> list[Any]:
+    out = []
+    for i, x in enumerate(inputs):
+        t = x if x is None else operand(x)
+        if t is None and x is not None:
+            name = f"{op.inputs[0]}[{i}]" if op.variadic else op.inputs[i]
+            raise ArgumentTypeError(f"{op.name}: {name} is a {type(x).__name__}, not a Tensor, an array or a number; "
+                                    "write ag.asarray(...) around it")
+        out.append(t)
+    return out
+
+
+def _common_dtype(op: Op, operands: list[Any], chosen: list[bool]) -> Any:
+    common = None
+    for x, c in zip(operands, chosen):
+        if c and isinstance(x, Tensor):
+            dt = x._data.dtype
+            common = dt if common is None or common is dt else dtypes.promote(common, dt)
+    for x, c in zip(operands, chosen):
+        if c and x is not None and not isinstance(x, Tensor):
+            common = dtypes.of_scalar(x) if common is None else dtypes.weak(common, x)
+    if common is not None and op.to_float and not dtypes.is_inexact(common):
+        common = dtypes.default_float()
+    return common
+
+
+def _promote(op: Op, operands: list[Any]) -> list[Any]:
+    """Bring the operands that `op.promotes` names to one dtype; turn scalars into 0-d Tensors."""
+    if op.variadic:
+        chosen = [bool(op.promotes)] * len(operands)
+    else:
+        chosen = [n in op.promotes for n in op.inputs]
+    common = _common_dtype(op, operands, chosen)
+    if common is not None and dtypes.kind(common).replace("u", "i") not in op.takes:
+        names = {"b": "bool", "i": "integer", "f": "floating", "c": "complex"}
+        raise DTypeError(f"{op.name} takes {' or '.join(names[k] for k in op.takes)} dtypes, not {common}; "
+                         f"cast with x.astype(...) first")
+    out = []
+    for x, c in zip(operands, chosen):
+        if x is None:
+            out.append(None)
+        elif isinstance(x, Tensor):
+            out.append(x if not c or x._data.dtype == common else apply(TABLE["astype"], (x,), (common,)))
+        else:
+            dt = common if c else dtypes.of_scalar(x)
+            try:
+                out.append(wrap(np.array(x, dt)))
+            except OverflowError:
+                raise DTypeError(f"{op.name}: {x} does not fit into {dt}; cast the Tensor to a wider dtype first") from None
+    return out
+
+
+def apply(op: Op, inputs: tuple, statics: tuple) -> Any:
+    """Run one row on anything that can be an operand. Returns a Tensor, or a tuple of them for several outputs.
+
+    Raises the errors of `agog.errors`, which name the user's line.
+    """
+    tensors = _promote(op, _operands(op, inputs))
+    datas = [None if t is None else t._data for t in tensors]
+    if op.check is not None:
+        statics = op.check(*datas, *statics)
+    for d in datas:
+        if type(d) is not _nd and d is not None and hasattr(d, "__agog_level__"):
+            top = max((d for d in datas if hasattr(d, "__agog_level__")), key=lambda d: d.__agog_level__)
+            out = type(top).__agog_interpret__(op, datas, statics)
+            break
+    else:
+        try:
+            with np.errstate(all="ignore"):
+                out = op.raw(*datas, *statics)
+        except AgogError:
+            raise
+        except Exception as error:
+            raise explain(op, datas, statics, error) from None
+    many = len(op.outputs) > 1
+    outs = tuple(_array(o) for o in out) if many else (_array(out),)
+    result = _record(op, tensors, datas, statics, outs) if config.modes.grad else None
+    if result is None:
+        result = tuple(wrap(o) for o in outs)
+    if config.op_hooks:
+        for hook in list(config.op_hooks):
+            hook(op, datas, outs)
+    if config.modes.recorder is not None:
+        config.modes.recorder.on_op(op, tensors, statics, result)
+    return result if many else result[0]
+
+
+def _array(out: Any) -> Any:
+    return _asarray(out) if isinstance(out, np.generic) else out
+
+
+def _record(op: Op, tensors: list[Any], datas: list[Any], statics: tuple, outs: tuple) -> Any:
+    """Tensors around `outs` with their node; None when no differentiable input needs a gradient."""
+    if not op.vjp:
+        return None
+    if op.variadic:
+        parents = tuple(t._node for t in tensors)
+    else:
+        parents = tuple(t._node if t is not None and r is not None else None for t, r in zip(tensors, op.rules))
+    if not any(p is not None for p in parents):
+        return None
+    if len(outs) == 1:
+        if not dtypes.is_inexact(outs[0].dtype):
+            return None
+        node = tape.record(op, parents, (*datas, *outs), statics, outs[0].shape)
+        return (wrap(outs[0], node),)
+    node = tape.record(op, parents, (*datas, *outs), statics, [(o.shape, o.dtype) for o in outs])
+    return tuple(wrap(o, tape.Pick(node, i, o.shape) if dtypes.is_inexact(o.dtype) else None)
+                 for i, o in enumerate(outs))
+
+
+def apply_operator(op: Op, inputs: tuple, statics: tuple) -> Any:
+    """`apply` for Python's operators: alien operands give NotImplemented, so that they can have their say."""
+    for x in inputs:
+        if operand(x) is None:
+            return NotImplemented
+    return apply(op, inputs, statics)
+
+
+# -------------------------------------------------------------------------------------------- the fast templates
+def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) -> Callable[..., Any]:
+    """A function of two operands for a row of NumPy's binary ufuncs, or of matmul."""
+    ufunc, keeps, differentiable = op.raw, op.keeps, bool(op.vjp)
+    result_same = op.result == "same"
+    limit = LARGE if op.elementwise else float("inf")  # matmul has threads of its own
+
+    def method(x, y, /):
+        try:
+            if config.special:
+                return fallback(op, (x, y), ())
+            a = x._data
+            kind = type(y)
+            if kind is float or kind is int:
+                b = y
+                q = None
+            else:
+                b = y._data
+                q = y._node
+                if b.dtype is not a.dtype:
+                    return fallback(op, (x, y), ())
+            c = ufunc(a, b) if a.size < limit else large.binary(ufunc, a, b)
+            if result_same and c.dtype is not a.dtype:
+                return fallback(op, (x, y), ())
+            if type(c) is not _nd:
+                c = _asarray(c)
+            t = _new(Tensor)
+            t._data = c
+            p = x._node
+            if (p is None and q is None) or not differentiable:
+                t._node = None
+                return t
+        except Exception:
+            return fallback(op, (x, y), ())
+        node = _new(_Node)
+        node.op = op
+        node.parents = (p, q)
+        keep = keeps[(p is not None) + 2 * (q is not None)]
+        node.env = (a if keep[0] else None, b if keep[1] else None, c if keep[2] else None) if keep else _NONE3
+        node.shape = c.shape
+        node.seq = _ticket()
+        t._node = node
+        return t
+
+    if not reverse:
+        return method
+
+    def reversed_method(x, y, /):
+        try:
+            kind = type(y)
+            if config.special or (kind is not float and kind is not int):
+                return fallback(op, (y, x), ())
+            b = x._data
+            c = ufunc(y, b) if b.size < limit else large.binary(ufunc, y, b)
+            if c.dtype is not b.dtype and result_same:
+                return fallback(op, (y, x), ())
+            if type(c) is not _nd:
+                c = _asarray(c)
+            t = _new(Tensor)
+            t._data = c
+            q = x._node
+            if q is None or not differentiable:
+                t._node = None
+                return t
+        except Exception:
+            return fallback(op, (y, x), ())
+        node = _new(_Node)
+        node.op = op
+        node.parents = (None, q)
+        keep = keeps[2]
+        node.env = (y if keep[0] else None, b if keep[1] else None, c if keep[2] else None) if keep else _NONE3
+        node.shape = c.shape
+        node.seq = _ticket()
+        t._node = node
+        return t
+
+    return reversed_method
+
+
+_NONE3 = (None, None, None)
+_NONE2 = (None, None)
+
+
+def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
+    """A function of one operand for a row without static parameters."""
+    ufunc, keep, differentiable = op.raw, op.keeps[1], bool(op.vjp)
+    result_same = op.result == "same"
+
+    def method(x, /):
+        try:
+            if config.special:
+                return fallback(op, (x,), ())
+            a = x._data
+            c = ufunc(a) if a.size < LARGE else large.unary(ufunc, a)
+            if c.dtype is not a.dtype and result_same:
+                return fallback(op, (x,), ())
+            if type(c) is not _nd:
+                c = _asarray(c)
+            t = _new(Tensor)
+            t._data = c
+            p = x._node
+            if p is None or not differentiable:
+                t._node = None
+                return t
+        except Exception:
+            return fallback(op, (x,), ())
+        node = _new(_Node)
+        node.op = op
+        node.parents = (p,)
+        node.env = (a if keep[0] else None, c if keep[1] else None) if keep else _NONE2
+        node.shape = c.shape
+        node.seq = _ticket()
+        t._node = node
+        return t
+
+    return method
+
+
+def reduction(op: Op) -> Callable[..., Any]:
+    """A function `(x, axis=None, keepdims=False)` for a row whose rule needs at most x, y, axis, keepdims, x_shape."""
+    raw, keep, derived = op.raw, op.keeps[1], op.derived
+
+    def method(x, /, axis=None, keepdims=False):
+        try:
+            if config.special:
+                return apply(op, (x,), (axis, keepdims))
+            a = x._data
+            c = raw(a, axis, keepdims)
+            if c.dtype is not a.dtype:
+                return apply(op, (x,), (axis, keepdims))
+            if type(c) is not _nd:
+                c = _asarray(c)
+            t = _new(Tensor)
+            t._data = c
+            p = x._node
+            if p is None:
+                t._node = None
+                return t
+        except Exception:
+            return apply(op, (x,), (axis, keepdims))
+        node = _new(_Node)
+        node.op = op
+        node.parents = (p,)
+        if type(axis) is list:
+            axis = tuple(axis)
+        if derived:
+            node.env = (a if keep and keep[0] else None, c if keep and keep[1] else None, axis, keepdims, a.shape)
+        else:
+            node.env = (a if keep and keep[0] else None, c if keep and keep[1] else None, axis, keepdims)
+        node.shape = c.shape
+        node.seq = _ticket()
+        t._node = node
+        return t
+
+    return method
+
+
+_REDUCTION = {"axis": None, "keepdims": False}
+
+
+def function(op: Op) -> Callable[..., Any]:
+    """The public function of a row: the fast template that fits its signature, else one that calls `apply`."""
+    ufunc_like = (isinstance(op.impl, str) and isinstance(getattr(np, op.impl, None), np.ufunc)
+                  or op.kind == "contraction") and not op.check
+    if ufunc_like and not op.statics and op.inputs and len(op.outputs) == 1 and not op.variadic:
+        fn = (unary if len(op.inputs) == 1 else binary)(op)
+    elif op.kind == "reduction" and op.statics == _REDUCTION and not op.widen:
+        fn = reduction(op)
+    else:
+        return call_with_signature(op, apply)
+    fn.__name__ = fn.__qualname__ = op.name
+    fn.__doc__, fn.__module__ = op.doc, "agog"
+    fn.op = op  # type: ignore[attr-defined]
+    return fn
+
+
+tensors = Namespace("tensor", function)
+"""The world of Tensors: what `agog.exp`, `agog.sum`, ... are, and what rules run in with `create_graph`."""

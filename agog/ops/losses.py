@@ -1,0 +1,548 @@
+"""Losses, and the softmax that most of them rest on. Names and semantics are those of `torch.nn.functional`.
+
+`reduction` is 'mean', 'sum' or 'none'. Predictions and targets must have equal shapes: silent broadcasting of an
+(N, 1) prediction against an (N,) target is the classic bug of regression code, and is an error here.
+"""
+
+from __future__ import annotations
+
+import math
+
+from agog.errors import ArgumentError, AxisError, DTypeError, IndexingError, ShapeError
+from agog.ops.namespaces import raw
+from agog.ops.row import Op, composite
+
+
+# ------------------------------------------------------------------------------------------------------ softmax
+def _check_axis(name):
+    def check(x, axis):
+        if type(axis) is not int or not -x.ndim <= axis < x.ndim:
+            raise AxisError(f"{name}(x={x.dtype}{list(x.shape)}, axis={axis!r}): the axis is a whole number from "
+                            f"{-x.ndim} to {x.ndim - 1}" if x.ndim else
+                            f"{name}: x is a single number (shape ()), which has no axis; give an array")
+        return (axis,)
+    return check
+
+
+def _softmax(np, x, axis):
+    if not x.size:
+        return x.copy()
+    y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
+    np.exp(y, y)
+    y /= np.add.reduce(y, axis, None, None, True)
+    return y
+
+
+def _log_softmax(np, x, axis):
+    if not x.size:
+        return x.copy()
+    y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
+    s = np.add.reduce(np.exp(y), axis, None, None, True)
+    y -= np.log(s, s)
+    return y
+
+
+def _softmax_rule(xp, g, y, axis):
+    return (g - xp.sum(g * y, axis=axis, keepdims=True)) * y
+
+
+def _log_softmax_rule(xp, g, y, axis):
+    return g - xp.exp(y) * xp.sum(g, axis=axis, keepdims=True)
+
+
+def _batch_axis(name):
+    return lambda xp, batched, inputs, statics: getattr(xp, name)(
+        inputs[0], axis=statics[0] + 1 if statics[0] >= 0 else statics[0])
+
+
+softmax = Op(
+    "softmax(x; axis=-1) -> y", _softmax, vjp={"x": _softmax_rule},
+    jvp={"x": lambda xp, t, y, axis: (t - xp.sum(t * y, axis=axis, keepdims=True)) * y},
+    to_float=True, takes="f", widen=True, kind="softmax", check=_check_axis("softmax"), batch=_batch_axis("softmax"),
+    samples=lambda s: [((s(3, 4),), {}), ((s(2, 3, 4),), {"axis": 1}), ((s(5, lo=80, hi=100),), {"axis": 0})],
+    doc="exp(x) / sum(exp(x)) along `axis` (default: the last), computed without overflow. A slice that is all -inf "
+        "gives NaN.")
+log_softmax = Op(
+    "log_softmax(x; axis=-1) -> y", _log_softmax, vjp={"x": _log_softmax_rule},
+    jvp={"x": lambda xp, t, y, axis: t - xp.sum(xp.exp(y) * t, axis=axis, keepdims=True)},
+    to_float=True, takes="f", widen=True, kind="softmax", check=_check_axis("log_softmax"),
+    batch=_batch_axis("log_softmax"),
+    samples=lambda s: [((s(3, 4),), {}), ((s(2, 3, 4),), {"axis": 1}), ((s(5, lo=80, hi=100),), {"axis": 0})],
+    doc="log(softmax(x)) along `axis`, computed as x - logsumexp(x): exact where softmax underflows.")
+
+
+@composite
+def softmin(xp, x, axis=-1):
+    """softmax(-x) along `axis`."""
+    return xp.softmax(-x, axis=axis)
+
+
+# ------------------------------------------------------------------------------------------------ class indices
+def _class_index(np, target, classes, ignore_index):
+    valid = target != ignore_index
+    wrong = valid & ((target < 0) | (target >= classes))
+    if wrong.any():
+        raise IndexingError(
+            f"target holds {target[wrong].ravel()[0]}, but there are {classes} classes: every target must be from 0 to "
+            f"{classes - 1}" + (f" (or {ignore_index}, which is ignored)" if ignore_index is not None else "")
+            + "; labels that start at 1 need `target - 1`, other labels need more logits")
+    return np.where(valid, target, 0).astype(np.int64, copy=False), valid
+
+
+class_index = Op(
+    "class_index(target; classes, ignore_index=-100) -> index, valid", _class_index, takes="i", promotes=("target",),
+    kind="other", smooth=False, samples=lambda s: [((s.ints(5, 4),), {"classes": 5})],
+    batch=lambda xp, batched, inputs, statics: xp.class_index(inputs[0], *statics),
+    doc="Targets checked against the number of classes: (int64 indices with 0 in place of `ignore_index`, bool mask of "
+        "the others). Raises IndexingError for any other value outside 0..classes-1.")
+
+
+def _targets(np, target, classes, ignore_index):
+    """(indices, None or mask of those not ignored); one reduction when all are in range."""
+    if target.dtype != np.int64:
+        target = target.astype(np.int64)
+    if not target.size or target.view(np.uint64).max() < classes and not 0 <= ignore_index < classes:
+        return target, None
+    return _class_index(np, target, classes, ignore_index)
+
+
+def _cross_entropy(np, x, target, ignore_index, reduction):
+    n, classes = x.shape
+    index, valid = _targets(np, target, classes, ignore_index)
+    top = np.maximum.reduce(x, 1, None, None, True)
+    z = x - top
+    picked = z[np.arange(n), index]
+    np.exp(z, z)
+    lse = np.add.reduce(z, 1)
+    np.log(lse, lse)
+    loss = lse - picked
+    lse += top[:, 0]
+    if valid is not None:
+        loss[~valid] = 0
+        n = np.count_nonzero(valid)
+    if reduction == "none":
+        return loss, lse
+    total = np.add.reduce(loss)
+    if reduction == "mean":
+        total = total / n if n else total * float("nan")
+    return total, lse
+
+
+def _cross_entropy_rule(xp, g, x, target, lse, ignore_index, reduction):
+    """softmax(x) * (a + h) - onehot(target) * a, with `a` the weight of each row and `h` the cotangent of lse."""
+    a, h = g
+    if xp is raw:
+        return _cross_entropy_grad(xp, a, h, x, target, lse, ignore_index, reduction)
+    index, valid = xp.class_index(target, classes=x.shape[1], ignore_index=ignore_index)
+    valid = xp.astype(valid, x.dtype)
+    a = a * valid / xp.sum(valid) if reduction == "mean" else a * valid
+    p = xp.exp(x - xp.expand_dims(lse, axis=1))
+    onehot = xp.astype(xp.one_hot(index, x.shape[1]), x.dtype)
+    return p * xp.expand_dims(a + h, axis=1) - onehot * xp.expand_dims(a, axis=1)
+
+
+def _cross_entropy_grad(xp, a, h, x, target, lse, ignore_index, reduction):
+    """The same, in one array."""
+    import numpy as np
+
+    n = x.shape[0]
+    index, valid = _targets(np, target, x.shape[1], ignore_index)
+    if reduction == "mean":
+        a = a / (n if valid is None else np.count_nonzero(valid)) if n else a
+    if valid is not None:
+        a = a * valid.astype(x.dtype)
+    p = x - lse[:, None]
+    np.exp(p, p)
+    p *= (a + h)[:, None]
+    p[np.arange(n), index] -= a
+    return p
+
+
+def _cross_entropy_check(x, target, ignore_index, reduction):
+    if x.ndim != 2 or target.shape != x.shape[:1]:
+        raise ShapeError(f"cross_entropy_index(x={x.dtype}{list(x.shape)}, target={target.dtype}{list(target.shape)}): "
+                         "x has shape (N, classes) and target (N,)")
+    if x.shape[1] == 0:
+        raise ShapeError(f"cross_entropy: the logits have shape {x.shape}: no classes at all")
+    return ignore_index, _reduction("cross_entropy", reduction)
+
+
+def _cross_entropy_batch(xp, batched, inputs, statics):
+    x, target = inputs
+    ignore_index, reduction = statics
+    b = x.shape[0] if batched[0] else target.shape[0]
+    x = x if batched[0] else xp.broadcast_to(x, (b, *x.shape))
+    target = target if batched[1] else xp.broadcast_to(target, (b, *target.shape))
+    _, n, classes = x.shape
+    loss, lse = xp.cross_entropy_index(xp.reshape(x, (b * n, classes)), xp.reshape(target, (b * n,)),
+                                       ignore_index=ignore_index, reduction="none")
+    loss, lse = xp.reshape(loss, (b, n)), xp.reshape(lse, (b, n))
+    if reduction == "none":
+        return loss, lse
+    total = xp.sum(loss, axis=1)
+    if reduction == "mean":
+        total = total / xp.sum(xp.astype(target != ignore_index, x.dtype), axis=1)
+    return total, lse
+
+
+cross_entropy_index = Op(
+    "cross_entropy_index(x, target; ignore_index=-100, reduction=mean) -> loss, lse", _cross_entropy,
+    vjp={"x": _cross_entropy_rule}, to_float=True, takes="f", promotes=("x",), widen=True, kind="loss",
+    check=_cross_entropy_check, batch=_cross_entropy_batch,
+    samples=lambda s: [((s(5, 7), s.ints(7, 5)), {}), ((s(5, 3), s.ints(3, 5)), {"ignore_index": 1}),
+                       ((s(4, 3), s.ints(3, 4)), {"reduction": "none"}), ((s(4, 3), s.ints(3, 4)), {"reduction": "sum"})],
+    doc="Cross entropy of logits x (N, C) with integer targets (N,): (loss, logsumexp of each row). What "
+        "`cross_entropy` runs in its common case; saves x, target and one number per row.")
+
+
+# ------------------------------------------------------------------------------------------------------ helpers
+def _reduction(name, reduction):
+    if reduction not in ("mean", "sum", "none"):
+        raise ArgumentError(f"{name}: reduction={reduction!r}; use 'mean', 'sum' or 'none'")
+    return reduction
+
+
+def _reduce(xp, name, loss, reduction):
+    if reduction == "mean":
+        return xp.mean(loss)
+    if reduction == "sum":
+        return xp.sum(loss)
+    _reduction(name, reduction)
+    return loss
+
+
+def _shape(x):
+    return getattr(x, "shape", ())
+
+
+def _describe(x):
+    return f"{x.dtype}{list(x.shape)}" if hasattr(x, "shape") else repr(x)
+
+
+def _same_shape(name, x, target, xname="input", tname="target"):
+    a, b = _shape(x), _shape(target)
+    if a != b and b != ():
+        hint = ""
+        if math.prod(a) == math.prod(b):
+            hint = f"; write {tname}.reshape{a} if the values are in the same order"
+        raise ShapeError(f"{name}({xname}={_describe(x)}, {tname}={_describe(target)}): the shapes must be equal, because "
+                         f"broadcasting one against the other would compare every pair{hint}")
+
+
+# --------------------------------------------------------------------------------------------- classification
+@composite
+def cross_entropy(xp, logits, target, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+    """Cross entropy of unnormalised `logits` (N, C) or (N, C, d1, ...) or (C,) with class indices or probabilities.
+
+    target           integers (N,), (N, d1, ...) or (): the class; or floats of the logits' shape: probabilities
+    weight           (C,): weight of each class; 'mean' then divides by the sum of the weights of the targets
+    ignore_index     target value that contributes nothing, neither to the sum nor to the mean's count
+    label_smoothing  mixes the target with the uniform distribution over the classes
+    """
+    shape = logits.shape
+    if not shape:
+        raise ShapeError("cross_entropy: the logits are a single number; they need shape (N, classes) or (classes,)")
+    axis = 0 if len(shape) == 1 else 1
+    classes = shape[axis]
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ArgumentError(f"cross_entropy: label_smoothing={label_smoothing}; it lies between 0 and 1")
+    if weight is not None and weight.shape != (classes,):
+        raise ShapeError(f"cross_entropy: weight has shape {weight.shape}; it holds one number for each of the {classes} "
+                         f"classes (axis {axis} of the logits' shape {shape})")
+    kind = target.dtype.kind if hasattr(target, "dtype") else "i"
+    if kind not in "iu":
+        if target.shape != shape:
+            raise (ShapeError if kind != "b" else DTypeError)(
+                f"cross_entropy(logits={_describe(logits)}, target={_describe(target)}): a floating target holds class "
+                f"probabilities and has the logits' shape; for class indices write target.astype('int64')")
+        return _cross_entropy_probabilities(xp, logits, target, weight, label_smoothing, reduction, axis)
+    rest = shape[:axis] + shape[axis + 1:]
+    if _shape(target) != rest:
+        raise ShapeError(f"cross_entropy(logits={_describe(logits)}, target={_describe(target)}): the logits have "
+                         f"{classes} classes on axis {axis}, so integer targets have shape {rest}")
+    if weight is not None or label_smoothing:
+        return _cross_entropy_weighted(xp, logits, target, weight, ignore_index, label_smoothing, reduction, axis)
+    if len(shape) != 2:
+        if len(shape) > 2:
+            logits = xp.moveaxis(logits, 1, -1)
+        logits = xp.reshape(logits, (-1 if classes else 0, classes))
+        target = xp.reshape(target, (-1,)) if hasattr(target, "shape") else target
+        loss, _ = xp.cross_entropy_index(logits, target, ignore_index=ignore_index, reduction=reduction)
+        return xp.reshape(loss, rest) if reduction == "none" else loss
+    return xp.cross_entropy_index(logits, target, ignore_index=ignore_index, reduction=reduction)[0]
+
+
+def _weights_along(xp, weight, ndim, axis):
+    return xp.reshape(weight, (1,) * axis + (-1,) + (1,) * (ndim - axis - 1))
+
+
+def _cross_entropy_probabilities(xp, logits, target, weight, label_smoothing, reduction, axis):
+    if label_smoothing:
+        target = target * (1.0 - label_smoothing) + label_smoothing / logits.shape[axis]
+    terms = xp.log_softmax(logits, axis=axis) * target
+    if weight is not None:
+        terms = terms * _weights_along(xp, weight, len(logits.shape), axis)
+    return _reduce(xp, "cross_entropy", -xp.sum(terms, axis=axis), reduction)
+
+
+def _picked(xp, name, x, target, axis, ignore_index):
+    """(x at the target along axis, mask of targets not ignored, indices)"""
+    index, valid = xp.class_index(target, classes=x.shape[axis], ignore_index=ignore_index)
+    found = xp.take_along_axis(x, xp.expand_dims(index, axis=axis), axis=axis)
+    return xp.squeeze(found, axis=axis), valid, index
+
+
+def _cross_entropy_weighted(xp, logits, target, weight, ignore_index, smoothing, reduction, axis):
+    _reduction("cross_entropy", reduction)
+    logp = xp.log_softmax(logits, axis=axis)
+    picked, valid, index = _picked(xp, "cross_entropy", logp, target, axis, ignore_index)
+    share = xp.astype(valid, logp.dtype)
+    if weight is not None:
+        share = share * xp.reshape(xp.take(weight, xp.reshape(index, (-1,)), axis=0), index.shape)
+    loss = -picked * share
+    if smoothing:
+        w = logp if weight is None else logp * _weights_along(xp, weight, len(logits.shape), axis)
+        uniform = -xp.sum(w, axis=axis) * xp.astype(valid, logp.dtype)
+        loss = loss * (1.0 - smoothing) + uniform * (smoothing / logits.shape[axis])
+    if reduction == "none":
+        return loss
+    total = xp.sum(loss)
+    return total / xp.sum(share) if reduction == "mean" else total
+
+
+@composite
+def nll_loss(xp, log_probs, target, weight=None, ignore_index=-100, reduction="mean"):
+    """Negative log likelihood: -log_probs[target] for log-probabilities (N, C), (N, C, d1, ...) or (C,).
+
+    `weight` (C,) weighs the classes; 'mean' divides by the sum of the weights of the targets.
+    """
+    shape = log_probs.shape
+    _reduction("nll_loss", reduction)
+    axis = 0 if len(shape) == 1 else 1
+    if not shape or _shape(target) != shape[:axis] + shape[axis + 1:]:
+        raise ShapeError(f"nll_loss(log_probs={_describe(log_probs)}, target={_describe(target)}): log_probs has shape "
+                         "(N, classes, ...) and target the same shape without the axis of classes")
+    picked, valid, index = _picked(xp, "nll_loss", log_probs, target, axis, ignore_index)
+    share = xp.astype(valid, log_probs.dtype)
+    if weight is not None:
+        if weight.shape != (shape[axis],):
+            raise ShapeError(f"nll_loss: weight has shape {weight.shape}; it holds one number for each of {shape[axis]} classes")
+        share = share * xp.reshape(xp.take(weight, xp.reshape(index, (-1,)), axis=0), index.shape)
+    loss = -picked * share
+    if reduction == "none":
+        return loss
+    total = xp.sum(loss)
+    return total / xp.sum(share) if reduction == "mean" else total
+
+
+@composite
+def binary_cross_entropy(xp, probs, target, weight=None, reduction="mean"):
+    """-(t log p + (1 - t) log(1 - p)) for probabilities in [0, 1]; logarithms are cut off at -100, as in torch.
+
+    Prefer `binary_cross_entropy_with_logits`, which loses no precision.
+    """
+    _same_shape("binary_cross_entropy", probs, target, "probs")
+    # the shift makes both the value and the slope finite at p = 0 and p = 1
+    tiny = 3.8e-44 if probs.dtype.itemsize >= 4 else 6e-8
+    log_p = xp.log(xp.maximum(probs, tiny))
+    log_q = xp.log(xp.maximum(1.0 - probs, tiny))
+    loss = (target - 1.0) * log_q - target * log_p
+    if weight is not None:
+        loss = loss * weight
+    return _reduce(xp, "binary_cross_entropy", loss, reduction)
+
+
+@composite
+def binary_cross_entropy_with_logits(xp, logits, target, weight=None, pos_weight=None, reduction="mean"):
+    """Binary cross entropy of sigmoid(logits), as softplus(x) - x t: no overflow and no loss of precision.
+
+    weight      broadcasts against the loss
+    pos_weight  factor of the positive term (one per class, broadcasts)
+    """
+    _same_shape("binary_cross_entropy_with_logits", logits, target, "logits")
+    if pos_weight is None:
+        loss = xp.softplus(logits) - logits * target
+    else:
+        loss = (1.0 - target) * logits + (1.0 + (pos_weight - 1.0) * target) * xp.softplus(-logits)
+    if weight is not None:
+        loss = loss * weight
+    return _reduce(xp, "binary_cross_entropy_with_logits", loss, reduction)
+
+
+@composite
+def kl_div(xp, log_probs, target, reduction="mean", log_target=False):
+    """t (log t - log_probs), elementwise, with 0 where t = 0; 'batchmean' divides the sum by the size of axis 0.
+
+    `target` holds probabilities, or log-probabilities with log_target=True.
+    """
+    _same_shape("kl_div", log_probs, target, "log_probs")
+    if log_target:
+        loss = xp.exp(target) * (target - log_probs)
+    else:
+        positive = target > 0
+        loss = target * (xp.log(xp.where(positive, target, 1.0)) - log_probs)
+    if reduction == "batchmean":
+        return xp.sum(loss) / log_probs.shape[0]
+    if reduction not in ("mean", "sum", "none"):
+        raise ArgumentError(f"kl_div: reduction={reduction!r}; use 'batchmean' (the mathematical mean over samples), "
+                            "'mean', 'sum' or 'none'")
+    return _reduce(xp, "kl_div", loss, reduction)
+
+
+# --------------------------------------------------------------------------------------------------- regression
+@composite
+def mse_loss(xp, input, target, weight=None, reduction="mean"):
+    """(input - target)², of equal shapes (or a single number as target)."""
+    _same_shape("mse_loss", input, target)
+    loss = xp.square(input - target)
+    return _reduce(xp, "mse_loss", loss if weight is None else loss * weight, reduction)
+
+
+@composite
+def l1_loss(xp, input, target, weight=None, reduction="mean"):
+    """|input - target|, of equal shapes."""
+    _same_shape("l1_loss", input, target)
+    loss = xp.abs(input - target)
+    return _reduce(xp, "l1_loss", loss if weight is None else loss * weight, reduction)
+
+
+@composite
+def huber_loss(xp, input, target, delta=1.0, reduction="mean"):
+    """d²/2 for |d| <= delta, else delta (|d| - delta/2), with d = input - target."""
+    if delta <= 0:
+        raise ArgumentError(f"huber_loss: delta={delta}; it must be positive")
+    _same_shape("huber_loss", input, target)
+    return _reduce(xp, "huber_loss", _huber(xp, input - target, delta), reduction)
+
+
+def _huber(xp, d, delta):
+    size = xp.abs(d)
+    inner = xp.minimum(size, delta)
+    return inner * (size - 0.5 * inner)
+
+
+@composite
+def smooth_l1_loss(xp, input, target, beta=1.0, reduction="mean"):
+    """Huber loss divided by beta: d²/(2 beta) for |d| < beta, else |d| - beta/2. beta=0 is the L1 loss."""
+    if beta < 0:
+        raise ArgumentError(f"smooth_l1_loss: beta={beta}; it must not be negative")
+    _same_shape("smooth_l1_loss", input, target)
+    d = input - target
+    return _reduce(xp, "smooth_l1_loss", _huber(xp, d, beta) / beta if beta else xp.abs(d), reduction)
+
+
+@composite
+def gaussian_nll_loss(xp, input, target, var, full=False, eps=1e-6, reduction="mean"):
+    """Negative log likelihood of `target` under Normal(input, var): (log v + (input - target)² / v) / 2, v = max(var, eps).
+
+    full=True adds the constant log(2 pi)/2. `var` has the input's shape, or 1 on its last axis, or none.
+    """
+    _same_shape("gaussian_nll_loss", input, target)
+    if _shape(var) == input.shape[:-1] and len(input.shape) and _shape(var) != input.shape:
+        var = xp.expand_dims(var, axis=-1)
+    v = xp.maximum(var, eps)
+    loss = 0.5 * (xp.log(v) + xp.square(input - target) / v)
+    if full:
+        loss = loss + 0.5 * math.log(2 * math.pi)
+    return _reduce(xp, "gaussian_nll_loss", loss, reduction)
+
+
+@composite
+def poisson_nll_loss(xp, input, target, log_input=True, full=False, eps=1e-8, reduction="mean"):
+    """Negative log likelihood of counts `target` under Poisson(rate): rate - target log(rate).
+
+    log_input  `input` is log(rate), else the rate itself
+    full       adds Stirling's approximation of log(target!) where target > 1
+    """
+    _same_shape("poisson_nll_loss", input, target)
+    loss = xp.exp(input) - target * input if log_input else input - target * xp.log(input + eps)
+    if full:
+        big = target > 1
+        t = xp.where(big, target, 1.0)
+        loss = loss + xp.where(big, t * xp.log(t) - t + 0.5 * xp.log(2 * math.pi * t), 0.0)
+    return _reduce(xp, "poisson_nll_loss", loss, reduction)
+
+
+# ------------------------------------------------------------------------------------------- margins, distances
+@composite
+def hinge_loss(xp, input, target, margin=1.0, reduction="mean"):
+    """max(0, margin - target * input) with targets -1 and 1: the loss of support vector machines."""
+    _same_shape("hinge_loss", input, target)
+    return _reduce(xp, "hinge_loss", xp.maximum(margin - input * target, 0.0), reduction)
+
+
+@composite
+def hinge_embedding_loss(xp, input, target, margin=1.0, reduction="mean"):
+    """`input` where target is 1, max(0, margin - input) where it is -1."""
+    _same_shape("hinge_embedding_loss", input, target)
+    return _reduce(xp, "hinge_embedding_loss", xp.where(target > 0, input, xp.maximum(margin - input, 0.0)), reduction)
+
+
+@composite
+def margin_ranking_loss(xp, x1, x2, target, margin=0.0, reduction="mean"):
+    """max(0, -target (x1 - x2) + margin): target 1 asks for x1 > x2, target -1 for x1 < x2."""
+    _same_shape("margin_ranking_loss", x1, x2, "x1", "x2")
+    return _reduce(xp, "margin_ranking_loss", xp.maximum((x2 - x1) * target + margin, 0.0), reduction)
+
+
+@composite
+def soft_margin_loss(xp, input, target, reduction="mean"):
+    """log(1 + exp(-target * input)) with targets -1 and 1."""
+    _same_shape("soft_margin_loss", input, target)
+    return _reduce(xp, "soft_margin_loss", xp.softplus(-input * target), reduction)
+
+
+def _norm(xp, x, axis, eps, keepdims=False):
+    """Euclidean norm, at least eps, whose gradient is 0 and not NaN below eps."""
+    return xp.sqrt(xp.maximum(xp.sum(x * x, axis=axis, keepdims=keepdims), eps * eps))
+
+
+@composite
+def cosine_similarity(xp, x1, x2, axis=1, eps=1e-8):
+    """x1 · x2 / (|x1| |x2|) along `axis`; norms below eps count as eps. x1 and x2 broadcast."""
+    eps = max(eps, 1e-18)
+    return xp.sum(x1 * x2, axis=axis) / (_norm(xp, x1, axis, eps) * _norm(xp, x2, axis, eps))
+
+
+@composite
+def cosine_embedding_loss(xp, x1, x2, target, margin=0.0, reduction="mean"):
+    """1 - cos(x1, x2) where target is 1, max(0, cos(x1, x2) - margin) where it is -1. x1, x2: (N, D) or (D,)."""
+    _same_shape("cosine_embedding_loss", x1, x2, "x1", "x2")
+    if len(x1.shape) not in (1, 2) or _shape(target) != x1.shape[:-1]:
+        raise ShapeError(f"cosine_embedding_loss(x1={_describe(x1)}, x2={_describe(x2)}, target={_describe(target)}): x1 "
+                         "and x2 have shape (N, D) and target (N,), or (D,) and ()")
+    cos = xp.cosine_similarity(x1, x2, axis=-1)
+    return _reduce(xp, "cosine_embedding_loss", xp.where(target > 0, 1.0 - cos, xp.maximum(cos - margin, 0.0)), reduction)
+
+
+@composite
+def pairwise_distance(xp, x1, x2, p=2.0, eps=1e-6, keepdims=False):
+    """The p-norm of x1 - x2 + eps along the last axis (as torch defines it)."""
+    if p <= 0:
+        raise ArgumentError(f"pairwise_distance: p={p}; it must be positive")
+    d = x1 - x2 + eps
+    if p == 2:
+        return xp.sqrt(xp.sum(d * d, axis=-1, keepdims=keepdims))
+    size = xp.abs(d)
+    if p == math.inf:
+        return xp.max(size, axis=-1, keepdims=keepdims)
+    if p == 1:
+        return xp.sum(size, axis=-1, keepdims=keepdims)
+    return xp.sum(size ** p, axis=-1, keepdims=keepdims) ** (1.0 / p)
+
+
+@composite
+def triplet_margin_loss(xp, anchor, positive, negative, margin=1.0, p=2.0, eps=1e-6, swap=False, reduction="mean"):
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin) over rows, with the p-norm distance.
+
+    swap=True takes the smaller of d(anchor, negative) and d(positive, negative).
+    """
+    _same_shape("triplet_margin_loss", anchor, positive, "anchor", "positive")
+    _same_shape("triplet_margin_loss", anchor, negative, "anchor", "negative")
+    if margin <= 0:
+        raise ArgumentError(f"triplet_margin_loss: margin={margin}; it must be positive")
+    near = xp.pairwise_distance(anchor, positive, p=p, eps=eps)
+    far = xp.pairwise_distance(anchor, negative, p=p, eps=eps)
+    if swap:
+        far = xp.minimum(far, xp.pairwise_distance(positive, negative, p=p, eps=eps))
+    return _reduce(xp, "triplet_margin_loss", xp.maximum(near - far + margin, 0.0), reduction)

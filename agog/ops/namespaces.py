@@ -1,0 +1,78 @@
+"""Namespaces: the worlds in which rules run. Each has every row and every composite as an attribute.
+
+`raw` computes on NumPy arrays. Others (Tensors, batched, recorded values) are made the same way from another `invoke`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any, Callable
+
+from agog.ops.row import COMPOSITES, REQUIRED, TABLE, Op
+
+Invoke = Callable[[Op, tuple, tuple], Any]
+
+
+def call_with_signature(op: Op, invoke: Invoke) -> Callable[..., Any]:
+    """A function `op.name(*inputs, statics...)` that calls `invoke(op, inputs, statics)`.
+
+    It is compiled from the row's signature, so that help() shows it and a call costs one Python frame.
+    """
+    heads = [f"*{op.inputs[0]}" if op.variadic else n for n in op.inputs]
+    args, statics = op.inputs[0] if op.variadic else "".join(n + ", " for n in op.inputs), ""
+    env: dict[str, Any] = {"_invoke": invoke, "_op": op}
+    for name, default in op.statics.items():
+        env[f"_d_{name}"] = default
+        heads.append(name if default is REQUIRED else f"{name}=_d_{name}")
+        statics += f"{name}, "
+    inputs = args if op.variadic else f"({args})"
+    exec(f"def {op.name}({', '.join(heads)}):\n    return _invoke(_op, {inputs}, ({statics}))\n", env)
+    fn = env[op.name]
+    fn.__doc__, fn.__module__, fn.__qualname__ = op.doc, "agog", op.name
+    fn.op = op
+    return fn
+
+
+class Namespace:
+    """Rows and composites as attributes, made when first used."""
+
+    def __init__(self, name: str, make: Callable[[Op], Callable[..., Any]]):
+        self._name, self._make = name, make
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        op = TABLE.get(name)
+        if op is not None:
+            fn = self._make(op)
+        elif name in COMPOSITES:
+            fn = bind_composite(COMPOSITES[name], self)
+        else:
+            raise AttributeError(f"the {self._name} namespace has no operation {name!r}")
+        setattr(self, name, fn)
+        return fn
+
+    def __repr__(self) -> str:
+        return f"<namespace {self._name}>"
+
+
+def bind_composite(fn: Callable[..., Any], xp: Namespace) -> Callable[..., Any]:
+    """`fn` with its world filled in."""
+    def bound(*args: Any, **kwargs: Any) -> Any:
+        return fn(xp, *args, **kwargs)
+
+    functools.update_wrapper(bound, fn)
+    del bound.__wrapped__
+    bound.__name__ = bound.__qualname__ = fn.__name__.rstrip("_")
+    bound.__module__ = "agog"
+    parameters = list(inspect.signature(fn).parameters.values())[1:]
+    bound.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return bound
+
+
+def _raw_function(op: Op) -> Callable[..., Any]:
+    if not op.statics and not op.variadic:
+        return op.raw
+    return call_with_signature(op, lambda op, inputs, statics: op.raw(*inputs, *statics))
+
+
+raw = Namespace("raw", _raw_function)

@@ -1,0 +1,202 @@
+"""The row: everything that is known about one operation, declared once.
+
+    exp = elementwise("exp(x) -> y", vjp={"x": lambda xp, g, y: g * y})
+
+The signature names the array inputs, then (after `;`) the static parameters with their defaults, then the outputs.
+A rule is handed its world `xp` (raw arrays, Tensors, graph values, batched values), the cotangent or tangent `g`, and
+whatever else it names: inputs, outputs, static parameters, and `x_shape`, `x_dtype` of an input `x`. The names a rule
+takes are exactly what is saved for it. Cotangents follow the transpose convention (no conjugation anywhere);
+`tape` conjugates once, at the boundary, so that users see the gradient that points uphill.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from operator import itemgetter
+from typing import Any, Callable
+
+import numpy as np
+
+from agog.array import dtypes
+
+TABLE: dict[str, "Op"] = {}
+COMPOSITES: dict[str, Callable[..., Any]] = {}
+
+_LITERALS = {"None": None, "True": True, "False": False, "()": ()}
+
+
+def _default(text: str) -> Any:
+    if text in _LITERALS:
+        return _LITERALS[text]
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text.strip("'\"")
+
+
+class Op:
+    """One row of the op table.
+
+    name       unique; the public function and the attribute of every namespace
+    inputs     names of the array arguments; a single `*xs` means any number of them
+    statics    static parameters with their defaults, in order
+    outputs    names of the results
+    impl       the computation on raw arrays: the name of a NumPy function, or `f(np, *inputs, *statics)`
+    vjp        {input: rule}: the cotangent of that input. An input without a rule is not differentiable
+    jvp        {input: rule}: the tangent of the output; derived where `linear_in` or `elementwise` say how
+    linear_in  inputs in which the op is linear, jointly ("all" for every one): forward mode is the op itself
+    promotes   inputs brought to a common dtype first
+    takes      kinds of dtype accepted: 'b' bool, 'i' integers, 'f' floats, 'c' complex
+    to_float   integers are converted to the default float first (exp, mean, ...)
+    result     dtype of the result: 'same', 'bool', 'int64', 'real', or a function of the input dtypes
+    widen      16-bit floats are computed in float32
+    check      `check(*inputs, *statics) -> statics`: normalises static parameters, raises the errors that teach
+    lower      `lower(k, *inputs)`: the scalar computation, for the compiler
+    batch      batching rule `batch(xp, dims, inputs, statics) -> (output, dim)`; elementwise rows need none
+    domain     (low, high) of random test inputs; `samples` gives whole argument lists instead
+    """
+
+    __slots__ = ("name", "inputs", "variadic", "statics", "outputs", "impl", "vjp", "jvp", "linear_in", "promotes",
+                 "takes", "to_float", "result", "widen", "check", "lower", "batch", "elementwise", "domain", "samples",
+                 "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
+                 "kind", "reference", "smooth")
+
+    def __init__(self, signature: str, impl: Any = None, *, vjp: dict[str, Callable[..., Any]] | None = None,
+                 jvp: dict[str, Callable[..., Any]] | None = None, linear_in: Any = (), promotes: Any = None,
+                 takes: str = "bifc", to_float: bool = False, result: Any = "same", widen: bool = False,
+                 check: Callable[..., Any] | None = None, lower: Callable[..., Any] | None = None,
+                 batch: Callable[..., Any] | None = None, elementwise: bool = False, domain: Any = None,
+                 samples: Callable[..., Any] | None = None, doc: str = "", error: float = 4.0, kind: str = "other",
+                 reference: Any = None, smooth: bool = True):
+        head, _, outs = signature.partition("->")
+        name, _, params = head.strip().rstrip(")").partition("(")
+        arrays, _, statics = params.partition(";")
+        self.name, self.signature = name.strip(), signature
+        self.inputs = tuple(a.strip() for a in arrays.split(",") if a.strip())
+        self.variadic = bool(self.inputs) and self.inputs[0].startswith("*")
+        if self.variadic:
+            self.inputs = (self.inputs[0][1:],)
+        self.statics: dict[str, Any] = {}
+        for item in statics.split(","):
+            if item.strip():
+                key, _, value = item.partition("=")
+                self.statics[key.strip()] = _default(value.strip()) if value else REQUIRED
+        self.static_names = tuple(self.statics)
+        self.outputs = tuple(o.strip() for o in outs.split(","))
+        self.impl = impl if impl is not None else self.name
+        self.vjp = vjp or {}
+        self.jvp = jvp or {}
+        self.linear_in = self.inputs if linear_in == "all" else tuple(linear_in)
+        self.promotes = self.inputs if promotes is None else tuple(promotes)
+        self.takes, self.to_float, self.result, self.widen = takes, to_float, result, widen
+        self.check, self.lower, self.batch, self.elementwise = check, lower, batch, elementwise
+        self.domain, self.samples, self.doc, self.error, self.kind = domain, samples, doc, error, kind
+        self.reference, self.smooth = reference, smooth
+        self._index_rules()
+        self.raw = self.bind(np)
+        if self.name in TABLE or self.name in COMPOSITES:
+            raise ValueError(f"two rows for {self.name}")
+        TABLE[self.name] = self
+
+    def _index_rules(self) -> None:
+        """Turn the names that the rules take into positions in the saved environment.
+
+        The environment of a recorded call is (inputs, outputs, statics, derived), each as in `names`.
+        """
+        base = self.inputs + self.outputs + self.static_names
+        self.derived: tuple[tuple[str, int], ...] = ()
+        names = list(base)
+        used: dict[str, tuple[str, ...]] = {}
+        for name, rule in self.vjp.items():
+            code = rule.__code__
+            used[name] = code.co_varnames[2:code.co_argcount]
+            for n in used[name]:
+                if n not in names:
+                    source, _, what = n.rpartition("_")
+                    if what not in ("shape", "dtype") or source not in self.inputs:
+                        raise ValueError(f"{self.name}: the rule of {name} takes {n!r}, which the row does not know")
+                    names.append(n)
+                    self.derived += ((what, self.inputs.index(source)),)
+        self.names = tuple(names)
+        order = self.inputs
+        self.rules = tuple(
+            (self.vjp[n], len(used[n]), itemgetter(*(names.index(u) for u in used[n])) if used[n] else None)
+            if n in self.vjp else None for n in order)
+        savable = self.inputs + self.outputs
+        if self.variadic:  # (inputs, output): all or none of the inputs
+            self.keeps: tuple[Any, ...] = tuple(any(n in u for u in used.values()) for n in savable)
+        else:  # keeps[mask]: what to save when the inputs in `mask` need a gradient (None: nothing)
+            keeps: list[Any] = []
+            for mask in range(1 << len(order)):
+                want = {u for i, n in enumerate(order) if mask >> i & 1 and n in used for u in used[n]}
+                flags = tuple(n in want for n in savable)
+                keeps.append(flags if any(flags) else None)
+            self.keeps = tuple(keeps)
+        self.lazy = self.elementwise
+
+    def bind(self, np_like: Any) -> Callable[..., Any]:
+        """The computation over one array library: `raw(*inputs, *statics)`."""
+        impl = self.impl
+        raw = getattr(np_like, impl) if isinstance(impl, str) else partial(impl, np_like)
+        return _widened(raw, "dtype" in self.statics) if self.widen else raw
+
+    def __repr__(self) -> str:
+        return f"<op {self.signature}>"
+
+    def __reduce__(self) -> Any:
+        return _find, (self.name,)
+
+
+def _widened(raw: Callable[..., Any], typed: bool) -> Callable[..., Any]:
+    """`raw` with 16-bit floats computed in float32. A row with a `dtype` parameter says itself what it returns."""
+    def compute(*args: Any) -> Any:
+        if not args or getattr(args[0], "dtype", _WIDE).itemsize != 2 or not dtypes.is_half(args[0].dtype):
+            return raw(*args)
+        half = args[0].dtype
+        out = raw(*[a.astype(np.float32) if hasattr(a, "dtype") and a.dtype == half else a for a in args])
+        if typed:
+            return out
+        if isinstance(out, tuple):
+            return tuple(o.astype(half) if o.dtype == np.float32 else o for o in out)
+        return out.astype(half) if out.dtype == np.float32 else out
+
+    return compute
+
+
+_WIDE = np.dtype(np.float32)
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "<required>"
+
+
+REQUIRED = _Required()
+
+
+def _find(name: str) -> Op:
+    return TABLE[name]
+
+
+def elementwise(signature: str, impl: Any = None, **kw: Any) -> Op:
+    """A row that works element by element: broadcasting, unbroadcasting, batching and forward mode follow from that."""
+    return Op(signature, impl, elementwise=True, kind="elementwise", **kw)
+
+
+def composite(fn: Any = None, /, *, samples: Any = None) -> Any:
+    """Declare `fn(xp, ...)`, an operation made of others; every namespace has it, bound to itself.
+
+    A trailing underscore of the Python name is dropped (`any_` is the operation `any`).
+    """
+    if fn is None:
+        return lambda f: composite(f, samples=samples)
+    name = fn.__name__.rstrip("_")
+    if name in TABLE or name in COMPOSITES:
+        raise ValueError(f"two rows for {name}")
+    fn.samples = samples
+    COMPOSITES[name] = fn
+    return fn

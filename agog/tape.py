@@ -1,0 +1,198 @@
+"""The tape: nodes that remember how a value was made, and the walk back over them.
+
+A node holds the row, the nodes of the inputs that need a gradient, and the environment that the rules take (see
+`ops.row`). It knows no Tensor and no array library: cotangents are whatever the namespace `xp` computes with.
+
+Cotangents may be smaller than the value they belong to, as long as they broadcast to it: the gradient of a sum
+stays one number until a rule needs it whole.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Any, Callable
+from weakref import WeakKeyDictionary
+
+from agog.errors import GradientError
+from agog.ops.row import Op
+
+_ticket = count(-1, -1).__next__  # younger is smaller: what a heap hands out first
+_new = object.__new__
+
+
+class Node:
+    """One recorded call. `seq` orders nodes by age; `env` is None once the saved values were freed."""
+
+    __slots__ = ("op", "parents", "env", "shape", "seq", "__weakref__")
+    op: Any
+    parents: tuple[Any, ...]
+    env: Any
+    shape: Any
+    seq: int
+
+
+class Leaf:
+    """Where a gradient ends: the place of `.grad` of a tensor with `requires_grad`."""
+
+    __slots__ = ("shape", "dtype", "grad", "__weakref__")
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any):
+        self.shape, self.dtype, self.grad = shape, dtype, None
+
+
+class Pick:
+    """One output of a node with several; `shape` is that output's."""
+
+    __slots__ = ("source", "index", "shape", "seq", "__weakref__")
+    op = None
+
+    def __init__(self, source: Node, index: int, shape: tuple[int, ...]):
+        self.source, self.index, self.shape, self.seq = source, index, shape, _ticket()
+
+
+hooks: WeakKeyDictionary[Any, list[Callable[[Any], Any]]] = WeakKeyDictionary()
+"""Gradient hooks: called with the cotangent of a node, may return another."""
+
+
+def record(op: Op, parents: tuple, values: tuple, statics: tuple, shape: Any) -> Node:
+    """A node for a call that just ran. `values` are inputs then outputs; what no rule needs is not kept."""
+    node = _new(Node)
+    node.op, node.parents, node.shape, node.seq = op, parents, shape, _ticket()
+    if op.variadic:
+        keep_inputs, keep_output = op.keeps
+        env = (values[:-1] if keep_inputs else None, values[-1] if keep_output else None) + statics
+        for what, _ in op.derived:
+            env += (tuple(getattr(v, what) for v in values[:-1]),)
+    else:
+        mask = 0
+        for i, p in enumerate(parents):
+            if p is not None:
+                mask |= 1 << i
+        keep = op.keeps[mask]
+        env = tuple(v if k else None for v, k in zip(values, keep)) if keep else (None,) * len(values)
+        env += statics
+        for what, i in op.derived:
+            env += (getattr(values[i], what),)
+    node.env = env
+    return node
+
+
+def pullback(xp: Any, roots: list[Any], cotangents: list[Any], wanted: set[Any] | None = None, *,
+             retain: bool = False, as_values: Callable[[Any, tuple], tuple] | None = None,
+             stop: bool = False) -> dict[Any, Any]:
+    """Carry `cotangents` of `roots` back to the leaves, youngest node first.
+
+    xp         the namespace in which the rules run
+    wanted     nodes whose cotangent to return besides the leaves'
+    stop       do not walk below wanted nodes
+    retain     keep the saved values; otherwise they are freed and a second walk raises GradientError
+    as_values  turns saved values into values of `xp` (`create_graph`: arrays into Tensors linked to the tape)
+
+    Returns {leaf or wanted node: cotangent}, each of the node's shape or broadcastable to it.
+
+    A node is younger than all that it was made from, so a heap by age hands out each node when all of its
+    cotangents have arrived: no sorting pass, and only what contributes is visited.
+    """
+    pending: dict[Any, Any] = {}
+    found: dict[Any, Any] = {}
+    heap: list[tuple[int, Any]] = []
+    hooked = len(hooks) > 0
+    for root, g in zip(roots, cotangents):
+        if type(root) is Leaf:
+            found[root] = found[root] + g if root in found else g
+        elif root in pending:
+            pending[root] = pending[root] + g
+        else:
+            pending[root] = g
+            heap.append((root.seq, root))
+    heapify(heap)
+    while heap:
+        node = heappop(heap)[1]
+        g = pending.pop(node)
+        if hooked and node in hooks:
+            g = _run_hooks(xp, node, g)
+        if wanted is not None and node in wanted:
+            found[node] = g
+            if stop:
+                continue
+        op = node.op
+        if op is None:  # one output of several
+            source = node.source
+            parts = pending.get(source)
+            if parts is None:
+                parts = pending[source] = [None] * len(source.op.outputs)
+                heappush(heap, (source.seq, source))
+            parts[node.index] = g if parts[node.index] is None else parts[node.index] + g
+            continue
+        env, parents, shape = node.env, node.parents, node.shape
+        if env is None:
+            raise GradientError(
+                f"the saved values of '{op.name}' were freed by an earlier backward(); "
+                "call the first backward with retain_graph=True, or compute the result again")
+        if not retain:
+            node.env = None
+        if as_values is not None:
+            env = as_values(node, env)
+        if type(g) is list:
+            g = [xp.zeros(s, d) if p is None else _expand(xp, p, s) for p, (s, d) in zip(g, shape)]
+        elif g.shape != shape and (not op.elementwise or any(p is not None and p.shape != shape for p in parents)):
+            g = _expand(xp, g, shape)
+        rules = _variadic_rules(xp, op, g, env) if op.variadic else op.rules
+        stretched = op.elementwise
+        for parent, rule in zip(parents, rules):
+            if parent is None:
+                continue
+            fn, count, pick = rule
+            if count == 1:
+                part = fn(xp, g, pick(env))
+            elif count == 0:
+                part = fn(xp, g)
+            else:
+                part = fn(xp, g, *pick(env))
+            if part is None:
+                continue
+            if stretched and parent.shape != shape and part.shape != parent.shape:
+                part = unbroadcast(xp, part, parent.shape)
+            if type(parent) is Leaf:
+                found[parent] = found[parent] + part if parent in found else part
+            elif parent in pending:
+                pending[parent] = pending[parent] + part
+            else:
+                pending[parent] = part
+                heappush(heap, (parent.seq, parent))
+    if hooked:
+        for node in list(found):
+            if type(node) is Leaf and node in hooks:
+                found[node] = _run_hooks(xp, node, found[node])
+    return found
+
+
+def _variadic_rules(xp: Any, op: Op, g: Any, env: tuple) -> list[Any]:
+    """The one rule of a row with `*xs`, which gives all cotangents at once, as a rule for each input."""
+    fn, count, pick = op.rules[0]
+    parts = fn(xp, g, *(() if count == 0 else (pick(env),) if count == 1 else pick(env)))
+    return [(lambda xp, g, part=part: part, 0, None) for part in parts]
+
+
+def _run_hooks(xp: Any, node: Any, g: Any) -> Any:
+    if type(g) is list:
+        raise GradientError("a hook belongs on one output of an operation with several, not on all of them")
+    g = _expand(xp, g, node.shape)
+    for hook in list(hooks[node]):
+        new = hook(g)
+        g = g if new is None else new
+    return g
+
+
+def _expand(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
+    return g if g.shape == shape else xp.broadcast_to(g, shape)
+
+
+def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
+    """Sum `g` over the axes along which a value of `shape` was stretched to g's shape."""
+    extra = len(g.shape) - len(shape)
+    axes = tuple(range(extra)) + tuple(extra + i for i, n in enumerate(shape) if n == 1 and g.shape[extra + i] != 1)
+    if axes:
+        g = xp.sum(g, axis=axes)
+    return g if g.shape == shape else xp.reshape(g, shape)

@@ -1,0 +1,660 @@
+"""Tensor: an array that remembers how it was made.
+
+Results are computed when an operation is called. A Tensor that needs a gradient holds a node of the tape (`agog.tape`);
+`backward()` walks from there to the leaves. Values are never changed under anybody's feet: in-place operators and
+item assignment give the *name* a new value, and reuse the memory only when nobody else can see it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Callable, Iterator
+
+import numpy as np
+
+from agog import config, dispatch, tape
+from agog.array import device as devices
+from agog.array import dtypes, large
+from agog.autodiff import engine
+from agog.dispatch import apply_operator, binary, operand, tensors, unary, wrap
+from agog.errors import (ArgumentError, ArgumentTypeError, DTypeError, GradientError, OutOfMemoryError, ShapeError)
+from agog.ops.row import COMPOSITES, TABLE
+from agog.tape import Leaf
+
+__all__ = ["Tensor", "asarray"]
+
+
+def _operator(name: str, reverse: bool = False) -> Callable[..., Any]:
+    return binary(TABLE[name], apply_operator, reverse)
+
+
+def _comparison(name: str) -> Callable[..., Any]:
+    return binary(TABLE[name], apply_operator)
+
+
+def _in_place(name: str) -> Callable[..., Any]:
+    op = TABLE[name]
+    compute = binary(op)
+    ufunc = op.raw
+
+    def method(self: Tensor, other: Any) -> Any:
+        if operand(other) is None:
+            return NotImplemented
+        node = self._node
+        if node is not None and config.modes.grad and type(node) is Leaf:
+            raise GradientError("a leaf Tensor that requires a gradient cannot be changed in place, its gradient would be "
+                                "that of the old value; write x = x + y, or wrap an update in ag.no_grad()")
+        if node is None and not config.special and type(other) in (int, float) and _exclusive(self):
+            try:
+                with np.errstate(all="ignore"):
+                    ufunc(self._data, other, self._data)
+                return self
+            except (TypeError, ValueError, OverflowError):
+                pass  # the general path says what is wrong
+        result = compute(self, other)
+        if result.dtype != self.dtype:
+            raise DTypeError(f"in-place {op.name}: the result would be {result.dtype}, but the Tensor is {self.dtype}; "
+                             "write x = x + y (or cast) to get a new Tensor")
+        if result.shape != self.shape:
+            raise ShapeError(f"in-place {op.name}: the result would have shape {result.shape}, but the Tensor has "
+                             f"{self.shape}; write x = x + y to get a new Tensor")
+        self._data = result._data
+        if type(node) is not Leaf:
+            self._node = result._node
+        return self
+
+    method.__name__ = op.name
+    return method
+
+
+def _exclusive(t: Tensor) -> bool:
+    """True when nothing but `t` can see its memory: no view, no node, no caller's array."""
+    data = t._data
+    return type(data) is np.ndarray and data.base is None and data.flags.writeable and sys.getrefcount(data) == 3
+
+
+class Tensor:
+    """An n-dimensional array with automatic differentiation.
+
+    Made by `agog.asarray`, `agog.zeros`, ... or `Tensor(data)`; every operation of the `agog` namespace that takes an
+    array first is also a method.
+
+    Parameters: data: array, nested sequence or number. dtype: as for `agog.asarray`. requires_grad: make it a leaf
+    whose `.grad` is filled by `backward()`.
+    """
+
+    __slots__ = ("_data", "_node", "__weakref__")
+    __array_priority__ = 1000
+    __hash__ = object.__hash__
+
+    _data: Any
+    _node: Any
+
+    def __init__(self, data: Any, dtype: Any = None, *, requires_grad: bool = False):
+        self._data = _to_array(data, dtype, None)
+        self._node = None
+        if requires_grad:
+            self.requires_grad_()
+
+    # ------------------------------------------------------------------------------------------------ facts
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size along each axis."""
+        return self._data.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The data type of the elements."""
+        return self._data.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self._data.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        n = 1
+        for s in self._data.shape:
+            n *= s
+        return n
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.size * self._data.dtype.itemsize
+
+    @property
+    def device(self) -> Any:
+        """Where the elements live: 'cpu', or 'cuda:0' and so on."""
+        return devices.of(self._data)
+
+    @property
+    def data(self) -> Tensor:
+        """The same value without its history (as `detach()`)."""
+        return wrap(self._data)
+
+    # ------------------------------------------------------------------------------------------- gradients
+    @property
+    def requires_grad(self) -> bool:
+        """True for leaves that collect a gradient and for everything computed from them."""
+        return self._node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    @property
+    def is_leaf(self) -> bool:
+        """True when the Tensor was not computed from others that require a gradient."""
+        return self._node is None or type(self._node) is Leaf
+
+    def requires_grad_(self, value: bool = True) -> Tensor:
+        """Make this Tensor a leaf that collects a gradient (or, with False, an ordinary one). Returns itself.
+
+        Raises DTypeError for integer and bool Tensors, GradientError for results of a recorded computation.
+        """
+        if not self.is_leaf:
+            if value:
+                return self
+            raise GradientError("this Tensor was computed from others that require a gradient; use x.detach()")
+        if not value:
+            self._node = None
+        elif self._node is None:
+            if not dtypes.is_inexact(self._data.dtype):
+                raise DTypeError(f"only floating and complex Tensors can require a gradient, not {self.dtype}; "
+                                 "cast with x.astype(ag.float32) first")
+            self._node = Leaf(self._data.shape, self._data.dtype)
+        return self
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that `backward()` has accumulated, or None."""
+        node = self._node
+        return node.grad if type(node) is Leaf else None
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        node = self._node
+        if type(node) is not Leaf:
+            if value is None:
+                return
+            raise GradientError("only a leaf with requires_grad=True holds a gradient; call requires_grad_() first")
+        if value is not None:
+            value = asarray(value)
+            if value.shape != self.shape:
+                raise ShapeError(f"a gradient of shape {value.shape} for a Tensor of shape {self.shape}")
+        node.grad = value
+
+    def detach(self) -> Tensor:
+        """The same value without its history: a constant to automatic differentiation. No copy."""
+        return wrap(self._data)
+
+    def backward(self, gradient: Any = None, *, retain_graph: bool = False, create_graph: bool = False) -> None:
+        """Add the gradient of this Tensor to `.grad` of every leaf it was computed from.
+
+        gradient      cotangent of this Tensor's shape; may be left out for a scalar, for which it is 1
+        retain_graph  keep the saved values, so that backward can run again
+        create_graph  record the gradient computation itself, for higher derivatives
+
+        Raises GradientError when nothing requires a gradient, on a non-scalar without `gradient`, and when the
+        graph was already freed.
+        """
+        engine.backward([self], [gradient], retain_graph=retain_graph, create_graph=create_graph)
+
+    def register_hook(self, hook: Callable[[Tensor], Any]) -> Callable[[], None]:
+        """Call `hook(gradient)` whenever a gradient of this Tensor is computed; a returned Tensor replaces it.
+
+        Returns a function that removes the hook.
+        """
+        return engine.register_hook(self, hook)
+
+    # ------------------------------------------------------------------------------------------ conversions
+    def numpy(self) -> np.ndarray:
+        """The elements as a NumPy array: read-only, without copying (`np.array(x)` gives one to write to).
+
+        Raises GradientError when the Tensor requires a gradient (write x.detach().numpy()).
+        """
+        if self._node is not None and config.modes.grad:
+            raise GradientError("numpy() of a Tensor that requires a gradient would cut it out of the graph unnoticed; "
+                                "write x.detach().numpy()")
+        view = self._host("numpy()").view()
+        view.flags.writeable = False
+        return view
+
+    def _host(self, what: str) -> np.ndarray:
+        data = self._data
+        if config.special and config.modes.recorder is not None:
+            config.modes.recorder.on_escape(self, what)
+        if type(data) is not np.ndarray:
+            data = devices.to_host(data, what)
+        return data
+
+    def item(self) -> Any:
+        """The single element as a Python number. Raises ShapeError when there is not exactly one."""
+        if self.size != 1:
+            raise ShapeError(f"item(): the Tensor has shape {self.shape} and {self.size} elements, not one; "
+                             "index it first, or use tolist()")
+        return self._scalar("item")
+
+    def _scalar(self, what: str) -> Any:
+        if config.special and config.modes.recorder is not None:
+            return config.modes.recorder.on_scalar(self, what)
+        data = self._data
+        return (data if type(data) is np.ndarray else devices.to_host(data, what)).item()
+
+    def tolist(self) -> Any:
+        """The elements as nested lists of Python numbers."""
+        return self._host("tolist()").tolist()
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        data = self._host("np.asarray(tensor)")
+        if dtype is not None and data.dtype != dtype:
+            if copy is False:
+                raise ArgumentError(f"a {data.dtype} Tensor cannot become a {np.dtype(dtype)} array without a copy")
+            return data.astype(dtype)
+        if copy:
+            return data.copy()
+        view = data.view()
+        view.flags.writeable = False
+        return view
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        if api_version is not None and api_version not in ("2021.12", "2022.12", "2023.12", "2024.12", "2025.12"):
+            raise ArgumentError(f"array API version {api_version!r} is not supported; the newest is '2025.12'")
+        return sys.modules["agog"]
+
+    def __dlpack__(self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None) -> Any:
+        if self._node is not None:
+            raise GradientError("a Tensor that requires a gradient cannot be exported; use x.detach()")
+        data = self._data
+        if type(data) is np.ndarray and max_version is None and not data.flags.writeable:
+            data = data.copy()  # an old consumer could not be told that it must not write
+        kwargs = {"stream": stream, "dl_device": dl_device, "copy": copy}
+        if max_version is not None:
+            kwargs["max_version"] = max_version
+        return data.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> Any:
+        return self._data.__dlpack_device__()
+
+    def to(self, target: Any = None, *, dtype: Any = None, device: Any = None) -> Tensor:
+        """This Tensor in another dtype or on another device (`x.to('float64')`, `x.to(device='cpu')`)."""
+        if target is not None:
+            if devices.is_device(target):
+                device = target
+            else:
+                dtype = target
+        out = self if dtype is None else tensors.astype(self, dtypes.dtype(dtype))
+        return out if device is None else out.to_device(device)
+
+    def to_device(self, device: Any, /, *, stream: Any = None) -> Tensor:
+        """This Tensor on `device` ('cpu', 'cuda', 'cuda:1'); itself when it is already there."""
+        moved = devices.move(self._data, device)
+        return self if moved is self._data else wrap(moved)
+
+    def astype(self, dtype: Any, /, *, copy: bool = True) -> Tensor:
+        """This Tensor in `dtype`; differentiable between floating dtypes."""
+        dt = dtypes.dtype(dtype)
+        if dt == self._data.dtype and not copy:
+            return self
+        return tensors.astype(self, dt)
+
+    def clone(self) -> Tensor:
+        """A copy with memory of its own; gradients flow through."""
+        out = tensors.positive(self)
+        if out._data is self._data:
+            out._data = self._data.copy()
+        return out
+
+    # ---------------------------------------------------------------------------------------- Python protocols
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ArgumentError(f"the truth of a Tensor of shape {self.shape} is ambiguous; "
+                                "use (x > 0).any() or .all()")
+        return bool(self._scalar("bool"))
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __float__(self) -> float:
+        if self._data.dtype.kind == "c":
+            raise ArgumentTypeError("a complex Tensor is no float; use .real or abs()")
+        return float(self.item())
+
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
+    def __index__(self) -> int:
+        if dtypes.kind(self._data.dtype) not in "iu" or self.size != 1 or self.ndim:
+            raise ArgumentTypeError(f"only an integer Tensor of no axes can be used as an index, not {self.dtype}{list(self.shape)}")
+        return int(self._scalar("index"))
+
+    def __len__(self) -> int:
+        if not self._data.shape:
+            raise ArgumentTypeError("len() of a 0-d Tensor")
+        return self._data.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self._data.shape:
+            raise ArgumentTypeError("a 0-d Tensor cannot be iterated over; use x.item()")
+        return (self[i] for i in range(self._data.shape[0]))
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((self == value).any())
+
+    def __repr__(self) -> str:
+        data = self._host("repr")
+        body = np.array2string(data, separator=", ", prefix="Tensor(", threshold=1000, edgeitems=3,
+                               formatter={"float_kind": _short_float} if dtypes.is_half(data.dtype) else None)
+        dt = "" if data.dtype in (dtypes.float32, dtypes.int64, dtypes.bool) and data.size else f", dtype={data.dtype}"
+        shape = f", shape={data.shape}" if data.size == 0 or data.size > 1000 else ""
+        grad = "" if self._node is None else ", requires_grad=True" if self.is_leaf else f", grad_fn={_maker(self._node)}"
+        return f"Tensor({body}{dt}{shape}{grad})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self._scalar("format"), spec) if spec and self.size == 1 else str(self)
+
+    def __copy__(self) -> Tensor:
+        return wrap(self._data, self._node)
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        if not self.is_leaf:
+            raise GradientError("only leaves can be deep-copied, this Tensor has a history; copy x.detach() instead")
+        out = _new(type(self))
+        out._data, out._node = self._data.copy(), None
+        memo[id(self)] = out
+        if self._node is not None:
+            out.requires_grad_()
+            if self.grad is not None:
+                out.grad = wrap(self.grad._data)
+        return out
+
+    def __reduce__(self) -> Any:
+        if not self.is_leaf:
+            raise GradientError("a Tensor with a history cannot be pickled; pickle x.detach()")
+        return _rebuild, (type(self), devices.to_host(self._data, "pickle"), self._node is not None)
+
+    def __getitem__(self, key: Any) -> Tensor:
+        return tensors.index(self, key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if type(self._node) is Leaf and config.modes.grad:
+            raise GradientError("a leaf Tensor that requires a gradient cannot be assigned into; "
+                                "clone() it first, or use ag.no_grad()")
+        value = value if operand(value) is not None else asarray(value)
+        new = tensors.index_update(self, key, value)
+        self._data = new._data
+        if type(self._node) is not Leaf:
+            self._node = new._node
+
+    def assign(self, value: Any) -> Tensor:
+        """Give this Tensor a new value of the same shape and dtype; how parameters change. Returns itself.
+
+        The history of other results is untouched: they were computed from the old value.
+        """
+        data = _to_array(value._data if isinstance(value, Tensor) else value, self.dtype, None)
+        if data.shape != self.shape:
+            raise ShapeError(f"assign: a value of shape {data.shape} for a Tensor of shape {self.shape}")
+        if not self.is_leaf:
+            raise GradientError("assign: only a leaf can be given a new value")
+        if config.special and config.modes.recorder is not None:
+            config.modes.recorder.on_assign(self, value)
+        self._data = data
+        return self
+
+    # ---------------------------------------------------------------------------------------------- operators
+    __add__, __radd__, __iadd__ = _operator("add"), _operator("add", True), _in_place("add")
+    __sub__, __rsub__, __isub__ = _operator("subtract"), _operator("subtract", True), _in_place("subtract")
+    __mul__, __rmul__, __imul__ = _operator("multiply"), _operator("multiply", True), _in_place("multiply")
+    __truediv__, __rtruediv__, __itruediv__ = _operator("divide"), _operator("divide", True), _in_place("divide")
+    __floordiv__, __rfloordiv__ = _operator("floor_divide"), _operator("floor_divide", True)
+    __ifloordiv__ = _in_place("floor_divide")
+    __mod__, __rmod__, __imod__ = _operator("remainder"), _operator("remainder", True), _in_place("remainder")
+    __pow__, __rpow__, __ipow__ = _operator("pow"), _operator("pow", True), _in_place("pow")
+    __matmul__, __rmatmul__, __imatmul__ = _operator("matmul"), _operator("matmul", True), _in_place("matmul")
+    __and__, __rand__, __iand__ = _operator("bitwise_and"), _operator("bitwise_and", True), _in_place("bitwise_and")
+    __or__, __ror__, __ior__ = _operator("bitwise_or"), _operator("bitwise_or", True), _in_place("bitwise_or")
+    __xor__, __rxor__, __ixor__ = _operator("bitwise_xor"), _operator("bitwise_xor", True), _in_place("bitwise_xor")
+    __lshift__, __rlshift__ = _operator("bitwise_left_shift"), _operator("bitwise_left_shift", True)
+    __ilshift__ = _in_place("bitwise_left_shift")
+    __rshift__, __rrshift__ = _operator("bitwise_right_shift"), _operator("bitwise_right_shift", True)
+    __irshift__ = _in_place("bitwise_right_shift")
+    __eq__, __ne__ = _comparison("equal"), _comparison("not_equal")  # type: ignore[assignment]
+    __lt__, __le__ = _comparison("less"), _comparison("less_equal")
+    __gt__, __ge__ = _comparison("greater"), _comparison("greater_equal")
+    __neg__, __pos__ = unary(TABLE["negative"]), unary(TABLE["positive"])
+    __abs__, __invert__ = unary(TABLE["abs"]), unary(TABLE["bitwise_invert"])
+
+    def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]:
+        return self // other, self % other
+
+    def __round__(self, digits: int | None = None) -> Tensor:
+        if digits:
+            scale = 10.0 ** digits
+            return tensors.round(self * scale) / scale
+        return tensors.round(self)
+
+    @property
+    def T(self) -> Tensor:
+        """The transpose of a matrix."""
+        if self.ndim != 2:
+            raise ShapeError(f".T needs 2 axes, this Tensor has shape {self.shape}; use .mT for stacks of matrices, "
+                             "or permute_dims(axes)")
+        return tensors.matrix_transpose(self)
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two axes exchanged."""
+        return tensors.matrix_transpose(self)
+
+    @property
+    def real(self) -> Tensor:
+        """The real part."""
+        return tensors.real(self) if dtypes.kind(self.dtype) == "c" else self
+
+    @property
+    def imag(self) -> Tensor:
+        """The imaginary part."""
+        return tensors.imag(self)
+
+    @property
+    def at(self) -> At:
+        """Functional updates: `x.at[i].set(v)`, `x.at[i].add(v)` give a new Tensor, differentiable in both."""
+        return At(self)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """This Tensor with another shape of as many elements; one size may be -1."""
+        return tensors.reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+
+    def permute_dims(self, *axes: Any) -> Tensor:
+        """This Tensor with its axes in the order `axes`."""
+        return tensors.permute_dims(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes)
+
+    permute = permute_dims
+
+    def transpose(self, *axes: Any) -> Tensor:
+        """All axes reversed without arguments, two axes exchanged (PyTorch), or an order of all axes (NumPy)."""
+        if not axes:
+            return tensors.permute_dims(self, tuple(range(self.ndim))[::-1])
+        if len(axes) == 2 and self.ndim != 2:
+            return tensors.swapaxes(self, *axes)
+        return self.permute_dims(*axes)
+
+    view = reshape
+
+    def __getattr__(self, name: str) -> Any:
+        # The other operations become methods when first asked for, so that importing agog builds none of them.
+        if not name.startswith("_") and (name in TABLE or name in COMPOSITES) and name not in _NO_METHODS:
+            setattr(Tensor, name, public(name))
+            return getattr(self, name)
+        raise AttributeError(f"'Tensor' has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted(set(object.__dir__(self)) | {n for n in (*TABLE, *COMPOSITES) if n not in _NO_METHODS})
+
+
+class At:
+    """`x.at[key]`: the place of a functional update."""
+
+    __slots__ = ("x", "key")
+
+    def __init__(self, x: Tensor, key: Any = ...):
+        self.x, self.key = x, key
+
+    def __getitem__(self, key: Any) -> At:
+        return At(self.x, key)
+
+    def set(self, value: Any) -> Tensor:
+        """A copy of x with `value` at the key."""
+        return tensors.index_update(self.x, self.key, value, mode="set")
+
+    def add(self, value: Any) -> Tensor:
+        """A copy of x with `value` added at the key; repeated indices add up."""
+        return tensors.index_update(self.x, self.key, value, mode="add")
+
+
+_new = object.__new__
+_NO_METHODS = {"zeros", "ones", "full", "empty", "arange", "linspace", "eye", "index", "index_update", "logspace", "tri"}
+dispatch.bind(Tensor)
+
+
+def _short_float(x: Any) -> str:
+    return f"{float(x):.4g}"
+
+
+def _maker(node: Any) -> str:
+    return node.source.op.name if type(node) is tape.Pick else node.op.name
+
+
+def _rebuild(cls: type, data: np.ndarray, requires_grad: bool) -> Tensor:
+    out = _new(cls)
+    out._data, out._node = data, None
+    return out.requires_grad_() if requires_grad else out
+
+
+_WITH_DTYPE = {"sum", "prod", "mean", "cumulative_sum", "cumulative_prod"}
+
+
+def public(name: str) -> Callable[..., Any]:
+    """The public function of an operation: the one of the Tensor namespace, with `dtype=` where the standard has it."""
+    fn = getattr(tensors, name)
+    if name not in _WITH_DTYPE:
+        return fn
+    op = TABLE.get(name)
+    statics = ", ".join(f"{k}={v!r}" for k, v in op.statics.items()) if op else "**kw"
+    passed = ", ".join(f"{k}={k}" for k in op.statics) if op else "**kw"
+    env = {"_fn": fn, "_cast": _cast}
+    first, *rest = statics.split(", ")
+    exec(f"def {name}(x, /, {', '.join([first, *rest])}, dtype=None):\n"
+         f"    if dtype is not None:\n        x = _cast(x, dtype)\n    return _fn(x, {passed})\n", env)
+    out = env[name]
+    out.__doc__, out.__module__ = fn.__doc__, "agog"
+    return out
+
+
+def _cast(x: Any, dtype: Any) -> Tensor:
+    return asarray(x).astype(dtype, copy=False)
+
+
+def _to_array(data: Any, dtype: Any, copy: bool | None) -> Any:
+    dt = None if dtype is None else dtypes.dtype(dtype)
+    if isinstance(data, Tensor):
+        data = data._data
+        if copy is not True and (dt is None or dt == data.dtype):
+            return data
+        return data.astype(dt or data.dtype)
+    if type(data) in (bool, int, float, complex):
+        try:
+            return np.asarray(data, dt or dtypes.of_scalar(data))
+        except OverflowError:
+            raise DTypeError(f"{data} does not fit into {dt or dtypes.of_scalar(data)}") from None
+    if devices.is_foreign(data):
+        return devices.adopt(data, dt, copy)
+    if isinstance(data, np.ndarray | np.generic):
+        found = dtypes.dtype(data.dtype)
+        array = np.asarray(data)
+        if copy is False:
+            if (dt or found) is not array.dtype and (dt or found) != array.dtype:
+                raise ArgumentError(f"asarray(copy=False): {array.dtype} to {dt} needs a copy")
+            return array
+        try:
+            return np.array(array, dt or found, copy=True, order="C", subok=False)
+        except MemoryError as error:
+            raise OutOfMemoryError(f"asarray: {error}") from None
+    return _from_python(data, dt)
+
+
+def _from_python(data: Any, dt: Any) -> np.ndarray:
+    """Nested sequences of numbers, arrays and Tensors."""
+    if hasattr(data, "__array__") or hasattr(data, "__array_interface__"):
+        return _to_array(np.asarray(data), dt, True)
+    if not isinstance(data, list | tuple | range):
+        if hasattr(data, "__dlpack__"):
+            return _to_array(np.from_dlpack(data), dt, True)
+        try:
+            return _to_array(np.asarray(memoryview(data)), dt, True)
+        except TypeError:
+            raise ArgumentTypeError(f"a {type(data).__name__} is not an array, a nested sequence of numbers, or a number") from None
+    try:
+        array = np.array(data)
+    except ValueError:
+        raise ShapeError("the nested sequence is ragged: its rows have different lengths; pad them first") from None
+    if array.dtype == object or array.dtype.kind not in "biufcV":
+        raise ArgumentTypeError(f"the sequence holds something that is not a number: {_first_alien(data)!r}")
+    if dt is None:
+        dt = _python_dtype(data, array)
+    with np.errstate(over="ignore"):
+        return array.astype(dt, copy=False)
+
+
+def _python_dtype(data: Any, array: np.ndarray) -> np.dtype:
+    """The default float for Python floats; NumPy scalars and arrays inside keep theirs."""
+    first: Any = data
+    while isinstance(first, list | tuple) and first:
+        first = first[0]
+    if isinstance(first, np.ndarray | np.generic | Tensor):
+        return dtypes.dtype(array.dtype)
+    if array.dtype.kind == "f":
+        return dtypes.default_float()
+    if array.dtype.kind == "c":
+        return dtypes.default_complex()
+    return dtypes.default_float() if array.size == 0 and array.dtype.kind == "f" else dtypes.dtype(array.dtype)
+
+
+def _first_alien(data: Any) -> Any:
+    for x in data:
+        if isinstance(x, list | tuple):
+            found = _first_alien(x)
+            if found is not None:
+                return found
+        elif not isinstance(x, int | float | complex | np.generic | np.ndarray | Tensor):
+            return x
+    return None
+
+
+def asarray(data: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None,
+            requires_grad: bool = False) -> Tensor:
+    """A Tensor of `data`: a Tensor (itself, if nothing changes), an array, a nested sequence, or a number.
+
+    dtype   default: the data's own; default float (float32) for Python floats, int64 for ints
+    device  default: where the data is, 'cpu' for Python data
+    copy    NumPy arrays are copied, so that later writes to them change no Tensor; False shares the memory
+            (and raises ArgumentError when that is impossible), True copies a Tensor too
+
+    Raises ShapeError for ragged sequences, ArgumentTypeError for anything that is not numbers.
+    """
+    if isinstance(data, Tensor):
+        dt = None if dtype is None else dtypes.dtype(dtype)
+        if dt is not None and dt != data.dtype:
+            if copy is False:
+                raise ArgumentError(f"asarray(copy=False): {data.dtype} to {dt} needs a copy")
+            out = tensors.astype(data, dt)
+        else:
+            out = data.clone() if copy else data
+    else:
+        out = wrap(_to_array(data, dtype, copy))
+    if device is not None:
+        out = out.to_device(device)
+    return out.requires_grad_() if requires_grad else out
