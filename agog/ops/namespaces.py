@@ -22,6 +22,10 @@ def call_with_signature(op: Op, invoke: Invoke) -> Callable[..., Any]:
     heads = [f"*{op.inputs[0]}" if op.variadic else n for n in op.inputs]
     args, statics = op.inputs[0] if op.variadic else "".join(n + ", " for n in op.inputs), ""
     env: dict[str, Any] = {"_invoke": invoke, "_op": op}
+    for i, name in enumerate(op.inputs):
+        if name in op.optional:
+            env[f"_d_{name}"] = op.optional[name]
+            heads[i] += f"=_d_{name}"
     for name, default in op.statics.items():
         env[f"_d_{name}"] = default
         heads.append(name if default is REQUIRED else f"{name}=_d_{name}")

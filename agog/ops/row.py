@@ -43,6 +43,7 @@ class Op:
 
     name       unique; the public function and the attribute of every namespace
     inputs     names of the array arguments; a single `*xs` means any number of them
+    optional   inputs with a default, written `clip(x, min=None, max=None)`: None (absent) or a number
     statics    static parameters with their defaults, in order
     outputs    names of the results
     impl       the computation on raw arrays: the name of a NumPy function, or `f(np, *inputs, *statics)`
@@ -63,7 +64,7 @@ class Op:
     __slots__ = ("name", "inputs", "variadic", "statics", "outputs", "impl", "vjp", "jvp", "linear_in", "promotes",
                  "takes", "to_float", "result", "widen", "check", "lower", "batch", "elementwise", "domain", "samples",
                  "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
-                 "kind", "reference", "smooth")
+                 "kind", "reference", "smooth", "optional")
 
     def __init__(self, signature: str, impl: Any = None, *, vjp: dict[str, Callable[..., Any]] | None = None,
                  jvp: dict[str, Callable[..., Any]] | None = None, linear_in: Any = (), promotes: Any = None,
@@ -76,7 +77,9 @@ class Op:
         name, _, params = head.strip().rstrip(")").partition("(")
         arrays, _, statics = params.partition(";")
         self.name, self.signature = name.strip(), signature
-        self.inputs = tuple(a.strip() for a in arrays.split(",") if a.strip())
+        heads = [a.partition("=") for a in arrays.split(",") if a.strip()]
+        self.inputs = tuple(n.strip() for n, _, _ in heads)
+        self.optional = {n.strip(): _default(v.strip()) for n, eq, v in heads if eq}
         self.variadic = bool(self.inputs) and self.inputs[0].startswith("*")
         if self.variadic:
             self.inputs = (self.inputs[0][1:],)
