@@ -74,7 +74,7 @@ def bind_composite(fn: Callable[..., Any], xp: Namespace) -> Callable[..., Any]:
 
 
 def _raw_function(op: Op) -> Callable[..., Any]:
-    if not op.statics and not op.variadic:
+    if not op.statics and not op.variadic and not op.optional:
         return op.raw
     return call_with_signature(op, lambda op, inputs, statics: op.raw(*inputs, *statics))
 
