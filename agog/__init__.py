@@ -1,0 +1,81 @@
+"""agog: eager-first machine learning in pure Python.
+
+    import agog as ag
+
+    x = ag.asarray([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    y = (x @ x).sum()
+    y.backward()
+    print(x.grad)
+
+Operations come from one table (`agog.ops`); a name of this package is made when it is first used, so that importing
+costs little more than importing NumPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import Any
+
+from agog import config, errors, tree
+from agog._version import __version__
+from agog.array import dtypes
+from agog.array.dtypes import (complex64, complex128, float16, float32, float64, int8, int16, int32, int64,  # noqa: F401
+                               uint8, uint16, uint32, uint64)
+from agog.config import set_num_threads
+from agog.errors import AgogError
+from agog.ops.row import COMPOSITES, TABLE
+from agog.tensor import Tensor, asarray, public
+
+# NumPy reports log(0) and the like as warnings at the line that called it, which is ours. Infinity and NaN are what the
+# standard says, not news; the filter is for warnings from agog's own modules alone.
+warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"agog(\.|$)")
+
+_SUBMODULES = ("autodiff", "compiler", "data", "dist", "fft", "graph", "io", "linalg", "nn", "optim", "random", "staging",
+               "testing", "tools")
+_FROM = {  # names that live in a room of their own, imported when first used
+    "agog.autodiff.engine": ("no_grad", "enable_grad", "is_grad_enabled", "gradients"),
+    "agog.autodiff.functional": ("grad", "value_and_grad", "vjp", "custom_gradient", "checkpoint", "stop_gradient"),
+    "agog.autodiff.forward": ("jvp", "linearize"),
+    "agog.autodiff.batching": ("vmap",),
+    "agog.autodiff.jacobians": ("jacobian", "jacrev", "jacfwd", "hessian", "hvp"),
+    "agog.namespace": ("can_cast", "result_type", "finfo", "iinfo", "isdtype", "from_dlpack", "astype", "is_tensor",
+                       "set_default_float", "default_float", "tensor", "from_numpy", "manual_seed", "arange", "zeros", "ones",
+                       "full", "empty", "linspace", "eye", "zeros_like", "ones_like", "full_like", "empty_like",
+                       "__array_namespace_info__", "logspace", "tri", "permute_dims", "reshape"),
+}
+_WHERE = {name: module for module, names in _FROM.items() for name in names}
+_CONSTANTS = {"pi": 3.141592653589793, "e": 2.718281828459045, "inf": float("inf"), "nan": float("nan"), "newaxis": None}
+__array_api_version__ = "2025.12"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(importlib.import_module(_WHERE[name]), name)
+    elif not name.startswith("_") and (name in TABLE or name in COMPOSITES):
+        value = public(name)
+    elif name in _CONSTANTS:
+        value = _CONSTANTS[name]
+    elif name in ("bool", "bfloat16"):
+        value = getattr(dtypes, name)
+    elif name in _SUBMODULES:
+        return importlib.import_module(f"agog.{name}")
+    else:
+        raise AttributeError(f"module 'agog' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def _names() -> list[str]:
+    rows = [n for n in (*TABLE, *COMPOSITES) if not n.startswith("_") and n not in ("index", "index_update")]
+    fixed = [n for n in globals() if not n.startswith("_") and n not in ("annotations", "importlib", "warnings", "Any",
+             "TABLE", "COMPOSITES", "public", "dtypes")]
+    return sorted({*rows, *fixed, *_WHERE, *_CONSTANTS, *_SUBMODULES, "bool", "bfloat16"} - {"__array_namespace_info__"})
+
+
+def __dir__() -> list[str]:
+    return [*_names(), "__version__", "__array_api_version__", "__array_namespace_info__"]
+
+
+__all__ = [n for n in _names() if n not in ("annotations",)]
+_ = (AgogError, Tensor, asarray, config, errors, set_num_threads, tree, __version__)

@@ -122,7 +122,7 @@ def apply(op: Op, inputs: tuple, statics: tuple) -> Any:
     for d in datas:
         if type(d) is not _nd and d is not None and hasattr(d, "__agog_level__"):
             top = max((d for d in datas if hasattr(d, "__agog_level__")), key=lambda d: d.__agog_level__)
-            out = type(top).__agog_interpret__(op, datas, statics)
+            out = type(top).__agog_interpret__(op, tensors, statics)
             break
     else:
         try:

@@ -35,10 +35,10 @@ class Node:
 class Leaf:
     """Where a gradient ends: the place of `.grad` of a tensor with `requires_grad`."""
 
-    __slots__ = ("shape", "dtype", "grad", "__weakref__")
+    __slots__ = ("shape", "dtype", "grad", "seq", "__weakref__")
 
     def __init__(self, shape: tuple[int, ...], dtype: Any):
-        self.shape, self.dtype, self.grad = shape, dtype, None
+        self.shape, self.dtype, self.grad, self.seq = shape, dtype, None, _ticket()
 
 
 class Pick:

@@ -133,7 +133,7 @@ class Tensor:
     @property
     def data(self) -> Tensor:
         """The same value without its history (as `detach()`)."""
-        return wrap(self._data)
+        return self.detach()
 
     # ------------------------------------------------------------------------------------------- gradients
     @property
@@ -189,7 +189,8 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same value without its history: a constant to automatic differentiation. No copy."""
-        return wrap(self._data)
+        data = self._data
+        return wrap(data if type(data) is np.ndarray or not hasattr(data, "__agog_level__") else data.__agog_detach__())
 
     def backward(self, gradient: Any = None, *, retain_graph: bool = False, create_graph: bool = False) -> None:
         """Add the gradient of this Tensor to `.grad` of every leaf it was computed from.

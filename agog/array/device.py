@@ -47,16 +47,31 @@ def to_host(data: Any, what: str) -> np.ndarray:
     return data.get()
 
 
+def library() -> Any:
+    """CuPy, or an error that says how to get it."""
+    try:
+        import cupy
+    except ImportError:
+        raise MissingExtraError("GPUs need CuPy; install agog[gpu]") from None
+    return cupy
+
+
+def available() -> list[str]:
+    """'cpu', and the GPUs if CuPy is installed and finds any."""
+    try:
+        cupy = library()
+        return [CPU, *(f"cuda:{i}" for i in range(cupy.cuda.runtime.getDeviceCount()))]
+    except Exception:  # no CuPy, or a driver that does not answer
+        return [CPU]
+
+
 def move(data: Any, device: Any) -> Any:
     """`data` on `device`; `data` itself when it is there."""
     if not is_device(device):
         raise ArgumentTypeError(f"{device!r} is not a device; use 'cpu', 'cuda' or 'cuda:0'")
     if device == CPU:
         return to_host(data, "to_device")
-    try:
-        import cupy
-    except ImportError:
-        raise MissingExtraError("GPUs need CuPy; install agog[gpu]") from None
+    cupy = library()
     index = int(device.partition(":")[2] or 0)
     try:
         if index >= cupy.cuda.runtime.getDeviceCount():

@@ -1,0 +1,221 @@
+"""Forward mode: a value and its tangent travel together.
+
+A `Dual` stands in for the data of a Tensor. Every row has a forward rule: its own, the row itself where it is linear,
+its reverse rule where it works element by element (a diagonal Jacobian is its own transpose), else the transpose of
+its reverse rule.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Callable
+
+from agog import tape, tree
+from agog.array import dtypes
+from agog.autodiff.engine import enable_grad, leaves_below
+from agog.autodiff.functional import as_input, vjp
+from agog.dispatch import apply, tensors, wrap
+from agog.errors import ArgumentError, ArgumentTypeError, GradientError, ShapeError
+from agog.ops.row import Op
+
+next_level = itertools.count(1).__next__
+"""Levels of nested transformations (jvp, vmap): the innermost is the highest, and interprets an operation first."""
+
+
+class Dual:
+    """Data of a Tensor inside `jvp`: Tensors `primal` and `tangent` of one shape."""
+
+    __slots__ = ("primal", "tangent", "__agog_level__")
+    __array_ufunc__ = None  # NumPy must not touch it: the fast path raises, and `apply` takes over
+
+    def __init__(self, primal: Any, tangent: Any, level: int):
+        self.primal, self.tangent, self.__agog_level__ = primal, tangent, level
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.primal.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.primal.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.primal.ndim
+
+    @property
+    def size(self) -> int:
+        return self.primal.size
+
+    def item(self) -> Any:
+        return self.primal.item()
+
+    def __agog_host__(self, what: str) -> Any:
+        return self.primal._host(what)
+
+    def __agog_detach__(self) -> Any:
+        return self.primal.detach()._data
+
+    @staticmethod
+    def __agog_interpret__(op: Op, operands: list[Any], statics: tuple) -> Any:
+        level = top_level(operands)
+        primals, tangents = [], []
+        for t in operands:
+            dual = t is not None and type(t._data) is Dual and t._data.__agog_level__ == level
+            primals.append(t._data.primal if dual else t)  # others keep their nodes: an outer tape may want them
+            tangents.append(t._data.tangent if dual else None)
+        out, tangent = push(op, primals, tangents, statics)
+        if tangent is None:
+            return tuple(o._data for o in out) if isinstance(out, tuple) else out._data
+        if isinstance(out, tuple):
+            return tuple(o._data if t is None else Dual(o, t, level) for o, t in zip(out, tangent))
+        return Dual(out, tangent, level)
+
+
+def top_level(operands: list[Any]) -> int:
+    """The level of the innermost transformation among the operands' data."""
+    return max(t._data.__agog_level__ for t in operands if t is not None and hasattr(t._data, "__agog_level__"))
+
+
+def settle(t: Any, start: int) -> Any:
+    """A result on its way out of a transformation that began at ticket `start`: without a node that only leads inside."""
+    if t._node is not None and all(leaf.seq < start for leaf in leaves_below([t._node])):
+        return wrap(t._data)
+    return t
+
+
+def push(op: Op, primals: list[Any], tangents: list[Any], statics: tuple) -> tuple[Any, Any]:
+    """The result of `op` and its tangent (None: zero). Tangents of inputs are Tensors or None."""
+    out = apply(op, tuple(primals), statics)
+    names = op.inputs * len(primals) if op.variadic else op.inputs
+    active = [i for i, t in enumerate(tangents)
+              if t is not None and (names[i] in op.linear_in or names[i] in op.jvp or names[i] in op.vjp)]
+    many = isinstance(out, tuple)
+    if not active or not any(dtypes.is_inexact(o.dtype) for o in (out if many else (out,))):
+        return out, None
+    if not op.variadic and all(names[i] in op.jvp for i in active):
+        return out, _total([_rule(op, op.jvp[names[i]], tangents[i], primals, out, statics) for i in active], out)
+    if all(names[i] in op.linear_in for i in active):
+        inputs = []
+        for i, p in enumerate(primals):
+            if i in active:
+                inputs.append(tangents[i])
+            elif p is not None and (op.variadic or names[i] in op.linear_in):
+                inputs.append(tensors.zeros_like(p.detach()))
+            else:
+                inputs.append(p)
+        return out, apply(op, tuple(inputs), statics)
+    if op.elementwise and not many:
+        return out, _total([_rule(op, op.vjp[names[i]], tangents[i], primals, out, statics) for i in active], out)
+    return out, _transposed(op, primals, tangents, active, statics)
+
+
+def _rule(op: Op, rule: Callable[..., Any], t: Any, primals: list[Any], out: Any, statics: tuple) -> Any:
+    code = rule.__code__
+    outs = out if isinstance(out, tuple) else (out,)
+    known = dict(zip(op.inputs, primals)) | dict(zip(op.outputs, outs)) | dict(zip(op.static_names, statics))
+    args = []
+    for name in code.co_varnames[2:code.co_argcount]:
+        if name in known:
+            args.append(known[name])
+        else:
+            source, _, what = name.rpartition("_")
+            args.append(getattr(known[source], what))
+    return rule(tensors, t, *args)
+
+
+def _total(parts: list[Any], out: Any) -> Any:
+    total = parts[0]
+    if isinstance(total, tuple | list):
+        for other in parts[1:]:
+            total = [a + b for a, b in zip(total, other)]
+        return tuple(total)
+    for other in parts[1:]:
+        total = total + other
+    if total.shape != out.shape:
+        total = tensors.broadcast_to(total, out.shape)
+    return total if total.dtype == out.dtype else tensors.astype(total, out.dtype)
+
+
+def _transposed(op: Op, primals: list[Any], tangents: list[Any], active: list[int], statics: tuple) -> Any:
+    """J·t from the reverse rule alone: the pullback u -> uᵀJ is linear in u, so its own pullback gives J·t."""
+    def run(*xs: Any) -> Any:
+        inputs = list(primals)
+        for i, x in zip(active, xs):
+            inputs[i] = x
+        return apply(op, tuple(inputs), statics)
+
+    out, pullback = vjp(run, *[primals[i] for i in active])
+    many = isinstance(out, tuple)
+    floats = [dtypes.is_inexact(o.dtype) for o in out] if many else [True]
+    seeds = [tensors.zeros_like(o.detach()) for o, f in zip(out if many else (out,), floats) if f]
+
+    def back(*us: Any) -> Any:
+        it = iter(us)
+        full = tuple(next(it) if f else tensors.zeros_like(o.detach()) for o, f in zip(out if many else (out,), floats))
+        return pullback(full if many else full[0])
+
+    _, forward = vjp(back, *seeds)
+    results = iter(forward(tuple(tangents[i] for i in active)))
+    found = [next(results) if f else None for f in floats]
+    return tuple(found) if many else found[0]
+
+
+def jvp(fn: Callable[..., Any], primals: Any, tangents: Any, *, has_aux: bool = False) -> Any:
+    """`(fn(*primals), directional derivative along tangents)`, in one forward pass.
+
+    primals, tangents: tuples of the same structure; a tangent has its primal's shape.
+    """
+    if not isinstance(primals, tuple | list) or not isinstance(tangents, tuple | list):
+        raise ArgumentTypeError("jvp(fn, primals, tangents): give two tuples, one entry for each argument of fn")
+    xs, structure = tree.flatten(tuple(primals))
+    ts, given = tree.flatten(tuple(tangents))
+    if given != structure:
+        raise ArgumentError(f"jvp: primals and tangents differ in structure: {structure} and {given}")
+    xs = [as_input(x, "jvp") for x in xs]
+    ts = [as_input(t, "jvp") for t in ts]
+    for x, t in zip(xs, ts):
+        if x.shape != t.shape:
+            raise ShapeError(f"jvp: a tangent of shape {t.shape} for a primal of shape {x.shape}")
+    ts = [t if t.dtype == x.dtype else tensors.astype(t, x.dtype) for x, t in zip(xs, ts)]
+    level, start = next_level(), tape._ticket()
+    duals = [wrap(Dual(x, t, level)) for x, t in zip(xs, ts)]
+    with enable_grad():
+        out = fn(*tree.unflatten(structure, duals))
+    out, aux = out if has_aux else (out, None)
+    outputs, out_structure = tree.flatten(out)
+    values, derivatives = [], []
+    for y in outputs:
+        if not hasattr(y, "_node"):
+            raise GradientError(f"jvp: the function must return Tensors, it returned a {type(y).__name__}")
+        data = y._data
+        if type(data) is Dual and data.__agog_level__ == level:
+            values.append(settle(data.primal, start))
+            derivatives.append(settle(data.tangent, start))
+        else:
+            values.append(y)
+            derivatives.append(tensors.zeros_like(y.detach()))
+    result = tree.unflatten(out_structure, values), tree.unflatten(out_structure, derivatives)
+    return (*result, tree.map(_drop_dual, aux)) if has_aux else result
+
+
+def _drop_dual(x: Any) -> Any:
+    return x._data.primal if hasattr(x, "_node") and type(x._data) is Dual else x
+
+
+def linearize(fn: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
+    """`(fn(*primals), push)`: `push(*tangents)` is the derivative at `primals` along tangents, a linear function.
+
+    The linear function replays the recorded derivative: fn itself runs once.
+    """
+    out, pullback = vjp(fn, *primals)
+    outputs, structure = tree.flatten(out)
+    seeds = tree.unflatten(structure, [tensors.zeros_like(y.detach()) for y in outputs])
+    _, forward = vjp(lambda u: pullback(u), seeds)
+
+    def push_forward(*tangents: Any) -> Any:
+        return forward(tuple(tangents))[0]
+
+    return out, push_forward
+
+

@@ -1,0 +1,306 @@
+"""Functions from functions: grad, value_and_grad, vjp, jvp, jacobians, custom gradients, checkpointing.
+
+They compose in any order and depth with each other, with `vmap`, and with `.backward()`: an inner transformation
+records its own work whenever something outside could still ask for its derivative.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable
+
+from agog import tape, tree
+from agog.array import dtypes
+from agog.autodiff.engine import conj, enable_grad, finish, leaves_below, no_grad, walk
+from agog.dispatch import operand, tensors, wrap
+from agog.errors import ArgumentError, ArgumentTypeError, GradientError, ShapeError
+from agog.ops.row import Op
+from agog.tape import Leaf, Node
+
+_identity = Op("_tracked(x) -> y", lambda np, x: x, vjp={"x": lambda xp, g: g}, linear_in="all", promotes=(),
+               batch=lambda xp, batched, inputs, statics: inputs[0], kind="movement",
+               samples=lambda s: [((s(2, 3),), {})], doc="The same value as a new node: where a transformation begins.")
+
+
+def _is_tensor(x: Any) -> bool:
+    return hasattr(x, "_node")
+
+
+def as_input(x: Any, what: str) -> Any:
+    """An argument as a Tensor that can be differentiated by; raises DTypeError-like messages otherwise."""
+    t = operand(x) if not _is_tensor(x) else x
+    if t is None:
+        raise ArgumentTypeError(f"{what}: an argument to differentiate by is a {type(x).__name__}; give Tensors, arrays, "
+                                "numbers, or containers of them")
+    if not _is_tensor(t):
+        t = tensors.astype(t, dtypes.default_complex() if isinstance(t, complex) else dtypes.default_float())
+    if not dtypes.is_inexact(t.dtype):
+        raise ArgumentTypeError(f"{what}: cannot differentiate by a Tensor of dtype {t.dtype}; cast it to a floating dtype, "
+                                "or leave it out of argnums")
+    return t
+
+
+def fresh(t: Any) -> Any:
+    """`t` as the start of a new graph, still linked to the old one if it has one."""
+    out = wrap(t._data)
+    if t._node is None:
+        out._node = Leaf(t.shape, t.dtype)
+    else:
+        out._node = tape.record(_identity, (t._node,), (t._data, t._data), (), t.shape)
+    return out
+
+
+def _indices(argnums: Any, n: int, what: str) -> tuple[int, ...]:
+    nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    for i in nums:
+        if not isinstance(i, int) or not -n <= i < n:
+            raise ArgumentError(f"{what}: argnums={argnums!r}, but the function was called with {n} positional arguments")
+    return tuple(i % n for i in nums)
+
+
+class _Traced:
+    """The differentiated arguments of one call: fresh Tensors in place of the leaves of the chosen arguments."""
+
+    def __init__(self, args: tuple, argnums: Any, what: str):
+        self.nums = _indices(argnums, len(args), what)
+        self.single = isinstance(argnums, int)
+        leaves, self.structure = tree.flatten([args[i] for i in self.nums])
+        self.originals = [as_input(x, what) for x in leaves]
+        self.inputs = [fresh(t) for t in self.originals]
+        new = list(args)
+        for i, value in zip(self.nums, tree.unflatten(self.structure, self.inputs)):
+            new[i] = value
+        self.args = tuple(new)
+
+    def linked(self, outputs: list[Any]) -> bool:
+        """True when something besides these inputs could ask for a derivative of the gradients."""
+        if any(t._node is not None for t in self.originals):
+            return True
+        mine = {t._node for t in self.inputs}
+        return not leaves_below([o._node for o in outputs]) <= mine
+
+    def pack(self, gradients: list[Any]) -> Any:
+        values = tree.unflatten(self.structure, gradients)
+        return values[0] if self.single else tuple(values)
+
+    def pull(self, outputs: list[Any], cotangents: list[Any], *, retain: bool, create_graph: bool) -> list[Any]:
+        pairs = [(o, g) for o, g in zip(outputs, cotangents) if o._node is not None]
+        found = walk([o for o, _ in pairs], [g for _, g in pairs], retain=retain, create_graph=create_graph,
+                     wanted={t._node for t in self.inputs}, stop=True) if pairs else {}
+        return [finish(found[t._node], t.shape, t.dtype) if t._node in found else tensors.zeros_like(t.detach())
+                for t in self.inputs]
+
+
+def _scalar_output(y: Any, what: str) -> Any:
+    if not _is_tensor(y):
+        raise GradientError(f"{what}: the function must return a scalar Tensor, it returned "
+                            f"{'nothing' if y is None else f'a {type(y).__name__}'}")
+    if y.size != 1 or y.ndim:
+        raise GradientError(f"{what}: the function must return a scalar, it returned a Tensor of shape {y.shape}; reduce it, "
+                            "for example with .sum(), or use vjp or jacobian")
+    if dtypes.kind(y.dtype) != "f":
+        raise GradientError(f"{what}: the function must return a real floating scalar, it returned {y.dtype}")
+    return y
+
+
+def value_and_grad(fn: Callable[..., Any], argnums: Any = 0, *, has_aux: bool = False) -> Callable[..., Any]:
+    """`fn`'s value and gradient: a function that returns `(value, gradient)`.
+
+    argnums  which positional arguments to differentiate by: an int, or a tuple for a tuple of gradients;
+             an argument may be any pytree of Tensors, its gradient has the same structure
+    has_aux  fn returns (scalar, aux); the result is then ((scalar, aux), gradient)
+
+    Raises GradientError when fn does not return a real scalar Tensor.
+    """
+    @functools.wraps(fn, updated=())
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        traced = _Traced(args, argnums, "grad")
+        with enable_grad():
+            out = fn(*traced.args, **kwargs)
+            if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+                raise GradientError("grad: with has_aux=True the function must return (scalar, aux)")
+            y, aux = out if has_aux else (out, None)
+            y = _scalar_output(y, "grad")
+        linked = traced.linked([y])
+        grads = traced.pull([y], [None], retain=linked, create_graph=linked)
+        value = y if linked else wrap(y._data)
+        if has_aux and not linked:
+            aux = tree.map(lambda x: wrap(x._data) if _is_tensor(x) else x, aux)
+        return ((value, aux) if has_aux else value), traced.pack(grads)
+
+    return wrapped
+
+
+def grad(fn: Callable[..., Any], argnums: Any = 0, *, has_aux: bool = False) -> Callable[..., Any]:
+    """`fn`'s gradient: a function with fn's arguments. See `value_and_grad`."""
+    both = value_and_grad(fn, argnums, has_aux=has_aux)
+
+    @functools.wraps(fn, updated=())
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        value, g = both(*args, **kwargs)
+        return (g, value[1]) if has_aux else g
+
+    return wrapped
+
+
+def vjp(fn: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
+    """`(fn(*primals), pullback)`: `pullback(cotangent)` gives a cotangent for each primal (a tuple).
+
+    The cotangent has the structure of fn's result. The pullback can be called any number of times.
+    """
+    traced = _Traced(primals, tuple(range(len(primals))), "vjp")
+    with enable_grad():
+        out = fn(*traced.args)
+    out, aux = out if has_aux else (out, None)
+    outputs, structure = tree.flatten(out)
+    for y in outputs:
+        if not _is_tensor(y):
+            raise GradientError(f"vjp: the function must return Tensors, it returned a {type(y).__name__}")
+    linked = traced.linked(outputs)
+
+    def pullback(cotangent: Any) -> tuple[Any, ...]:
+        gs, given = tree.flatten(cotangent)
+        if given != structure:
+            raise ArgumentError(f"vjp: the cotangent must have the structure of the result, {structure}, not {given}")
+        gs = [operand(g) for g in gs]
+        gs = [g if _is_tensor(g) else tensors.astype(g, y.dtype) for g, y in zip(gs, outputs)]
+        for g, y in zip(gs, outputs):
+            if g.shape != y.shape:
+                raise ShapeError(f"vjp: a cotangent of shape {g.shape} for a result of shape {y.shape}")
+        deeper = linked or any(g._node is not None for g in gs)
+        return traced.pack(traced.pull(outputs, gs, retain=True, create_graph=deeper))
+
+    value = out if linked else tree.unflatten(structure, [wrap(y._data) for y in outputs])
+    return (value, pullback, aux) if has_aux else (value, pullback)
+
+
+def stop_gradient(x: Any) -> Any:
+    """`x` (a Tensor or a pytree of them) as a constant: no gradient flows through."""
+    return tree.map(lambda t: t.detach() if _is_tensor(t) else t, x)
+
+
+# ------------------------------------------------------------------------------------------- custom gradients
+def custom_gradient(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Give `fn` a gradient of your own: fn(*args) returns `(value, pullback)`.
+
+        @ag.custom_gradient
+        def clipped(x):
+            return x, lambda g: ag.clip(g, -1, 1)
+
+    value is a Tensor; pullback(g) returns a cotangent for each Tensor argument (None for none), alone or as a tuple.
+    The pullback should be written with agog operations, then higher derivatives work too.
+    """
+    @functools.wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        which = [i for i, a in enumerate(args) if _is_tensor(a)]
+        with no_grad():
+            out = fn(*[a.detach() if _is_tensor(a) else a for a in args], **kwargs)
+        if not (isinstance(out, tuple) and len(out) == 2 and callable(out[1])):
+            raise ArgumentError(f"custom_gradient: {fn.__name__} must return (value, pullback)")
+        value, pullback = out
+        if not _is_tensor(value):
+            raise ArgumentTypeError(f"custom_gradient: the value must be a Tensor, not a {type(value).__name__}")
+        parents = tuple(args[i]._node for i in which)
+        if not any(p is not None for p in parents) or not _grad_on():
+            return value.detach()
+
+        def rule(xp: Any, g: Any) -> list[Any]:
+            raw = not _is_tensor(g)
+            parts = pullback(conj(wrap(g) if raw else g))
+            parts = parts if isinstance(parts, tuple | list) else (parts,)
+            if len(parts) != len(which):
+                raise GradientError(f"custom_gradient: the pullback of {fn.__name__} returned {len(parts)} cotangents for "
+                                    f"{len(which)} Tensor arguments")
+            for part, i in zip(parts, which):
+                if part is not None and part.shape != args[i].shape:
+                    raise ShapeError(f"custom_gradient: the pullback of {fn.__name__} returned shape {part.shape} for an "
+                                     f"argument of shape {args[i].shape}")
+            return [None if p is None else conj(p)._data if raw else conj(p) for p in parts]
+
+        node = object.__new__(Node)
+        node.op, node.parents, node.env = _Custom(fn.__name__, rule), parents, (None, None)
+        node.shape, node.seq = value.shape, tape._ticket()
+        return wrap(value._data, node)
+
+    return wrapped
+
+
+def _grad_on() -> bool:
+    from agog import config
+
+    return config.modes.grad
+
+
+class _Custom:
+    """What the tape needs to know of a row, for one call of a `custom_gradient` function."""
+
+    variadic, elementwise, outputs, derived, inputs, static_names = True, False, ("y",), (), ("xs",), ()
+
+    def __init__(self, name: str, rule: Callable[..., Any]):
+        self.name, self.rules = name, ((rule, 0, None),)
+
+
+def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` without keeping its intermediate values: backward computes them again. Saves memory, costs time.
+
+    fn must be deterministic and give the same result when called again; it may return a pytree of Tensors. Gradients
+    flow to its arguments and to whatever else requires a gradient inside it.
+    """
+    @functools.wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if not _grad_on():
+            return fn(*args, **kwargs)
+        leaves, structure = tree.flatten((args, kwargs))
+        which = [i for i, x in enumerate(leaves) if _is_tensor(x) and x._node is not None]
+        start = tape._ticket()
+        out = fn(*args, **kwargs)
+        outputs, out_structure = tree.flatten(out)
+        mine = {leaves[i]._node for i in which}
+        captured = [n for n in _frontier(outputs, start) if n not in mine]
+        parents = tuple(leaves[i]._node for i in which) + tuple(captured)
+        if not parents:
+            return out
+
+        def rule(xp: Any, g: Any) -> list[Any]:
+            raw = not any(_is_tensor(p) for p in g)
+            again = list(leaves)
+            for i in which:
+                again[i] = fresh(leaves[i].detach()) if raw else fresh(leaves[i])
+            with enable_grad():
+                a, k = tree.unflatten(structure, again)
+                ys = tree.leaves(fn(*a, **k))
+            sources = [again[i]._node for i in which] + captured
+            pairs = [(y, conj(wrap(p) if raw else p)) for y, p in zip(ys, g) if y._node is not None]
+            found = walk([y for y, _ in pairs], [p for _, p in pairs], retain=True, create_graph=not raw,
+                         wanted=set(sources), stop=True)
+            return [found.get(s) for s in sources]
+
+        op = _Custom("checkpoint", rule)
+        op.outputs = tuple(str(i) for i in range(len(outputs)))  # type: ignore[assignment]
+        node = object.__new__(Node)
+        node.op, node.parents, node.env = op, parents, (None, None)
+        node.shape, node.seq = [(y.shape, y.dtype) for y in outputs], tape._ticket()
+        if len(outputs) == 1:
+            op.rules = ((lambda xp, g: rule(xp, [g]), 0, None),)
+            node.shape = outputs[0].shape  # type: ignore[assignment]
+            return tree.unflatten(out_structure, [wrap(outputs[0]._data, node)])
+        return tree.unflatten(out_structure, [wrap(y._data, tape.Pick(node, i, y.shape)) for i, y in enumerate(outputs)])
+
+    return wrapped
+
+
+def _frontier(outputs: list[Any], start: int) -> list[Any]:
+    """The nodes older than the ticket `start`, and the leaves, from which `outputs` were computed."""
+    seen: set[Any] = set()
+    found = []
+    stack = [t._node for t in outputs if _is_tensor(t)]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if type(node) is Leaf or node.seq > start:  # tickets count down
+            found.append(node)
+        else:
+            stack.extend((node.source,) if type(node) is tape.Pick else node.parents)
+    return found
