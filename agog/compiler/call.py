@@ -1,0 +1,180 @@
+"""Calling native code from Python cheaply.
+
+ctypes costs 0.6 us for ten pointers, and `array.ctypes.data` another microsecond each. So the JIT emits the builtin
+function itself: it takes NumPy arrays, gets their memory through the buffer protocol, lets the kernel check sizes,
+releases the GIL when there is much to do, and returns None. Only documented functions of the C API are used (the
+protocol's `Py_buffer` is part of the stable ABI since Python 3.11). Where that is not possible, `ctypes` does the same.
+
+A kernel's module offers two functions over the same two blocks, `slots` (one 8-byte word per argument: an address, an
+int64 or the bits of a double) and `sizes` (bytes of each array):
+
+    ptr check(ptr slots, ptr sizes)     null, or the address of a message: the arrays do not fit together
+    void run(ptr slots, ptr sizes)      the work, without the GIL
+"""
+
+import ctypes
+import struct
+import sys
+
+from agog.compiler import jit
+from agog.compiler.kernel import Kernel
+from agog.errors import ArgumentError, ArgumentTypeError
+
+__all__ = ["bind"]
+
+#: Kinds of parameters: array that is written, array that is read, int, float.
+OUT, IN, INT, FLOAT = "wrif"
+
+_BUFFER_BYTES = 80  # Py_buffer: buf, obj, len, itemsize, (readonly, ndim), format, shape, strides, suboffsets, internal
+_PYBUF_SIMPLE, _PYBUF_WRITABLE = 0, 1
+_METH_FASTCALL = 0x80
+
+#: False makes `bind` take the ctypes path, for tests and for Pythons other than CPython.
+native_calls = sys.implementation.name == "cpython" and struct.calcsize("P") == 8
+
+
+class _MethodDef(ctypes.Structure):
+    _fields_ = [
+        ("ml_name", ctypes.c_char_p),
+        ("ml_meth", ctypes.c_void_p),
+        ("ml_flags", ctypes.c_int),
+        ("ml_doc", ctypes.c_char_p),
+    ]
+
+
+def bind(module, name, parameters, release_bytes=1 << 16, imports=None, keep=()):
+    """A Python callable for the kernel in `module`.
+
+    Parameters
+    ----------
+    module : ir.Module with functions `check` and `run` (see above)
+    name : shown in the callable's repr
+    parameters : one letter per positional argument: "w" an array that is written, "r" one that is read (C-contiguous
+        both), "i" an int, "f" a float
+    release_bytes : the GIL is released when the arrays hold at least this many bytes together
+    imports, keep : passed to `jit.load`
+
+    Returns
+    -------
+    callable
+        Takes the arguments, returns None. Raises what the buffer protocol raises for an array that is read-only or not
+        contiguous, TypeError for a wrong number of arguments, ValueError with the kernel's message when `check` fails.
+        The caller answers for dtypes: only sizes in bytes are checked.
+    """
+    if native_calls:
+        _emit_builtin(module, parameters, release_bytes)
+        code = jit.load(module, ["builtin"], imports, keep)
+        return _builtin(code, name)
+    code = jit.load(module, ["check", "run"], imports, keep)
+    return _Foreign(code, name, parameters)
+
+
+def _builtin(code, name):
+    """Wrap the native function as a Python builtin, which holds the code as its `self`."""
+    definition = _MethodDef(name.encode(), code["builtin"], _METH_FASTCALL, None)
+    new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.POINTER(_MethodDef), ctypes.py_object, ctypes.c_void_p)(
+        ("PyCFunction_NewEx", ctypes.pythonapi)
+    )
+    return new(ctypes.byref(definition), (code, definition), None)
+
+
+def _emit_builtin(module, parameters, release_bytes):
+    """`PyObject *builtin(PyObject *self, PyObject *const *args, Py_ssize_t nargs)`."""
+    k = Kernel(module, "builtin", [("self", "ptr"), ("args", "ptr"), ("nargs", "int64")], "ptr")
+    _, args, count = k.arguments
+    null = k.const(0, "ptr")
+    n = len(parameters)
+    slots, sizes = k.alloca(8 * n + 8, 8), k.alloca(8 * n + 8, 8)
+    buffers, held, result = k.alloca(_BUFFER_BYTES * n + 8, 8), k.alloca(8, 8), k.alloca(8, 8)
+    k.store(k.const(0, "int64"), held)
+    k.store(null, result)
+
+    def unless(bad, fail=None):
+        """Go on where `bad` is false; otherwise call `fail` (which sets the exception) and leave."""
+        stop, further = k.label(), k.label()
+        k.emit(f"br i1 {bad.text}, label %{stop}, label %{further}")
+        k.begin(stop)
+        if fail:
+            fail()
+        k.emit("br label %leave")
+        k.begin(further)
+
+    def raise_(kind, message):
+        exception = k.load(k.symbol(kind), "ptr")
+        k.call("PyErr_SetString", None, exception, message, external=True)
+
+    text = k.symbol(module.string(f"expected {n} arguments"))
+    unless(k.ne(count, n), lambda: raise_("PyExc_TypeError", text))
+    total = k.const(0, "int64")
+    for i, kind in enumerate(parameters):
+        argument = k.load(k.at(args, i, "ptr"), "ptr")
+        slot = k.at(slots, i, "int64")
+        if kind in (OUT, IN):
+            buffer = k.offset(buffers, _BUFFER_BYTES * i)
+            flags = k.const(_PYBUF_WRITABLE if kind == OUT else _PYBUF_SIMPLE, "int32")
+            status = k.call("PyObject_GetBuffer", "int32", argument, buffer, flags, external=True)
+            unless(k.ne(status, 0))
+            k.store(k.const(i + 1, "int64"), held)
+            k.store(k.load(buffer, "ptr"), slot)
+            size = k.load(k.offset(buffer, 16), "int64")
+            k.store(size, k.at(sizes, i, "int64"))
+            total = total + size
+        else:
+            k.store(null, k.offset(buffers, _BUFFER_BYTES * i + 8))  # releasing a buffer without an object does nothing
+            k.store(k.const(i + 1, "int64"), held)
+            convert, dtype = ("PyLong_AsLongLong", "int64") if kind == INT else ("PyFloat_AsDouble", "float64")
+            value = k.call(convert, dtype, argument, external=True)
+            k.store(value, slot)
+            unless(k.eq(value, -1) & k.ne_null(k.call("PyErr_Occurred", "ptr", external=True)))
+    message = k.call_known("check", "ptr", slots, sizes)
+    unless(k.ne_null(message), lambda: raise_("PyExc_ValueError", message))
+
+    def without_gil():
+        state = k.call("PyEval_SaveThread", "ptr", external=True)
+        k.call_known("run", None, slots, sizes)
+        k.call("PyEval_RestoreThread", None, state, external=True)
+
+    k.if_(total >= release_bytes, without_gil, lambda: k.call_known("run", None, slots, sizes))
+    # An empty format is the documented way to a new reference to None; it does not depend on how None is counted.
+    module.declare("Py_BuildValue", "ptr", "ptr, ...", external=True)
+    k.store(k.op(f"call ptr (ptr, ...) @Py_BuildValue(ptr {module.string('')})", "ptr"), result)
+    k.emit("br label %leave")
+    k.begin("leave")
+    k.loop(
+        0,
+        k.load(held, "int64"),
+        1,
+        lambda i: k.call("PyBuffer_Release", None, k.offset(buffers, i * _BUFFER_BYTES), external=True),
+    )
+    k.ret(k.load(result, "ptr"))
+    k.finish()
+
+
+class _Foreign:
+    """The same callable through ctypes: slower, and right on every Python."""
+
+    def __init__(self, code, name, parameters):
+        self._code, self.__name__, self._parameters = code, name, parameters
+        blocks = (ctypes.c_void_p, ctypes.c_void_p)
+        self._check = ctypes.CFUNCTYPE(ctypes.c_char_p, *blocks)(code["check"])
+        self._run = ctypes.CFUNCTYPE(None, *blocks)(code["run"])
+
+    def __call__(self, *arguments):
+        if len(arguments) != len(self._parameters):
+            raise ArgumentTypeError(f"expected {len(self._parameters)} arguments")
+        n = len(arguments)
+        slots, sizes = (ctypes.c_int64 * (n + 1))(), (ctypes.c_int64 * (n + 1))()
+        for i, (kind, argument) in enumerate(zip(self._parameters, arguments, strict=True)):
+            if kind in (OUT, IN):
+                if not argument.flags.c_contiguous:
+                    raise ArgumentError("ndarray is not C-contiguous")
+                if kind == OUT and not argument.flags.writeable:
+                    raise ArgumentError("buffer source array is read-only")
+                slots[i], sizes[i] = argument.ctypes.data, argument.nbytes
+            elif kind == INT:
+                slots[i] = argument
+            else:
+                slots[i] = struct.unpack("<q", struct.pack("<d", argument))[0]
+        if message := self._check(ctypes.addressof(slots), ctypes.addressof(sizes)):
+            raise ArgumentError(message.decode())
+        self._run(ctypes.addressof(slots), ctypes.addressof(sizes))

@@ -1,0 +1,252 @@
+"""Kernels for fused elementwise expressions: one pass over memory, vectors, threads.
+
+The kernel's length is a run-time number, so one object serves every shape. Its work is split into chunks for the pool;
+a chunk aligns itself on the output, runs an unrolled vector loop, and does what is left over with a partial vector:
+masked loads and stores where the machine has them, otherwise through a zeroed buffer on the stack. Memory beyond the
+arrays is never touched, also not read.
+"""
+
+from agog.compiler import call, pool, targets
+from agog.compiler.ir import Module, Value
+from agog.compiler.kernel import Kernel
+from agog.compiler.targets import ITEMSIZE
+from agog.errors import ArgumentError, DTypeError
+
+__all__ = ["ElementwiseKernel", "compile_elementwise"]
+
+#: Results of at least this many bytes are stored around the caches, when the kernel does little else than move memory.
+STREAM_BYTES = 32 << 20
+
+# Costs are counted in instructions of one vector.
+_UNROLL = ((16, 4), (48, 2))  # up to this cost, this many vectors in the loop: out-of-order execution does the rest
+_LIGHT = 40  # up to this cost a kernel waits for memory
+_CHUNK = 1 << 20  # cost times elements in a chunk: some 10 to 40 us
+_PARALLEL = 1 << 21  # below this cost times elements, waking a thread does not pay
+
+
+class ElementwiseKernel:
+    """A compiled elementwise expression.
+
+    `kernel(outs, ins)` runs it: C-contiguous arrays of the dtypes that it was compiled for, all of one size except the
+    inputs of kind "scalar", which have one element. An output may be the same array as an input; other overlap is not
+    allowed. `kernel.native(*outs, *ins)` is the builtin itself, without the look at `config.num_threads`.
+    """
+
+    __slots__ = ("name", "native")
+
+    def __init__(self, name, native):
+        self.name, self.native = name, native
+
+    def __call__(self, outs, ins):
+        pool.refresh()
+        self.native(*outs, *ins)
+
+    def __repr__(self):
+        return f"<elementwise kernel {self.name}>"
+
+
+def compile_elementwise(name, fn, in_dtypes, out_dtypes, in_kinds=None, target=None):
+    """Compile `fn` into a kernel over arrays of any length.
+
+    Parameters
+    ----------
+    name : for people; it does not affect the code
+    fn : `fn(k, *inputs)` with `k` a `Kernel` and one vector Value per input; returns one Value per output, of the
+        output's dtype
+    in_dtypes, out_dtypes : names such as "float32", one per array
+    in_kinds : "contiguous" or "scalar" (one element, used with every other) per input; all contiguous by default
+    target : the machine; this one by default
+
+    Returns
+    -------
+    ElementwiseKernel
+
+    Raises
+    ------
+    DTypeError
+        For a dtype that kernels do not have, or when `fn` returns another dtype than stated.
+    """
+    target = target or targets.host()
+    module, parameters = build(fn, in_dtypes, out_dtypes, in_kinds, target)
+    return ElementwiseKernel(name, call.bind(module, name, parameters, imports=pool.imports()))
+
+
+def build(fn, in_dtypes, out_dtypes, in_kinds, target):
+    """The module of the kernel, and the parameters of its builtin."""
+    in_kinds = in_kinds or ["contiguous"] * len(in_dtypes)
+    _check_signature(in_dtypes, out_dtypes, in_kinds)
+    module = Module(target)
+    expression = _Expression(module, fn, in_dtypes, out_dtypes, in_kinds)
+    expression.part()
+    expression.chunk()
+    expression.check()
+    expression.run()
+    return module, call.OUT * len(out_dtypes) + call.IN * len(in_dtypes)
+
+
+def _check_signature(in_dtypes, out_dtypes, in_kinds):
+    for dtype in (*in_dtypes, *out_dtypes):
+        if dtype not in ITEMSIZE:
+            raise DTypeError(f"kernels do not have the dtype {dtype!r}; they have {', '.join(ITEMSIZE)}")
+    if len(in_kinds) != len(in_dtypes) or not set(in_kinds) <= {"contiguous", "scalar"} or not out_dtypes:
+        raise ArgumentError(
+            f"an elementwise kernel needs an output and one of 'contiguous' or 'scalar' for each of its "
+            f"{len(in_dtypes)} inputs, got {list(in_kinds)} and {len(out_dtypes)} outputs"
+        )
+
+
+class _Expression:
+    """Emits the functions of one kernel. Slots are the outputs' addresses, then the inputs', then one spare word."""
+
+    def __init__(self, module, fn, in_dtypes, out_dtypes, in_kinds):
+        self.module, self.fn, self.target = module, fn, module.target
+        self.ins, self.outs, self.kinds = list(in_dtypes), list(out_dtypes), list(in_kinds)
+        self.lanes = min(self.target.lanes(dtype) for dtype in (*in_dtypes, *out_dtypes))
+        self.cost = 0
+
+    def _addresses(self, k, slots):
+        """Addresses of the outputs; and for the inputs addresses, or the splat Value of a scalar."""
+        everything = [k.load(k.at(slots, i, "ptr"), "ptr") for i in range(len(self.outs) + len(self.ins))]
+        outs, ins = everything[: len(self.outs)], everything[len(self.outs) :]
+        ins = [
+            k.splat(k.load(p, dtype)) if kind == "scalar" else p
+            for p, dtype, kind in zip(ins, self.ins, self.kinds, strict=True)
+        ]
+        return outs, ins
+
+    def _evaluate(self, k, inputs):
+        """Apply the expression; as many Values as outputs, with their dtypes checked."""
+        results = self.fn(k, *inputs)
+        results = [results] if isinstance(results, Value) else list(results)
+        if [r.dtype for r in results] != self.outs:
+            raise DTypeError(f"the expression returned {[r.dtype for r in results]}, stated were {self.outs}")
+        return [k.splat(r) for r in results]
+
+    def part(self):
+        """`part(slots, i, count)`: the elements i, ..., i + count - 1, fewer than a vector of them."""
+        k = Kernel(
+            self.module, "part", [("slots", "ptr"), ("i", "int64"), ("count", "int64")], lanes=self.lanes, internal=True
+        )
+        slots, i, count = k.arguments
+        outs, ins = self._addresses(k, slots)
+        partial = k.partial(count)
+        inputs = [
+            p if kind == "scalar" else partial.load(k.at(p, i, dtype), dtype)
+            for p, dtype, kind in zip(ins, self.ins, self.kinds, strict=True)
+        ]
+        before = k.size
+        results = self._evaluate(k, inputs)
+        self.cost = k.size - before + 2 * len(results)
+        for p, result in zip(outs, results, strict=True):
+            partial.store(result, k.at(p, i, result.dtype))
+        k.ret()
+        k.finish()
+
+    def chunk(self):
+        """`chunk(slots, begin, end, thread)`: what the pool calls."""
+        k = Kernel(
+            self.module,
+            "chunk",
+            [("slots", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")],
+            lanes=self.lanes,
+            internal=True,
+        )
+        slots, begin, end, _ = k.arguments
+        outs, ins = self._addresses(k, slots)
+        lanes = self.lanes
+
+        # A vector that crosses a cache line costs two accesses: start where the first output is aligned.
+        itemsize = ITEMSIZE[self.outs[0]]
+        address = k.op(f"ptrtoint ptr {k.at(outs[0], begin, self.outs[0]).text} to i64", "int64")
+        misaligned = k.bitwise_and(k.op(f"sub i64 0, {address.text}", "int64"), lanes * itemsize - 1)
+        head = k.op(f"lshr i64 {misaligned.text}, {itemsize.bit_length() - 1}", "int64")
+        head = k.where(end - begin >= 16 * lanes, head, 0)
+        k.if_(head > 0, lambda: k.call_known("part", None, slots, begin, head))
+        start = begin + head
+
+        unroll = next((u for cost, u in _UNROLL if self.cost <= cost), 1)
+        step = unroll * lanes
+        whole = start + k.bitwise_and(end - start, -step)
+
+        def vectors(i, nontemporal=False):
+            # All loads come before all stores: an output may be one of the inputs.
+            positions = [i + u * lanes if u else i for u in range(unroll)]
+            inputs = [
+                [
+                    p if kind == "scalar" else k.load(k.at(p, at, dtype), dtype, lanes)
+                    for p, dtype, kind in zip(ins, self.ins, self.kinds, strict=True)
+                ]
+                for at in positions
+            ]
+            results = [self._evaluate(k, values) for values in inputs]
+            for at, values in zip(positions, results, strict=True):
+                for p, value in zip(outs, values, strict=True):
+                    align = lanes * ITEMSIZE[value.dtype] if nontemporal else None
+                    k.store(value, k.at(p, at, value.dtype), align, nontemporal)
+
+        def stream():
+            k.loop(start, whole, step, lambda i: vectors(i, nontemporal=True))
+            k.emit("fence seq_cst")  # non-temporal stores are not ordered by the pool's release of the chunk
+
+        def plain():
+            k.loop(start, whole, step, vectors)
+
+        if self._streams:
+            wanted = k.load(k.at(slots, len(self.outs) + len(self.ins), "int64"), "int64")
+            k.if_(k.ne(wanted, 0) & (end - begin >= 16 * lanes), stream, plain)
+        else:
+            plain()
+
+        def rest(i):
+            left = end - i
+            k.call_known("part", None, slots, i, k.where(left < lanes, left, lanes))
+
+        k.loop(whole, end, lanes, rest)
+        k.ret()
+        k.finish()
+
+    @property
+    def _streams(self):
+        """Whether there is a loop with non-temporal stores: for cheap kernels with one output, which can be aligned."""
+        return self.cost <= _LIGHT and len(self.outs) == 1 and self.target.machine == "x86_64"
+
+    def check(self):
+        """`check(slots, sizes)`: do the arrays fit the first output?"""
+        k = Kernel(self.module, "check", [("slots", "ptr"), ("sizes", "ptr")], "ptr", internal=call.native_calls)
+        _, sizes = k.arguments
+        n = self._length(k, sizes)
+        checked = [(dtype, "contiguous") for dtype in self.outs] + list(zip(self.ins, self.kinds, strict=True))
+        good = k.const(True, "bool")
+        for i, (dtype, kind) in enumerate(checked):
+            expected = k.const(1, "int64") if kind == "scalar" else n
+            good = good & k.eq(k.load(k.at(sizes, i, "int64"), "int64"), expected * ITEMSIZE[dtype])
+        message = self.module.string(
+            f"the arrays of this kernel must have one size, and dtypes {', '.join(self.outs)} (outputs), "
+            f"{', '.join(self.ins)} (inputs)"
+        )
+        k.ret(k.where(good, k.const(0, "ptr"), k.symbol(message)))
+        k.finish()
+
+    def _length(self, k, sizes):
+        shift = ITEMSIZE[self.outs[0]].bit_length() - 1
+        return k.op(f"lshr {k.load(sizes, 'int64').typed}, {shift}", "int64")
+
+    def run(self):
+        """`run(slots, sizes)`: all of it, on the pool when that pays."""
+        k = Kernel(self.module, "run", [("slots", "ptr"), ("sizes", "ptr")], internal=call.native_calls)
+        slots, sizes = k.arguments
+        n = self._length(k, sizes)
+        stream = k.cast(k.load(sizes, "int64") >= STREAM_BYTES, "int64")
+        k.store(stream, k.at(slots, len(self.outs) + len(self.ins), "int64"))
+        grain = min(max(_CHUNK // self.cost, 8192), 65536) // 1024 * 1024
+        chunk = k.symbol("@chunk")
+
+        def parallel():
+            k.call(pool.SYMBOL, None, chunk, slots, n, k.const(grain, "int64"))
+
+        def alone():
+            k.call_known("chunk", None, slots, k.const(0, "int64"), n, k.const(0, "int32"))
+
+        k.if_(n > max(_PARALLEL // self.cost, grain), parallel, alone)
+        k.ret()
+        k.finish()

@@ -1,0 +1,410 @@
+"""A writer of textual LLVM IR: modules, typed values, memory, and structured control flow.
+
+Text is about thirty times cheaper to make than `llvmlite.ir` objects, and needs no LLVM to be loaded. A `Value` is a
+scalar or a vector of `lanes` elements; `operators` adds the arithmetic, which broadcasts scalars over vectors and takes
+Python numbers as weak constants, as arrays do. A bool is an `i1` in registers and a byte in memory.
+"""
+
+import struct
+
+from agog.compiler.targets import ITEMSIZE
+from agog.errors import ArgumentTypeError, DTypeError
+
+__all__ = ["Emitter", "Module", "Value"]
+
+_LLVM = {
+    "bool": "i1",
+    "int8": "i8",
+    "uint8": "i8",
+    "int32": "i32",
+    "int64": "i64",
+    "float32": "float",
+    "float64": "double",
+    "ptr": "ptr",
+}
+_INTRINSIC = {**_LLVM, "float32": "f32", "float64": "f64"}
+FLOATS = ("float32", "float64")
+
+
+def llvm_type(dtype, lanes=1):
+    """LLVM's name of a scalar (`lanes=1`) or vector type: `float`, `<16 x float>`."""
+    return _LLVM[dtype] if lanes == 1 else f"<{lanes} x {_LLVM[dtype]}>"
+
+
+def mangled(dtype, lanes=1):
+    """The type as it is part of an intrinsic's name: `f32`, `v16f32`."""
+    return _INTRINSIC[dtype] if lanes == 1 else f"v{lanes}{_INTRINSIC[dtype]}"
+
+
+def literal(value, dtype):
+    """A scalar constant as LLVM writes it. Floats are the bits of a double, which keeps them exact, NaN included."""
+    if dtype == "bool":
+        return "true" if value else "false"
+    if dtype == "ptr":
+        return "null"
+    if dtype not in FLOATS:
+        return str(int(value))
+    if dtype == "float32":
+        value = round_to_float32(value)
+    return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+
+
+def round_to_float32(value):
+    """The float32 nearest to a Python float, with overflow to infinity."""
+    try:
+        return struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+class Value:
+    """An SSA value or constant of one function: its name, dtype, and number of lanes (1 is a scalar)."""
+
+    __slots__ = ("builder", "dtype", "lanes", "text")
+
+    def __init__(self, builder, text, dtype, lanes):
+        self.builder, self.text, self.dtype, self.lanes = builder, text, dtype, lanes
+
+    @property
+    def type(self):
+        """LLVM's name of the type."""
+        return llvm_type(self.dtype, self.lanes)
+
+    @property
+    def typed(self):
+        """Type and name, as LLVM wants an argument."""
+        return f"{self.type} {self.text}"
+
+    def __repr__(self):
+        return f"Value({self.typed})"
+
+    def __add__(self, other):
+        return self.builder.add(self, other)
+
+    def __radd__(self, other):
+        return self.builder.add(other, self)
+
+    def __sub__(self, other):
+        return self.builder.sub(self, other)
+
+    def __rsub__(self, other):
+        return self.builder.sub(other, self)
+
+    def __mul__(self, other):
+        return self.builder.mul(self, other)
+
+    def __rmul__(self, other):
+        return self.builder.mul(other, self)
+
+    def __truediv__(self, other):
+        return self.builder.div(self, other)
+
+    def __rtruediv__(self, other):
+        return self.builder.div(other, self)
+
+    def __neg__(self):
+        return self.builder.neg(self)
+
+    def __lt__(self, other):
+        return self.builder.lt(self, other)
+
+    def __le__(self, other):
+        return self.builder.le(self, other)
+
+    def __gt__(self, other):
+        return self.builder.gt(self, other)
+
+    def __ge__(self, other):
+        return self.builder.ge(self, other)
+
+    def __and__(self, other):
+        return self.builder.bitwise_and(self, other)
+
+    def __or__(self, other):
+        return self.builder.bitwise_or(self, other)
+
+    def __xor__(self, other):
+        return self.builder.bitwise_xor(self, other)
+
+    def __invert__(self):
+        return self.builder.bitwise_not(self)
+
+    def __bool__(self):
+        raise ArgumentTypeError("a value in a kernel has no truth value while the kernel is built: use k.where")
+
+
+class Module:
+    """The text of one LLVM module: functions, and what they declare."""
+
+    def __init__(self, target):
+        self.target = target
+        self.functions = {}
+        self.declarations = {}
+        self.globals = {}
+        #: External symbols to be resolved when the object is loaded.
+        self.externals = set()
+
+    def declare(self, name, result, arguments, external=False):
+        """Declare a function once; `external` ones are looked up in the process (libm, libc, Python)."""
+        self.declarations.setdefault(name, f"declare {result} @{name}({arguments})")
+        if external:
+            self.externals.add(name)
+
+    def string(self, text):
+        """The address of a constant C string."""
+        data = text.encode() + b"\0"
+        escaped = "".join(chr(c) if 32 <= c < 127 and c not in b'"\\' else f"\\{c:02X}" for c in data)
+        for name, line in self.globals.items():
+            if line.endswith(f'c"{escaped}"'):
+                return f"@{name}"
+        name = f"text{len(self.globals)}"
+        self.globals[name] = f'@{name} = internal constant [{len(data)} x i8] c"{escaped}"'
+        return f"@{name}"
+
+    def __str__(self):
+        parts = [
+            *self.globals.values(),
+            *self.declarations.values(),
+            *self.functions.values(),
+            f"attributes #0 = {{ {self.target.attributes} }}",
+            f"attributes #1 = {{ {self.target.attributes} noinline cold }}",
+            "!0 = !{i32 1}",
+        ]
+        return "\n".join(parts) + "\n"
+
+
+class Emitter:
+    """Emits the instructions of one function into `module`.
+
+    `arguments` is a list of (name, dtype); the values are in `self.arguments`. `lanes` is the width that the helpers of
+    vector kernels use. Call `finish()` at the end, after `ret`.
+    """
+
+    def __init__(self, module, name, arguments=(), result=None, lanes=1, internal=False, cold=False):
+        self.module, self.target, self.lanes = module, module.target, lanes
+        self.name, self._result, self._internal, self._cold = name, result, internal, cold
+        self.arguments = [Value(self, f"%{n}", *_split(dtype)) for n, dtype in arguments]
+        self._allocas, self._lines, self._count, self._block = [], [], 0, "entry"
+
+    # -- plumbing
+
+    def _name(self):
+        self._count += 1
+        return f"%v{self._count}"
+
+    def emit(self, line):
+        """Add one instruction that has no result."""
+        self._lines.append(line)
+
+    def op(self, text, dtype, lanes=1):
+        """Add one instruction and return its result."""
+        name = self._name()
+        self._lines.append(f"{name} = {text}")
+        return Value(self, name, dtype, lanes)
+
+    def call(self, name, result, *arguments, external=False):
+        """Call a function by its LLVM name; `result` is a dtype, a (dtype, lanes) pair, or None."""
+        types = ", ".join(a.type for a in arguments)
+        self.module.declare(name, llvm_type(*_split(result)) if result else "void", types, external)
+        return self.call_known(name, result, *arguments)
+
+    def call_known(self, name, result, *arguments):
+        """Call a function that this module defines."""
+        text = ", ".join(a.typed for a in arguments)
+        if result is None:
+            return self.emit(f"call void @{name}({text})")
+        dtype, lanes = _split(result)
+        return self.op(f"call {llvm_type(dtype, lanes)} @{name}({text})", dtype, lanes)
+
+    def intrinsic(self, name, first, *rest):
+        """An LLVM intrinsic that is overloaded on the type of its first argument, and returns that type."""
+        return self.call(f"llvm.{name}.{mangled(first.dtype, first.lanes)}", (first.dtype, first.lanes), first, *rest)
+
+    def finish(self):
+        """Close the function and add it to the module."""
+        linkage = "internal " if self._internal else ""
+        result = llvm_type(*_split(self._result)) if self._result else "void"
+        arguments = ", ".join(a.typed for a in self.arguments)
+        head = f"define {linkage}{result} @{self.name}({arguments}) #{int(self._cold)} {{\nentry:"
+        self.module.functions[self.name] = "\n".join([head, *self._allocas, *self._lines, "}"])
+
+    @property
+    def size(self):
+        """How many lines were emitted so far: a rough measure of cost."""
+        return len(self._lines)
+
+    # -- constants and shapes of values
+
+    def symbol(self, name):
+        """The address of a global: `@name` of this module, or an external symbol by its bare name."""
+        if not name.startswith("@"):
+            self.module.declarations.setdefault(name, f"@{name} = external global ptr")
+            self.module.externals.add(name)
+            name = f"@{name}"
+        return Value(self, name, "ptr", 1)
+
+    def ne_null(self, pointer):
+        """Whether a pointer is not null."""
+        return self.op(f"icmp ne ptr {pointer.text}, null", "bool")
+
+    def const(self, value, dtype="float32", lanes=1):
+        """A constant; with `lanes` > 1, in every lane."""
+        text = literal(value, dtype)
+        return Value(self, text if lanes == 1 else f"splat ({_LLVM[dtype]} {text})", dtype, lanes)
+
+    def splat(self, x, lanes=None):
+        """The scalar `x` in every lane. Vectors and one-lane widths pass through."""
+        lanes = lanes or self.lanes
+        if x.lanes == lanes:
+            return x
+        if not x.text.startswith("%"):
+            return Value(self, f"splat ({_LLVM[x.dtype]} {x.text})", x.dtype, lanes)
+        vector = llvm_type(x.dtype, lanes)
+        first = self.op(f"insertelement {vector} poison, {x.typed}, i64 0", x.dtype, lanes)
+        return self.op(
+            f"shufflevector {vector} {first.text}, {vector} poison, <{lanes} x i32> zeroinitializer", x.dtype, lanes
+        )
+
+    def iota(self, dtype="int64", lanes=None):
+        """The vector 0, 1, 2, ..."""
+        lanes = lanes or self.lanes
+        if lanes == 1:
+            return self.const(0, dtype)
+        return Value(self, "<" + ", ".join(f"{_LLVM[dtype]} {i}" for i in range(lanes)) + ">", dtype, lanes)
+
+    def extract(self, x, lane):
+        """One lane of a vector, as a scalar."""
+        return x if x.lanes == 1 else self.op(f"extractelement {x.typed}, i64 {lane}", x.dtype)
+
+    def unify(self, *values):
+        """Give all values one dtype and one number of lanes: Python numbers are weak, scalars are splat."""
+        strong = [v for v in values if isinstance(v, Value)]
+        if not strong:
+            raise ArgumentTypeError(f"an operator in a kernel needs at least one kernel value, got {values!r}")
+        dtype, lanes = strong[0].dtype, max(v.lanes for v in strong)
+        for v in strong:
+            if v.dtype != dtype:
+                raise DTypeError(f"kernel operands have dtypes {[v.dtype for v in strong]}: cast them to one first")
+        return [self.splat(v, lanes) if isinstance(v, Value) else self.const(v, dtype, lanes) for v in values]
+
+    # -- memory
+
+    def alloca(self, size, align=64):
+        """Room for `size` bytes in this function's frame."""
+        name = self._name()
+        self._allocas.append(f"{name} = alloca [{size} x i8], align {align}")
+        return Value(self, name, "ptr", 1)
+
+    def at(self, pointer, index, dtype):
+        """The address of element `index` (a Value or an int) of an array of `dtype`."""
+        if isinstance(index, int):
+            index = self.const(index, "int64")
+        if index.text == "0":
+            return pointer
+        if dtype == "ptr":
+            return self.op(f"getelementptr ptr, ptr {pointer.text}, {index.typed}", "ptr")
+        width = "i8" if dtype == "bool" else _LLVM[dtype]
+        return self.op(f"getelementptr {width}, ptr {pointer.text}, {index.typed}", "ptr")
+
+    def offset(self, pointer, size):
+        """The address `size` bytes on."""
+        return self.at(pointer, size, "uint8")
+
+    def load(self, pointer, dtype, lanes=1, align=None):
+        """Load a scalar or vector; vectors need no alignment beyond their elements'."""
+        if dtype == "bool":
+            return self.ne(self.load(pointer, "uint8", lanes), 0)
+        align = align or (8 if dtype == "ptr" else ITEMSIZE[dtype])
+        return self.op(f"load {llvm_type(dtype, lanes)}, ptr {pointer.text}, align {align}", dtype, lanes)
+
+    def store(self, value, pointer, align=None, nontemporal=False):
+        """Store a scalar or vector. A non-temporal one goes around the caches; `align` must then be the full width."""
+        if value.dtype == "bool":
+            value = self.cast(value, "uint8")
+        align = align or (8 if value.dtype == "ptr" else ITEMSIZE[value.dtype])
+        hint = ", !nontemporal !0" if nontemporal else ""
+        self.emit(f"store {value.typed}, ptr {pointer.text}, align {align}{hint}")
+
+    def masked_load(self, pointer, mask, dtype):
+        """Load the lanes whose mask is set, zero elsewhere; memory under the other lanes is not touched."""
+        if dtype == "bool":
+            return self.ne(self.masked_load(pointer, mask, "uint8"), 0)
+        lanes = mask.lanes
+        name = f"llvm.masked.load.{mangled(dtype, lanes)}.p0"
+        align = self.const(ITEMSIZE[dtype], "int32")
+        return self.call(name, (dtype, lanes), pointer, align, mask, self.const(0, dtype, lanes))
+
+    def masked_store(self, value, pointer, mask):
+        """Store the lanes whose mask is set."""
+        if value.dtype == "bool":
+            value = self.cast(value, "uint8")
+        name = f"llvm.masked.store.{mangled(value.dtype, value.lanes)}.p0"
+        self.call(name, None, value, pointer, self.const(ITEMSIZE[value.dtype], "int32"), mask)
+
+    def copy(self, destination, source, size):
+        """memcpy of `size` bytes (a Value)."""
+        self.call("llvm.memcpy.p0.p0.i64", None, destination, source, size, self.const(False, "bool"))
+
+    # -- control flow
+
+    def label(self):
+        """A new name for a block."""
+        self._count += 1
+        return f"b{self._count}"
+
+    def begin(self, label):
+        """Begin the block `label`."""
+        self._lines.append(f"{label}:")
+        self._block = label
+
+    def loop(self, start, stop, step, body, carry=()):
+        """`for i in range(start, stop, step): carry = body(i, *carry)`; returns the carried values.
+
+        `start`, `stop` and `step` are int64 (Values or ints) and `step` is positive.
+        """
+        start, stop, step = (self.const(v, "int64") if isinstance(v, int) else v for v in (start, stop, step))
+        head, inside, end, before = self.label(), self.label(), self.label(), self._block
+        self.emit(f"br label %{head}")
+        self.begin(head)
+        index = Value(self, self._name(), "int64", 1)
+        carried = [Value(self, self._name(), c.dtype, c.lanes) for c in carry]
+        phis = len(self._lines)
+        self._lines.extend([""] * (1 + len(carried)))
+        go = index < stop
+        self.emit(f"br i1 {go.text}, label %{inside}, label %{end}")
+        self.begin(inside)
+        result = body(index, *carried) or ()
+        following = index + step
+        after = self._block
+        self.emit(f"br label %{head}")
+        for line, value, first, last in zip(
+            range(phis, len(self._lines)), [index, *carried], [start, *carry], [following, *result], strict=False
+        ):
+            self._lines[line] = f"{value.text} = phi {value.type} [{first.text}, %{before}], [{last.text}, %{after}]"
+        self.begin(end)
+        return carried
+
+    def if_(self, condition, then, otherwise=None):
+        """Run `then` where a scalar condition holds, else `otherwise`; returns the tuple of values that they return."""
+        yes, no, end = self.label(), self.label(), self.label()
+        self.emit(f"br i1 {condition.text}, label %{yes}, label %{no}")
+        results = []
+        for label, fn in ((yes, then), (no, otherwise)):
+            self.begin(label)
+            values = (fn() if fn else None) or ()
+            results.append((values, self._block))
+            self.emit(f"br label %{end}")
+        self.begin(end)
+        (first, block1), (second, block2) = results
+        return tuple(
+            self.op(f"phi {a.type} [{a.text}, %{block1}], [{b.text}, %{block2}]", a.dtype, a.lanes)
+            for a, b in zip(first, second, strict=True)
+        )
+
+    def ret(self, value=None):
+        """Return from the function."""
+        self.emit(f"ret {value.typed}" if value is not None else "ret void")
+
+
+def _split(dtype):
+    return dtype if isinstance(dtype, tuple) else (dtype, 1)

@@ -1,0 +1,252 @@
+"""LLVM IR text in, addresses of native functions out, with a disk cache of objects in between.
+
+llvmlite is imported at the first load, not before (it costs some 0.2 s). The cache is keyed by everything that the
+object depends on, each entry carries its length and digest, and an entry is written under another name and renamed, so
+that a reader sees a whole entry or none. An entry that is damaged is ignored and replaced; a cache that cannot be
+written is done without. Both are said once.
+"""
+
+import ctypes
+import ctypes.util
+import hashlib
+import itertools
+import os
+import struct
+import sys
+import tempfile
+import threading
+import warnings
+import weakref
+from dataclasses import astuple
+
+from agog import config
+from agog.compiler import targets
+
+__all__ = ["Code", "load", "object_code"]
+
+_MAGIC = b"agog object 1\n"
+_HEADER = struct.Struct("<Q32s")  # length and SHA-256 of the object
+
+#: Part of every key: raise it when what is made from the same IR changes.
+_PIPELINE = "codegen 3, no passes, 1"
+
+# One lock for everything that touches LLVM. It is held across a fork, so that a child never inherits LLVM half-way.
+_lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+_numbers = itertools.count()
+_loaded = weakref.WeakValueDictionary()
+_said = set()
+
+
+class Code:
+    """Native code that was loaded. It is unloaded when this object is collected: keep it as long as an address is used.
+
+    `code["name"]` is the address of an exported function. `keep` holds whatever else the code refers to.
+    """
+
+    def __init__(self, tracker, addresses, keep=()):
+        self._tracker, self._addresses, self._keep = tracker, addresses, keep
+
+    def __getitem__(self, name):
+        return self._addresses[name]
+
+    def __del__(self, _lock=_lock, _finalizing=sys.is_finalizing):
+        # At exit the operating system does this better, and other threads may still be inside.
+        if not _finalizing() and self._tracker is not None:
+            with _lock:
+                self._tracker.close()
+
+
+def load(module, exports, imports=None, keep=()):
+    """Compile (or find in the cache) and link an `ir.Module`.
+
+    Parameters
+    ----------
+    module : ir.Module
+    exports : names of the functions whose addresses are wanted
+    imports : {name: address} for symbols that the process does not export; the rest of `module.externals` are looked
+        up in the C library, libm and Python
+    keep : objects that must live as long as the code
+
+    Returns
+    -------
+    Code
+        The same object for the same text and imports, while somebody holds it.
+    """
+    text = str(module)
+    imports = dict(imports or {})
+    for name in module.externals - imports.keys():
+        imports[name] = _process_symbol(name)
+    identity = (text, module.target, tuple(exports), tuple(sorted(imports.items())))
+    with _lock:
+        if (code := _loaded.get(identity)) is not None:
+            return code
+        data = object_code(text, module.target)
+        try:
+            code = _link(data, exports, imports, keep)
+        except RuntimeError:
+            # An object whose digest is right may still not link (an LLVM that differs): make it anew once.
+            code = _link(object_code(text, module.target, fresh=True), exports, imports, keep)
+        _loaded[identity] = code
+        return code
+
+
+def object_code(text, target, fresh=False):
+    """The object file for IR text on `target` as bytes, from the disk cache unless `fresh`."""
+    with _lock:
+        path = _cache_path(text, target)
+        data = None if fresh else _read(path)
+        if data is None:
+            data = _compile(text, target)
+            _write(path, data)
+        return data
+
+
+def assembly(module):
+    """The assembly of a module for its target, for people and tests."""
+    with _lock:
+        machine = _machine(module.target)
+        return machine.emit_assembly(_parse(str(module), module.target, machine))
+
+
+# -- LLVM
+
+
+def _compile(text, target):
+    machine = _machine(target)
+    return machine.emit_object(_parse(text, target, machine))
+
+
+def _parse(text, target, machine):
+    parsed = _llvm().parse_assembly(text)
+    parsed.verify()
+    parsed.triple = target.triple
+    parsed.data_layout = str(machine.target_data)
+    return parsed
+
+
+_started = {}
+
+
+def _llvm():
+    """llvmlite's binding, started once."""
+    if "llvm" not in _started:
+        import llvmlite.binding as llvm
+
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        _started["llvm"] = llvm
+    return _started["llvm"]
+
+
+def _machine(target):
+    """LLVM's target machine; code generation works hard (level 3), because no passes ran before it."""
+    if target not in _started:
+        llvm = _llvm()
+        if target.machine != targets._triple().split("-")[0]:
+            llvm.initialize_all_targets()
+            llvm.initialize_all_asmprinters()
+        _started[target] = llvm.Target.from_triple(target.triple).create_target_machine(
+            cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
+        )
+    return _started[target]
+
+
+def _linker():
+    if "linker" not in _started:
+        llvm = _llvm()
+        machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
+            opt=3, reloc="pic", codemodel="small"
+        )
+        _started["linker"] = llvm.create_lljit_compiler(machine, use_jit_link=True)
+    return _started["linker"]
+
+
+def _link(data, exports, imports, keep):
+    builder = _llvm().JITLibraryBuilder().add_object_img(data).add_current_process()
+    for name in exports:
+        builder.export_symbol(name)
+    for name, address in imports.items():
+        builder.import_symbol(name, address)
+    tracker = builder.link(_linker(), f"agog{next(_numbers)}")
+    return Code(tracker, {name: tracker[name] for name in exports}, keep)
+
+
+_libraries = []
+
+
+def _process_symbol(name):
+    """The address of a function of Python, the C library or libm, none of which need be globally visible."""
+    if not _libraries:
+        _libraries.append(ctypes.pythonapi)
+        for library in (None, "m", "c"):
+            path = library and ctypes.util.find_library(library)
+            if library is None or path:
+                try:
+                    _libraries.append(ctypes.CDLL(path))
+                except (OSError, TypeError):  # TypeError: Windows has no CDLL(None)
+                    continue
+    for library in _libraries:
+        try:
+            return ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+        except AttributeError:
+            continue
+    raise RuntimeError(f"native code needs the function {name!r}, which this process does not have")
+
+
+# -- the disk cache
+
+
+def _cache_path(text, target):
+    import llvmlite
+
+    version = getattr(sys.modules.get("agog"), "__version__", "")
+    key = hashlib.sha256()
+    for part in (_PIPELINE, version, llvmlite.__version__, repr(astuple(target)), text):
+        key.update(f"{len(part)}:{part}".encode())
+    return config.cache_dir() / "objects" / f"{key.hexdigest()}.o"
+
+
+def _read(path):
+    """The object at `path`, or None where there is none that can be trusted."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _say("read", f"cannot read the cache of compiled code: {error}")
+        return None
+    start = len(_MAGIC) + _HEADER.size
+    if data.startswith(_MAGIC) and len(data) >= start:
+        size, digest = _HEADER.unpack_from(data, len(_MAGIC))
+        body = data[start:]
+        if len(body) == size and hashlib.sha256(body).digest() == digest:
+            return body
+    _say("damaged", f"a file in the cache of compiled code is damaged and is made anew: {path}")
+    return None
+
+
+def _write(path, data):
+    """Put an object at `path`, all of it or nothing."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(_MAGIC + _HEADER.pack(len(data), hashlib.sha256(data).digest()) + data)
+        os.replace(temporary, path)
+    except OSError as error:
+        _say("write", f"cannot write the cache of compiled code, so each process compiles anew: {error}")
+        if temporary is not None:
+            try:
+                os.unlink(temporary)
+            except OSError:
+                pass
+
+
+def _say(kind, message):
+    if kind not in _said:
+        _said.add(kind)
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
