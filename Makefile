@@ -55,7 +55,7 @@ bench:
 	$(RUN) benchmarks/eager.py --peer-python $(BENCH_VENV)/bin/python $(BENCH_ARGS)
 
 conformance:
-	$(call environment,$(VENV) test)
+	$(call environment,$(VENV) conformance)
 	$(RUN) scripts/conformance.py $(CONFORMANCE_ARGS)
 
 clean:
