@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from agog.errors import ArgumentError, AxisError, DTypeError, IndexingError, ShapeError
 from agog.ops.namespaces import raw
-from agog.ops.row import Op, composite
+from agog.ops.row import Op, composite, elementwise
 
 
 # ------------------------------------------------------------------------------------------------------ softmax
@@ -132,7 +134,7 @@ def _cross_entropy_rule(xp, g, x, target, lse, ignore_index, reduction):
     """softmax(x) * (a + h) - onehot(target) * a, with `a` the weight of each row and `h` the cotangent of lse."""
     a, h = g
     if xp is raw:
-        return _cross_entropy_grad(xp, a, h, x, target, lse, ignore_index, reduction)
+        return _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction)
     index, valid = xp.class_index(target, classes=x.shape[1], ignore_index=ignore_index)
     valid = xp.astype(valid, x.dtype)
     a = a * valid / xp.sum(valid) if reduction == "mean" else a * valid
@@ -141,10 +143,8 @@ def _cross_entropy_rule(xp, g, x, target, lse, ignore_index, reduction):
     return p * xp.expand_dims(a + h, axis=1) - onehot * xp.expand_dims(a, axis=1)
 
 
-def _cross_entropy_grad(xp, a, h, x, target, lse, ignore_index, reduction):
+def _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction):
     """The same, in one array."""
-    import numpy as np
-
     n = x.shape[0]
     index, valid = _targets(np, target, x.shape[1], ignore_index)
     if reduction == "mean":
@@ -190,7 +190,8 @@ cross_entropy_index = Op(
     vjp={"x": _cross_entropy_rule}, to_float=True, takes="f", promotes=("x",), widen=True, kind="loss",
     check=_cross_entropy_check, batch=_cross_entropy_batch,
     samples=lambda s: [((s(5, 7), s.ints(7, 5)), {}), ((s(5, 3), s.ints(3, 5)), {"ignore_index": 1}),
-                       ((s(4, 3), s.ints(3, 4)), {"reduction": "none"}), ((s(4, 3), s.ints(3, 4)), {"reduction": "sum"})],
+                       ((s(4, 3), s.ints(3, 4)), {"reduction": "none"}),
+                       ((s(4, 3), s.ints(3, 4)), {"reduction": "sum"})],
     doc="Cross entropy of logits x (N, C) with integer targets (N,): (loss, logsumexp of each row). What "
         "`cross_entropy` runs in its common case; saves x, target and one number per row.")
 
@@ -225,7 +226,7 @@ def _same_shape(name, x, target, xname="input", tname="target"):
         hint = ""
         if math.prod(a) == math.prod(b):
             hint = f"; write {tname}.reshape{a} if the values are in the same order"
-        raise ShapeError(f"{name}({xname}={_describe(x)}, {tname}={_describe(target)}): the shapes must be equal, because "
+        raise ShapeError(f"{name}({xname}={_describe(x)}, {tname}={_describe(target)}): the shapes must be equal: "
                          f"broadcasting one against the other would compare every pair{hint}")
 
 
@@ -247,8 +248,8 @@ def cross_entropy(xp, logits, target, weight=None, ignore_index=-100, label_smoo
     if not 0.0 <= label_smoothing <= 1.0:
         raise ArgumentError(f"cross_entropy: label_smoothing={label_smoothing}; it lies between 0 and 1")
     if weight is not None and weight.shape != (classes,):
-        raise ShapeError(f"cross_entropy: weight has shape {weight.shape}; it holds one number for each of the {classes} "
-                         f"classes (axis {axis} of the logits' shape {shape})")
+        raise ShapeError(f"cross_entropy: weight has shape {weight.shape}; it holds one number for each of the "
+                         f"{classes} classes (axis {axis} of the logits' shape {shape})")
     kind = target.dtype.kind if hasattr(target, "dtype") else "i"
     if kind not in "iu":
         if target.shape != shape:
@@ -326,13 +327,28 @@ def nll_loss(xp, log_probs, target, weight=None, ignore_index=-100, reduction="m
     share = xp.astype(valid, log_probs.dtype)
     if weight is not None:
         if weight.shape != (shape[axis],):
-            raise ShapeError(f"nll_loss: weight has shape {weight.shape}; it holds one number for each of {shape[axis]} classes")
+            raise ShapeError(f"nll_loss: weight has shape {weight.shape}; it holds one number for each of the "
+                             f"{shape[axis]} classes")
         share = share * xp.reshape(xp.take(weight, xp.reshape(index, (-1,)), axis=0), index.shape)
     loss = -picked * share
     if reduction == "none":
         return loss
     total = xp.sum(loss)
     return total / xp.sum(share) if reduction == "mean" else total
+
+
+def _bce_terms(np, p, t):
+    return (t - 1) * np.maximum(np.log1p(-p), -100) - t * np.maximum(np.log(p), -100)
+
+
+binary_cross_entropy_terms = elementwise(
+    "binary_cross_entropy_terms(p, t) -> y", _bce_terms, to_float=True, takes="f", widen=True,
+    vjp={"p": lambda xp, g, p, t: g * (p - t) / xp.maximum(p * (1.0 - p), 1e-12),
+         "t": lambda xp, g, p: g * (xp.maximum(xp.log1p(-p), -100.0) - xp.maximum(xp.log(p), -100.0))},
+    lower=lambda k, p, t: k.sub(
+        k.mul(k.sub(t, k.const(1.0)), k.max(k.log1p(k.neg(p)), k.const(-100.0))),
+        k.mul(t, k.max(k.log(p), k.const(-100.0)))),
+    domain=(0.05, 0.95), doc="-(t log p + (1 - t) log(1 - p)), logarithms cut off at -100.")
 
 
 @composite
@@ -342,11 +358,7 @@ def binary_cross_entropy(xp, probs, target, weight=None, reduction="mean"):
     Prefer `binary_cross_entropy_with_logits`, which loses no precision.
     """
     _same_shape("binary_cross_entropy", probs, target, "probs")
-    # the shift makes both the value and the slope finite at p = 0 and p = 1
-    tiny = 3.8e-44 if probs.dtype.itemsize >= 4 else 6e-8
-    log_p = xp.log(xp.maximum(probs, tiny))
-    log_q = xp.log(xp.maximum(1.0 - probs, tiny))
-    loss = (target - 1.0) * log_q - target * log_p
+    loss = xp.binary_cross_entropy_terms(probs, target)
     if weight is not None:
         loss = loss * weight
     return _reduce(xp, "binary_cross_entropy", loss, reduction)
@@ -433,9 +445,10 @@ def smooth_l1_loss(xp, input, target, beta=1.0, reduction="mean"):
 
 @composite
 def gaussian_nll_loss(xp, input, target, var, full=False, eps=1e-6, reduction="mean"):
-    """Negative log likelihood of `target` under Normal(input, var): (log v + (input - target)² / v) / 2, v = max(var, eps).
+    """Negative log likelihood of `target` under Normal(input, var): (log v + (input - target)² / v) / 2.
 
-    full=True adds the constant log(2 pi)/2. `var` has the input's shape, or 1 on its last axis, or none.
+    v is max(var, eps); full=True adds the constant log(2 pi)/2. `var` has the input's shape, or 1 on its last axis, or
+    lacks it.
     """
     _same_shape("gaussian_nll_loss", input, target)
     if _shape(var) == input.shape[:-1] and len(input.shape) and _shape(var) != input.shape:
@@ -509,10 +522,11 @@ def cosine_embedding_loss(xp, x1, x2, target, margin=0.0, reduction="mean"):
     """1 - cos(x1, x2) where target is 1, max(0, cos(x1, x2) - margin) where it is -1. x1, x2: (N, D) or (D,)."""
     _same_shape("cosine_embedding_loss", x1, x2, "x1", "x2")
     if len(x1.shape) not in (1, 2) or _shape(target) != x1.shape[:-1]:
-        raise ShapeError(f"cosine_embedding_loss(x1={_describe(x1)}, x2={_describe(x2)}, target={_describe(target)}): x1 "
-                         "and x2 have shape (N, D) and target (N,), or (D,) and ()")
+        raise ShapeError(f"cosine_embedding_loss(x1={_describe(x1)}, x2={_describe(x2)}, target={_describe(target)}): "
+                         "x1 and x2 have shape (N, D) and target (N,), or (D,) and ()")
     cos = xp.cosine_similarity(x1, x2, axis=-1)
-    return _reduce(xp, "cosine_embedding_loss", xp.where(target > 0, 1.0 - cos, xp.maximum(cos - margin, 0.0)), reduction)
+    loss = xp.where(target > 0, 1.0 - cos, xp.maximum(cos - margin, 0.0))
+    return _reduce(xp, "cosine_embedding_loss", loss, reduction)
 
 
 @composite
