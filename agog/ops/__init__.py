@@ -1,3 +1,11 @@
 import agog.ops.elementwise  # noqa: F401
 import agog.ops.movement  # noqa: F401
 import agog.ops.joining  # noqa: F401
+import agog.ops.gathering  # noqa: F401
+import agog.ops.indexing  # noqa: F401
+import agog.ops.transcendental  # noqa: F401
+import agog.ops.special  # noqa: F401
+import agog.ops.activations  # noqa: F401
+import agog.ops.reductions  # noqa: F401
+import agog.ops.scans  # noqa: F401
+import agog.ops.searching  # noqa: F401

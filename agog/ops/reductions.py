@@ -1,0 +1,321 @@
+"""Reductions: sums, products, extremes, moments, norms over axes.
+
+The computations call the ufuncs' own `reduce`; NumPy's wrappers would cost more than the work on a small array.
+16-bit floats are accumulated in float32. Rules return the cotangent in `keepdims` form: it broadcasts to x's shape,
+so no copy is made until a rule needs it whole.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy
+
+from agog.array import dtypes
+from agog.errors import ArgumentError, ShapeError
+from agog.ops import axes as ax
+from agog.ops.explain import describe
+from agog.ops.row import Op, composite
+
+_f32 = numpy.dtype("float32")
+
+
+def _half(x: Any) -> bool:
+    return x.itemsize == 2 and dtypes.is_half(x.dtype)
+
+
+def _widest(x: Any, *_: Any) -> Any:
+    """The dtype of sums and products: integers are added up in 64 bits."""
+    k = dtypes.kind(x)
+    return dtypes.uint64 if k == "u" else dtypes.int64 if k in "bi" else x
+
+
+def _checked(name: str, nonempty: bool = False) -> Any:
+    def check(x: Any, axis: Any, *rest: Any) -> tuple:
+        if axis is not None:
+            axis = ax.axes(name, x, axis)
+        if nonempty:
+            over = range(len(x.shape)) if axis is None else axis
+            if 0 in [x.shape[a] for a in over] and all(n for i, n in enumerate(x.shape) if i not in over):
+                raise ShapeError(f"{name}: {describe(x)} has no elements along axis={axis}, and {name} of nothing is not "
+                                 "defined; test x.size first")
+        return (axis, *rest[:-1], bool(rest[-1]))
+    return check
+
+
+def _over(x: Any, axis: Any) -> tuple[int, ...]:
+    """The axes of the batched `x` that `axis` of one example means."""
+    return tuple(range(1, len(x.shape))) if axis is None else tuple(a + 1 for a in axis)
+
+
+def _batch(name: str) -> Any:
+    def batch(xp: Any, batched: tuple, inputs: tuple, statics: tuple) -> Any:
+        x, (axis, *rest) = inputs[0], statics
+        return getattr(xp, name)(x, _over(x, axis), *rest)
+    return batch
+
+
+def _samples(s: Any) -> list:
+    return [((s(3, 4),), {}), ((s(3, 4),), {"axis": 0}), ((s(2, 3, 4),), {"axis": (0, -1), "keepdims": True}),
+            ((s(),), {}), ((s(2, 3),), {"axis": ()}), ((s(2, 0),), {"axis": 0}), ((s(3, 1),), {"axis": 1, "keepdims": True})]
+
+
+def _with_empty(s: Any) -> list:
+    return [*_samples(s), ((s(2, 0),), {"axis": 1}), ((s(0),), {})]
+
+
+def _kept(shape: tuple, axis: Any) -> tuple:
+    """`shape` with size 1 along `axis`."""
+    n = len(shape)
+    over = range(n) if axis is None else [a % n for a in (axis if isinstance(axis, tuple | list) else (axis,))]
+    return tuple(1 if i in over else size for i, size in enumerate(shape))
+
+
+def _keep(xp: Any, v: Any, axis: Any, keepdims: bool, shape: tuple) -> Any:
+    """The reduced `v` in a shape that broadcasts to `shape`, the shape before the reduction."""
+    return v if keepdims or axis is None else xp.reshape(v, _kept(shape, axis))
+
+
+def _count(shape: tuple, axis: Any) -> int:
+    if axis is None:
+        return math.prod(shape)
+    return math.prod([shape[a] for a in (axis if isinstance(axis, tuple | list) else (axis,))])
+
+
+# ------------------------------------------------------------------------------------------------ sums and products
+def _sum(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    if x.itemsize == 2 and _half(x):
+        return np.add.reduce(x, axis, _f32, None, keepdims).astype(x.dtype)
+    return np.add.reduce(x, axis, None, None, keepdims)
+
+
+sum = Op("sum(x; axis=None, keepdims=False) -> y", _sum, kind="reduction", linear_in="all", result=_widest,
+         vjp={"x": lambda xp, g, axis, keepdims, x_shape: _keep(xp, g, axis, keepdims, x_shape)}, check=_checked("sum"),
+         batch=_batch("sum"), samples=_with_empty,
+         doc="The sum over `axis` (an axis, several, or None for all). Integers and bools are added up as int64, "
+             "unsigned ones as uint64.")
+
+
+def _mean(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    if x.itemsize == 2 and _half(x):
+        return _mean(np, x.astype(_f32), axis, keepdims).astype(x.dtype)
+    s = np.add.reduce(x, axis, None, None, keepdims)
+    return s / (x.size // (s.size or 1))
+
+
+def _mean_vjp(xp: Any, g: Any, axis: Any, keepdims: bool, x_shape: tuple) -> Any:
+    return _keep(xp, g, axis, keepdims, x_shape) / _count(x_shape, axis)
+
+
+mean = Op("mean(x; axis=None, keepdims=False) -> y", _mean, kind="reduction", linear_in="all", to_float=True, takes="fc",
+          vjp={"x": _mean_vjp}, check=_checked("mean"), batch=_batch("mean"), samples=_samples,
+          doc="The arithmetic mean over `axis`; nan of nothing. Integers are averaged as floats.")
+
+
+def _prod(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    if x.itemsize == 2 and _half(x):
+        return np.multiply.reduce(x, axis, _f32, None, keepdims).astype(x.dtype)
+    return np.multiply.reduce(x, axis, None, None, keepdims)
+
+
+def _others(xp: Any, x: Any) -> Any:
+    """The product of all other elements along the last axis.
+
+    Found pairwise, up a tree and down again, with products alone: zeros need no care, in derivatives of any order.
+    """
+    *lead, n = x.shape
+    if n < 2:
+        return xp.full(x.shape, 1, dtype=x.dtype)
+    if n == 2:
+        return xp.flip(x, axis=-1)
+    if n % 2:
+        x = xp.concat([x, xp.full((*lead, 1), 1, dtype=x.dtype)], axis=-1)
+    half = (n + 1) // 2
+    pairs = xp.reshape(x, (*lead, half, 2))
+    others = _others(xp, xp.prod(pairs, axis=-1))
+    out = xp.reshape(xp.reshape(others, (*lead, half, 1)) * xp.flip(pairs, axis=-1), (*lead, 2 * half))
+    return out[..., :n] if n % 2 else out
+
+
+def _prod_vjp(xp: Any, g: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    shape = x.shape
+    over = ax.axes("prod", x, axis)
+    order = tuple(i for i in range(len(shape)) if i not in over) + over
+    moved = xp.permute_dims(x, order)
+    others = _others(xp, xp.reshape(moved, (*moved.shape[:len(shape) - len(over)], _count(shape, over))))
+    back = tuple(sorted(range(len(order)), key=order.__getitem__))
+    return _keep(xp, g, axis, keepdims, shape) * xp.permute_dims(xp.reshape(others, moved.shape), back)
+
+
+prod = Op("prod(x; axis=None, keepdims=False) -> y", _prod, kind="reduction", result=_widest, vjp={"x": _prod_vjp},
+          check=_checked("prod"), batch=_batch("prod"), samples=_with_empty, error=16,
+          doc="The product over `axis`; 1 of nothing. Its gradient is right where factors are zero. Integers are "
+              "multiplied as int64, unsigned ones as uint64.")
+
+
+@composite(samples=lambda s: [((s(3, 4),), {"axis": 0})])
+def nansum(xp, x, axis=None, keepdims=False):
+    """The sum over `axis` of what is not nan."""
+    return xp.sum(xp.where(xp.isnan(x), 0, x), axis=axis, keepdims=keepdims)
+
+
+@composite(samples=lambda s: [((s(3, 4),), {"axis": 0})])
+def nanmean(xp, x, axis=None, keepdims=False):
+    """The mean over `axis` of what is not nan; nan where nothing is left."""
+    absent = xp.isnan(x)
+    total = xp.sum(xp.where(absent, 0, x), axis=axis, keepdims=keepdims)
+    return total / xp.astype(xp.sum(xp.logical_not(absent), axis=axis, keepdims=keepdims), total.dtype)
+
+
+# --------------------------------------------------------------------------------------------------------- extremes
+def _extreme_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any, keepdims: bool) -> Any:
+    chosen = xp.astype(x == _keep(xp, y, axis, keepdims, x.shape), x.dtype)
+    return chosen * (_keep(xp, g, axis, keepdims, x.shape) / xp.sum(chosen, axis=axis, keepdims=True))
+
+
+max = Op("max(x; axis=None, keepdims=False) -> y", lambda np, x, axis, keepdims: np.maximum.reduce(x, axis, None, None, keepdims),
+         kind="reduction", vjp={"x": _extreme_vjp}, check=_checked("max", True), batch=_batch("max"),
+         samples=lambda s: _samples(s)[:5],
+         doc="The largest element over `axis`, nan if any is. Equal ones share the gradient. Raises ShapeError where "
+             "there is none.")
+min = Op("min(x; axis=None, keepdims=False) -> y", lambda np, x, axis, keepdims: np.minimum.reduce(x, axis, None, None, keepdims),
+         kind="reduction", vjp={"x": _extreme_vjp}, check=_checked("min", True), batch=_batch("min"),
+         samples=lambda s: _samples(s)[:5],
+         doc="The smallest element over `axis`, nan if any is. Equal ones share the gradient. Raises ShapeError where "
+             "there is none.")
+
+
+def _truth(x: Any) -> Any:
+    return x if x.dtype.kind in "biufc" else x != 0
+
+
+any = Op("any(x; axis=None, keepdims=False) -> y",
+         lambda np, x, axis, keepdims: np.logical_or.reduce(_truth(x), axis, None, None, keepdims), kind="reduction",
+         result="bool", check=_checked("any"), batch=_batch("any"), samples=_with_empty,
+         doc="True where any element over `axis` is true (not zero); False of nothing.")
+all = Op("all(x; axis=None, keepdims=False) -> y",
+         lambda np, x, axis, keepdims: np.logical_and.reduce(_truth(x), axis, None, None, keepdims), kind="reduction",
+         result="bool", check=_checked("all"), batch=_batch("all"), samples=_with_empty,
+         doc="True where all elements over `axis` are true (not zero); True of nothing.")
+count_nonzero = Op("count_nonzero(x; axis=None, keepdims=False) -> y",
+                   lambda np, x, axis, keepdims: np.add.reduce(x != 0, axis, np.int64, None, keepdims), kind="reduction",
+                   result="int64", check=_checked("count_nonzero"), batch=_batch("count_nonzero"), samples=_with_empty,
+                   reference=lambda np, x, axis, keepdims: np.sum(np.not_equal(x, 0), axis=axis, keepdims=keepdims),
+                   doc="How many elements over `axis` are not zero: int64.")
+
+
+# ---------------------------------------------------------------------------------------------------------- moments
+def _var(np: Any, x: Any, axis: Any, correction: float, keepdims: bool) -> Any:
+    total = np.add.reduce(x, axis, None, None, True)
+    n = x.size // (total.size or 1)
+    d = x - total / n
+    d = d.real * d.real + d.imag * d.imag if x.dtype.kind == "c" else d * d
+    free = n - correction
+    return np.add.reduce(d, axis, None, None, keepdims) / (free if free > 0 else 0)
+
+
+def _var_vjp(xp: Any, g: Any, x: Any, axis: Any, correction: float, keepdims: bool) -> Any:
+    free = _count(x.shape, axis) - correction
+    d = x - xp.mean(x, axis=axis, keepdims=True)
+    return _keep(xp, g, axis, keepdims, x.shape) * (d if x.dtype.kind != "c" else xp.conj(d)) * (
+        2 / free if free > 0 else math.nan)
+
+
+def _moment_samples(s: Any) -> list:
+    return [((s(3, 4),), {}), ((s(3, 4),), {"axis": 0, "correction": 1}), ((s(2, 3, 4),), {"axis": (0, 2), "keepdims": True})]
+
+
+var = Op("var(x; axis=None, correction=0.0, keepdims=False) -> y", _var, kind="reduction", to_float=True, takes="fc",
+         widen=True, result="real", vjp={"x": _var_vjp}, check=_checked("var"), batch=_batch("var"), error=16,
+         samples=lambda s: [*_moment_samples(s), ((s(),), {}), ((s(2, 0),), {"axis": 0})],
+         doc="The variance over `axis`: squared distances to the mean, summed, divided by `n - correction` "
+             "(1 for the unbiased estimate from a sample). Real also for complex `x`.")
+
+
+def _std_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any, correction: float, keepdims: bool) -> Any:
+    return _var_vjp(xp, xp.where(y == 0, 0, g / (2 * xp.where(y == 0, 1, y))), x, axis, correction, keepdims)
+
+
+std = Op("std(x; axis=None, correction=0.0, keepdims=False) -> y", lambda np, *a: np.sqrt(_var(np, *a)), kind="reduction",
+         to_float=True, takes="fc", widen=True, result="real", vjp={"x": _std_vjp}, check=_checked("std"),
+         batch=_batch("std"), samples=_moment_samples, error=16,
+         doc="The standard deviation over `axis`, the square root of `var`. Its gradient is 0 where it is 0.")
+
+
+# --------------------------------------------------------------------------------------------- logsumexp and norms
+def _logsumexp(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    top = np.maximum.reduce(x, axis, None, None, True, -math.inf)
+    top = np.where(np.isfinite(top), top, np.zeros_like(top))
+    s = np.log(np.add.reduce(np.exp(x - top), axis, None, None, keepdims))
+    return s + top.reshape(s.shape)
+
+
+def _logsumexp_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any, keepdims: bool) -> Any:
+    y = xp.where(y == -math.inf, 0, y)
+    return _keep(xp, g, axis, keepdims, x.shape) * xp.exp(x - _keep(xp, y, axis, keepdims, x.shape))
+
+
+def _plain_logsumexp(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    return np.log(np.sum(np.exp(x), axis=axis, keepdims=keepdims))
+
+
+logsumexp = Op("logsumexp(x; axis=None, keepdims=False) -> y", _logsumexp, kind="reduction", to_float=True, takes="f",
+               widen=True, vjp={"x": _logsumexp_vjp}, check=_checked("logsumexp"), batch=_batch("logsumexp"), error=16,
+               samples=_with_empty, reference=_plain_logsumexp,
+               doc="`log(sum(exp(x)))` over `axis` without overflow; -inf of nothing.")
+
+
+def _norm(np: Any, x: Any, axis: Any, keepdims: bool, ord: float) -> Any:
+    if ord == 2:
+        squares = x.real * x.real + x.imag * x.imag if x.dtype.kind == "c" else x * x
+        return np.sqrt(np.add.reduce(squares, axis, None, None, keepdims))
+    a = np.absolute(x)
+    if ord == 1:
+        return np.add.reduce(a, axis, None, None, keepdims)
+    if ord == 0:
+        return np.add.reduce(a != 0, axis, a.dtype, None, keepdims)
+    if ord == math.inf:
+        return np.maximum.reduce(a, axis, None, None, keepdims, 0)
+    if ord == -math.inf:
+        return np.minimum.reduce(a, axis, None, None, keepdims, math.inf)
+    return np.add.reduce(a ** ord, axis, None, None, keepdims) ** (1 / ord)
+
+
+def _norm_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any, keepdims: bool, ord: float) -> Any:
+    g, y = _keep(xp, g, axis, keepdims, x.shape), _keep(xp, y, axis, keepdims, x.shape)
+    if ord == 0:
+        return xp.zeros(x.shape, dtype=x.dtype)
+    if ord == 2:
+        return (xp.conj(x) if x.dtype.kind == "c" else x) * xp.where(y == 0, 0, g / xp.where(y == 0, 1, y))
+    direction = xp.conj(xp.sign(x)) if x.dtype.kind == "c" else xp.sign(x)
+    if ord == 1:
+        return g * direction
+    a = xp.abs(x)
+    if ord in (math.inf, -math.inf):
+        chosen = xp.astype(a == y, a.dtype)
+        return g / xp.sum(chosen, axis=axis, keepdims=True) * chosen * direction
+    ratio = xp.where((a == 0) | (y == 0), 1, a) / xp.where(y == 0, 1, y)
+    return g * direction * ratio ** (ord - 1)
+
+
+def _check_norm(x: Any, axis: Any, keepdims: Any, ord: Any) -> tuple:
+    try:
+        ord = float(ord)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"vector_norm: ord={ord!r} is not a number; give 0, 1, 2, inf, -inf or another power "
+                            "(matrix_norm takes 'fro' and 'nuc')") from None
+    return (*_checked("vector_norm")(x, axis, keepdims), ord)
+
+
+def _norm_samples(s: Any) -> list:
+    x = s(3, 4, lo=0.3, hi=2)
+    return [((x,), {"ord": o, "axis": a}) for o, a in ((2, None), (2, 0), (1, 1), (3, 0), (2.5, (0, 1)), (math.inf, 1),
+                                                       (-math.inf, 0), (0, 1))] + [((x,), {"keepdims": True})]
+
+
+vector_norm = Op("vector_norm(x; axis=None, keepdims=False, ord=2) -> y", _norm, kind="reduction", to_float=True,
+                 takes="fc", widen=True, result="real", vjp={"x": _norm_vjp}, check=_check_norm,
+                 batch=_batch("vector_norm"), samples=_norm_samples, error=16,
+                 doc="The vector norm over `axis`: `sum(abs(x)**ord)**(1/ord)`; the largest modulus for inf, the smallest "
+                     "for -inf, the number of non-zeros for 0. Its gradient is 0 at the origin.")
