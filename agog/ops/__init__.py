@@ -1,4 +1,5 @@
 import agog.ops.elementwise  # noqa: F401
+import agog.ops.creation  # noqa: F401
 import agog.ops.movement  # noqa: F401
 import agog.ops.joining  # noqa: F401
 import agog.ops.gathering  # noqa: F401
