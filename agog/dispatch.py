@@ -210,6 +210,8 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
                 t._node = None
                 return t
         except Exception:
+            t = None
+        if t is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
             return fallback(op, (x, y), ())
         node = _new(_Node)
         node.op = op
@@ -242,6 +244,8 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
                 t._node = None
                 return t
         except Exception:
+            t = None
+        if t is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
             return fallback(op, (y, x), ())
         node = _new(_Node)
         node.op = op
@@ -260,9 +264,24 @@ _NONE3 = (None, None, None)
 _NONE2 = (None, None)
 
 
+def _refusing(op: Op) -> Callable[..., Any]:
+    """`op.raw`, but without complex operands where the row takes none; ufuncs refuse what they cannot do themselves."""
+    raw = op.raw
+    if isinstance(raw, np.ufunc) or "c" in op.takes:
+        return raw
+
+    def compute(x: Any) -> Any:
+        if x.dtype.kind == "c":
+            raise TypeError
+        return raw(x)
+
+    return compute
+
+
 def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
     """A function of one operand for a row without static parameters."""
-    ufunc, keep, differentiable = op.raw, op.keeps[1], bool(op.vjp)
+    ufunc, keep, differentiable = _refusing(op), op.keeps[1], bool(op.vjp)
+    limit = LARGE if isinstance(ufunc, np.ufunc) else 1 << 62  # only a ufunc can be split over threads
     result_same = op.result == "same"
 
     def method(x, /):
@@ -270,7 +289,7 @@ def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
             if config.special:
                 return fallback(op, (x,), ())
             a = x._data
-            c = ufunc(a) if a.size < LARGE else large.unary(ufunc, a)
+            c = ufunc(a) if a.size < limit else large.unary(ufunc, a)
             if c.dtype is not a.dtype and result_same:
                 return fallback(op, (x,), ())
             if type(c) is not _nd:
@@ -282,6 +301,8 @@ def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
                 t._node = None
                 return t
         except Exception:
+            t = None
+        if t is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
             return fallback(op, (x,), ())
         node = _new(_Node)
         node.op = op
@@ -316,6 +337,8 @@ def reduction(op: Op) -> Callable[..., Any]:
                 t._node = None
                 return t
         except Exception:
+            t = None
+        if t is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
             return apply(op, (x,), (axis, keepdims))
         node = _new(_Node)
         node.op = op
@@ -341,7 +364,8 @@ def function(op: Op) -> Callable[..., Any]:
     """The public function of a row: the fast template that fits its signature, else one that calls `apply`."""
     ufunc_like = (isinstance(op.impl, str) and isinstance(getattr(np, op.impl, None), np.ufunc)
                   or op.kind == "contraction") and not op.check
-    if ufunc_like and not op.statics and op.inputs and len(op.outputs) == 1 and not op.variadic:
+    unary_like = op.elementwise and len(op.inputs) == 1 and not op.derived
+    if (ufunc_like or unary_like) and not op.statics and op.inputs and len(op.outputs) == 1 and not op.variadic:
         fn = (unary if len(op.inputs) == 1 else binary)(op)
     elif op.kind == "reduction" and op.statics == _REDUCTION and not op.widen:
         fn = reduction(op)
