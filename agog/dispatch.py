@@ -182,7 +182,7 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
     """A function of two operands for a row of NumPy's binary ufuncs, or of matmul."""
     ufunc, keeps, differentiable = op.raw, op.keeps, bool(op.vjp)
     result_same = op.result == "same"
-    limit = LARGE if op.elementwise else float("inf")  # matmul has threads of its own
+    check_result = result_same and op.to_float  # others give the dtype of equal operands
 
     def method(x, y, /):
         try:
@@ -193,14 +193,17 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
             if kind is float or kind is int:
                 b = y
                 q = None
+                c = ufunc(a, b) if a.size < LARGE else large.binary(ufunc, a, b)
+                if c.dtype is not a.dtype and result_same:
+                    return fallback(op, (x, y), ())
             else:
                 b = y._data
                 q = y._node
                 if b.dtype is not a.dtype:
                     return fallback(op, (x, y), ())
-            c = ufunc(a, b) if a.size < limit else large.binary(ufunc, a, b)
-            if result_same and c.dtype is not a.dtype:
-                return fallback(op, (x, y), ())
+                c = ufunc(a, b) if a.size < LARGE else large.binary(ufunc, a, b)
+                if check_result and c.dtype is not a.dtype:
+                    return fallback(op, (x, y), ())
             if type(c) is not _nd:
                 c = _asarray(c)
             t = _new(Tensor)

@@ -550,8 +550,9 @@ def public(name: str) -> Callable[..., Any]:
     passed = ", ".join(f"{k}={k}" for k in op.statics) if op else "**kw"
     env = {"_fn": fn, "_cast": _cast}
     first, *rest = statics.split(", ")
-    exec(f"def {name}(x, /, {', '.join([first, *rest])}, dtype=None):\n"
-         f"    if dtype is not None:\n        x = _cast(x, dtype)\n    return _fn(x, {passed})\n", env)
+    source = (f"def {name}(x, /, {', '.join([first, *rest])}, dtype=None):\n"
+              f"    if dtype is not None:\n        x = _cast(x, dtype)\n    return _fn(x, {passed})\n")
+    exec(compile(source, f"<agog {name}>", "exec"), env)
     out = env[name]
     out.__doc__, out.__module__ = fn.__doc__, "agog"
     return out

@@ -31,7 +31,8 @@ def call_with_signature(op: Op, invoke: Invoke) -> Callable[..., Any]:
         heads.append(name if default is REQUIRED else f"{name}=_d_{name}")
         statics += f"{name}, "
     inputs = args if op.variadic else f"({args})"
-    exec(f"def {op.name}({', '.join(heads)}):\n    return _invoke(_op, {inputs}, ({statics}))\n", env)
+    source = f"def {op.name}({', '.join(heads)}):\n    return _invoke(_op, {inputs}, ({statics}))\n"
+    exec(compile(source, f"<agog {op.name}>", "exec"), env)  # the name keeps it out of "the user's line"
     fn = env[op.name]
     fn.__doc__, fn.__module__, fn.__qualname__ = op.doc, "agog", op.name
     fn.op = op
