@@ -100,15 +100,14 @@ class Builder(Emitter):
         a, b = self.unify(a, b)
         if a.dtype in FLOATS or a.dtype == "bool":
             raise DTypeError(f"integer division does not take {a.dtype}")
-        zero, minus = self.eq(b, 0), self.eq(b, -1)
-        safe = self.where(zero | minus, self.const(1, a.dtype, a.lanes), b)  # both are hardware traps
-        name = "u" if a.dtype == "uint8" else "s"
-        quotient = self.op(f"{name}div {a.typed}, {safe.text}", a.dtype, a.lanes)
-        quotient = (
-            self.where(zero, 0, self.where(minus, self.neg(a), quotient))
-            if name == "s"
-            else self.where(zero, 0, quotient)
-        )
+        zero = self.eq(b, 0)
+        if a.dtype == "uint8":
+            quotient = self.op(f"udiv {a.typed}, {self.where(zero, 1, b).text}", a.dtype, a.lanes)
+        else:
+            minus = self.eq(b, -1)  # lowest / -1 traps, as division by zero does
+            quotient = self.op(f"sdiv {a.typed}, {self.where(zero | minus, 1, b).text}", a.dtype, a.lanes)
+            quotient = self.where(minus, self.neg(a), quotient)
+        quotient = self.where(zero, 0, quotient)
         remainder = self.where(zero, 0, a - quotient * b)
         return quotient, remainder, b
 
@@ -116,10 +115,14 @@ class Builder(Emitter):
 
     def round(self, a):
         """To the nearest integer, halves to even (NumPy's rint)."""
+        if a.dtype not in FLOATS:
+            return a
         return self.intrinsic("roundeven", a) if self.target.rounding else self._round_by_magic(a)
 
     def floor(self, a):
         """The largest integer not above a."""
+        if a.dtype not in FLOATS:
+            return a
         if self.target.rounding:
             return self.intrinsic("floor", a)
         r = self._round_by_magic(a)
@@ -127,10 +130,14 @@ class Builder(Emitter):
 
     def ceil(self, a):
         """The smallest integer not below a."""
+        if a.dtype not in FLOATS:
+            return a
         return self.intrinsic("ceil", a) if self.target.rounding else self.neg(self.floor(self.neg(a)))
 
     def trunc(self, a):
         """Toward zero."""
+        if a.dtype not in FLOATS:
+            return a
         return self.intrinsic("trunc", a) if self.target.rounding else self.copysign(self.floor(self.abs(a)), a)
 
     def _round_by_magic(self, a):

@@ -1,0 +1,424 @@
+"""Kernels along the last axis of a C-contiguous array: softmax, layer norm, sums, and whatever is written like them.
+
+A row program is a Python function that makes passes over one row; a row stays in the first or second level cache
+between its passes. Softmax:
+
+    def softmax(row, out, x):
+        largest = row.max(lambda v: v[x])
+        total = row.sum(lambda v: v.put(out, row.k.exp(v[x] - largest)))
+        row.each(lambda v: v.put(out, v[out] / total))
+
+`v` is a place in the row: `v[x]` loads a vector there, `v.put(out, value)` stores one and gives it back. The results of
+reductions are scalars. Rows are shared out among the threads.
+"""
+
+from agog.compiler import call, pool, targets
+from agog.compiler.ir import FLOATS, Module
+from agog.compiler.kernel import Kernel
+from agog.compiler.targets import ITEMSIZE
+from agog.errors import ArgumentError, DTypeError
+
+__all__ = ["PROGRAMS", "RowKernel", "compile_row_program", "compile_rows"]
+
+_CHUNK = 1 << 19  # cost times elements in a chunk of rows
+_PARALLEL = 1 << 21
+_UNROLL = ((24, 4), (60, 2))  # up to this cost, so many vectors in a pass's loop
+_BLOCK = 64  # turns of the loop whose sums are added up in the array's precision
+
+
+class RowKernel:
+    """A compiled row program.
+
+    `kernel(outs, ins)` runs it on C-contiguous arrays: kind "row" has shape (..., d), "column" has one element per row,
+    "vector" has shape (d,), "scalar" one element. An output of kind "row" may be the same array as an input.
+    `kernel.native(*outs, *ins, rows, d)` is the builtin itself.
+    """
+
+    __slots__ = ("_first_row", "name", "native")
+
+    def __init__(self, name, native, first_row):
+        self.name, self.native, self._first_row = name, native, first_row
+
+    def __call__(self, outs, ins):
+        pool.refresh()
+        arrays = (*outs, *ins)
+        shape = arrays[self._first_row].shape
+        rows = 1
+        for n in shape[:-1]:
+            rows *= n
+        self.native(*arrays, rows, shape[-1])
+
+    def __repr__(self):
+        return f"<row kernel {self.name}>"
+
+
+def compile_rows(name, fn, out_dtypes, out_kinds, in_dtypes, in_kinds, target=None):
+    """Compile a row program.
+
+    Parameters
+    ----------
+    name : for people
+    fn : `fn(row, *outs, *ins)`, see the module's docstring. "row" and "vector" arrays are what `v[...]` and `v.put`
+        take; "column" and "scalar" inputs are scalar Values; a "column" output is set by `row.result(out, value)`
+    out_dtypes, in_dtypes : names such as "float32"
+    out_kinds : "row" or "column" each
+    in_kinds : "row", "column", "vector" or "scalar" each; one array at least must be a "row"
+    target : the machine; this one by default
+
+    Returns
+    -------
+    RowKernel
+    """
+    target = target or targets.host()
+    kinds, dtypes = [*out_kinds, *in_kinds], [*out_dtypes, *in_dtypes]
+    for dtype in dtypes:
+        if dtype not in ITEMSIZE:
+            raise DTypeError(f"kernels do not have the dtype {dtype!r}; they have {', '.join(ITEMSIZE)}")
+    if "row" not in kinds or not set(out_kinds) <= {"row", "column"} or len(kinds) != len(dtypes):
+        raise ArgumentError(f"a row kernel needs a 'row', and outputs that are 'row' or 'column', got {kinds}")
+    module = Module(target)
+    builder = _RowModule(module, fn, len(out_kinds), kinds, dtypes)
+    builder.chunk()
+    builder.check()
+    builder.run()
+    parameters = call.OUT * len(out_kinds) + call.IN * len(in_kinds) + call.INT * 2
+    native = call.bind(module, name, parameters, imports=pool.imports())
+    return RowKernel(name, native, kinds.index("row"))
+
+
+class _Array:
+    """An array that a row program reads or writes: its base for the current row."""
+
+    def __init__(self, base, dtype):
+        self.base, self.dtype = base, dtype
+
+
+class _Place:
+    """A vector's place in the row: `partial` gives access to the last, incomplete one."""
+
+    def __init__(self, k, index, partial=None):
+        self._k, self._index, self._partial = k, index, partial
+
+    def __getitem__(self, array):
+        k = self._k
+        address = k.at(array.base, self._index, array.dtype)
+        if self._partial:
+            return self._partial.load(address, array.dtype)
+        return k.load(address, array.dtype, k.lanes)
+
+    def put(self, array, value):
+        """Store a vector of the array's dtype, and return it."""
+        k = self._k
+        value = k.splat(value)
+        address = k.at(array.base, self._index, array.dtype)
+        if self._partial:
+            self._partial.store(value, address)
+        else:
+            k.store(value, address)
+        return value
+
+
+class Row:
+    """What a row program is written with: passes over one row. `k` is the Kernel, `length` the number of elements."""
+
+    def __init__(self, k, number, length, unroll):
+        self.k, self.length, self.cost = k, length, 0
+        self._number, self._unroll = number, unroll
+
+    def length_as(self, dtype):
+        """The length as a scalar of a float dtype."""
+        return self.k.cast(self.length, dtype)
+
+    def result(self, out, value):
+        """Set this row's element of a "column" output."""
+        self.k.store(value, self.k.at(out.base, self._number, out.dtype))
+
+    def each(self, body):
+        """Run `body(v)` at every place."""
+        self.reduce([], lambda v: (body(v), ())[1])
+
+    def sum(self, body):
+        """The sum of the vectors that `body(v)` returns."""
+        return self.reduce(["sum"], lambda v: (body(v),))[0]
+
+    def max(self, body):
+        """Their largest element, NaN if there is a NaN; the dtype's lowest value for an empty row."""
+        return self.reduce(["max"], lambda v: (body(v),))[0]
+
+    def min(self, body):
+        """Their smallest element, NaN if there is a NaN."""
+        return self.reduce(["min"], lambda v: (body(v),))[0]
+
+    def reduce(self, kinds, body):
+        """Several reductions in one pass: `body(v)` returns one vector per kind ("sum", "max", "min").
+
+        float32 sums are kept in float32 over blocks of some thousand elements, and the blocks are added in float64.
+        """
+        k, lanes = self.k, self.k.lanes
+        dtypes = self._dtypes(kinds, body)
+        unroll = (
+            next((u for cost, u in _UNROLL if self._pass_cost <= cost), 1) if self._unroll is None else self._unroll
+        )
+        step = unroll * lanes
+        starts = [k.const(_identity(kind, dtype), dtype) for kind, dtype in zip(kinds, dtypes, strict=True)]
+        wide = [
+            k.cast(start, "float64") if kind == "sum" and dtype == "float32" else start
+            for kind, dtype, start in zip(kinds, dtypes, starts, strict=True)
+        ]
+        # With one accumulator per unrolled vector, an addition need not wait for the one before.
+        fresh = [k.splat(start) for start in starts for _ in range(unroll)]
+
+        def vectors(i, *carried):
+            values = [body(_Place(k, i + u * lanes if u else i)) for u in range(unroll)]
+            at = iter(carried)
+            return [self._combine(kind, next(at), values[u][j]) for j, kind in enumerate(kinds) for u in range(unroll)]
+
+        def leftover(i, *carried):
+            left = self.length - i
+            count = k.where(left < lanes, left, lanes)
+            values = body(_Place(k, i, k.partial(count)))
+            mask = k.iota("int32") < k.splat(k.cast(count, "int32"))
+            inside = [
+                k.where(mask, value, start) for value, start in zip(values, starts, strict=True)
+            ]  # what lies beyond the row must not count
+            return [self._combine(kind, c, v) for kind, c, v in zip(kinds, carried, inside, strict=True)]
+
+        def fold(totals, accumulators):
+            """Add the lanes of the accumulators to the scalar totals."""
+            result = []
+            for j, (kind, total) in enumerate(zip(kinds, totals, strict=True)):
+                parts = list(accumulators[j * unroll : (j + 1) * unroll])
+                while len(parts) > 1:
+                    parts = [self._combine(kind, a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+                scalar = {"sum": k.reduce_sum, "max": k.reduce_max, "min": k.reduce_min}[kind](parts[0])
+                result.append(self._combine(kind, total, k.cast(scalar, total.dtype)))
+            return result
+
+        whole = k.bitwise_and(self.length, -step)
+        if not kinds:
+            k.loop(0, whole, step, vectors)
+            k.loop(whole, self.length, lanes, leftover)
+            return []
+
+        def block(start, *totals):
+            end = start + step * _BLOCK
+            end = k.where(end < whole, end, whole)
+            return fold(totals, k.loop(start, end, step, vectors, fresh))
+
+        totals = k.loop(0, whole, step * _BLOCK, block, wide)
+        rest = k.loop(whole, self.length, lanes, leftover, [k.splat(start) for start in starts])
+        padded = [v for r, start in zip(rest, starts, strict=True) for v in [r] + [k.splat(start)] * (unroll - 1)]
+        totals = fold(totals, padded)
+        return [k.cast(total, dtype) for total, dtype in zip(totals, dtypes, strict=True)]
+
+    def _dtypes(self, kinds, body):
+        """The dtypes that `body` returns, and its cost, from a trial whose text is thrown away."""
+        k = self.k
+        mark, count = k.size, k._count
+        values = body(_Place(k, k.const(0, "int64")))
+        self._pass_cost = k.size - mark + 2 * len(kinds)
+        self.cost += self._pass_cost
+        del k._lines[mark:]
+        k._count = count
+        return [v.dtype for v in values]
+
+    def _combine(self, kind, a, b):
+        return {"sum": self.k.add, "max": self.k.max, "min": self.k.min}[kind](a, b)
+
+
+def _identity(kind, dtype):
+    """The value that changes nothing."""
+    if kind == "sum":
+        return 0
+    if dtype in FLOATS:
+        return float("-inf") if kind == "max" else float("inf")
+    if dtype in ("bool", "uint8"):
+        return (0 if kind == "max" else 1) if dtype == "bool" else (0 if kind == "max" else 255)
+    lowest = -(1 << (8 * ITEMSIZE[dtype] - 1))
+    return lowest if kind == "max" else -lowest - 1
+
+
+class _RowModule:
+    """Emits the functions of a row kernel. Slots: the arrays, then rows and d, then one spare word."""
+
+    def __init__(self, module, fn, n_outs, kinds, dtypes):
+        self.module, self.fn, self.n_outs, self.kinds, self.dtypes = module, fn, n_outs, kinds, dtypes
+        widths = [d for d, kind in zip(dtypes, kinds, strict=True) if kind in ("row", "vector")]
+        self.lanes = min(module.target.lanes(d) for d in widths)
+        self.cost = 1
+
+    def chunk(self):
+        """`chunk(slots, begin, end, thread)`: the rows begin, ..., end - 1."""
+        k = Kernel(
+            self.module,
+            "chunk",
+            [("slots", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")],
+            lanes=self.lanes,
+            internal=True,
+        )
+        slots, begin, end, _ = k.arguments
+        addresses = [k.load(k.at(slots, i, "ptr"), "ptr") for i in range(len(self.kinds))]
+        length = k.load(k.at(slots, len(self.kinds) + 1, "int64"), "int64")
+
+        def row(number):
+            start = number * length
+            arguments = []
+            for i, (address, kind, dtype) in enumerate(zip(addresses, self.kinds, self.dtypes, strict=True)):
+                if kind == "row":
+                    arguments.append(_Array(k.at(address, start, dtype), dtype))
+                elif kind == "vector" or i < self.n_outs:
+                    arguments.append(_Array(address, dtype))
+                else:
+                    arguments.append(k.load(k.at(address, number, dtype) if kind == "column" else address, dtype))
+            program = Row(k, number, length, None)
+            self.fn(program, *arguments)
+            self.cost = max(1, program.cost)
+
+        k.loop(begin, end, 1, row)
+        k.ret()
+        k.finish()
+
+    def check(self):
+        """`check(slots, sizes)`: do the arrays fit rows and d?"""
+        k = Kernel(self.module, "check", [("slots", "ptr"), ("sizes", "ptr")], "ptr", internal=call.native_calls)
+        slots, sizes = k.arguments
+        rows, length = (k.load(k.at(slots, len(self.kinds) + i, "int64"), "int64") for i in (0, 1))
+        counts = {"row": rows * length, "column": rows, "vector": length, "scalar": k.const(1, "int64")}
+        good = (rows >= 0) & (length >= 0)
+        for i, (kind, dtype) in enumerate(zip(self.kinds, self.dtypes, strict=True)):
+            good = good & k.eq(k.load(k.at(sizes, i, "int64"), "int64"), counts[kind] * ITEMSIZE[dtype])
+        wanted = ", ".join(f"{kind} of {dtype}" for kind, dtype in zip(self.kinds, self.dtypes, strict=True))
+        message = self.module.string(f"the arrays do not fit this row kernel, which takes: {wanted}")
+        k.ret(k.where(good, k.const(0, "ptr"), k.symbol(message)))
+        k.finish()
+
+    def run(self):
+        """`run(slots, sizes)`: all rows, on the pool when that pays."""
+        k = Kernel(self.module, "run", [("slots", "ptr"), ("sizes", "ptr")], internal=call.native_calls)
+        slots, _ = k.arguments
+        rows, length = (k.load(k.at(slots, len(self.kinds) + i, "int64"), "int64") for i in (0, 1))
+        work = (length + 16) * self.cost
+        grain = k.op(f"sdiv i64 {_CHUNK}, {work.text}", "int64") + 1
+        chunk = k.symbol("@chunk")
+
+        def parallel():
+            k.call(pool.SYMBOL, None, chunk, slots, rows, grain)
+
+        def alone():
+            k.call_known("chunk", None, slots, k.const(0, "int64"), rows, k.const(0, "int32"))
+
+        k.if_(work * rows > _PARALLEL, parallel, alone)
+        k.ret()
+        k.finish()
+
+
+# -- the programs that eager code and the graph compiler use by name
+
+
+def softmax(row, out, x):
+    """e^(x - max) / sum."""
+    largest = row.max(lambda v: v[x])
+    total = row.sum(lambda v: v.put(out, row.k.exp(v[x] - largest)))
+    inverse = 1.0 / total
+    row.each(lambda v: v.put(out, v[out] * inverse))
+
+
+def log_softmax(row, out, x):
+    """x - max - log(sum of e^(x - max))."""
+    k = row.k
+    largest = row.max(lambda v: v[x])
+    total = row.sum(lambda v: k.exp(v[x] - largest))
+    shift = k.log(total)
+    row.each(lambda v: v.put(out, (v[x] - largest) - shift))
+
+
+def logsumexp(row, out, x):
+    """log(sum of e^x), without overflow; infinite rows give their infinity."""
+    k = row.k
+    largest = row.max(lambda v: v[x])
+    # A maximum of -inf (or inf) less itself is NaN: such a row is shifted by nothing.
+    shift = k.where(k.isfinite(largest), largest, 0.0)
+    total = row.sum(lambda v: k.exp(v[x] - shift))
+    row.result(out, k.log(total) + shift)
+
+
+def softmax_backward(row, out, y, g):
+    """The gradient at softmax's input, from its result y and the gradient g of that: y (g - sum(g y))."""
+    dot = row.sum(lambda v: v[y] * v[g])
+    row.each(lambda v: v.put(out, v[y] * (v[g] - dot)))
+
+
+def log_softmax_backward(row, out, y, g):
+    """The gradient at log_softmax's input: g - e^y sum(g)."""
+    total = row.sum(lambda v: v[g])
+    row.each(lambda v: v.put(out, v[g] - row.k.exp(v[y]) * total))
+
+
+def layer_norm(row, out, mean, rstd, x, weight, bias, epsilon):
+    """(x - mean) / sqrt(var + epsilon) * weight + bias; the mean and 1/sqrt(...) of each row are results too."""
+    k = row.k
+    length = row.length_as(out.dtype)
+    m = row.sum(lambda v: v[x]) / length
+
+    def squared(v):
+        d = v[x] - m
+        return d * d
+
+    r = k.rsqrt(row.sum(squared) / length + epsilon)
+    row.result(mean, m)
+    row.result(rstd, r)
+    row.each(lambda v: v.put(out, k.fma((v[x] - m) * r, v[weight], v[bias])))
+
+
+def layer_norm_backward(row, out, g, x, mean, rstd, weight):
+    """The gradient at layer norm's input: rstd (h - mean(h) - n mean(h n)), h = g weight, n = (x - mean) rstd."""
+    length = row.length_as(out.dtype)
+
+    def sums(v):
+        h = v[g] * v[weight]
+        return h, h * ((v[x] - mean) * rstd)
+
+    a, b = (total / length for total in row.reduce(["sum", "sum"], sums))
+    row.each(lambda v: v.put(out, ((v[g] * v[weight] - a) - (v[x] - mean) * rstd * b) * rstd))
+
+
+def row_sum(row, out, x):
+    """The sum of each row."""
+    row.result(out, row.sum(lambda v: row.k.cast(v[x], out.dtype)))
+
+
+def row_mean(row, out, x):
+    """The mean of each row."""
+    row.result(out, row.sum(lambda v: row.k.cast(v[x], out.dtype)) / row.length_as(out.dtype))
+
+
+def row_max(row, out, x):
+    """The largest element of each row."""
+    row.result(out, row.max(lambda v: v[x]))
+
+
+def row_min(row, out, x):
+    """The smallest element of each row."""
+    row.result(out, row.min(lambda v: v[x]))
+
+
+#: name: (program, kinds of the outputs, kinds of the inputs)
+PROGRAMS = {
+    "softmax": (softmax, ["row"], ["row"]),
+    "log_softmax": (log_softmax, ["row"], ["row"]),
+    "logsumexp": (logsumexp, ["column"], ["row"]),
+    "softmax_backward": (softmax_backward, ["row"], ["row", "row"]),
+    "log_softmax_backward": (log_softmax_backward, ["row"], ["row", "row"]),
+    "layer_norm": (layer_norm, ["row", "column", "column"], ["row", "vector", "vector", "scalar"]),
+    "layer_norm_backward": (layer_norm_backward, ["row"], ["row", "row", "column", "column", "vector"]),
+    "sum": (row_sum, ["column"], ["row"]),
+    "mean": (row_mean, ["column"], ["row"]),
+    "max": (row_max, ["column"], ["row"]),
+    "min": (row_min, ["column"], ["row"]),
+}
+
+
+def compile_row_program(name, dtype, target=None):
+    """One of `PROGRAMS` with all arrays of one dtype."""
+    fn, out_kinds, in_kinds = PROGRAMS[name]
+    return compile_rows(name, fn, [dtype] * len(out_kinds), out_kinds, [dtype] * len(in_kinds), in_kinds, target)

@@ -1,0 +1,172 @@
+"""The JIT and its disk cache: what is found again, what is never trusted, and what happens when there is no disk."""
+
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+import threading
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+
+from agog.compiler import elementwise, jit, rows, targets
+from agog.compiler.ir import Module
+from agog.compiler.kernel import Kernel
+
+
+def add_module(constant, target=None):
+    """A module with `f(x) = x + constant` over int64."""
+    module = Module(target or targets.host())
+    k = Kernel(module, "f", [("x", "int64")], "int64")
+    k.ret(k.arguments[0] + constant)
+    k.finish()
+    return module
+
+
+def call(code, x):
+    return ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(code["f"])(x)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(jit.config, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(jit, "_said", set())
+    return tmp_path / "objects"
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """Counts what is really compiled."""
+    count = []
+    compiler = jit._compile
+    monkeypatch.setattr(jit, "_compile", lambda *a: count.append(1) or compiler(*a))
+    return count
+
+
+def test_objects_are_found_again_on_disk(cache, compilations):
+    assert call(jit.load(add_module(7), ["f"]), 1) == 8
+    gc.collect()
+    assert call(jit.load(add_module(7), ["f"]), 1) == 8
+    assert len(compilations) == 1
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_the_key_holds_the_text_and_the_target(cache):
+    text = str(add_module(7))
+    paths = {jit._cache_path(text, t) for t in targets.TARGETS.values()} | {jit._cache_path(text + " ", targets.SSE2)}
+    assert len(paths) == len(targets.TARGETS) + 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "other", "extended"])
+def test_damaged_objects_are_made_anew(cache, compilations, damage):
+    jit.object_code(str(add_module(9)), targets.host())
+    (path,) = cache.iterdir()
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+    damaged = {"cut": data[:-10], "flip": data, "empty": b"", "other": b"x" * 1000, "extended": data + b"x"}[damage]
+    path.write_bytes(damaged)
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        assert call(jit.load(add_module(9), ["f"]), 1) == 10
+    assert len(compilations) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jit.object_code(str(add_module(9)), targets.host())
+    assert len(compilations) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_said_once(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(jit.config, "cache_dir", lambda: tmp_path / "file")
+    monkeypatch.setattr(jit, "_said", set())
+    with pytest.warns(RuntimeWarning, match="cache of compiled code"):
+        assert call(jit.load(add_module(11), ["f"]), 1) == 12
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert call(jit.load(add_module(12), ["f"]), 1) == 13
+
+
+def test_a_full_disk_leaves_nothing_behind(cache, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jit.os, "replace", full)
+    with pytest.warns(RuntimeWarning, match="No space left"):
+        assert call(jit.load(add_module(13), ["f"]), 1) == 14
+    assert list(cache.iterdir()) == []
+
+
+def test_an_object_that_does_not_link_is_made_anew(cache):
+    text, target = str(add_module(15)), targets.host()
+    jit._write(jit._cache_path(text, target), b"not an object, with a right digest")
+    assert call(jit.load(add_module(15), ["f"]), 1) == 16
+
+
+def test_code_is_shared_while_held_and_freed_after():
+    first = jit.load(add_module(21), ["f"])
+    assert jit.load(add_module(21), ["f"]) is first
+    watch = weakref.ref(first)
+    del first
+    gc.collect()
+    assert watch() is None
+    assert call(jit.load(add_module(21), ["f"]), 1) == 22
+
+
+def test_threads_compile_at_once():
+    results = {}
+
+    def work(i):
+        results[i] = call(jit.load(add_module(100 + i % 5), ["f"]), 1)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(20)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert results == {i: 101 + i % 5 for i in range(20)}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_compiles():
+    jit.load(add_module(1), ["f"])
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if call(jit.load(add_module(31), ["f"]), 1) == 32 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_llvm_is_not_imported_before_it_is_needed():
+    program = "import sys, agog.compiler.elementwise, agog.compiler.rows; sys.exit('llvmlite' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_every_target_makes_objects(name, monkeypatch, tmp_path):
+    """Also AArch64, which cannot run here: all functions, vectors and tails, down to object code."""
+    monkeypatch.setattr(jit.config, "cache_dir", lambda: tmp_path)
+    target = targets.TARGETS[name]
+
+    def everything(k, x, y):
+        z = k.pow(k.exp(x), k.sigmoid(y)) + k.erf(x) + k.sin(y) * k.log(k.abs(x)) + k.tanh(x)
+        return z + k.floor(x) + k.ceil(y) + k.trunc(x) + k.round(y)
+
+    for dtype in ("float32", "float64"):
+        module, _ = elementwise.build(everything, [dtype] * 2, [dtype], None, target)
+        assert jit.object_code(str(module), target)[:4] == b"\x7fELF"
+    assembly = jit.assembly(module)
+    expected = {"avx512": "zmm0", "avx2": "ymm0", "sse2": "mulpd", "neon": "fmla"}[name]
+    assert expected in assembly
+    for wider in {"sse2": ("ymm", "zmm", "vmulpd"), "avx2": ("zmm",)}.get(name, ()):
+        assert wider not in assembly
+    assert rows.PROGRAMS
+
+
+def test_constants_are_exact():
+    k = Kernel(Module(targets.SSE2), "f")
+    assert k.const(1.5).text == "0x3FF8000000000000"
+    assert k.const(1e40, "float32").text == "0x7FF0000000000000"
+    assert k.const(0.1, "float32").text != k.const(0.1, "float64").text
+    assert np.float32(0.1).item().hex() == "0x1.99999a0000000p-4"

@@ -1,0 +1,181 @@
+"""The thread pool: every chunk once, at once from several threads, after forks, when there is nothing to do."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from agog.compiler import jit, pool, targets
+from agog.compiler.ir import Module
+from agog.compiler.kernel import Kernel
+
+SLEEPS = ["futex", "condition"] if sys.platform == "linux" else ["condition"]
+
+
+@pytest.fixture(scope="module")
+def mark():
+    """Native code that adds one to each int32 of its range."""
+    module = Module(targets.host())
+    arguments = [("a", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")]
+    k = Kernel(module, "mark", arguments)
+    array, begin, end, _ = k.arguments
+
+    def add_one(i):
+        place = k.at(array, i, "int32")
+        k.store(k.load(place, "int32") + 1, place)
+
+    k.loop(begin, end, 1, add_one)
+    k.ret()
+    k.finish()
+    return jit.load(module, ["mark"])
+
+
+@pytest.fixture(params=[(s, n) for s in SLEEPS for n in (1, 2, 5)], ids=lambda p: f"{p[0]}-{p[1]}")
+def workers(request):
+    sleep, threads = request.param
+    p = pool.Pool(threads, sleep)
+    yield p
+    p.stop()
+
+
+def run(p, mark, counts, grain):
+    p.run(mark["mark"], counts.ctypes.data, counts.size, grain)
+
+
+@pytest.mark.parametrize("n, grain", [(0, 1), (1, 1), (7, 1), (1000, 1), (100003, 1000), (10, 100), (4096, 4095)])
+def test_every_index_once(workers, mark, n, grain):
+    counts = np.zeros(n, np.int32)
+    for _ in range(50):
+        run(workers, mark, counts, grain)
+    assert (counts == 50).all()
+
+
+def test_many_small_jobs(workers, mark):
+    counts = np.zeros(64, np.int32)
+    for _ in range(5000):
+        run(workers, mark, counts, 1)
+    assert (counts == 5000).all()
+
+
+def test_jobs_after_sleep(workers, mark):
+    counts = np.zeros(64, np.int32)
+    for _ in range(30):
+        time.sleep(0.002)  # longer than workers spin
+        run(workers, mark, counts, 4)
+    assert (counts == 30).all()
+
+
+def test_several_callers_at_once(workers, mark):
+    arrays = [np.zeros(500 + i, np.int32) for i in range(4)]
+
+    def work(counts):
+        for _ in range(300):
+            run(workers, mark, counts, 7)
+
+    threads = [threading.Thread(target=work, args=(counts,)) for counts in arrays]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert all((counts == 300).all() for counts in arrays)
+
+
+def test_changing_the_number_of_threads(workers, mark):
+    counts = np.zeros(1000, np.int32)
+    for i in range(200):
+        workers.threads = 1 + i % 4
+        run(workers, mark, counts, 10)
+    assert (counts == 200).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_starts_its_own_workers(workers, mark):
+    counts = np.zeros(1000, np.int32)
+    run(workers, mark, counts, 10)
+    child = os.fork()
+    if child == 0:
+        workers.forget()
+        for _ in range(20):
+            run(workers, mark, counts, 10)
+        os._exit(0 if (counts == 21).all() else 1)
+    run(workers, mark, counts, 10)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (counts == 2).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_fork_while_another_thread_runs_jobs(mark):
+    """The shared pool, whose fork handler is installed: the parent's job must not look like the child's."""
+    p = pool.shared()
+    counts, stop = np.zeros(100000, np.int32), threading.Event()
+
+    def work():
+        while not stop.is_set():
+            run(p, mark, counts, 100)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                own = np.zeros(1000, np.int32)
+                run(p, mark, own, 10)
+                os._exit(0 if (own == 1).all() else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_stopped_pool_works_alone(mark):
+    p = pool.Pool(3, SLEEPS[0])
+    counts = np.zeros(1000, np.int32)
+    run(p, mark, counts, 10)
+    p.stop()
+    run(p, mark, counts, 10)
+    p.threads = 2
+    run(p, mark, counts, 10)
+    assert (counts == 3).all()
+    p.stop()
+
+
+@pytest.mark.parametrize("sleep", SLEEPS)
+def test_idle_workers_sleep(mark, sleep):
+    p = pool.Pool(4, sleep)
+    run(p, mark, np.zeros(1000, np.int32), 1)
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.1
+    p.stop()
+
+
+def test_a_pool_without_threads():
+    module = pool.build(targets.host(), "none")
+    code = jit.load(module, [pool.SYMBOL])
+    assert ctypes.c_void_p(code[pool.SYMBOL]).value
+
+
+def test_other_systems_assemble():
+    """The condition variable's variant is what macOS gets; its AArch64 code must at least assemble."""
+    for sleep in ("futex", "condition"):
+        assert jit.object_code(str(pool.build(targets.NEON, sleep)), targets.NEON)[:4] == b"\x7fELF"
+
+
+def test_a_process_with_workers_ends(tmp_path):
+    program = """
+import numpy as np
+from agog.compiler.elementwise import compile_elementwise
+f = compile_elementwise("add", lambda k, a, b: a + b, ["float32"] * 2, ["float32"])
+x = np.ones(1 << 21, np.float32)
+for _ in range(20):
+    f([x], [x, x])
+"""
+    for _ in range(3):
+        assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0

@@ -1,0 +1,126 @@
+"""Row kernels against float64 NumPy."""
+
+import numpy as np
+import pytest
+from scipy import special
+
+from agog import config
+from agog.compiler.rows import PROGRAMS, compile_row_program, compile_rows
+from agog.errors import AgogError
+
+SHAPES = [(1, 1), (3, 5), (7, 16), (2, 17), (5, 64), (3, 131), (2, 1000), (1, 9001), (150, 67), (0, 4), (4, 0)]
+
+
+def layer_norm(x, weight, bias, epsilon):
+    mean = x.mean(-1, keepdims=True)
+    rstd = 1 / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + epsilon)
+    return (x - mean) * rstd * weight + bias, mean[..., 0], rstd[..., 0]
+
+
+def layer_norm_backward(g, x, mean, rstd, weight):
+    h, n = g * weight, (x - mean[:, None]) * rstd[:, None]
+    return rstd[:, None] * (h - h.mean(-1, keepdims=True) - n * (h * n).mean(-1, keepdims=True))
+
+
+REFERENCE = {
+    "softmax": lambda x: special.softmax(x, -1),
+    "log_softmax": lambda x: special.log_softmax(x, -1),
+    "logsumexp": lambda x: special.logsumexp(x, -1),
+    "softmax_backward": lambda y, g: y * (g - (g * y).sum(-1, keepdims=True)),
+    "log_softmax_backward": lambda y, g: g - np.exp(y) * g.sum(-1, keepdims=True),
+    "layer_norm": layer_norm,
+    "layer_norm_backward": layer_norm_backward,
+    "sum": lambda x: x.sum(-1),
+    "mean": lambda x: x.mean(-1),
+    "max": lambda x: x.max(-1),
+    "min": lambda x: x.min(-1),
+}
+
+
+def arguments(name, rows, d, dtype, rng):
+    shapes = {"row": (rows, d), "column": (rows,), "vector": (d,), "scalar": ()}
+    _, out_kinds, in_kinds = PROGRAMS[name]
+    ins = [rng.standard_normal(shapes[kind]).astype(dtype) for kind in in_kinds]
+    if name == "layer_norm":
+        ins[3] = np.array(0.01, dtype)
+    return [np.full(shapes[kind], 7, dtype) for kind in out_kinds], ins
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_programs(name, dtype, target, rng, guarded):
+    kernel = compile_row_program(name, dtype, target)
+    for rows, d in SHAPES:
+        if d == 0 and name in (
+            "max",
+            "min",
+            "log_softmax",
+            "softmax",
+            "logsumexp",
+            "layer_norm",
+            "layer_norm_backward",
+            "mean",
+        ):
+            continue  # NumPy has no answer, or warns
+        outs, ins = arguments(name, rows, d, dtype, rng)
+        outs = [guarded.array(a) for a in outs]
+        kernel(outs, [guarded.array(a) for a in ins])
+        with np.errstate(all="ignore"):
+            expected = REFERENCE[name](*[a.astype(np.float64) for a in ins])
+        for out, exact in zip(outs, expected if isinstance(expected, tuple) else (expected,), strict=True):
+            scale = max(1.0, np.abs(exact).max(initial=0))
+            np.testing.assert_allclose(out, exact, 0, 40 * np.finfo(dtype).eps * scale)
+
+
+def test_long_sums_keep_their_digits(target, rng):
+    x = rng.random((1, 1 << 21), np.float32)
+    out = np.empty(1, np.float32)
+    compile_row_program("sum", "float32", target)([out], [x])
+    assert abs(out[0] / x.sum(dtype=np.float64) - 1) < 3e-7
+
+
+def test_nan_and_infinity(target):
+    x = np.zeros((4, 37), np.float32)
+    x[0, 35], x[1, 3], x[2], x[3, 30] = np.nan, np.inf, -np.inf, -np.inf
+    out = np.empty(4, np.float32)
+    for name in ("max", "min", "sum"):
+        compile_row_program(name, "float32", target)([out], [x])
+        np.testing.assert_array_equal(out, getattr(x, name)(-1))
+    compile_row_program("logsumexp", "float32", target)([out], [x])
+    with np.errstate(all="ignore"):
+        np.testing.assert_allclose(out, special.logsumexp(x.astype(np.float64), -1), 1e-6)
+
+
+def test_own_programs_and_integers(target, rng):
+    def program(row, total, largest, x):
+        k = row.k
+        a, b = row.reduce(["sum", "max"], lambda v: (k.cast(v[x], "int64"), v[x]))
+        row.result(total, a)
+        row.result(largest, b)
+
+    kernel = compile_rows("ints", program, ["int64", "int32"], ["column"] * 2, ["int32"], ["row"], target)
+    x = rng.integers(-(2**31), 2**31, (13, 77)).astype(np.int32)
+    total, largest = np.empty(13, np.int64), np.empty(13, np.int32)
+    kernel([total, largest], [x])
+    np.testing.assert_array_equal(total, x.sum(-1, dtype=np.int64))
+    np.testing.assert_array_equal(largest, x.max(-1))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_rows(threads, rng, monkeypatch):
+    monkeypatch.setattr(config, "num_threads", threads)
+    x = rng.standard_normal((1001, 515)).astype(np.float32)
+    kernel = compile_row_program("softmax", "float32")
+    out = np.empty_like(x)
+    kernel([out], [x])
+    np.testing.assert_allclose(out, special.softmax(x.astype(np.float64), -1), 0, 1e-6)
+    kernel([x], [x])
+    np.testing.assert_array_equal(x, out)
+
+
+def test_mistakes_are_explained():
+    kernel = compile_row_program("softmax", "float32")
+    with pytest.raises(ValueError, match="row of float32"):
+        kernel([np.empty((3, 4), np.float32)], [np.empty((4, 4), np.float32)])
+    with pytest.raises(AgogError, match="'row'"):
+        compile_rows("none", lambda *_: None, ["float32"], ["column"], ["float32"], ["vector"])
