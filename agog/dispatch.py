@@ -39,6 +39,16 @@ def wrap(data: Any, node: Any = None) -> Any:
     t = _new(Tensor)
     t._data = data
     t._node = node
+    if config.special and config.modes.recorder is not None:
+        config.modes.recorder.on_born(t)
+    return t
+
+
+def constant(data: Any) -> Any:
+    """A Tensor of numbers that come from Python."""
+    t = wrap(data)
+    if config.special and config.modes.recorder is not None:
+        config.modes.recorder.on_constant(t)
     return t
 
 
@@ -104,7 +114,7 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
         else:
             dt = common if c else dtypes.of_scalar(x)
             try:
-                out.append(wrap(np.array(x, dt)))
+                out.append(constant(np.array(x, dt)))
             except OverflowError:
                 raise DTypeError(f"{op.name}: {x} does not fit into {dt}; cast the Tensor to a wider dtype first") from None
     return out

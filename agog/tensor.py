@@ -95,6 +95,7 @@ class Tensor:
     def __init__(self, data: Any, dtype: Any = None, *, requires_grad: bool = False):
         self._data = _to_array(data, dtype, None)
         self._node = None
+        _announce(self, data)
         if requires_grad:
             self.requires_grad_()
 
@@ -174,7 +175,11 @@ class Tensor:
     def grad(self) -> Tensor | None:
         """The gradient that `backward()` has accumulated, or None."""
         node = self._node
-        return node.grad if type(node) is Leaf else None
+        if type(node) is not Leaf:
+            return None
+        if config.special and config.modes.recorder is not None:
+            config.modes.recorder.on_grad(node)
+        return node.grad
 
     @grad.setter
     def grad(self, value: Any) -> None:
@@ -187,6 +192,8 @@ class Tensor:
             value = asarray(value)
             if value.shape != self.shape:
                 raise ShapeError(f"a gradient of shape {value.shape} for a Tensor of shape {self.shape}")
+        if config.special and config.modes.recorder is not None:
+            config.modes.recorder.on_grad(node)
         node.grad = value
 
     def detach(self) -> Tensor:
@@ -590,6 +597,20 @@ def _to_array(data: Any, dtype: Any, copy: bool | None) -> Any:
     return _from_python(data, dt)
 
 
+def _announce(t: Tensor, source: Any) -> None:
+    """Tell the recorder about a Tensor made from `source`: Python numbers are constants, arrays are not."""
+    if config.special and config.modes.recorder is not None:
+        config.modes.recorder.on_born(t)
+        if isinstance(source, bool | int | float | complex | list | tuple | range) and not _holds_arrays(source):
+            config.modes.recorder.on_constant(t)
+
+
+def _holds_arrays(x: Any) -> bool:
+    if isinstance(x, list | tuple):
+        return any(_holds_arrays(y) for y in x)
+    return not isinstance(x, bool | int | float | complex | range)
+
+
 def _from_python(data: Any, dt: Any) -> np.ndarray:
     """Nested sequences of numbers, arrays and Tensors."""
     if hasattr(data, "__array__") or hasattr(data, "__array_interface__"):
@@ -659,6 +680,7 @@ def asarray(data: Any, /, *, dtype: Any = None, device: Any = None, copy: bool |
             out = data.clone() if copy else data
     else:
         out = wrap(_to_array(data, dtype, copy))
+        _announce(out, data)
     if device is not None:
         out = out.to_device(device)
     return out.requires_grad_() if requires_grad else out

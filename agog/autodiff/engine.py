@@ -178,6 +178,8 @@ def backward(roots: Sequence[Any], gradients: Sequence[Any], *, retain_graph: bo
             g = wrap(g)
         else:
             g = finish(g, leaf.shape, leaf.dtype)
+        if config.special and config.modes.recorder is not None:
+            config.modes.recorder.on_grad(leaf)
         old = leaf.grad
         if old is None:
             leaf.grad = g

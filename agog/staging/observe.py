@@ -1,0 +1,426 @@
+"""What a Python function reads and changes besides Tensors, seen without interpreting bytecode.
+
+While a function is recorded, a profile hook notes every Python frame that runs and every call of a C function known to
+be impure. From the code objects that ran follow the names they read: globals, closure cells, defaults, attributes. The
+state behind these names is fingerprinted when a frame starts and again when the recording ends. What differs was
+changed by the function (a side effect); what does not was at most read, and becomes a guard.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import random
+import sys
+import sysconfig
+import types
+import zlib
+from typing import Any, Callable, Iterable
+
+import numpy as np
+
+from agog import config
+from agog.dispatch import Tensor as _tensor_class  # noqa: F401 - set when the class exists
+from agog.tape import Leaf
+
+_LIBRARIES = tuple(os.path.normpath(p) + os.sep for p in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"),
+                                                          sysconfig.get_path("purelib"), sysconfig.get_path("platlib")} if p)
+_AGOG = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_FROZEN = ("<frozen", "<__array_function__", "<string>")
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), np.dtype, np.generic, range,
+          slice)
+_FIXED = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, property, np.ufunc, staticmethod, classmethod,
+          types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType, types.MethodDescriptorType,
+          types.MethodWrapperType)
+_CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque)
+MAX_STATE = 20_000
+MAX_ARRAY_BYTES = 16 << 20
+
+_IMPURE_MODULES = {"time", "random", "_random", "io", "_io", "posix", "nt", "socket", "_socket", "select", "secrets",
+                   "uuid", "_uuid", "subprocess", "signal", "_thread", "_datetime", "_curses", "readline", "_ssl", "mmap"}
+_IMPURE_BUILTINS = {"print", "input", "open", "breakpoint", "exec", "eval", "globals", "setattr", "delattr"}
+_HARMLESS = {("posix", "fspath"), ("_thread", "allocate_lock"), ("_thread", "get_ident"), ("_thread", "RLock"),
+             ("time", "perf_counter_ns_"), ("nt", "fspath")}
+_IMPURE_TYPES = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
+_IMPURE_CLASS_NAMES = {"datetime", "date"}
+
+
+def is_user_code(filename: str) -> bool:
+    """True for code whose names are the user's: not agog, not the standard library, not an installed package."""
+    if filename.startswith(_AGOG) or filename.startswith(_FROZEN):
+        return False
+    return not filename.startswith(_LIBRARIES)
+
+
+def is_tensor(x: Any) -> bool:
+    return hasattr(type(x), "_node") and hasattr(type(x), "_data")
+
+
+class Refuse(Exception):
+    """State that cannot be watched; the message says which and why."""
+
+
+# ------------------------------------------------------------------------------------------------ fingerprints
+def fingerprint(value: Any, seen: dict[int, int] | None = None, name: str = "") -> Any:
+    """A hashable-free, comparable picture of plain mutable state: equal when nothing that matters changed.
+
+    Tensors count by identity (their values are the recorder's business), functions, classes and modules too; lists,
+    dicts, sets, small arrays and the attributes of ordinary objects by their contents.
+
+    Raises Refuse for what cannot be watched: live iterators, huge containers and arrays.
+    """
+    seen = {} if seen is None else seen
+    if isinstance(value, _PLAIN):
+        return (type(value), repr(value)) if isinstance(value, float | complex | np.generic) else (type(value), value)
+    key = id(value)
+    if key in seen:
+        return ("again", seen[key])
+    seen[key] = len(seen)
+    if len(seen) > MAX_STATE:
+        raise Refuse(f"{name or 'its state'} reaches more than {MAX_STATE} objects; pass less, or keep it in Tensors")
+    if is_tensor(value):
+        return ("tensor", key)
+    if isinstance(value, np.ndarray):
+        if value.nbytes > MAX_ARRAY_BYTES:
+            raise Refuse(f"{name or 'an array'} is a NumPy array of {value.nbytes >> 20} MB; make it a Tensor, "
+                         "or pass it as an argument")
+        data = np.ascontiguousarray(value)
+        body: Any = [fingerprint(x, seen, name) for x in value.flat] if value.dtype.hasobject else \
+            zlib.crc32(data.view(np.uint8).reshape(-1).data if data.size else b"")
+        return ("array", key, value.shape, value.dtype.str, body)
+    if isinstance(value, list | tuple | collections.deque):
+        return (type(value), key if not isinstance(value, tuple) else None, [fingerprint(v, seen, name) for v in value])
+    if isinstance(value, dict):
+        return (type(value), key, [(_key(k), fingerprint(v, seen, f"{name}[{k!r}]")) for k, v in list(value.items())])
+    if isinstance(value, set | frozenset):
+        return (type(value), key, sorted((repr(_key(v)) for v in value)))
+    if isinstance(value, types.FunctionType):
+        return ("function", key, id(value.__code__), fingerprint(value.__defaults__, seen, name),
+                fingerprint(value.__kwdefaults__, seen, name), fingerprint(value.__dict__ or None, seen, name),
+                [_cell(c, seen, name) for c in value.__closure__ or ()] if is_user_code(value.__code__.co_filename) else None)
+    if isinstance(value, types.MethodType):
+        return ("method", id(value.__func__), fingerprint(value.__self__, seen, name))
+    if isinstance(value, _FIXED):
+        return ("fixed", key)
+    if isinstance(value, Leaf):
+        return ("leaf", key)
+    watched = getattr(value, "__agog_fingerprint__", None)
+    if watched is not None:
+        return ("watched", key, watched())
+    if hasattr(value, "__next__"):
+        raise Refuse(f"{name or 'it'} is an iterator ({type(value).__name__}); what it gives next cannot be known beforehand")
+    return _instance(value, key, seen, name)
+
+
+def _cell(cell: Any, seen: dict[int, int], name: str) -> Any:
+    try:
+        return fingerprint(cell.cell_contents, seen, name)
+    except ValueError:
+        return "empty"
+
+
+def _instance(value: Any, key: int, seen: dict[int, int], name: str) -> Any:
+    parts: list[Any] = []
+    state = getattr(value, "__dict__", None)
+    if isinstance(state, dict):
+        parts.append([(k, fingerprint(v, seen, f"{name}.{k}")) for k, v in list(state.items())])
+    for cls in type(value).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            if slot not in ("__dict__", "__weakref__") and hasattr(value, slot):
+                parts.append((slot, fingerprint(getattr(value, slot), seen, f"{name}.{slot}")))
+    return ("object", key, id(type(value)), parts)
+
+
+def _key(k: Any) -> Any:
+    return (type(k), k) if isinstance(k, _PLAIN) else ("id", id(k))
+
+
+def changed(before: Any, after: Any) -> bool:
+    """True when two fingerprints differ."""
+    return before != after
+
+
+# ------------------------------------------------------------------------------------------- watching a recording
+class Place:
+    """Where a value was read from: a dict entry (globals, attributes) or a closure cell. It can be read again."""
+
+    __slots__ = ("holder", "key", "name")
+
+    def __init__(self, holder: Any, key: Any, name: str):
+        self.holder, self.key, self.name = holder, key, name
+
+    def read(self) -> Any:
+        holder, key = self.holder, self.key
+        if type(holder) is dict:
+            return holder.get(key, _ABSENT)
+        if isinstance(holder, types.CellType):
+            try:
+                return holder.cell_contents
+            except ValueError:
+                return _ABSENT
+        return getattr(holder, key, _ABSENT)
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "<absent>"
+
+
+_ABSENT = _Absent()
+
+
+class Watch:
+    """Notes frames and impure calls while active, and the state that those frames could reach when they began."""
+
+    def __init__(self) -> None:
+        self.places: dict[tuple[int, Any], Place] = {}
+        self.before: dict[tuple[int, Any], Any] = {}
+        self.codes: set[types.CodeType] = set()
+        self.reason: str | None = None
+        self.arguments: list[tuple[str, Any, Any]] = []
+        self._random: Any = None
+        self._keep: list[Any] = []
+        self._active = False
+
+    # the roots of a call: the function itself and its arguments
+    def start(self, fn: Callable[..., Any], arguments: Iterable[tuple[str, Any]]) -> None:
+        """Begin watching; `arguments` are (name, value) pairs of everything that is not a Tensor."""
+        self._random = (random.getstate(), _numpy_random())
+        for name, value in arguments:
+            try:
+                self.arguments.append((name, value, fingerprint(value, None, name)))
+            except Refuse as refusal:
+                self.refuse(f"argument {refusal}")
+        self._enter_function(fn)
+        self._streams = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = _Stream(self, sys.stdout, "stdout"), _Stream(self, sys.stderr, "stderr")
+        self._before_profile = sys.getprofile()
+        self._active = True
+        sys.setprofile(self._profile)
+
+    def stop(self) -> None:
+        """End watching (also after an exception)."""
+        if self._active:
+            sys.setprofile(self._before_profile)
+            self._active = False
+            if isinstance(sys.stdout, _Stream):
+                sys.stdout = self._streams[0]
+            if isinstance(sys.stderr, _Stream):
+                sys.stderr = self._streams[1]
+
+    def refuse(self, reason: str) -> None:
+        if self.reason is None:
+            self.reason = reason
+
+    def _enter_function(self, fn: Any) -> None:
+        while isinstance(fn, types.MethodType):
+            self._note_value(("self", id(fn.__self__)), fn.__self__, "self")
+            fn = fn.__func__
+        if not isinstance(fn, types.FunctionType):
+            call = getattr(type(fn), "__call__", None)
+            self._note_value(("self", id(fn)), fn, type(fn).__name__)
+            fn = call
+        if isinstance(fn, types.FunctionType):
+            self._note_function(fn)
+
+    def _note_function(self, fn: types.FunctionType) -> None:
+        code = fn.__code__
+        if not is_user_code(code.co_filename):
+            return
+        for name, cell in zip(code.co_freevars, fn.__closure__ or ()):
+            self._note(Place(cell, None, name))
+        for i, default in enumerate(fn.__defaults__ or ()):
+            if isinstance(default, list | dict | set):
+                self._note_value((id(fn), "default", i), default, f"a default of {fn.__name__}")
+        for name, default in (fn.__kwdefaults__ or {}).items():
+            if isinstance(default, list | dict | set):
+                self._note_value((id(fn), "default", name), default, f"default {name}")
+        self._note_globals(code, fn.__globals__)
+
+    def _note_globals(self, code: types.CodeType, namespace: dict) -> None:
+        if code in self.codes:
+            return
+        self.codes.add(code)
+        for name in _global_names(code):
+            if name in namespace:
+                place = Place(namespace, name, name)
+                self._note(place)
+                value = namespace[name]
+                if isinstance(value, types.ModuleType) and is_user_code(getattr(value, "__file__", None) or "<frozen"):
+                    for attribute in code.co_names:
+                        if attribute in vars(value):
+                            self._note(Place(vars(value), attribute, f"{name}.{attribute}"))
+            elif not hasattr(_builtins(namespace), name) and name in code.co_names:
+                self._note(Place(namespace, name, name))  # absent now; it could appear
+
+    def _note(self, place: Place) -> None:
+        key = (id(place.holder), place.key)
+        if key in self.places:
+            return
+        self.places[key] = place
+        value = place.read()
+        try:
+            self.before[key] = fingerprint(value, None, place.name)
+        except Refuse as refusal:
+            self.refuse(str(refusal))
+            self.before[key] = None
+        self._note_callable(value)
+        self._note_class(value)
+
+    def _note_value(self, key: Any, value: Any, name: str) -> None:
+        holder = {"value": value}
+        self._keep.append(holder)
+        self._note(Place(holder, "value", name))
+
+    def _note_callable(self, value: Any) -> None:
+        if isinstance(value, types.FunctionType) and is_user_code(value.__code__.co_filename):
+            for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):
+                self._note(Place(cell, None, name))
+
+    def _note_class(self, value: Any) -> None:
+        """Class attributes and methods of a user's object can be replaced; they are read through its class."""
+        cls = value if isinstance(value, type) else type(value)
+        for base in cls.__mro__:
+            module = sys.modules.get(base.__module__)
+            if base is object or not is_user_code(getattr(module, "__file__", None) or "<frozen") and base.__module__ != "__main__":
+                continue
+            for name, attribute in list(vars(base).items()):
+                if name in ("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__slots__", "__qualname__"):
+                    continue
+                key = (id(base), name)
+                if key not in self.places:
+                    self.places[key] = Place(base, name, f"{base.__name__}.{name}")
+                    try:
+                        self.before[key] = fingerprint(getattr(base, name, _ABSENT), None, f"{base.__name__}.{name}")
+                    except Refuse as refusal:
+                        self.refuse(str(refusal))
+                        self.before[key] = None
+
+    # ------------------------------------------------------------------------------------------ the hook
+    def _profile(self, frame: types.FrameType, event: str, arg: Any) -> None:
+        if event == "call":
+            code = frame.f_code
+            if not is_user_code(code.co_filename) or config.modes.recorder is None:
+                return
+            if code.co_flags & 0x20 and frame.f_lasti > 4 and code not in self.codes:  # a generator goes on that others began
+                self.refuse(f"the generator {code.co_name} was started outside")
+            if code.co_flags & (0x80 | 0x200):
+                self.refuse(f"{code.co_name} is a coroutine")
+            if code not in self.codes:
+                self._note_globals(code, frame.f_globals)
+                for name in code.co_freevars:
+                    if name in frame.f_locals:
+                        self._note_local(frame, name)
+            if code.co_argcount and code.co_varnames[0] in ("self", "cls"):
+                owner = frame.f_locals.get(code.co_varnames[0], _ABSENT)
+                if owner is not _ABSENT and not is_tensor(owner) and ("self", id(owner)) not in self.before:
+                    self.before["self", id(owner)] = None
+                    self._keep.append(owner)
+                    self._note_value(("self", id(owner)), owner, code.co_varnames[0])
+        elif event == "c_call":
+            self._c_call(frame, arg)
+
+    def _note_local(self, frame: types.FrameType, name: str) -> None:
+        # The cell itself is out of reach from a frame; its content is watched for change by identity of what it holds.
+        value = frame.f_locals[name]
+        if isinstance(value, list | dict | set | np.ndarray) or (hasattr(value, "__dict__") and not callable(value)):
+            self._note_value(("free", id(value)), value, name)
+
+    def _c_call(self, frame: types.FrameType, fn: Any) -> None:
+        if self.reason is not None or not is_user_code(frame.f_code.co_filename):
+            if not _is_library_frame(frame):
+                return
+        name = getattr(fn, "__name__", "")
+        module = getattr(fn, "__module__", None) or ""
+        owner = getattr(fn, "__self__", None)
+        if module == "builtins" and name in _IMPURE_BUILTINS and is_user_code(frame.f_code.co_filename):
+            if name in ("setattr", "delattr", "exec", "eval", "globals"):
+                return  # their effects are seen in the state
+            self.refuse(f"it calls {name}()")
+        elif isinstance(owner, _IMPURE_TYPES):
+            self.refuse(f"it draws from {type(owner).__module__}.{type(owner).__name__}.{name}; use agog.random")
+        elif isinstance(owner, type) and owner.__name__ in _IMPURE_CLASS_NAMES and name in ("now", "today", "utcnow"):
+            self.refuse(f"it calls {owner.__name__}.{name}()")
+        elif module in _IMPURE_MODULES and (module, name) not in _HARMLESS and _from_user(frame):
+            self.refuse(f"it calls {module}.{name}()")
+        elif owner is not None and type(owner).__module__ in ("_io", "io") and not isinstance(owner, _Stream):
+            self.refuse(f"it uses a file ({type(owner).__name__}.{name})")
+
+    # -------------------------------------------------------------------------------------------- the verdict
+    def side_effect(self) -> str | None:
+        """What changed besides Tensors, in words; None when nothing did."""
+        if self.reason is not None:
+            return self.reason
+        for key, place in self.places.items():
+            before = self.before[key]
+            try:
+                after = fingerprint(place.read(), None, place.name)
+            except Refuse as refusal:
+                return str(refusal)
+            if before != after:
+                return f"it changes {place.name}"
+        for name, value, before in self.arguments:
+            if fingerprint(value, None, name) != before:
+                return f"it changes its argument {name}"
+        state = (random.getstate(), _numpy_random())
+        if state[0] != self._random[0] or not _same_random(state[1], self._random[1]):
+            return "it draws random numbers from Python's or NumPy's generator; use agog.random"
+        return None
+
+
+def _from_user(frame: types.FrameType | None) -> bool:
+    """True when the call comes from user code, directly or through a library function (`random.choice`, `logging`)."""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(_AGOG):
+            return False
+        if is_user_code(name):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_library_frame(frame: types.FrameType) -> bool:
+    return not frame.f_code.co_filename.startswith(_AGOG)
+
+
+def _builtins(namespace: dict) -> Any:
+    found = namespace.get("__builtins__")
+    return found if isinstance(found, types.ModuleType) else types.SimpleNamespace(**(found or {}))
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    """Names that `code`, and functions defined inside it, may read as globals."""
+    names = set(code.co_names)
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            names |= _global_names(const)
+    return names
+
+
+def _numpy_random() -> Any:
+    if "numpy.random" not in sys.modules:
+        return None
+    return np.random.get_state(legacy=True)
+
+
+def _same_random(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return a is b
+    return bool(a[0] == b[0] and a[2:] == b[2:] and (a[1] == b[1]).all())
+
+
+class _Stream:
+    """Stands in for stdout or stderr during a recording: writing is a side effect, and still happens once."""
+
+    def __init__(self, watch: Watch, stream: Any, name: str):
+        self._watch, self._stream, self._name = watch, stream, name
+
+    def write(self, text: str) -> Any:
+        self._watch.refuse(f"it writes to {self._name} (print); use ag.print to print from a staged function")
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

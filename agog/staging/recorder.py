@@ -1,0 +1,231 @@
+"""The recorder: while a function runs eagerly, each operation also appends a record.
+
+Values are told apart by the array objects that hold them, which are kept alive until the recording ends, so that an
+identity never comes back. A Tensor that was not made during the recording was read from outside: it becomes an input,
+fetched afresh at every call from where it was found.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from agog import config, tape
+from agog.errors import user_line
+
+
+class Record:
+    """One operation that ran: the row, slots of its inputs and outputs, static parameters, the user's line."""
+
+    __slots__ = ("op", "inputs", "statics", "outputs", "line")
+
+    def __init__(self, op: Any, inputs: tuple, statics: tuple, outputs: tuple, line: str):
+        self.op, self.inputs, self.statics, self.outputs, self.line = op, inputs, statics, outputs, line
+
+
+class Guard:
+    """Python looked at a value here: `slot` held `expected`. `position` counts the records before it."""
+
+    __slots__ = ("slot", "expected", "position", "what", "line")
+
+    def __init__(self, slot: int, expected: Any, position: int, what: str, line: str):
+        self.slot, self.expected, self.position, self.what, self.line = slot, expected, position, what, line
+
+    def holds(self, value: Any) -> bool:
+        """Whether the value is the one that was recorded; NaN equals itself, 0.0 differs from -0.0."""
+        if type(value) is not type(self.expected):
+            return False
+        return value == self.expected and repr(value) == repr(self.expected) or value != value and self.expected != self.expected
+
+
+class Effect:
+    """Something staged and delivered in order at commit: `deliver(*values)` with the values of `slots`."""
+
+    __slots__ = ("deliver", "slots", "position")
+
+    def __init__(self, deliver: Any, slots: tuple[int, ...], position: int):
+        self.deliver, self.slots, self.position = deliver, slots, position
+
+
+class Argument:
+    """An input that is the call's Tensor number `index`."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int):
+        self.index = index
+
+    def __repr__(self) -> str:
+        return f"argument {self.index}"
+
+
+class Captured:
+    """An input read from a Tensor that the function found outside."""
+
+    __slots__ = ("tensor", "node")
+
+    def __init__(self, tensor: Any):
+        self.tensor, self.node = tensor, tensor._node
+
+    def __repr__(self) -> str:
+        return f"captured {type(self.tensor).__name__}{list(self.tensor.shape)}"
+
+
+class Gradient:
+    """An input read from the `.grad` of a leaf."""
+
+    __slots__ = ("leaf",)
+
+    def __init__(self, leaf: Any):
+        self.leaf = leaf
+
+    def __repr__(self) -> str:
+        return f"gradient {list(self.leaf.shape)}"
+
+
+class External:
+    """A Tensor from outside: its slot, and what it held when first seen."""
+
+    __slots__ = ("tensor", "slot", "data", "node")
+
+    def __init__(self, tensor: Any, slot: int):
+        self.tensor, self.slot, self.data, self.node = tensor, slot, tensor._data, tensor._node
+
+
+class Recorder:
+    """Collects what one run does. The hooks are called by the dispatcher, Tensors and the engine."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.guards: list[Guard] = []
+        self.effects: list[Effect] = []
+        self.sources: list[tuple[int, Any]] = []
+        self.constants: dict[int, np.ndarray] = {}
+        self.specs: list[tuple[tuple[int, ...], Any]] = []
+        self.external: dict[int, External] = {}
+        self.leaves: dict[int, tuple[Any, Any]] = {}
+        self.reason: str | None = None
+        self.start = tape._ticket()
+        self._slot_of_array: dict[int, int] = {}
+        self._born: dict[int, Any] = {}
+        self._kept: list[Any] = []
+
+    # ------------------------------------------------------------------------------------------------ slots
+    def _slot(self, data: Any) -> int:
+        slot = len(self.specs)
+        self.specs.append((data.shape, data.dtype))
+        self._slot_of_array[id(data)] = slot
+        self._kept.append(data)
+        return slot
+
+    def add_argument(self, tensor: Any, index: int) -> None:
+        """A Tensor argument of the call."""
+        if id(tensor) not in self.external:
+            slot = self._slot(tensor._data)
+            self.external[id(tensor)] = External(tensor, slot)
+            self._kept.append(tensor)
+            self.sources.append((slot, Argument(index)))
+
+    def _capture(self, tensor: Any) -> int:
+        for leaf, before in self.leaves.values():
+            if before is tensor:
+                source: Any = Gradient(leaf)
+                break
+        else:
+            source = Captured(tensor)
+        slot = self._slot(tensor._data)
+        self.external[id(tensor)] = External(tensor, slot)
+        self._kept.append(tensor)
+        self.sources.append((slot, source))
+        return slot
+
+    def slot_of(self, tensor: Any) -> int:
+        """The slot of a Tensor's present value."""
+        seen = self.external.get(id(tensor))
+        if seen is not None and tensor._data is seen.data:
+            return seen.slot
+        if seen is None and id(tensor) not in self._born:
+            return self._capture(tensor)
+        slot = self._slot_of_array.get(id(tensor._data))
+        if slot is None:
+            self.refuse("it makes a Tensor from data that cannot be followed (such as a NumPy array computed inside)")
+            slot = self._slot(tensor._data)
+            self.constants[slot] = tensor._data
+        return slot
+
+    def refuse(self, reason: str) -> None:
+        """This run cannot be staged; the first reason is kept."""
+        if self.reason is None:
+            line = user_line(2)
+            self.reason = f"{reason}" + (f"  ({line})" if line else "")
+
+    # ------------------------------------------------------------------------------------------------ hooks
+    def on_born(self, tensor: Any) -> None:
+        """A Tensor object was made during the recording."""
+        self._born[id(tensor)] = tensor
+
+    def on_constant(self, tensor: Any) -> None:
+        """A Tensor of Python numbers: they follow from what the guards watch."""
+        self._born[id(tensor)] = tensor
+        if id(tensor._data) not in self._slot_of_array:
+            slot = self._slot(tensor._data)
+            self.constants[slot] = tensor._data
+
+    def on_op(self, op: Any, tensors: list[Any], statics: tuple, results: tuple) -> None:
+        """An operation ran on these Tensors."""
+        for t in (*tensors, *results):
+            if t is not None and type(t._data) is not np.ndarray:
+                if hasattr(t._data, "__agog_level__"):
+                    return  # inside vmap or jvp: the operations on what they hold are recorded
+                self.refuse("it computes on a device that staging does not know yet")
+                return
+        inputs = tuple(None if t is None else self.slot_of(t) for t in tensors)
+        outputs = tuple(self._slot(t._data) for t in results)
+        self.records.append(Record(op, inputs, statics, outputs, user_line(2)))
+
+    def on_scalar(self, tensor: Any, what: str) -> Any:
+        """Python looks at the single value of a Tensor: from here on, this is one path of several."""
+        data = tensor._data
+        if type(data) is not np.ndarray:
+            return data.item()
+        value = data.item()
+        self.guards.append(Guard(self.slot_of(tensor), value, len(self.records), what, user_line(2)))
+        return value
+
+    def on_escape(self, tensor: Any, what: str) -> None:
+        """The values of a Tensor leave agog's sight."""
+        self.refuse(f"it looks at the values of a Tensor with {what}")
+
+    def on_assign(self, tensor: Any, value: Any) -> None:
+        """A Tensor is about to be given a new value."""
+        if hasattr(value, "_node"):
+            self.slot_of(value)
+        if id(tensor) not in self.external and id(tensor) not in self._born:
+            self._capture(tensor)
+
+    def on_grad(self, leaf: Any) -> None:
+        """The `.grad` of a leaf is about to be read or written."""
+        if id(leaf) not in self.leaves:
+            self.leaves[id(leaf)] = (leaf, leaf.grad)
+
+    def on_effect(self, deliver: Any, tensors: list[Any]) -> None:
+        """`ag.print`, `ag.callback`, ...: deliver at commit, with the values of `tensors`."""
+        self.effects.append(Effect(deliver, tuple(self.slot_of(t) for t in tensors), len(self.records)))
+
+
+class recording:  # noqa: N801 - used as a context
+    """Make `recorder` this thread's recorder for a while."""
+
+    def __init__(self, recorder: Recorder):
+        self.recorder = recorder
+
+    def __enter__(self) -> Recorder:
+        self.before = config.modes.recorder
+        config.enter_special()
+        config.modes.recorder = self.recorder
+        return self.recorder
+
+    def __exit__(self, *exc: Any) -> None:
+        config.modes.recorder = self.before
+        config.leave_special()
