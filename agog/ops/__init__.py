@@ -10,3 +10,7 @@ import agog.ops.activations  # noqa: F401
 import agog.ops.reductions  # noqa: F401
 import agog.ops.scans  # noqa: F401
 import agog.ops.searching  # noqa: F401
+import agog.ops.losses  # noqa: F401
+import agog.ops.normalization  # noqa: F401
+import agog.ops.attention  # noqa: F401
+import agog.ops.conv  # noqa: F401

@@ -182,17 +182,18 @@ def _take_along(np: Any, x: Any, indices: Any, axis: int) -> Any:
         raise _first_outside("take_along_axis", x, indices, axis % x.ndim) from None
 
 
-def _batch_along(name: str, arrays: int) -> Any:
+def _batch_along(name: str, stretch: bool = True) -> Any:
     def batch(xp: Any, batched: tuple, inputs: tuple, statics: tuple) -> Any:
-        inputs = [v if b else xp.reshape(v, (1, *v.shape)) for v, b in zip(inputs, batched)]
-        if arrays == 3 or name == "_take_along_axis_adjoint":
-            n = max(v.shape[0] for v in inputs)
-            inputs = [v if v.shape[0] == n else xp.broadcast_to(v, (n, *v.shape[1:])) for v in inputs]
-        if name == "_take_along_axis_adjoint":
-            statics = ((inputs[0].shape[0], *statics[0]), ax.shifted(statics[1]))
-        else:
-            statics = (ax.shifted(statics[0]),)
-        return getattr(xp, name)(*inputs, *statics)
+        rank = max(len(v.shape) - b for v, b in zip(inputs, batched))
+        n = next(v.shape[0] for v, b in zip(inputs, batched) if b)
+        aligned = []
+        for v, b in zip(inputs, batched):
+            shape = tuple(v.shape[b:])
+            v = xp.reshape(v, (n if b else 1, *(1,) * (rank - len(shape)), *shape))
+            aligned.append(xp.broadcast_to(v, (n, *v.shape[1:])) if stretch and not b else v)
+        if len(statics) == 2:
+            return getattr(xp, name)(*aligned, (n, *statics[0]), ax.shifted(statics[1]))
+        return getattr(xp, name)(*aligned, ax.shifted(statics[0]))
 
     return batch
 
@@ -201,7 +202,7 @@ take_along_axis = Op(
     "take_along_axis(x, indices; axis=-1) -> y", _take_along,
     check=lambda x, indices, axis: (_check_along("take_along_axis", x, indices, axis),),
     vjp={"x": lambda xp, g, indices, x_shape, axis: xp._take_along_axis_adjoint(g, indices, shape=x_shape, axis=axis)},
-    linear_in=("x",), promotes=(), kind="indexing", batch=_batch_along("take_along_axis", 2),
+    linear_in=("x",), promotes=(), kind="indexing", batch=_batch_along("take_along_axis", stretch=False),
     samples=lambda s: [((s(3, 4), s.ints(4, 3, 2)), {}), ((s(3, 4), s.ints(3, 5, 4)), {"axis": 0}),
                        ((s(3, 1), s.ints(3, 2, 4)), {"axis": 0}), ((s(2, 3, 4), s.ints(3, 1, 3, 1)), {"axis": 1})],
     doc="y[i, j, k] = x[i, indices[i, j, k], k] for axis=1: one element for each index. `indices` has as many axes "
@@ -231,7 +232,7 @@ def _take_along_adjoint(np: Any, g: Any, indices: Any, shape: tuple, axis: int) 
 
 Op("_take_along_axis_adjoint(g, indices; shape, axis=-1) -> x", _take_along_adjoint,
    vjp={"g": lambda xp, g, indices, g_shape, axis: xp.sum_to(xp.take_along_axis(g, indices, axis=axis), g_shape)},
-   linear_in=("g",), promotes=(), widen=True, kind="indexing", batch=_batch_along("_take_along_axis_adjoint", 2),
+   linear_in=("g",), promotes=(), widen=True, kind="indexing", batch=_batch_along("_take_along_axis_adjoint"),
    samples=lambda s: [((s(3, 2), s.ints(4, 3, 2)), {"shape": (3, 4)}),
                       ((s(3, 4), s.ints(2, 3, 4)), {"shape": (2, 4), "axis": 0})],
    doc="Zeros of `shape` to which each element of `g` is added where its index along `axis` says.")
@@ -264,7 +265,7 @@ def _written_along(np: Any, g: Any, indices: Any, axis: int) -> Any:
 Op("_take_along_written(g, indices; axis=-1) -> y", _written_along,
    vjp={"g": lambda xp, g, indices, g_shape, axis:
         xp.put_along_axis(xp.zeros(g_shape, dtype=g.dtype), indices, g, axis=axis)},
-   linear_in=("g",), promotes=(), kind="indexing", batch=_batch_along("_take_along_written", 2),
+   linear_in=("g",), promotes=(), kind="indexing", batch=_batch_along("_take_along_written"),
    samples=lambda s: [((s(3, 4), s.ints(4, 3, 2)), {})],
    doc="As take_along_axis, but 0 where a later index names the same place.")
 put_along_axis = Op(
@@ -272,7 +273,7 @@ put_along_axis = Op(
     vjp={"x": lambda xp, g, indices, axis: xp.put_along_axis(g, indices, 0, axis=axis),
          "values": lambda xp, g, indices, values_shape, values_dtype, axis:
              xp.astype(xp.sum_to(xp._take_along_written(g, indices, axis=axis), values_shape), values_dtype)},
-    linear_in=("x", "values"), promotes=(), kind="indexing", batch=_batch_along("put_along_axis", 3),
+    linear_in=("x", "values"), promotes=(), kind="indexing", batch=_batch_along("put_along_axis"),
     samples=lambda s: [((s(3, 4), s.ints(4, 3, 2), s(3, 2)), {}), ((s(3, 4), s.ints(3, 1, 4), s(1, 4)), {"axis": 0}),
                        ((s(3, 4), s.ints(3, 2, 4), s()), {"axis": 0})],
     doc="A copy of `x` in which the elements that `take_along_axis` would read are `values` (cast, broadcast to the "
@@ -386,13 +387,3 @@ def one_hot(xp, indices, num_classes=None, dtype=None):
         num_classes = int(xp.max(indices)) + 1 if ax.size(indices.shape) else 0
     return xp._one_hot(indices, classes=ax.integer("one_hot", "num_classes", num_classes),
                        dtype=dtypes.default_float() if dtype is None else dtypes.dtype(dtype))
-
-
-@composite(samples=lambda s: [((s.ints(5, 2, 3), s(5, 4)), {})])
-def embedding(xp, indices, weight):
-    """The rows of the table `weight` (n, d) that `indices` (any shape) name: the shape of indices, then d."""
-    if len(weight.shape) != 2:
-        raise ShapeError(f"embedding: weight is {describe(weight)}, but must be a table (n, d); the order of "
-                         "arguments is "
-                         "embedding(indices, weight)")
-    return xp.take(weight, indices, axis=0)

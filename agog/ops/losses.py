@@ -91,10 +91,10 @@ def _class_index(np, target, classes, ignore_index):
     return np.where(valid, target, 0).astype(np.int64, copy=False), valid
 
 
-class_index = Op(
-    "class_index(target; classes, ignore_index=-100) -> index, valid", _class_index, takes="i", promotes=("target",),
+Op(
+    "_class_index(target; classes, ignore_index=-100) -> index, valid", _class_index, takes="i", promotes=("target",),
     kind="other", smooth=False, samples=lambda s: [((s.ints(5, 4),), {"classes": 5})],
-    batch=lambda xp, batched, inputs, statics: xp.class_index(inputs[0], *statics),
+    batch=lambda xp, batched, inputs, statics: xp._class_index(inputs[0], *statics),
     doc="Targets checked against the number of classes: (int64 indices with 0 in place of `ignore_index`, bool mask of "
         "the others). Raises IndexingError for any other value outside 0..classes-1.")
 
@@ -135,7 +135,7 @@ def _cross_entropy_rule(xp, g, x, target, lse, ignore_index, reduction):
     a, h = g
     if xp is raw:
         return _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction)
-    index, valid = xp.class_index(target, classes=x.shape[1], ignore_index=ignore_index)
+    index, valid = xp._class_index(target, classes=x.shape[1], ignore_index=ignore_index)
     valid = xp.astype(valid, x.dtype)
     a = a * valid / xp.sum(valid) if reduction == "mean" else a * valid
     p = xp.exp(x - xp.expand_dims(lse, axis=1))
@@ -160,7 +160,7 @@ def _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction):
 
 def _cross_entropy_check(x, target, ignore_index, reduction):
     if x.ndim != 2 or target.shape != x.shape[:1]:
-        raise ShapeError(f"cross_entropy_index(x={x.dtype}{list(x.shape)}, target={target.dtype}{list(target.shape)}): "
+        raise ShapeError(f"cross_entropy(x={x.dtype}{list(x.shape)}, target={target.dtype}{list(target.shape)}): "
                          "x has shape (N, classes) and target (N,)")
     if x.shape[1] == 0:
         raise ShapeError(f"cross_entropy: the logits have shape {x.shape}: no classes at all")
@@ -174,7 +174,7 @@ def _cross_entropy_batch(xp, batched, inputs, statics):
     x = x if batched[0] else xp.broadcast_to(x, (b, *x.shape))
     target = target if batched[1] else xp.broadcast_to(target, (b, *target.shape))
     _, n, classes = x.shape
-    loss, lse = xp.cross_entropy_index(xp.reshape(x, (b * n, classes)), xp.reshape(target, (b * n,)),
+    loss, lse = xp._cross_entropy_index(xp.reshape(x, (b * n, classes)), xp.reshape(target, (b * n,)),
                                        ignore_index=ignore_index, reduction="none")
     loss, lse = xp.reshape(loss, (b, n)), xp.reshape(lse, (b, n))
     if reduction == "none":
@@ -185,8 +185,8 @@ def _cross_entropy_batch(xp, batched, inputs, statics):
     return total, lse
 
 
-cross_entropy_index = Op(
-    "cross_entropy_index(x, target; ignore_index=-100, reduction=mean) -> loss, lse", _cross_entropy,
+Op(
+    "_cross_entropy_index(x, target; ignore_index=-100, reduction=mean) -> loss, lse", _cross_entropy,
     vjp={"x": _cross_entropy_rule}, to_float=True, takes="f", promotes=("x",), widen=True, kind="loss",
     check=_cross_entropy_check, batch=_cross_entropy_batch,
     samples=lambda s: [((s(5, 7), s.ints(7, 5)), {}), ((s(5, 3), s.ints(3, 5)), {"ignore_index": 1}),
@@ -268,9 +268,9 @@ def cross_entropy(xp, logits, target, weight=None, ignore_index=-100, label_smoo
             logits = xp.moveaxis(logits, 1, -1)
         logits = xp.reshape(logits, (-1 if classes else 0, classes))
         target = xp.reshape(target, (-1,)) if hasattr(target, "shape") else target
-        loss, _ = xp.cross_entropy_index(logits, target, ignore_index=ignore_index, reduction=reduction)
+        loss, _ = xp._cross_entropy_index(logits, target, ignore_index=ignore_index, reduction=reduction)
         return xp.reshape(loss, rest) if reduction == "none" else loss
-    return xp.cross_entropy_index(logits, target, ignore_index=ignore_index, reduction=reduction)[0]
+    return xp._cross_entropy_index(logits, target, ignore_index=ignore_index, reduction=reduction)[0]
 
 
 def _weights_along(xp, weight, ndim, axis):
@@ -288,7 +288,7 @@ def _cross_entropy_probabilities(xp, logits, target, weight, label_smoothing, re
 
 def _picked(xp, name, x, target, axis, ignore_index):
     """(x at the target along axis, mask of targets not ignored, indices)"""
-    index, valid = xp.class_index(target, classes=x.shape[axis], ignore_index=ignore_index)
+    index, valid = xp._class_index(target, classes=x.shape[axis], ignore_index=ignore_index)
     found = xp.take_along_axis(x, xp.expand_dims(index, axis=axis), axis=axis)
     return xp.squeeze(found, axis=axis), valid, index
 
@@ -341,8 +341,8 @@ def _bce_terms(np, p, t):
     return (t - 1) * np.maximum(np.log1p(-p), -100) - t * np.maximum(np.log(p), -100)
 
 
-binary_cross_entropy_terms = elementwise(
-    "binary_cross_entropy_terms(p, t) -> y", _bce_terms, to_float=True, takes="f", widen=True,
+elementwise(
+    "_binary_cross_entropy_terms(p, t) -> y", _bce_terms, to_float=True, takes="f", widen=True,
     vjp={"p": lambda xp, g, p, t: g * (p - t) / xp.maximum(p * (1.0 - p), 1e-12),
          "t": lambda xp, g, p: g * (xp.maximum(xp.log1p(-p), -100.0) - xp.maximum(xp.log(p), -100.0))},
     lower=lambda k, p, t: k.sub(
@@ -358,7 +358,7 @@ def binary_cross_entropy(xp, probs, target, weight=None, reduction="mean"):
     Prefer `binary_cross_entropy_with_logits`, which loses no precision.
     """
     _same_shape("binary_cross_entropy", probs, target, "probs")
-    loss = xp.binary_cross_entropy_terms(probs, target)
+    loss = xp._binary_cross_entropy_terms(probs, target)
     if weight is not None:
         loss = loss * weight
     return _reduce(xp, "binary_cross_entropy", loss, reduction)
