@@ -28,7 +28,7 @@ def _memory() -> int:
 
 
 def allocatable(op: str, shape: tuple[int, ...], dtype: Any) -> None:
-    """Raises OutOfMemoryError for an array that the machine cannot hold: Linux would hand out the memory and kill later."""
+    """Raises OutOfMemoryError for an array too large for this machine: Linux would grant it and kill later."""
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes > _LARGE and nbytes > _memory():
         raise OutOfMemoryError(f"{op}: {dtype}{list(shape)} needs {nbytes / 1e9:.4g} GB, more than the "
@@ -78,9 +78,11 @@ def _check_full(shape: Any, fill_value: Any, dtype: Any) -> tuple:
 
 
 Op("_full(; shape, fill_value, dtype=None) -> y",
-   lambda np, shape, fill_value, dtype: np.full(shape, fill_value, dtypes.of_scalar(fill_value) if dtype is None else dtype),
+   lambda np, shape, fill_value, dtype:
+       np.full(shape, fill_value, dtypes.of_scalar(fill_value) if dtype is None else dtype),
    check=_check_full, result=lambda *a: a[-1], kind="creation",
-   samples=lambda s: [((), {"shape": (2, 3), "fill_value": 2}), ((), {"shape": (), "fill_value": 1.5, "dtype": s.dtype})],
+   samples=lambda s: [((), {"shape": (2, 3), "fill_value": 2}),
+                      ((), {"shape": (), "fill_value": 1.5, "dtype": s.dtype})],
    doc="An array of `shape` with every element `fill_value`, a number; see full.")
 
 
@@ -134,7 +136,7 @@ def _number(op: str, name: str, value: Any) -> Any:
 def _check_arange(start: Any, stop: Any, step: Any, dtype: Any) -> tuple:
     if stop is None:
         start, stop = 0, start
-    start, stop, step = _number("arange", "start", start), _number("arange", "stop", stop), _number("arange", "step", step)
+    start, stop, step = (_number("arange", n, v) for n, v in (("start", start), ("stop", stop), ("step", step)))
     if step == 0:
         raise ArgumentError("arange: the step is 0; give a positive or a negative one")
     for name, value in (("start", start), ("stop", stop), ("step", step)):
@@ -181,8 +183,8 @@ linspace = Op("linspace(; start, stop, num=50, endpoint=True, dtype=None) -> y",
               lambda np, start, stop, num, endpoint, dtype:
                   np.linspace(start, stop, num, endpoint).astype(dtypes.default_float() if dtype is None else dtype),
               check=_check_linspace, result=lambda *a: a[-1], kind="creation",
-              samples=lambda s: [((), {"start": 0, "stop": 1, "num": 5}), ((), {"start": 1.0, "stop": -1.0, "num": 4,
-                                                                               "endpoint": False}),
+              samples=lambda s: [((), {"start": 0, "stop": 1, "num": 5}),
+                                 ((), {"start": 1.0, "stop": -1.0, "num": 4, "endpoint": False}),
                                  ((), {"start": 0, "stop": 1, "num": 0}), ((), {"start": 0, "stop": 1, "num": 1})],
               doc="`num` evenly spaced numbers from `start` to `stop`, which is the last one unless endpoint=False. "
                   "dtype: "

@@ -314,7 +314,8 @@ def _array_axes(template: tuple, arrays: list) -> tuple[int, int]:
 
 
 Op("_getitem_array(x, key; template) -> y", _read, check=_check_read,
-   vjp={"x": lambda xp, g, key, x_shape, template: xp._getitem_arrays_adjoint(g, key, shape=x_shape, template=template)},
+   vjp={"x": lambda xp, g, key, x_shape, template:
+        xp._getitem_arrays_adjoint(g, key, shape=x_shape, template=template)},
    linear_in=("x",), promotes=(), kind="indexing", batch=_batch_read,
    samples=lambda s: [((s(3, 4), s.ints(3, 2)), {"template": ("@", slice(1, 3))}),
                       ((s(3, 4), s.ints(2, 3, 4) > 0), {"template": ("@",)}),
@@ -491,7 +492,8 @@ def index(xp, x, key):
     return xp._getitem_arrays(x, *arrays, template=template)
 
 
-@composite(samples=lambda s: [((s(3, 4), (slice(1, None), 2), s(2)), {}), ((s(3, 4), [0, 0, 2], s(3, 4)), {"mode": "add"}),
+@composite(samples=lambda s: [((s(3, 4), (slice(1, None), 2), s(2)), {}),
+                              ((s(3, 4), [0, 0, 2], s(3, 4)), {"mode": "add"}),
                               ((s(3, 4), 1, s(4)), {"mode": "add"})])
 def index_update(xp, x, key, value, mode="set"):
     """A copy of `x` in which `x[key]` is `value` (mode "set") or grew by it (mode "add"); differentiable in both.
