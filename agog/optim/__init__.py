@@ -1,0 +1,15 @@
+"""Optimizers, and schedules of their learning rates.
+
+    opt = ag.optim.AdamW(model.parameters(), lr=1e-3)
+    loss.backward()
+    opt.step()
+    opt.zero_grad()
+"""
+
+from agog.optim import lr_scheduler
+from agog.optim._adam import Adam, AdamW, Lion
+from agog.optim._adaptive import Adagrad, RMSprop
+from agog.optim._optimizer import Optimizer
+from agog.optim._sgd import SGD
+
+__all__ = ["Adagrad", "Adam", "AdamW", "Lion", "Optimizer", "RMSprop", "SGD", "lr_scheduler"]

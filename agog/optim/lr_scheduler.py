@@ -1,0 +1,331 @@
+"""Schedules of the learning rate.
+
+    schedule = ag.optim.lr_scheduler.CosineAnnealingLR(opt, t_max=100)
+    for epoch in range(100):
+        ...
+        schedule.step()
+
+A schedule is a function of the number of steps taken, so one that was loaded goes on exactly where it was saved.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from typing import Any, Callable, Sequence
+
+from agog.errors import ArgumentError, ArgumentTypeError, CheckpointError
+from agog.optim._group import number
+from agog.optim._optimizer import Optimizer
+
+__all__ = ["ConstantLR", "CosineAnnealingLR", "ExponentialLR", "LRScheduler", "LambdaLR", "LinearLR", "LinearWarmup",
+           "MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau", "SequentialLR", "StepLR"]
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ArgumentTypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise ArgumentError(f"{name}={value}: give a whole number of at least {least}")
+    return value
+
+
+class LRScheduler:
+    """The base class: a subclass defines `rate(base, n)`, the learning rate after `n` calls of `step`.
+
+    base  the learning rate that the group had when the first schedule was made (`group["initial_lr"]`)
+    """
+
+    def __init__(self, optimizer: Optimizer):
+        if not isinstance(optimizer, Optimizer):
+            raise ArgumentTypeError(f"{type(self).__name__}: the first argument must be an optimizer, not a "
+                                    f"{type(optimizer).__name__}")
+        self.optimizer = optimizer
+        self.last_epoch = 0
+        self.base_lrs = [g.setdefault("initial_lr", g["lr"]) for g in optimizer.param_groups]
+        self._set()
+
+    def rate(self, base: float, n: int) -> float:
+        """The learning rate after `n` steps, for a group that started with `base`."""
+        return base
+
+    def _set(self) -> None:
+        for i, (group, base) in enumerate(zip(self.optimizer.param_groups, self.base_lrs)):
+            group["lr"] = self._rate(i, base, self.last_epoch)
+
+    def _rate(self, index: int, base: float, n: int) -> float:
+        return self.rate(base, n)
+
+    def step(self) -> None:
+        """Go on to the next learning rate: call it once after each epoch (or each batch, as you planned it)."""
+        self.last_epoch += 1
+        self._set()
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rates of the groups now."""
+        return [g["lr"] for g in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is needed to go on from here, besides how the schedule was made."""
+        return {"last_epoch": self.last_epoch, "base_lrs": list(self.base_lrs)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the schedule that was saved stood. Raises CheckpointError for the state of another kind."""
+        mine = self.state_dict()
+        if not isinstance(state_dict, dict) or state_dict.keys() != mine.keys():
+            raise CheckpointError(f"{type(self).__name__}.load_state_dict: expected the keys {sorted(mine)}")
+        if len(state_dict["base_lrs"]) != len(self.base_lrs):
+            raise CheckpointError(f"{type(self).__name__}.load_state_dict: {len(state_dict['base_lrs'])} groups were "
+                                  f"saved, this optimizer has {len(self.base_lrs)}")
+        for key, value in state_dict.items():
+            setattr(self, key, list(value) if isinstance(value, list | tuple) else value)
+        self._set()
+
+
+class LambdaLR(LRScheduler):
+    """base * factor(n); `factor` is a function of the number of steps, or a list with one for each group."""
+
+    def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]]):
+        groups = len(getattr(optimizer, "param_groups", ()))
+        self.factors = list(lr_lambda) if isinstance(lr_lambda, list | tuple) else [lr_lambda] * groups
+        if len(self.factors) != groups:
+            raise ArgumentError(f"LambdaLR: {len(self.factors)} functions for {groups} parameter groups")
+        super().__init__(optimizer)
+
+    def _rate(self, index: int, base: float, n: int) -> float:
+        return base * self.factors[index](n)
+
+
+class ConstantLR(LRScheduler):
+    """base * factor for the first `total_iters` steps, then base."""
+
+    def __init__(self, optimizer: Optimizer, factor: float = 1 / 3, total_iters: int = 5):
+        self.factor, self.total_iters = number("factor", factor), _whole("total_iters", total_iters, 0)
+        super().__init__(optimizer)
+
+    def rate(self, base: float, n: int) -> float:
+        return base * self.factor if n < self.total_iters else base
+
+
+class StepLR(LRScheduler):
+    """base * gamma ** (n // step_size)."""
+
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1):
+        self.step_size, self.gamma = _whole("step_size", step_size, 1), number("gamma", gamma)
+        super().__init__(optimizer)
+
+    def rate(self, base: float, n: int) -> float:
+        return base * self.gamma ** (n // self.step_size)
+
+
+class MultiStepLR(LRScheduler):
+    """base * gamma ** (how many of the milestones have been reached)."""
+
+    def __init__(self, optimizer: Optimizer, milestones: Sequence[int], gamma: float = 0.1):
+        self.milestones = sorted(_whole("milestones", m, 0) for m in milestones)
+        self.gamma = number("gamma", gamma)
+        super().__init__(optimizer)
+
+    def rate(self, base: float, n: int) -> float:
+        return base * self.gamma ** bisect_right(self.milestones, n)
+
+
+class ExponentialLR(LRScheduler):
+    """base * gamma ** n."""
+
+    def __init__(self, optimizer: Optimizer, gamma: float):
+        self.gamma = number("gamma", gamma)
+        super().__init__(optimizer)
+
+    def rate(self, base: float, n: int) -> float:
+        return base * self.gamma ** n
+
+
+class LinearLR(LRScheduler):
+    """base times a factor that goes evenly from start_factor to end_factor over `total_iters` steps."""
+
+    def __init__(self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0,
+                 total_iters: int = 5):
+        self.start_factor, self.end_factor = number("start_factor", start_factor), number("end_factor", end_factor)
+        self.total_iters = _whole("total_iters", total_iters, 1)
+        super().__init__(optimizer)
+
+    def rate(self, base: float, n: int) -> float:
+        part = min(n, self.total_iters) / self.total_iters
+        return base * (self.start_factor + (self.end_factor - self.start_factor) * part)
+
+
+class LinearWarmup(LinearLR):
+    """From start_factor * base (a small part of it) evenly up to base over `warmup_steps` steps."""
+
+    def __init__(self, optimizer: Optimizer, warmup_steps: int, start_factor: float = 0.01):
+        super().__init__(optimizer, start_factor, 1.0, _whole("warmup_steps", warmup_steps, 1))
+
+
+class PolynomialLR(LRScheduler):
+    """base * (1 - n / total_iters) ** power, 0 from total_iters on."""
+
+    def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0):
+        self.total_iters, self.power = _whole("total_iters", total_iters, 1), number("power", power)
+        super().__init__(optimizer)
+
+    def rate(self, base: float, n: int) -> float:
+        return base * (1 - min(n, self.total_iters) / self.total_iters) ** self.power
+
+
+class CosineAnnealingLR(LRScheduler):
+    """Down half a cosine from base to eta_min over `t_max` steps, and up again (Loshchilov and Hutter, 2017)."""
+
+    def __init__(self, optimizer: Optimizer, t_max: int, eta_min: float = 0.0):
+        self.t_max, self.eta_min = _whole("t_max", t_max, 1), number("eta_min", eta_min)
+        super().__init__(optimizer)
+
+    def rate(self, base: float, n: int) -> float:
+        return self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * n / self.t_max)) / 2
+
+
+class OneCycleLR(LRScheduler):
+    """Up from max_lr / div_factor to max_lr, then down to far below where it started (Smith and Topin, 2018).
+
+    Step it after each batch. The rate follows cosines, or straight lines with anneal_strategy="linear".
+
+    total_steps       number of steps of the whole cycle; a step after the last raises ArgumentError
+    pct_start         part of the cycle that goes up
+    final_div_factor  the end is max_lr / div_factor / final_div_factor
+    cycle_momentum    move the momentum (or the first beta) from max_momentum to base_momentum and back
+    """
+
+    def __init__(self, optimizer: Optimizer, max_lr: float | Sequence[float], total_steps: int, pct_start: float = 0.3,
+                 anneal_strategy: str = "cos", div_factor: float = 25.0, final_div_factor: float = 1e4,
+                 cycle_momentum: bool = False, base_momentum: float = 0.85, max_momentum: float = 0.95):
+        if anneal_strategy not in ("cos", "linear"):
+            raise ArgumentError(f"OneCycleLR: anneal_strategy={anneal_strategy!r}; use 'cos' or 'linear'")
+        self.total_steps, self.anneal_strategy = _whole("total_steps", total_steps, 1), anneal_strategy
+        self.pct_start = number("pct_start", pct_start, high=1.0)
+        self.div_factor = number("div_factor", div_factor)
+        self.final_div_factor = number("final_div_factor", final_div_factor)
+        groups = len(getattr(optimizer, "param_groups", ()))
+        several = isinstance(max_lr, list | tuple)
+        self.max_lrs = [number("max_lr", m) for m in (max_lr if several else [max_lr] * groups)]
+        if len(self.max_lrs) != groups:
+            raise ArgumentError(f"OneCycleLR: {len(self.max_lrs)} values of max_lr for {groups} parameter groups")
+        self.cycle_momentum, self.base_momentum, self.max_momentum = cycle_momentum, base_momentum, max_momentum
+        super().__init__(optimizer)
+
+    def _between(self, start: float, end: float, part: float) -> float:
+        if self.anneal_strategy == "linear":
+            return start + (end - start) * part
+        return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
+
+    def _phase(self, n: int) -> tuple[bool, float]:
+        """(going up, how far)."""
+        top, end = self.pct_start * self.total_steps - 1, self.total_steps - 1
+        if n <= top:
+            return True, n / top if top > 0 else 1.0
+        return False, (n - top) / (end - top) if end > top else 1.0
+
+    def _rate(self, index: int, base: float, n: int) -> float:
+        if n >= self.total_steps:
+            raise ArgumentError(f"OneCycleLR: step {n} of a cycle of total_steps={self.total_steps}; the cycle is over")
+        high = self.max_lrs[index]
+        low = high / self.div_factor
+        up, part = self._phase(n)
+        if self.cycle_momentum:
+            group = self.optimizer.param_groups[index]
+            momentum = self._between(self.max_momentum, self.base_momentum, part) if up else \
+                self._between(self.base_momentum, self.max_momentum, part)
+            if "betas" in group:
+                group["betas"] = (momentum, group["betas"][1])
+            elif "momentum" in group:
+                group["momentum"] = momentum
+            else:
+                raise ArgumentError(f"OneCycleLR: {type(self.optimizer).__name__} has no momentum to cycle; pass "
+                                    "cycle_momentum=False")
+        return self._between(low, high, part) if up else self._between(high, low / self.final_div_factor, part)
+
+
+class SequentialLR(LRScheduler):
+    """One schedule after another: schedule i + 1 takes over, from its own beginning, at milestones[i]."""
+
+    def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int]):
+        self.schedulers, self.milestones = list(schedulers), [_whole("milestones", m, 1) for m in milestones]
+        if len(self.milestones) != len(self.schedulers) - 1 or self.milestones != sorted(set(self.milestones)):
+            raise ArgumentError(f"SequentialLR: {len(self.schedulers)} schedules need {len(self.schedulers) - 1} "
+                                f"rising milestones, not {self.milestones}")
+        for s in self.schedulers:
+            if not isinstance(s, LRScheduler) or s.optimizer is not optimizer:
+                raise ArgumentError("SequentialLR: each schedule must be one by the number of steps, of this same "
+                                    "optimizer")
+        super().__init__(optimizer)
+
+    def _set(self) -> None:
+        index = bisect_right(self.milestones, self.last_epoch)
+        current = self.schedulers[index]
+        current.last_epoch = self.last_epoch - (self.milestones[index - 1] if index else 0)
+        current._set()
+
+
+class ReduceLROnPlateau:
+    """Multiply the learning rate by `factor` when a number (`step(metric)`) has not improved for `patience` steps.
+
+    mode       "min": smaller is better; "max": larger is better
+    threshold  how much better counts: a part of the best value (threshold_mode="rel") or an amount ("abs")
+    cooldown   steps to wait after a reduction
+    min_lr     the rate goes no lower
+    """
+
+    def __init__(self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1, patience: int = 10,
+                 threshold: float = 1e-4, threshold_mode: str = "rel", cooldown: int = 0, min_lr: float = 0.0,
+                 eps: float = 1e-8):
+        if not isinstance(optimizer, Optimizer):
+            raise ArgumentTypeError(f"ReduceLROnPlateau: the first argument must be an optimizer, not a "
+                                    f"{type(optimizer).__name__}")
+        if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
+            raise ArgumentError(f"ReduceLROnPlateau: mode={mode!r}, threshold_mode={threshold_mode!r}; use 'min' or "
+                                "'max', and 'rel' or 'abs'")
+        self.optimizer, self.mode, self.threshold_mode = optimizer, mode, threshold_mode
+        self.factor = number("factor", factor, high=1.0, open_high=True)
+        self.patience, self.cooldown = _whole("patience", patience, 0), _whole("cooldown", cooldown, 0)
+        self.threshold, self.min_lr, self.eps = number("threshold", threshold), number("min_lr", min_lr), eps
+        self.best = math.inf if mode == "min" else -math.inf
+        self.num_bad_epochs = self.cooldown_counter = self.last_epoch = 0
+
+    def _better(self, value: float) -> bool:
+        margin = abs(self.best) * self.threshold if self.threshold_mode == "rel" else self.threshold
+        if math.isinf(self.best):
+            return not math.isnan(value) and value != self.best
+        return value < self.best - margin if self.mode == "min" else value > self.best + margin
+
+    def step(self, metrics: Any) -> None:
+        """Note the newest value (a number, or a Tensor with one element) and reduce the rate if it is time to."""
+        value = float(metrics)
+        self.last_epoch += 1
+        if self._better(value):
+            self.best, self.num_bad_epochs = value, 0
+        else:
+            self.num_bad_epochs += 1
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0
+        if self.num_bad_epochs > self.patience:
+            for group in self.optimizer.param_groups:
+                new = max(group["lr"] * self.factor, self.min_lr)
+                if group["lr"] - new > self.eps:
+                    group["lr"] = new
+            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rates of the groups now."""
+        return [g["lr"] for g in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is needed to go on from here, besides how the schedule was made."""
+        return {k: getattr(self, k) for k in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the schedule that was saved stood. The rate itself is part of the optimizer's state."""
+        if not isinstance(state_dict, dict) or state_dict.keys() != self.state_dict().keys():
+            raise CheckpointError("ReduceLROnPlateau.load_state_dict: expected the keys "
+                                  f"{sorted(self.state_dict())}")
+        for key, value in state_dict.items():
+            setattr(self, key, value)
