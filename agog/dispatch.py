@@ -188,11 +188,23 @@ def apply_operator(op: Op, inputs: tuple, statics: tuple) -> Any:
 
 
 # -------------------------------------------------------------------------------------------- the fast templates
+def _stretches(op: Op) -> bool:
+    """Whether NumPy takes bools or integers that the row does not, and gives them another dtype."""
+    for kind, dtype in (("b", np.bool_), ("i", np.int64)):
+        if kind not in op.takes:
+            try:
+                op.raw(np.empty(0, dtype), np.empty(0, dtype))
+                return True
+            except Exception:
+                pass
+    return False
+
+
 def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) -> Callable[..., Any]:
     """A function of two operands for a row of NumPy's binary ufuncs, or of matmul."""
     ufunc, keeps, differentiable = op.raw, op.keeps, bool(op.vjp)
     result_same = op.result == "same"
-    check_result = result_same and op.to_float  # others give the dtype of equal operands
+    check_result = result_same and (op.to_float or _stretches(op))  # others give the dtype of equal operands
 
     def method(x, y, /):
         try:
@@ -377,7 +389,7 @@ def function(op: Op) -> Callable[..., Any]:
     """The public function of a row: the fast template that fits its signature, else one that calls `apply`."""
     ufunc_like = (isinstance(op.impl, str) and isinstance(getattr(np, op.impl, None), np.ufunc)
                   or op.kind == "contraction") and not op.check
-    unary_like = op.elementwise and len(op.inputs) == 1 and not op.derived
+    unary_like = op.elementwise and len(op.inputs) == 1 and not op.derived and op.result == "same"
     if (ufunc_like or unary_like) and not op.statics and op.inputs and len(op.outputs) == 1 and not op.variadic:
         fn = (unary if len(op.inputs) == 1 else binary)(op)
     elif op.kind == "reduction" and op.statics == _REDUCTION and not op.widen:
