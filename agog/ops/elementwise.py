@@ -36,10 +36,16 @@ def _astype_vjp(xp: Any, g: Any, x_dtype: Any) -> Any:
     return xp.astype(xp.real(g) if g.dtype.kind == "c" and x_dtype.kind != "c" else g, x_dtype)
 
 
+def _targets(dtype: Any) -> tuple:
+    """dtypes to test casts to: differences see no rounding to a narrower one."""
+    lossless = ("float64", "complex128", "int32", "bool")
+    return lossless if dtype in ("float64", "complex128") else (*lossless, "float32", "float16")
+
+
 astype = Op("astype(x; dtype) -> y", _astype, vjp={"x": _astype_vjp}, linear_in="all", promotes=(), kind="cast",
             check=_check_astype, result=lambda x, dtype: dtype, batch=lambda xp, batched, inputs, statics:
             xp.astype(*inputs, *statics),
-            samples=lambda s: [((s(3, 4),), {"dtype": numpy.dtype(d)}) for d in ("float32", "float64", "complex128")],
+            samples=lambda s: [((s(3, 4),), {"dtype": numpy.dtype(d)}) for d in _targets(s.dtype)],
             doc="`x` in another dtype. Floats lose their fraction when cast to integers, complex numbers their "
                 "imaginary part when cast to real ones.")
 
@@ -83,7 +89,14 @@ def _sign_vjp(xp: Any, g: Any, x: Any, y: Any) -> Any:
     return xp.where(size == 0, 0, (g - xp.real(g * y) * xp.conj(y)) / xp.where(size == 0, 1, size))
 
 
-sign = elementwise("sign(x) -> y", takes="ifc", vjp={"x": _sign_vjp}, lower=lambda k, x: k.sign(x), domain=(0.3, 3),
+def _sign_jvp(xp: Any, t: Any, x: Any, y: Any) -> Any:
+    if x.dtype.kind != "c":
+        return xp.zeros(t.shape, dtype=t.dtype)
+    size = xp.abs(x)
+    return xp.where(size == 0, 0, (t - xp.real(xp.conj(y) * t) * y) / xp.where(size == 0, 1, size))
+
+
+sign = elementwise("sign(x) -> y", takes="ifc", vjp={"x": _sign_vjp}, jvp={"x": _sign_jvp}, lower=lambda k, x: k.sign(x), domain=(0.3, 3),
                    doc="-1, 0 or 1 by the sign of `x`; of complex `x`, `x / abs(x)`, and 0 at 0.")
 
 floor_divide = elementwise("floor_divide(x, y) -> z", takes="if", vjp={"x": _none, "y": _none},
@@ -216,7 +229,7 @@ isinf = elementwise("isinf(x) -> y", result="bool", lower=lambda k, x: k.isinf(x
                     doc="True where `x` is infinite, of either sign.")
 isfinite = elementwise("isfinite(x) -> y", result="bool", lower=lambda k, x: k.isfinite(x), domain=(-2, 2),
                        doc="True where `x` is neither infinite nor nan.")
-signbit = elementwise("signbit(x) -> y", takes="if", result="bool", lower=lambda k, x: k.lt(k.copysign(k.cast(1, x.dtype), x), 0)
+signbit = elementwise("signbit(x) -> y", takes="bif", result="bool", lower=lambda k, x: k.lt(k.copysign(k.cast(1, x.dtype), x), 0)
                       if dtypes.kind(numpy.dtype(x.dtype)) == "f" else k.lt(x, 0), domain=(-2, 2),
                       doc="True where the sign bit of `x` is set: negative numbers and -0.0.")
 

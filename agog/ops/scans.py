@@ -122,6 +122,7 @@ logcumsumexp = Op("logcumsumexp(x; axis=None) -> y", lambda np, x, axis: np.loga
 
 def _arg_running(larger: bool) -> Any:
     def compute(np: Any, x: Any, axis: int) -> Any:
+        axis %= x.ndim
         best = (np.maximum if larger else np.minimum).accumulate(x, axis)
         place = np.arange(x.shape[axis]).reshape((-1,) + (1,) * (x.ndim - 1 - axis))
         hit = (x == best) | (x != x)  # the latest of equal ones, and the latest nan once there is one

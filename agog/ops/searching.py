@@ -97,14 +97,17 @@ argsort = Op("argsort(x; axis=-1, descending=False, stable=True) -> y", _argsort
 def _topk_indices(np: Any, x: Any, k: int, axis: int, largest: bool) -> Any:
     x = np.moveaxis(x, axis, -1)
     n = x.shape[-1]
-    if 0 < k and 8 * k < n and x.dtype.kind in "iuf":
-        part = np.argpartition(x, n - k if largest else k - 1, -1)
-        part = np.sort(part[..., n - k:] if largest else part[..., :k], -1)
-        order = _argsort(np, np.take_along_axis(x, part, -1), x.ndim - 1, largest, True)
-        out = np.take_along_axis(part, order, -1)
-    else:
-        out = _argsort(np, x, x.ndim - 1, largest, True)[..., :k]
-    return np.ascontiguousarray(np.moveaxis(out, -1, axis))
+    if 0 < k and 8 * k < n and x.dtype.kind in "iuf":  # few of many: find the last that counts, then sort the chosen
+        edge = np.partition(x, n - k if largest else k - 1, -1)[..., n - k if largest else k - 1, None]
+        if (edge == edge).all():
+            ahead = (x > edge) | (x != x) if largest else x < edge
+            equal = x == edge
+            room = k - np.add.reduce(ahead, -1, np.int64, None, True)
+            chosen = ahead | (equal & (np.add.accumulate(equal, -1, np.int64) <= room))  # the first of equal ones
+            part = np.nonzero(chosen)[-1].reshape(*x.shape[:-1], k)
+            order = _argsort(np, np.take_along_axis(x, part, -1), x.ndim - 1, largest, True)
+            return np.ascontiguousarray(np.moveaxis(np.take_along_axis(part, order, -1), -1, axis))
+    return np.ascontiguousarray(np.moveaxis(_argsort(np, x, x.ndim - 1, largest, True)[..., :k], -1, axis))
 
 
 def _check_topk(x: Any, k: Any, axis: Any, largest: Any) -> tuple:

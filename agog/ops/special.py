@@ -155,9 +155,9 @@ elementwise("_logit(x) -> y", lambda np, x: np.log(x) - np.log1p(-x), **_real, w
 
 # ------------------------------------------------------------------------------------------------------------ sinc
 def _sinc(np: Any, x: Any) -> Any:
-    u = x * math.pi
-    zero = u == 0
-    return np.where(zero, np.ones_like(u), np.sin(u) / np.where(zero, np.ones_like(u), u))
+    whole = np.rint(x)
+    sine = np.sin((x - whole) * math.pi) * (1 - 2 * np.remainder(whole, 2))  # exactly 0 at whole numbers
+    return np.where(x == 0, np.ones_like(x), sine / (np.where(x == 0, np.ones_like(x), x) * math.pi))
 
 
 def _sinc_vjp(xp: Any, g: Any, x: Any) -> Any:
