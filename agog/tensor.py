@@ -7,6 +7,7 @@ item assignment give the *name* a new value, and reuse the memory only when nobo
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Any, Callable, Iterator
 
@@ -552,12 +553,10 @@ def public(name: str) -> Callable[..., Any]:
     fn = getattr(tensors, name)
     if name not in _WITH_DTYPE:
         return fn
-    op = TABLE.get(name)
-    statics = ", ".join(f"{k}={v!r}" for k, v in op.statics.items()) if op else "**kw"
-    passed = ", ".join(f"{k}={k}" for k in op.statics) if op else "**kw"
-    env = {"_fn": fn, "_cast": _cast}
-    first, *rest = statics.split(", ")
-    source = (f"def {name}(x, /, {', '.join([first, *rest])}, dtype=None):\n"
+    rest = list(inspect.signature(fn).parameters.values())[1:]
+    env = {"_fn": fn, "_cast": _cast} | {f"_d_{p.name}": p.default for p in rest}
+    heads, passed = ", ".join(f"{p.name}=_d_{p.name}" for p in rest), ", ".join(f"{p.name}={p.name}" for p in rest)
+    source = (f"def {name}(x, /, {heads}, dtype=None):\n"
               f"    if dtype is not None:\n        x = _cast(x, dtype)\n    return _fn(x, {passed})\n")
     exec(compile(source, f"<agog {name}>", "exec"), env)
     out = env[name]
