@@ -202,7 +202,8 @@ def _stretches(op: Op) -> bool:
 
 def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) -> Callable[..., Any]:
     """A function of two operands for a row of NumPy's binary ufuncs, or of matmul."""
-    ufunc, keeps, differentiable = op.raw, op.keeps, bool(op.vjp)
+    ufunc, keeps, differentiable, derived = op.raw, op.keeps, bool(op.vjp), op.derived
+    limit = LARGE if isinstance(ufunc, np.ufunc) else 1 << 62  # only a ufunc can be split over threads
     result_same = op.result == "same"
     check_result = result_same and (op.to_float or _stretches(op))  # others give the dtype of equal operands
 
@@ -215,7 +216,7 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
             if kind is float or kind is int:
                 b = y
                 q = None
-                c = ufunc(a, b) if a.size < LARGE else large.binary(ufunc, a, b)
+                c = ufunc(a, b) if a.size < limit else large.binary(ufunc, a, b)
                 if c.dtype is not a.dtype and result_same:
                     return fallback(op, (x, y), ())
             else:
@@ -223,7 +224,7 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
                 q = y._node
                 if b.dtype is not a.dtype:
                     return fallback(op, (x, y), ())
-                c = ufunc(a, b) if a.size < LARGE else large.binary(ufunc, a, b)
+                c = ufunc(a, b) if a.size < limit else large.binary(ufunc, a, b)
                 if check_result and c.dtype is not a.dtype:
                     return fallback(op, (x, y), ())
             if type(c) is not _nd:
@@ -243,6 +244,8 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
         node.parents = (p, q)
         keep = keeps[(p is not None) + 2 * (q is not None)]
         node.env = (a if keep[0] else None, b if keep[1] else None, c if keep[2] else None) if keep else _NONE3
+        if derived:
+            node.env += _derived(derived, (a, b))
         node.shape = c.shape
         node.seq = _ticket()
         t._node = node
@@ -277,12 +280,20 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
         node.parents = (None, q)
         keep = keeps[2]
         node.env = (y if keep[0] else None, b if keep[1] else None, c if keep[2] else None) if keep else _NONE3
+        if derived:
+            node.env += _derived(derived, (y, b))
         node.shape = c.shape
         node.seq = _ticket()
         t._node = node
         return t
 
     return reversed_method
+
+
+def _derived(derived: tuple, values: tuple) -> tuple:
+    """The shapes and dtypes of inputs that rules take; an input may be a Python number."""
+    return tuple([getattr(values[i], what) if type(values[i]) is _nd else () if what == "shape"
+                  else dtypes.of_scalar(values[i]) for what, i in derived])
 
 
 _NONE3 = (None, None, None)
