@@ -106,10 +106,16 @@ def _gelu_tanh_vjp(xp: Any, g: Any, x: Any) -> Any:
     return g * ((1 + t) * 0.5 + x * (1 - t * t) * (1 + w * (3 * _B)) * (_A / 2))
 
 
+def _gelu_tanh_lower(k: Any, x: Any) -> Any:
+    inner = k.mul(k.mul(x, k.add(k.mul(k.mul(x, x), _B), 1.0)), _A)
+    return k.mul(k.mul(x, 0.5), k.add(k.tanh(inner), 1.0))
+
+
 elementwise("_gelu(x) -> y", _gelu, **_real, vjp={"x": _gelu_vjp}, domain=(-3, 3), error=16,
-            lower=lambda k, x: k.mul(k.mul(x, 0.5), k.erfc(k.mul(x, -_SQRT_HALF))), doc="`x` times the normal distribution function.")
+            lower=lambda k, x: k.mul(k.mul(x, 0.5), k.erfc(k.mul(x, -_SQRT_HALF))),
+            doc="`x` times the normal distribution function.")
 elementwise("_gelu_tanh(x) -> y", _gelu_tanh, **_real, vjp={"x": _gelu_tanh_vjp}, domain=(-3, 3), error=32,
-            lower=lambda k, x: k.mul(k.mul(x, 0.5), k.add(k.tanh(k.mul(k.mul(x, k.add(k.mul(k.mul(x, x), _B), 1.0)), _A)), 1.0)),
+            lower=_gelu_tanh_lower,
             doc="The approximation of gelu with tanh.")
 
 
@@ -125,15 +131,17 @@ def gelu(xp, x, approximate="none"):
 
 # -------------------------------------------------------------------------------------------------- piecewise linear
 relu = elementwise("relu(x) -> y", lambda np, x: np.maximum(x, 0), takes="if", lower=lambda k, x: k.max(x, 0),
-                   vjp={"x": lambda xp, g, y: xp.where(y > 0, g, 0)}, domain=(0.3, 3), doc="`max(x, 0)`; its gradient at 0 is 0.")
+                   vjp={"x": lambda xp, g, y: xp.where(y > 0, g, 0)}, domain=(0.3, 3),
+                   doc="`max(x, 0)`; its gradient at 0 is 0.")
 relu6 = elementwise("relu6(x) -> y", lambda np, x: np.minimum(np.maximum(x, 0), 6), takes="if",
-                    vjp={"x": lambda xp, g, y: xp.where((y > 0) & (y < 6), g, 0)}, lower=lambda k, x: k.min(k.max(x, 0), 6),
+                    vjp={"x": lambda xp, g, y: xp.where((y > 0) & (y < 6), g, 0)},
+                    lower=lambda k, x: k.min(k.max(x, 0), 6),
                     domain=(0.3, 5), doc="`min(max(x, 0), 6)`; its gradient at 0 and 6 is 0.")
 leaky_relu = elementwise("leaky_relu(x, negative_slope=0.01) -> y", lambda np, x, a: np.where(x > 0, x, x * a), **_real,
                          vjp={"x": lambda xp, g, x, negative_slope: xp.where(x > 0, g, g * negative_slope),
                               "negative_slope": lambda xp, g, x: xp.where(x > 0, 0, g * x)},
                          lower=lambda k, x, a: k.where(k.gt(x, 0), x, k.mul(x, a)), domain=(0.3, 3),
-                         doc="`x` where it is positive, else `negative_slope * x`. The slope may be a Tensor that broadcasts.")
+                         doc="`x` where it is positive, else `negative_slope * x`; the slope may be a Tensor.")
 
 
 @composite(samples=lambda s: [((s(2, 3, 4), s(3)), {}), ((s(2, 3), s(1)), {})])
@@ -149,7 +157,8 @@ def prelu(xp, x, weight):
 
 
 hardtanh = elementwise(
-    "hardtanh(x, min_val=-1.0, max_val=1.0) -> y", lambda np, x, low, high: np.minimum(np.maximum(x, low), high), **_real,
+    "hardtanh(x, min_val=-1.0, max_val=1.0) -> y", lambda np, x, low, high: np.minimum(np.maximum(x, low), high),
+    **_real,
     vjp={"x": lambda xp, g, x, min_val, max_val: xp.where((x > min_val) & (x < max_val), g, 0)},
     lower=lambda k, x, low, high: k.min(k.max(x, low), high),
     samples=lambda s: [((s(3, 4, lo=-0.9, hi=0.9), -1.0, 1.0), {}), ((s(3, 4, lo=0.3, hi=3), 0.1, 4.0), {})],
@@ -161,11 +170,13 @@ hard_swish = elementwise("hard_swish(x) -> y", lambda np, x: x * (np.minimum(np.
                          vjp={"x": lambda xp, g, x: g * xp.where(x < -3, 0, xp.where(x > 3, 1, x / 3 + 0.5))},
                          domain=(-2.5, 2.5), lower=lambda k, x: k.mul(x, k.div(k.min(k.max(k.add(x, 3), 0), 6), 6)),
                          doc="`x * hard_sigmoid(x)`.")
-hardshrink = elementwise("hardshrink(x, lambd=0.5) -> y", lambda np, x, a: np.where((x >= -a) & (x <= a), np.zeros_like(x), x),
+hardshrink = elementwise("hardshrink(x, lambd=0.5) -> y",
+                         lambda np, x, a: np.where((x >= -a) & (x <= a), np.zeros_like(x), x),
                          **_real, vjp={"x": lambda xp, g, x, lambd: xp.where((x >= -lambd) & (x <= lambd), 0, g)},
                          samples=lambda s: [((s(3, 4, lo=0.6, hi=3), 0.5), {}), ((s(3, 4, lo=-0.4, hi=0.4), 0.5), {})],
                          doc="`x`, but 0 within `[-lambd, lambd]`.")
-softshrink = elementwise("softshrink(x, lambd=0.5) -> y", lambda np, x, a: x - np.minimum(np.maximum(x, -a), a), **_real,
+softshrink = elementwise("softshrink(x, lambd=0.5) -> y", lambda np, x, a: x - np.minimum(np.maximum(x, -a), a),
+                         **_real,
                          vjp={"x": lambda xp, g, x, lambd: xp.where((x >= -lambd) & (x <= lambd), 0, g)},
                          samples=lambda s: [((s(3, 4, lo=0.6, hi=3), 0.5), {}), ((s(3, 4, lo=-0.4, hi=0.4), 0.5), {})],
                          doc="`x` moved towards 0 by `lambd`, and 0 within `[-lambd, lambd]`.")
@@ -182,7 +193,8 @@ def _elu(np: Any, x: Any, alpha: Any) -> Any:
     return np.where(x > 0, x, np.expm1(np.minimum(x, 0)) * alpha)
 
 
-elu = elementwise("elu(x, alpha=1.0) -> y", _elu, **_real, lower=lambda k, x, a: k.where(k.gt(x, 0), x, k.mul(k.expm1(x), a)),
+elu = elementwise("elu(x, alpha=1.0) -> y", _elu, **_real,
+                  lower=lambda k, x, a: k.where(k.gt(x, 0), x, k.mul(k.expm1(x), a)),
                   vjp={"x": lambda xp, g, x, alpha: xp.where(x > 0, g, g * alpha * xp.exp(xp.minimum(x, 0))),
                        "alpha": lambda xp, g, x: g * xp.expm1(xp.minimum(x, 0))}, domain=((-3, 3), (0.5, 2)), error=8,
                   doc="`x` where it is positive, else `alpha * (exp(x) - 1)`.")
@@ -204,7 +216,7 @@ def _selu(np: Any, x: Any) -> Any:
 selu = elementwise("selu(x) -> y", _selu, **_real, domain=(-3, 3), error=8,
                    vjp={"x": lambda xp, g, x: g * xp.where(x > 0, _SELU_SCALE,
                                                            xp.exp(xp.minimum(x, 0)) * (_SELU_SCALE * _SELU_ALPHA))},
-                   lower=lambda k, x: k.where(k.gt(x, 0), k.mul(x, _SELU_SCALE), k.mul(k.expm1(x), _SELU_SCALE * _SELU_ALPHA)),
+                   lower=lambda k, x: k.mul(k.where(k.gt(x, 0), x, k.mul(k.expm1(x), _SELU_ALPHA)), _SELU_SCALE),
                    doc="The self-normalising exponential linear unit (Klambauer et al., 2017).")
 softsign = elementwise("softsign(x) -> y", lambda np, x: x / (1 + np.absolute(x)), **_real, domain=(0.3, 3),
                        vjp={"x": lambda xp, g, x: g / xp.square(1 + xp.abs(x))},

@@ -96,7 +96,8 @@ def _sign_jvp(xp: Any, t: Any, x: Any, y: Any) -> Any:
     return xp.where(size == 0, 0, (t - xp.real(xp.conj(y) * t) * y) / xp.where(size == 0, 1, size))
 
 
-sign = elementwise("sign(x) -> y", takes="ifc", vjp={"x": _sign_vjp}, jvp={"x": _sign_jvp}, lower=lambda k, x: k.sign(x), domain=(0.3, 3),
+sign = elementwise("sign(x) -> y", takes="ifc", vjp={"x": _sign_vjp}, jvp={"x": _sign_jvp},
+                   lower=lambda k, x: k.sign(x), domain=(0.3, 3),
                    doc="-1, 0 or 1 by the sign of `x`; of complex `x`, `x / abs(x)`, and 0 at 0.")
 
 floor_divide = elementwise("floor_divide(x, y) -> z", takes="if", vjp={"x": _none, "y": _none},
@@ -134,7 +135,8 @@ def _check_pow(x: Any, y: Any) -> tuple:
 
 pow = elementwise("pow(x, y) -> z", "power", takes="ifc", vjp={"x": _pow_vjp_x, "y": _pow_vjp_y},
                   lower=lambda k, x, y: k.pow(x, y), domain=((0.3, 2), (-2, 3)), error=16,
-                  samples=lambda s: [((s(3, 4, lo=0.3, hi=2), s(3, 4, lo=0, hi=3)), {}), ((s(4, lo=0.5, hi=2), s(3, 1, lo=0, hi=3)), {})],
+                  samples=lambda s: [((s(3, 4, lo=0.3, hi=2), s(3, 4, lo=0, hi=3)), {}),
+                                     ((s(4, lo=0.5, hi=2), s(3, 1, lo=0, hi=3)), {})],
                   doc="`x ** y`, exact for small integer powers; `0 ** 0` is 1 and has the gradient 0 in `x`. "
                       "Integers cannot be raised to negative powers.")
 
@@ -149,10 +151,10 @@ def _extreme_vjp(first: bool, larger: bool) -> Any:
 
 maximum = elementwise("maximum(x, y) -> z", vjp={"x": _extreme_vjp(True, True), "y": _extreme_vjp(False, True)},
                       lower=lambda k, x, y: k.max(x, y), domain=(-3, 3),
-                      doc="The larger of `x` and `y`, nan if either is. Where they are equal, each gets half the gradient.")
+                      doc="The larger of `x` and `y`, nan if either is. Equal ones share the gradient.")
 minimum = elementwise("minimum(x, y) -> z", vjp={"x": _extreme_vjp(True, False), "y": _extreme_vjp(False, False)},
                       lower=lambda k, x, y: k.min(x, y), domain=(-3, 3),
-                      doc="The smaller of `x` and `y`, nan if either is. Where they are equal, each gets half the gradient.")
+                      doc="The smaller of `x` and `y`, nan if either is. Equal ones share the gradient.")
 
 
 def _fextreme_vjp(first: bool, larger: bool) -> Any:
@@ -203,15 +205,18 @@ clip = elementwise(
 
 where = elementwise(
     "where(condition, x, y) -> z", promotes=("x", "y"), linear_in=("x", "y"),
-    vjp={"x": lambda xp, g, condition: xp.where(condition, g, 0), "y": lambda xp, g, condition: xp.where(condition, 0, g)},
+    vjp={"x": lambda xp, g, condition: xp.where(condition, g, 0), "y":
+         lambda xp, g, condition: xp.where(condition, 0, g)},
     lower=lambda k, condition, x, y: k.where(condition, x, y),
-    samples=lambda s: [((s.rng.random((3, 4)) < 0.5, s(3, 4), s(3, 4)), {}), ((s.rng.random((3, 1)) < 0.5, s(4), s()), {}),
+    samples=lambda s: [((s.rng.random((3, 4)) < 0.5, s(3, 4), s(3, 4)), {}),
+                       ((s.rng.random((3, 1)) < 0.5, s(4), s()), {}),
                        ((s.rng.random(()) < 0.5, s(0, 2), s(2)), {})],
     doc="`x` where `condition` is true, else `y`; all three broadcast. The gradient of what was not chosen is 0, also "
         "where its value is nan or inf.")
 
 # ------------------------------------------------------------------------------------------------------ comparison
-equal = elementwise("equal(x, y) -> z", result="bool", lower=lambda k, x, y: k.eq(x, y), domain=(-2, 2), doc="`x == y`.")
+equal = elementwise("equal(x, y) -> z", result="bool", lower=lambda k, x, y: k.eq(x, y), domain=(-2, 2),
+                    doc="`x == y`.")
 not_equal = elementwise("not_equal(x, y) -> z", result="bool", lower=lambda k, x, y: k.ne(x, y), domain=(-2, 2),
                         doc="`x != y`.")
 _ORDER = "Complex numbers compare by their real, then by their imaginary parts, as in NumPy."
@@ -229,7 +234,8 @@ isinf = elementwise("isinf(x) -> y", result="bool", lower=lambda k, x: k.isinf(x
                     doc="True where `x` is infinite, of either sign.")
 isfinite = elementwise("isfinite(x) -> y", result="bool", lower=lambda k, x: k.isfinite(x), domain=(-2, 2),
                        doc="True where `x` is neither infinite nor nan.")
-signbit = elementwise("signbit(x) -> y", takes="bif", result="bool", lower=lambda k, x: k.lt(k.copysign(k.cast(1, x.dtype), x), 0)
+signbit = elementwise("signbit(x) -> y", takes="bif", result="bool",
+                      lower=lambda k, x: k.lt(k.copysign(k.cast(1, x.dtype), x), 0)
                       if dtypes.kind(numpy.dtype(x.dtype)) == "f" else k.lt(x, 0), domain=(-2, 2),
                       doc="True where the sign bit of `x` is set: negative numbers and -0.0.")
 
@@ -301,7 +307,8 @@ conj = elementwise("conj(x) -> y", takes="ifc", linear_in="all", vjp={"x": lambd
 
 
 def _angle_vjp(xp: Any, g: Any, x: Any) -> Any:
-    return xp.where(x == 0, 0, g * -1j / xp.where(x == 0, 1, x)) if x.dtype.kind == "c" else xp.zeros(g.shape, dtype=g.dtype)
+    return xp.where(x == 0, 0,
+                    g * -1j / xp.where(x == 0, 1, x)) if x.dtype.kind == "c" else xp.zeros(g.shape, dtype=g.dtype)
 
 
 def _angle(np: Any, x: Any) -> Any:
@@ -311,4 +318,5 @@ def _angle(np: Any, x: Any) -> Any:
 
 
 angle = elementwise("angle(x) -> y", _angle, to_float=True, takes="fc", result="real", vjp={"x": _angle_vjp},
-                    domain=(0.3, 3), doc="The argument of a complex number in radians, in (-π, π]; 0 or π of a real one.")
+                    domain=(0.3, 3),
+                    doc="The argument of a complex number in radians, in (-π, π]; 0 or π of a real one.")

@@ -38,8 +38,8 @@ def _checked(name: str, nonempty: bool = False) -> Any:
         if nonempty:
             over = range(len(x.shape)) if axis is None else axis
             if 0 in [x.shape[a] for a in over] and all(n for i, n in enumerate(x.shape) if i not in over):
-                raise ShapeError(f"{name}: {describe(x)} has no elements along axis={axis}, and {name} of nothing is not "
-                                 "defined; test x.size first")
+                raise ShapeError(f"{name}: {describe(x)} has no elements along axis={axis}, and nothing has no {name}"
+                                 "; test x.size first")
         return (axis, *rest[:-1], bool(rest[-1]))
     return check
 
@@ -58,7 +58,8 @@ def _batch(name: str) -> Any:
 
 def _samples(s: Any) -> list:
     return [((s(3, 4),), {}), ((s(3, 4),), {"axis": 0}), ((s(2, 3, 4),), {"axis": (0, -1), "keepdims": True}),
-            ((s(),), {}), ((s(2, 3),), {"axis": ()}), ((s(2, 0),), {"axis": 0}), ((s(3, 1),), {"axis": 1, "keepdims": True})]
+            ((s(),), {}), ((s(2, 3),), {"axis": ()}), ((s(2, 0),), {"axis": 0}),
+            ((s(3, 1),), {"axis": 1, "keepdims": True})]
 
 
 def _with_empty(s: Any) -> list:
@@ -108,7 +109,8 @@ def _mean_vjp(xp: Any, g: Any, axis: Any, keepdims: bool, x_shape: tuple) -> Any
     return _keep(xp, g, axis, keepdims, x_shape) / _count(x_shape, axis)
 
 
-mean = Op("mean(x; axis=None, keepdims=False) -> y", _mean, kind="reduction", linear_in="all", to_float=True, takes="fc",
+mean = Op("mean(x; axis=None, keepdims=False) -> y", _mean, kind="reduction", linear_in="all", to_float=True,
+          takes="fc",
           vjp={"x": _mean_vjp}, check=_checked("mean"), batch=_batch("mean"), samples=_samples,
           doc="The arithmetic mean over `axis`; nan of nothing. Integers are averaged as floats.")
 
@@ -174,12 +176,14 @@ def _extreme_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any, keepdims: bool) -> 
     return chosen * (_keep(xp, g, axis, keepdims, x.shape) / xp.sum(chosen, axis=axis, keepdims=True))
 
 
-max = Op("max(x; axis=None, keepdims=False) -> y", lambda np, x, axis, keepdims: np.maximum.reduce(x, axis, None, None, keepdims),
+max = Op("max(x; axis=None, keepdims=False) -> y",
+         lambda np, x, axis, keepdims: np.maximum.reduce(x, axis, None, None, keepdims),
          kind="reduction", vjp={"x": _extreme_vjp}, check=_checked("max", True), batch=_batch("max"),
          samples=lambda s: _samples(s)[:5],
          doc="The largest element over `axis`, nan if any is. Equal ones share the gradient. Raises ShapeError where "
              "there is none.")
-min = Op("min(x; axis=None, keepdims=False) -> y", lambda np, x, axis, keepdims: np.minimum.reduce(x, axis, None, None, keepdims),
+min = Op("min(x; axis=None, keepdims=False) -> y",
+         lambda np, x, axis, keepdims: np.minimum.reduce(x, axis, None, None, keepdims),
          kind="reduction", vjp={"x": _extreme_vjp}, check=_checked("min", True), batch=_batch("min"),
          samples=lambda s: _samples(s)[:5],
          doc="The smallest element over `axis`, nan if any is. Equal ones share the gradient. Raises ShapeError where "
@@ -199,7 +203,8 @@ all = Op("all(x; axis=None, keepdims=False) -> y",
          result="bool", check=_checked("all"), batch=_batch("all"), samples=_with_empty,
          doc="True where all elements over `axis` are true (not zero); True of nothing.")
 count_nonzero = Op("count_nonzero(x; axis=None, keepdims=False) -> y",
-                   lambda np, x, axis, keepdims: np.add.reduce(x != 0, axis, np.int64, None, keepdims), kind="reduction",
+                   lambda np, x, axis, keepdims: np.add.reduce(x != 0, axis, np.int64, None, keepdims),
+                   kind="reduction",
                    result="int64", check=_checked("count_nonzero"), batch=_batch("count_nonzero"), samples=_with_empty,
                    reference=lambda np, x, axis, keepdims: np.sum(np.not_equal(x, 0), axis=axis, keepdims=keepdims),
                    doc="How many elements over `axis` are not zero: int64.")
@@ -223,7 +228,8 @@ def _var_vjp(xp: Any, g: Any, x: Any, axis: Any, correction: float, keepdims: bo
 
 
 def _moment_samples(s: Any) -> list:
-    return [((s(3, 4),), {}), ((s(3, 4),), {"axis": 0, "correction": 1}), ((s(2, 3, 4),), {"axis": (0, 2), "keepdims": True})]
+    return [((s(3, 4),), {}), ((s(3, 4),), {"axis": 0, "correction": 1}),
+            ((s(2, 3, 4),), {"axis": (0, 2), "keepdims": True})]
 
 
 var = Op("var(x; axis=None, correction=0.0, keepdims=False) -> y", _var, kind="reduction", to_float=True, takes="fc",
@@ -237,7 +243,8 @@ def _std_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any, correction: float, keep
     return _var_vjp(xp, xp.where(y == 0, 0, g / (2 * xp.where(y == 0, 1, y))), x, axis, correction, keepdims)
 
 
-std = Op("std(x; axis=None, correction=0.0, keepdims=False) -> y", lambda np, *a: np.sqrt(_var(np, *a)), kind="reduction",
+std = Op("std(x; axis=None, correction=0.0, keepdims=False) -> y", lambda np, *a: np.sqrt(_var(np, *a)),
+         kind="reduction",
          to_float=True, takes="fc", widen=True, result="real", vjp={"x": _std_vjp}, check=_checked("std"),
          batch=_batch("std"), samples=_moment_samples, error=16,
          doc="The standard deviation over `axis`, the square root of `var`. Its gradient is 0 where it is 0.")
@@ -317,5 +324,5 @@ def _norm_samples(s: Any) -> list:
 vector_norm = Op("vector_norm(x; axis=None, keepdims=False, ord=2) -> y", _norm, kind="reduction", to_float=True,
                  takes="fc", widen=True, result="real", vjp={"x": _norm_vjp}, check=_check_norm,
                  batch=_batch("vector_norm"), samples=_norm_samples, error=16,
-                 doc="The vector norm over `axis`: `sum(abs(x)**ord)**(1/ord)`; the largest modulus for inf, the smallest "
-                     "for -inf, the number of non-zeros for 0. Its gradient is 0 at the origin.")
+                 doc="The vector norm over `axis`: `sum(abs(x)**ord)**(1/ord)`; the largest modulus for inf, the "
+                     "smallest for -inf, the number of non-zeros for 0. Its gradient is 0 at the origin.")

@@ -39,7 +39,8 @@ def _batch(name: str) -> Any:
 
 
 def _samples(s: Any) -> list:
-    return [((s(5),), {}), ((s(3, 4),), {"axis": 0}), ((s(2, 3, 4),), {"axis": -1}), ((s(2, 3),), {}), ((s(0, 3),), {"axis": 0}),
+    return [((s(5),), {}), ((s(3, 4),), {"axis": 0}), ((s(2, 3, 4),), {"axis": -1}), ((s(2, 3),), {}),
+            ((s(0, 3),), {"axis": 0}),
             ((s(2, 1),), {"axis": 1})]
 
 
@@ -96,8 +97,8 @@ def _cumprod_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any) -> Any:
 
 cumprod = Op("cumprod(x; axis=None) -> y", _cumprod, widen=True, result=_widest, vjp={"x": _cumprod_vjp}, error=16,
              check=_checked("cumprod"), batch=_batch("cumprod"), samples=_samples, kind="scan",
-             doc="Running products along `axis`; of the flattened `x` for None. Its gradient is right where factors are "
-                 "zero. Integers are multiplied in 64 bits.")
+             doc="Running products along `axis`; of the flattened `x` for None. Its gradient is right where factors "
+                 "are zero. Integers are multiplied in 64 bits.")
 
 
 def _logcumsumexp_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any) -> Any:

@@ -45,12 +45,16 @@ def _arg_samples(s: Any) -> list:
             ((s(2, 3),), {"keepdims": True}), ((s(0, 3),), {"axis": 1})]
 
 
-argmax = Op("argmax(x; axis=None, keepdims=False) -> y", lambda np, x, axis, keepdims: x.argmax(axis, None, keepdims=keepdims),
-            kind="reduction", result="int64", check=_check_arg("argmax"), batch=_batch_arg("argmax"), samples=_arg_samples,
-            doc="Where the (first) largest element along `axis` is, or in the flattened `x` for None: int64. nan is the largest.")
-argmin = Op("argmin(x; axis=None, keepdims=False) -> y", lambda np, x, axis, keepdims: x.argmin(axis, None, keepdims=keepdims),
-            kind="reduction", result="int64", check=_check_arg("argmin"), batch=_batch_arg("argmin"), samples=_arg_samples,
-            doc="Where the (first) smallest element along `axis` is, or in the flattened `x` for None: int64. nan is the smallest.")
+argmax = Op("argmax(x; axis=None, keepdims=False) -> y",
+            lambda np, x, axis, keepdims: x.argmax(axis, None, keepdims=keepdims),
+            kind="reduction", result="int64", check=_check_arg("argmax"), batch=_batch_arg("argmax"),
+            samples=_arg_samples,
+            doc="Where the (first) largest element along `axis` is (None: of all): int64. nan is the largest.")
+argmin = Op("argmin(x; axis=None, keepdims=False) -> y",
+            lambda np, x, axis, keepdims: x.argmin(axis, None, keepdims=keepdims),
+            kind="reduction", result="int64", check=_check_arg("argmin"), batch=_batch_arg("argmin"),
+            samples=_arg_samples,
+            doc="Where the (first) smallest element along `axis` is (None: of all): int64. nan is the smallest.")
 
 
 # ---------------------------------------------------------------------------------------------------------- sorting
@@ -118,7 +122,8 @@ def _check_topk(x: Any, k: Any, axis: Any, largest: Any) -> tuple:
 
 
 def _topk_samples(s: Any) -> list:
-    return [((s(6),), {"k": 2}), ((s(30, 2),), {"k": 3, "axis": 0}), ((s(3, 4),), {"k": 4, "axis": 1, "largest": False}),
+    return [((s(6),), {"k": 2}), ((s(30, 2),), {"k": 3, "axis": 0}),
+            ((s(3, 4),), {"k": 4, "axis": 1, "largest": False}),
             ((s(40),), {"k": 2, "largest": False}), ((s(3),), {"k": 0})]
 
 
@@ -150,15 +155,18 @@ def _searchsorted(np: Any, x1: Any, x2: Any, sorter: Any, side: str) -> Any:
 
 def _sorted_samples(s: Any) -> list:
     x = s(6)
-    return [((numpy.sort(x), s(3, 4), None), {}), ((x, s(4), numpy.argsort(x)), {"side": "right"}), ((numpy.sort(x), s(), None), {})]
+    return [((numpy.sort(x), s(3, 4), None), {}), ((x, s(4), numpy.argsort(x)), {"side": "right"}),
+            ((numpy.sort(x), s(), None), {})]
 
 
-searchsorted = Op("searchsorted(x1, x2, sorter=None; side='left') -> y", _searchsorted, promotes=("x1", "x2"), result="int64",
+searchsorted = Op("searchsorted(x1, x2, sorter=None; side='left') -> y", _searchsorted, promotes=("x1", "x2"),
+                  result="int64",
                   check=_check_searchsorted, samples=_sorted_samples, kind="sorting",
-                  doc="Where in the ascending `x1` the elements of `x2` belong, before equal ones (side='left') or after: "
-                      "int64. `sorter` puts `x1` in order.")
+                  doc="Where in the ascending `x1` the elements of `x2` belong, before equal ones (side='left') or "
+                      "after: int64. `sorter` puts `x1` in order.")
 
-Op("_nonzero(x) -> indices", lambda np, x: np.stack(np.nonzero(x)).astype(np.int64, copy=False), result="int64", kind="dynamic",
+Op("_nonzero(x) -> indices", lambda np, x: np.stack(np.nonzero(x)).astype(np.int64, copy=False), result="int64",
+   kind="dynamic",
    check=lambda x: _check_nonzero(x), samples=lambda s: [((s.ints(2, 3, 4).astype(s.dtype),), {}), ((s(0),), {})],
    doc="The indices of what is not zero, one row for each axis.")
 
@@ -198,14 +206,14 @@ def _unique_samples(s: Any) -> list:
 
 
 Op("_unique(x) -> values, indices, inverse_indices, counts", _unique, kind="dynamic", samples=_unique_samples,
-   doc="The different elements in order, where each first occurs, where each element of `x` went, how often each occurs.")
+   doc="The different elements in order, their first places, the place of each element of `x`, their counts.")
 Op("_unique_values(x) -> values", lambda np, x: np.unique(x, equal_nan=False), kind="dynamic", samples=_unique_samples,
    doc="The different elements in order.")
 
 
 @composite(samples=_unique_samples)
 def unique_all(xp, x):
-    """The different elements in order, their first places, the places of all, their counts. Each nan counts as different."""
+    """The different elements in order, first places, places of all, counts. Each nan counts as different."""
     return UniqueAll(*xp._unique(x))
 
 
@@ -252,14 +260,17 @@ def _bincount(np: Any, x: Any, weights: Any, minlength: int) -> Any:
     if weights is None:
         return np.bincount(x, None, minlength).astype(np.int64, copy=False)
     if weights.dtype.kind == "c":
-        return (np.bincount(x, weights.real, minlength) + 1j * np.bincount(x, weights.imag, minlength)).astype(weights.dtype)
+        return (np.bincount(x, weights.real, minlength) + 1j * np.bincount(x, weights.imag,
+                                                                           minlength)).astype(weights.dtype)
     return np.bincount(x, weights.astype(np.float64), minlength).astype(weights.dtype)
 
 
-bincount = Op("bincount(x, weights=None; minlength=0) -> y", _bincount, promotes=("weights",), to_float=True, takes="fc",
+bincount = Op("bincount(x, weights=None; minlength=0) -> y", _bincount, promotes=("weights",), to_float=True,
+              takes="fc",
               linear_in=("weights",), vjp={"weights": lambda xp, g, x: xp.take(g, x, axis=0)}, check=_check_bincount,
               result=lambda x, weights=None, *_: dtypes.int64 if weights is None else weights, kind="dynamic", error=8,
-              samples=lambda s: [((s.ints(4, 7), s(7)), {}), ((s.ints(4, 7), None), {"minlength": 6}), ((s.ints(4, 0), s(0)), {})],
+              samples=lambda s: [((s.ints(4, 7), s(7)), {}), ((s.ints(4, 7), None), {"minlength": 6}),
+                                 ((s.ints(4, 0), s(0)), {})],
               doc="How often each number from 0 to `x.max()` occurs in `x`, or the sum of `weights` over its places; "
                   "at least `minlength` of them.")
 
@@ -279,7 +290,8 @@ def _histogram(np: Any, x: Any, bins: Any, range: Any) -> tuple:
 
 histogram = Op("histogram(x; bins=10, range=None) -> counts, edges", _histogram, to_float=True, takes="f", widen=True,
                check=_check_histogram, kind="dynamic",
-               samples=lambda s: [((s(20),), {"bins": 4, "range": (-1, 1)}), ((s(3, 4),), {"bins": (-2.0, -0.3, 0.4, 2.0)})],
+               samples=lambda s: [((s(20),), {"bins": 4, "range": (-1, 1)}),
+                                  ((s(3, 4),), {"bins": (-2.0, -0.3, 0.4, 2.0)})],
                doc="How many elements of `x` lie in each bin (int64), and the edges of the bins.")
 
 

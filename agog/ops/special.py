@@ -31,7 +31,8 @@ _2_SQRT_PI = 2 / math.sqrt(math.pi)
 _SQRT_2PI = math.sqrt(2 * math.pi)
 
 # -------------------------------------------------------------------------------------------------- error functions
-erf = _row("erf(x) -> y", "erf", vjp={"x": lambda xp, g, x: g * (xp.exp(-x * x) * _2_SQRT_PI)}, lower=lambda k, x: k.erf(x),
+erf = _row("erf(x) -> y", "erf", vjp={"x": lambda xp, g, x: g * (xp.exp(-x * x) * _2_SQRT_PI)},
+           lower=lambda k, x: k.erf(x),
            domain=(-2, 2), doc="The error function, `2/sqrt(pi)` times the integral of `exp(-t*t)` from 0 to `x`.")
 erfc = _row("erfc(x) -> y", "erfc", vjp={"x": lambda xp, g, x: g * (xp.exp(-x * x) * -_2_SQRT_PI)}, domain=(-2, 2),
             lower=lambda k, x: k.erfc(x), error=16, doc="`1 - erf(x)`, accurate where it is small.")
@@ -42,7 +43,8 @@ erfcx = _row("erfcx(x) -> y", "erfcx", vjp={"x": lambda xp, g, x, y: g * (2 * x 
 ndtr = _row("ndtr(x) -> y", "ndtr", vjp={"x": lambda xp, g, x: g * (xp.exp(-x * x / 2) / _SQRT_2PI)}, domain=(-2, 2),
             lower=lambda k, x: k.mul(k.erfc(k.mul(x, -math.sqrt(0.5))), 0.5), error=16,
             doc="The distribution function of the standard normal distribution.")
-ndtri = _row("ndtri(x) -> y", "ndtri", vjp={"x": lambda xp, g, y: g * (xp.exp(y * y / 2) * _SQRT_2PI)}, domain=(0.1, 0.9),
+ndtri = _row("ndtri(x) -> y", "ndtri", vjp={"x": lambda xp, g, y: g * (xp.exp(y * y / 2) * _SQRT_2PI)},
+             domain=(0.1, 0.9),
              error=16, doc="The quantile function of the standard normal distribution: the inverse of `ndtr`.")
 log_ndtr = _row("log_ndtr(x) -> y", "log_ndtr", vjp={"x": lambda xp, g, x, y: g * (xp.exp(-x * x / 2 - y) / _SQRT_2PI)},
                 domain=(-3, 2), error=16, doc="`log(ndtr(x))`, accurate far to the left.")
@@ -50,12 +52,14 @@ log_ndtr = _row("log_ndtr(x) -> y", "log_ndtr", vjp={"x": lambda xp, g, x, y: g 
 # ------------------------------------------------------------------------------------------------- the gamma family
 lgamma = _row("lgamma(x) -> y", "gammaln", vjp={"x": lambda xp, g, x: g * xp.digamma(x)}, domain=(0.4, 4), error=32,
               doc="The logarithm of the absolute value of the gamma function.")
-digamma = _row("digamma(x) -> y", "digamma", vjp={"x": lambda xp, g, x: g * xp.polygamma(1, x)}, domain=(0.4, 4), error=32,
+digamma = _row("digamma(x) -> y", "digamma", vjp={"x": lambda xp, g, x: g * xp.polygamma(1, x)}, domain=(0.4, 4),
+               error=32,
                doc="The derivative of `lgamma`.")
 gamma = _row("gamma(x) -> y", "gamma", vjp={"x": lambda xp, g, x, y: g * y * xp.digamma(x)}, domain=(0.4, 4), error=32,
              doc="The gamma function, `factorial(x - 1)` of whole numbers.")
 zeta = _row("zeta(x, q) -> y", "zeta", vjp={"q": lambda xp, g, x, q: -g * x * xp.zeta(x + 1, q)},
-            samples=lambda s: [((s(3, 4, lo=1.5, hi=4), s(3, 4, lo=0.5, hi=3)), {}), ((s(3, 1, lo=1.5, hi=4), s(4, lo=0.5, hi=3)), {})],
+            samples=lambda s: [((s(3, 4, lo=1.5, hi=4), s(3, 4, lo=0.5, hi=3)), {}),
+                               ((s(3, 1, lo=1.5, hi=4), s(4, lo=0.5, hi=3)), {})],
             error=64, doc="Hurwitz's zeta function, the sum of `(k + q)**-x` over `k >= 0`. Not differentiable in `x`.")
 
 
@@ -113,11 +117,14 @@ Op("_ive(x; order) -> y", _bessel("ive"), elementwise=True, **_real, widen=True,
    doc="`exp(-abs(x))` times the modified Bessel function of the first kind, of a whole order.")
 i0 = _row("i0(x) -> y", "i0", vjp={"x": lambda xp, g, x: g * xp.i1(x)}, domain=(-3, 3), error=16,
           doc="The modified Bessel function of the first kind, order 0.")
-i1 = _row("i1(x) -> y", "i1", vjp={"x": lambda xp, g, x: g * (xp.i0(x) + xp._iv(x, order=2)) / 2}, domain=(-3, 3), error=16,
+i1 = _row("i1(x) -> y", "i1", vjp={"x": lambda xp, g, x: g * (xp.i0(x) + xp._iv(x, order=2)) / 2}, domain=(-3, 3),
+          error=16,
           doc="The modified Bessel function of the first kind, order 1.")
-i0e = _row("i0e(x) -> y", "i0e", vjp={"x": lambda xp, g, x, y: g * (xp.i1e(x) - xp.sign(x) * y)}, domain=(0.3, 3), error=16,
+i0e = _row("i0e(x) -> y", "i0e", vjp={"x": lambda xp, g, x, y: g * (xp.i1e(x) - xp.sign(x) * y)}, domain=(0.3, 3),
+           error=16,
            doc="`exp(-abs(x)) * i0(x)`, which does not overflow.")
-i1e = _row("i1e(x) -> y", "i1e", vjp={"x": lambda xp, g, x, y: g * ((xp.i0e(x) + xp._ive(x, order=2)) / 2 - xp.sign(x) * y)},
+i1e = _row("i1e(x) -> y", "i1e",
+           vjp={"x": lambda xp, g, x, y: g * ((xp.i0e(x) + xp._ive(x, order=2)) / 2 - xp.sign(x) * y)},
            domain=(0.3, 3), error=16, doc="`exp(-abs(x)) * i1(x)`, which does not overflow.")
 
 

@@ -22,7 +22,8 @@ rsqrt = elementwise("rsqrt(x) -> y", lambda np, x: 1 / np.sqrt(x), **_float,
                     vjp={"x": lambda xp, g, y: g * (y * y * y) / -2}, lower=lambda k, x: k.rsqrt(x), domain=(0.3, 3),
                     reference=lambda np, x: 1 / np.sqrt(x), doc="`1 / sqrt(x)`.")
 cbrt = elementwise("cbrt(x) -> y", **_real, vjp={"x": lambda xp, g, y: g / (y * y * 3)}, domain=(0.3, 3),
-                   lower=lambda k, x: k.copysign(k.pow(k.abs(x), 1 / 3), x), doc="The real cube root, also of negative `x`.")
+                   lower=lambda k, x: k.copysign(k.pow(k.abs(x), 1 / 3), x),
+                   doc="The real cube root, also of negative `x`.")
 
 
 def _hypot_vjp(xp: Any, g: Any, a: Any, z: Any) -> Any:
@@ -75,9 +76,11 @@ cos = elementwise("cos(x) -> y", **_float, vjp={"x": lambda xp, g, x: -g * xp.si
 tan = elementwise("tan(x) -> y", **_float, vjp={"x": lambda xp, g, y: g * y * y + g}, lower=lambda k, x: k.tan(x),
                   domain=(-1.2, 1.2), doc="The tangent of `x` radians.")
 asin = elementwise("asin(x) -> y", **_float, vjp={"x": lambda xp, g, x: g / xp.sqrt((1 - x) * (1 + x))},
-                   lower=lambda k, x: k.asin(x), domain=(-0.8, 0.8), doc="The inverse sine, in radians; nan outside [-1, 1].")
+                   lower=lambda k, x: k.asin(x), domain=(-0.8, 0.8),
+                   doc="The inverse sine, in radians; nan outside [-1, 1].")
 acos = elementwise("acos(x) -> y", **_float, vjp={"x": lambda xp, g, x: -g / xp.sqrt((1 - x) * (1 + x))},
-                   lower=lambda k, x: k.acos(x), domain=(-0.8, 0.8), doc="The inverse cosine, in radians; nan outside [-1, 1].")
+                   lower=lambda k, x: k.acos(x), domain=(-0.8, 0.8),
+                   doc="The inverse cosine, in radians; nan outside [-1, 1].")
 atan = elementwise("atan(x) -> y", **_float, vjp={"x": lambda xp, g, x: g / (x * x + 1)}, lower=lambda k, x: k.atan(x),
                    domain=(-0.8, 0.8), doc="The inverse tangent, in radians.")
 
