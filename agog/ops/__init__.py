@@ -14,3 +14,6 @@ import agog.ops.losses  # noqa: F401
 import agog.ops.normalization  # noqa: F401
 import agog.ops.attention  # noqa: F401
 import agog.ops.conv  # noqa: F401
+import agog.ops.contraction  # noqa: F401
+import agog.ops.einsum  # noqa: F401
+import agog.ops.random  # noqa: F401

@@ -121,7 +121,7 @@ def _cross_entropy(np, x, target, ignore_index, reduction):
     lse += top[:, 0]
     if valid is not None:
         loss[~valid] = 0
-        n = np.count_nonzero(valid)
+        n = int(np.count_nonzero(valid))
     if reduction == "none":
         return loss, lse
     total = np.add.reduce(loss)
@@ -148,7 +148,7 @@ def _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction):
     n = x.shape[0]
     index, valid = _targets(np, target, x.shape[1], ignore_index)
     if reduction == "mean":
-        a = a / (n if valid is None else np.count_nonzero(valid)) if n else a
+        a = a / (n if valid is None else int(np.count_nonzero(valid))) if n else a
     if valid is not None:
         a = a * valid.astype(x.dtype)
     p = x - lse[:, None]
