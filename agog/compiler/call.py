@@ -6,7 +6,7 @@ releases the GIL when there is much to do, and returns None. Only documented fun
 protocol's `Py_buffer` is part of the stable ABI since Python 3.11). Where that is not possible, `ctypes` does the same.
 
 A kernel's module offers two functions over the same two blocks, `slots` (one 8-byte word per argument: an address, an
-int64 or the bits of a double) and `sizes` (bytes of each array):
+int64 or the bits of a double) and `sizes` (bytes of each array; of a strided one the address of its `Py_buffer`):
 
     ptr check(ptr slots, ptr sizes)     null, or the address of a message: the arrays do not fit together
     void run(ptr slots, ptr sizes)      the work, without the GIL
@@ -22,11 +22,13 @@ from agog.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["bind"]
 
-#: Kinds of parameters: array that is written, array that is read, int, float.
-OUT, IN, INT, FLOAT = "wrif"
+#: Kinds of parameters: array that is written, array that is read, the same with any strides, int, float.
+OUT, IN, STRIDED_OUT, STRIDED_IN, INT, FLOAT = "wrWRif"
 
 _BUFFER_BYTES = 80  # Py_buffer: buf, obj, len, itemsize, (readonly, ndim), format, shape, strides, suboffsets, internal
-_PYBUF_SIMPLE, _PYBUF_WRITABLE = 0, 1
+_PYBUF_FLAGS = {IN: 0, OUT: 1, STRIDED_IN: 0x18, STRIDED_OUT: 0x19}  # SIMPLE, WRITABLE, STRIDES, both
+#: Where a kernel finds the shape of a strided array: offsets in its Py_buffer of ndim (int32), shape and strides.
+NDIM, SHAPE, STRIDES = 36, 48, 56
 _METH_FASTCALL = 0x80
 
 #: False makes `bind` take the ctypes path, for tests and for Pythons other than CPython.
@@ -50,7 +52,7 @@ def bind(module, name, parameters, release_bytes=1 << 16, imports=None, keep=())
     module : ir.Module with functions `check` and `run` (see above)
     name : shown in the callable's repr
     parameters : one letter per positional argument: "w" an array that is written, "r" one that is read (C-contiguous
-        both), "i" an int, "f" a float
+        both), "W" and "R" the same with any strides, "i" an int, "f" a float
     release_bytes : the GIL is released when the arrays hold at least this many bytes together
     imports, keep : passed to `jit.load`
 
@@ -109,15 +111,15 @@ def _emit_builtin(module, parameters, release_bytes):
     for i, kind in enumerate(parameters):
         argument = k.load(k.at(args, i, "ptr"), "ptr")
         slot = k.at(slots, i, "int64")
-        if kind in (OUT, IN):
+        if kind in _PYBUF_FLAGS:
             buffer = k.offset(buffers, _BUFFER_BYTES * i)
-            flags = k.const(_PYBUF_WRITABLE if kind == OUT else _PYBUF_SIMPLE, "int32")
+            flags = k.const(_PYBUF_FLAGS[kind], "int32")
             status = k.call("PyObject_GetBuffer", "int32", argument, buffer, flags, external=True)
             unless(k.ne(status, 0))
             k.store(k.const(i + 1, "int64"), held)
             k.store(k.load(buffer, "ptr"), slot)
             size = k.load(k.offset(buffer, 16), "int64")
-            k.store(size, k.at(sizes, i, "int64"))
+            k.store(size if kind in (OUT, IN) else buffer, k.at(sizes, i, "int64"))
             total = total + size
         else:
             k.store(null, k.offset(buffers, _BUFFER_BYTES * i + 8))  # releasing a buffer without an object does nothing
@@ -150,6 +152,24 @@ def _emit_builtin(module, parameters, release_bytes):
     k.finish()
 
 
+class _Buffer(ctypes.Structure):
+    """As much of a `Py_buffer` as kernels look at."""
+
+    _fields_ = [
+        ("before", ctypes.c_char * NDIM),
+        ("ndim", ctypes.c_int32),
+        ("format", ctypes.c_void_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+    ]
+
+    def __init__(self, array):
+        numbers = ctypes.c_int64 * max(1, array.ndim)
+        self.keep = numbers(*array.shape), numbers(*array.strides)
+        shape, strides = map(ctypes.addressof, self.keep)
+        super().__init__(ndim=array.ndim, shape=shape, strides=strides)
+
+
 class _Foreign:
     """The same callable through ctypes: slower, and right on every Python."""
 
@@ -163,14 +183,17 @@ class _Foreign:
         if len(arguments) != len(self._parameters):
             raise ArgumentTypeError(f"expected {len(self._parameters)} arguments")
         n = len(arguments)
-        slots, sizes = (ctypes.c_int64 * (n + 1))(), (ctypes.c_int64 * (n + 1))()
+        slots, sizes, buffers = (ctypes.c_int64 * (n + 1))(), (ctypes.c_int64 * (n + 1))(), []
         for i, (kind, argument) in enumerate(zip(self._parameters, arguments, strict=True)):
-            if kind in (OUT, IN):
-                if not argument.flags.c_contiguous:
+            if kind in _PYBUF_FLAGS:
+                if kind in (OUT, IN) and not argument.flags.c_contiguous:
                     raise ArgumentError("ndarray is not C-contiguous")
-                if kind == OUT and not argument.flags.writeable:
+                if kind in (OUT, STRIDED_OUT) and not argument.flags.writeable:
                     raise ArgumentError("buffer source array is read-only")
                 slots[i], sizes[i] = argument.ctypes.data, argument.nbytes
+                if kind in (STRIDED_OUT, STRIDED_IN):
+                    buffers.append(_Buffer(argument))
+                    sizes[i] = ctypes.addressof(buffers[-1])
             elif kind == INT:
                 slots[i] = argument
             else:

@@ -216,6 +216,10 @@ class Emitter:
         dtype, lanes = _split(result)
         return self.op(f"call {llvm_type(dtype, lanes)} @{name}({text})", dtype, lanes)
 
+    def call_address(self, pointer, *arguments):
+        """Call the function without a result at an address."""
+        self.emit(f"call void {pointer.text}({', '.join(a.typed for a in arguments)})")
+
     def intrinsic(self, name, first, *rest):
         """An LLVM intrinsic that is overloaded on the type of its first argument, and returns that type."""
         return self.call(f"llvm.{name}.{mangled(first.dtype, first.lanes)}", (first.dtype, first.lanes), first, *rest)

@@ -1,0 +1,142 @@
+"""Packing: source[row, k] goes to destination[k][row], so that a micro-kernel reads memory in order.
+
+Whichever of the two axes is contiguous is read with vectors: rows are copied, k is transposed by shuffles in squares of
+as many rows as a vector has lanes. Vectors may be stored beyond the rows there are, over what the next step of k will
+hold: the order of the stores puts that right, and a destination has room for a vector beyond its end.
+"""
+
+from agog.compiler.kernel import Kernel
+from agog.compiler.targets import ITEMSIZE
+
+__all__ = ["Packing", "transpose"]
+
+#: The arguments of each: addresses, then numbers. `room` counts the rows that the array has from the first one on.
+_PACK = ("source destination", "row_stride k_stride rows room steps stride")
+
+
+class Packing:
+    """Writes the packing functions of one dtype into a module. Strides are in bytes."""
+
+    def __init__(self, module, dtype):
+        self.module, self.target, self.dtype = module, module.target, dtype
+        self.size, self.lanes = ITEMSIZE[dtype], module.target.lanes(dtype)
+        self.vector_bytes = self.size * self.lanes
+
+    def function(self, name, pointers, numbers, internal=True, result=None):
+        """A Kernel for a function of some pointers, then some numbers; and its arguments."""
+        arguments = [(n, "ptr") for n in pointers.split()] + [(n, "int64") for n in numbers.split()]
+        k = Kernel(self.module, name, arguments, result, self.lanes, internal)
+        return k, k.arguments
+
+    def packing(self):
+        """`pack(...)` and what it chooses from, by which stride is one element."""
+        self.pack_scalar()
+        self.pack_copied()
+        self.pack_transposed()
+        k, arguments = self.function("pack", *_PACK)
+        _, _, row_stride, k_stride, *_ = arguments
+        known = lambda name: lambda: k.call_known(name, None, *arguments)
+        k.if_(
+            k.eq(row_stride, self.size),
+            known("pack_copied"),
+            lambda: k.if_(k.eq(k_stride, self.size), known("pack_transposed"), known("pack_scalar")),
+        )
+        k.ret()
+        k.finish()
+
+    def pack_scalar(self):
+        """Element by element, for what is contiguous nowhere."""
+        k, (source, destination, row_stride, k_stride, rows, _, steps, stride) = self.function("pack_scalar", *_PACK)
+        self._copy_elements(k, source, destination, row_stride, k_stride, rows, k.const(0, "int64"), steps, stride)
+        k.ret()
+        k.finish()
+
+    def _copy_elements(self, k, source, destination, row_stride, k_stride, rows, first, steps, stride):
+        def step(i):
+            def row(r):
+                value = k.load(k.offset(source, r * row_stride + i * k_stride), self.dtype)
+                k.store(value, k.at(k.offset(destination, i * stride), r, self.dtype))
+
+            k.loop(0, rows, 1, row)
+
+        k.loop(first, steps, 1, step)
+
+    def pack_copied(self):
+        """Rows are contiguous: copy vectors. `room` elements may be read there; beyond them, vectors are partial."""
+        k, (source, destination, _, k_stride, rows, room, steps, stride) = self.function("pack_copied", *_PACK)
+
+        def group(first):
+            left, inside = rows - first, room - first
+            count = k.where(left < self.lanes, left, self.lanes)
+
+            def copy(load):
+                def step(i, source, destination):
+                    k.store(load(k.at(source, first, self.dtype)), k.at(destination, first, self.dtype))
+                    return k.offset(source, k_stride), k.offset(destination, stride)
+
+                k.loop(0, steps, 1, step, [source, destination])
+
+            partial = k.partial(count)
+            k.if_(
+                inside >= self.lanes,
+                lambda: copy(lambda p: k.load(p, self.dtype, self.lanes)),
+                lambda: copy(lambda p: partial.load(p, self.dtype)),
+            )
+
+        # Vectors may run over into the next step's elements: a later group's must come first, and are made right after.
+        self._groups_downward(k, rows, group)
+        k.ret()
+        k.finish()
+
+    def _groups_downward(self, k, rows, group):
+        """`group(first row)` for each vector of rows, the last one first."""
+        groups = k.op(f"udiv i64 {(rows + (self.lanes - 1)).text}, {self.lanes}", "int64")
+        k.loop(0, groups, 1, lambda i: group((groups - 1 - i) * self.lanes))
+
+    def pack_transposed(self):
+        """k is contiguous: load as many rows as a vector has lanes, and transpose them by shuffles."""
+        k, (source, destination, row_stride, k_stride, rows, _, steps, stride) = self.function(
+            "pack_transposed", *_PACK
+        )
+        lanes = self.lanes
+        whole = k.bitwise_and(steps, -lanes)
+        last = rows - 1
+
+        def square(i):
+            def group(first):
+                loaded = []
+                for r in range(lanes):
+                    row = first + r
+                    row = k.where(row < last, row, last)  # the last row again where there is none
+                    loaded.append(k.load(k.at(k.offset(source, row * row_stride), i, self.dtype), self.dtype, lanes))
+                target = k.at(k.offset(destination, i * stride), first, self.dtype)
+                for value in transpose(k, loaded):
+                    k.store(value, target)
+                    target = k.offset(target, stride)
+
+            self._groups_downward(k, rows, group)
+
+        k.loop(0, whole, lanes, square)
+        self._copy_elements(k, source, destination, row_stride, k_stride, rows, whole, steps, stride)
+        k.ret()
+        k.finish()
+
+
+def transpose(k, rows):
+    """The transpose of a square of vectors: log2(lanes) rounds that swap one bit of the row with that of the lane."""
+    lanes, rows, bit = len(rows), list(rows), len(rows) // 2
+    while bit:
+        for r in range(lanes):
+            if r & bit:
+                continue
+            a, b = rows[r], rows[r | bit]
+            low = [e if not e & bit else lanes + (e ^ bit) for e in range(lanes)]
+            high = [e | bit if not e & bit else lanes + e for e in range(lanes)]
+            rows[r], rows[r | bit] = _shuffle(k, a, b, low), _shuffle(k, a, b, high)
+        bit //= 2
+    return rows
+
+
+def _shuffle(k, a, b, picks):
+    lanes = ", ".join(f"i32 {p}" for p in picks)
+    return k.op(f"shufflevector {a.typed}, {b.typed}, <{len(picks)} x i32> <{lanes}>", a.dtype, len(picks))
