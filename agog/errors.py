@@ -10,8 +10,11 @@
     ├── DeviceError(RuntimeError)      a device that is not there, or arrays on different devices
     ├── GradientError(RuntimeError)    a gradient that does not exist or was already freed
     ├── OutOfMemoryError(MemoryError)  an array that cannot be allocated
+    ├── StagingError(RuntimeError)     a function that cannot be staged, or a staged result that differs
     ├── MissingExtraError(ImportError) an optional dependency that is not installed
-    └── CheckpointError(RuntimeError)  a checkpoint that is damaged or belongs to another model
+    ├── CheckpointError(RuntimeError)  a checkpoint that is damaged or belongs to another model
+    ├── GraphError(RuntimeError)       a graph that breaks the rules of the grammar
+    └── GuardFailed(RuntimeError)      a value is not what it was when the graph was recorded
 
 Each is also the built-in exception that NumPy users expect, so `except ValueError` keeps working.
 The message says what was given and what to write instead, and ends with the user's own line.
@@ -88,9 +91,25 @@ class OutOfMemoryError(AgogError, MemoryError):
     """An array that cannot be allocated; the process goes on."""
 
 
+class StagingError(AgogError, RuntimeError):
+    """A function that cannot be staged (strict=True), or a native result that differs from the eager one (check=True)."""
+
+
+class StagingWarning(UserWarning):
+    """A staged function runs eagerly; said once, with the reason."""
+
+
 class MissingExtraError(AgogError, ImportError):
     """An optional dependency that is not installed."""
 
 
 class CheckpointError(AgogError, RuntimeError):
     """A checkpoint that is damaged, or that belongs to another model."""
+
+
+class GraphError(AgogError, RuntimeError):
+    """A graph that breaks the rules of the grammar, or text that is no graph."""
+
+
+class GuardFailed(AgogError, RuntimeError):
+    """A value is not what it was when the graph was recorded: this run does not count, the call must run eagerly."""

@@ -59,12 +59,18 @@ class Op:
     lower      `lower(k, *inputs)`: the scalar computation, for the compiler
     batch      batching rule `batch(xp, dims, inputs, statics) -> (output, dim)`; elementwise rows need none
     domain     (low, high) of random test inputs; `samples` gives whole argument lists instead
+
+    Facts for graphs (most are stated in `ops.facts`):
+    commutative  the two inputs may be exchanged, bit for bit
+    view       `view(np, x, *statics)`: the result as a view of a C-contiguous x, reading no element of it
+    infer      `infer(*inputs, *statics) -> ((shape, dtype), ...)` where running on zeros would be slow or wrong
+    dynamic    `dynamic(*inputs, *statics)`: True when the result's shape depends on the inputs' values
     """
 
     __slots__ = ("name", "inputs", "variadic", "statics", "outputs", "impl", "vjp", "jvp", "linear_in", "promotes",
                  "takes", "to_float", "result", "widen", "check", "lower", "batch", "elementwise", "domain", "samples",
                  "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
-                 "kind", "reference", "smooth", "optional")
+                 "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic")
 
     def __init__(self, signature: str, impl: Any = None, *, vjp: dict[str, Callable[..., Any]] | None = None,
                  jvp: dict[str, Callable[..., Any]] | None = None, linear_in: Any = (), promotes: Any = None,
@@ -72,7 +78,8 @@ class Op:
                  check: Callable[..., Any] | None = None, lower: Callable[..., Any] | None = None,
                  batch: Callable[..., Any] | None = None, elementwise: bool = False, domain: Any = None,
                  samples: Callable[..., Any] | None = None, doc: str = "", error: float = 4.0, kind: str = "other",
-                 reference: Any = None, smooth: bool = True):
+                 reference: Any = None, smooth: bool = True, commutative: bool = False, view: Any = None,
+                 infer: Any = None, dynamic: Any = None):
         head, _, outs = signature.partition("->")
         name, _, params = head.strip().rstrip(")").partition("(")
         arrays, _, statics = params.partition(";")
@@ -99,6 +106,7 @@ class Op:
         self.check, self.lower, self.batch, self.elementwise = check, lower, batch, elementwise
         self.domain, self.samples, self.doc, self.error, self.kind = domain, samples, doc, error, kind
         self.reference, self.smooth = reference, smooth
+        self.commutative, self.view, self.infer, self.dynamic = commutative, view, infer, dynamic
         self._index_rules()
         self.raw = self.bind(np)
         if self.name in TABLE or self.name in COMPOSITES:
