@@ -39,6 +39,8 @@ _FROM = {  # names that live in a room of their own, imported when first used
     "agog.autodiff.forward": ("jvp", "linearize"),
     "agog.autodiff.batching": ("vmap",),
     "agog.autodiff.jacobians": ("jacobian", "jacrev", "jacfwd", "hessian", "hvp"),
+    "agog.random": ("dropout", "rand", "randn", "randint", "randperm", "rand_like", "randn_like"),
+    "agog.staging.function": ("function", "eager", "Function"),
     "agog.namespace": ("can_cast", "result_type", "finfo", "iinfo", "isdtype", "from_dlpack", "astype", "is_tensor",
                        "set_default_float", "default_float", "tensor", "from_numpy", "manual_seed", "arange", "zeros", "ones",
                        "full", "empty", "linspace", "eye", "zeros_like", "ones_like", "full_like", "empty_like",

@@ -67,10 +67,12 @@ class Modes(threading.local):
 
     grad      False inside `no_grad`: results do not remember how they were made
     recorder  the active recorder of a staged function, or None
+    staging   False inside `agog.eager()`: staged functions run as plain Python
     """
 
     grad: bool = True
     recorder: Any = None
+    staging: bool = True
 
 
 modes = Modes()

@@ -527,7 +527,7 @@ class At:
 
 
 _new = object.__new__
-_NO_METHODS = {"zeros", "ones", "full", "empty", "arange", "linspace", "eye", "index", "index_update", "logspace", "tri"}
+_NO_METHODS = {"zeros", "ones", "full", "empty", "arange", "linspace", "eye", "index", "index_update", "logspace", "tri", "dropout"}
 dispatch.bind(Tensor)
 
 

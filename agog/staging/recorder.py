@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from agog import config, tape
-from agog.errors import user_line
+from agog.errors import user_frame, user_line
+from agog.graph.ir import Where
 
 
 class Record:
@@ -20,7 +21,7 @@ class Record:
 
     __slots__ = ("op", "inputs", "statics", "outputs", "line")
 
-    def __init__(self, op: Any, inputs: tuple, statics: tuple, outputs: tuple, line: str):
+    def __init__(self, op: Any, inputs: tuple, statics: tuple, outputs: tuple, line: Any):
         self.op, self.inputs, self.statics, self.outputs, self.line = op, inputs, statics, outputs, line
 
 
@@ -182,7 +183,9 @@ class Recorder:
                 return
         inputs = tuple(None if t is None else self.slot_of(t) for t in tensors)
         outputs = tuple(self._slot(t._data) for t in results)
-        self.records.append(Record(op, inputs, statics, outputs, user_line(2)))
+        frame = user_frame(2)
+        where = None if frame is None else Where(frame.f_code.co_filename, frame.f_lineno)
+        self.records.append(Record(op, inputs, statics, outputs, where))
 
     def on_scalar(self, tensor: Any, what: str) -> Any:
         """Python looks at the single value of a Tensor: from here on, this is one path of several."""

@@ -1,0 +1,280 @@
+"""Random numbers: counter-based, so that a seed gives the same numbers eagerly, staged, and on any number of threads.
+
+    ag.random.seed(0)
+    x = ag.random.normal((3, 4))
+
+The functions here draw a fresh key from a `Generator`, the global one by default, and hand it to the pure functions
+of `agog.ops.random`. With `key=` (see `key` and `split`) a function is pure: the same key, the same numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+from agog.array import dtypes
+from agog.dispatch import operand, tensors, wrap
+from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
+from agog.tensor import Tensor, asarray
+
+__all__ = ["Generator", "bernoulli", "beta", "categorical", "choice", "default_generator", "dirichlet", "dropout",
+           "exponential", "fold_in", "gamma", "get_state", "gumbel", "integers", "key", "next_key", "normal", "permutation",
+           "poisson", "rand", "rand_like", "randint", "randn", "randn_like", "randperm", "seed", "set_state", "split",
+           "truncated_normal", "uniform"]
+
+
+class Generator:
+    """A source of keys. Its state is a Tensor of two uint32 words, advanced by every draw.
+
+    seed  a whole number; by default one that differs from run to run
+    """
+
+    def __init__(self, seed: int | None = None):
+        self._lock = threading.Lock()
+        self.state = wrap(np.zeros(2, np.uint32))
+        self.seed(int.from_bytes(os.urandom(8), "little") if seed is None else seed)
+
+    def seed(self, seed: int) -> Generator:
+        """Start again from `seed` (0 to 2**64 - 1). Returns itself."""
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+            raise ArgumentTypeError(f"a seed is a whole number, not a {type(seed).__name__}")
+        if not 0 <= seed < 1 << 64:
+            raise ArgumentError(f"seed={seed}: give a whole number from 0 to 2**64 - 1")
+        self.state.assign(np.array([int(seed) & 0xFFFFFFFF, int(seed) >> 32], np.uint32))
+        return self
+
+    def next_key(self) -> Tensor:
+        """A key that this generator has not given before."""
+        with self._lock:
+            pair = tensors.random_split(self.state, 2)
+            self.state.assign(pair[0])
+        return pair[1]
+
+    def get_state(self) -> Tensor:
+        """The state, for `set_state`: a uint32 Tensor of shape (2,)."""
+        return self.state.clone()
+
+    def set_state(self, state: Any) -> None:
+        """Go on from a state that `get_state` gave."""
+        state = asarray(state, dtype=dtypes.uint32)
+        if state.shape != (2,):
+            raise ShapeError(f"the state of a generator has shape (2,), not {state.shape}")
+        self.state.assign(state)
+
+    def __reduce__(self) -> Any:
+        return _restore, (self.state.tolist(),)
+
+    def __agog_fingerprint__(self) -> int:
+        return id(self.state)  # the state itself is a Tensor, which a recording reads afresh
+
+    def __repr__(self) -> str:
+        return f"Generator(state={self.state.tolist()})"
+
+
+def _restore(words: list[int]) -> Generator:
+    return Generator(words[0] | words[1] << 32)
+
+
+_global: Generator | None = None
+_global_lock = threading.Lock()
+
+
+def default_generator() -> Generator:
+    """The generator that the functions of this module use."""
+    global _global
+    if _global is None:
+        with _global_lock:
+            if _global is None:
+                _global = Generator()
+    return _global
+
+
+if hasattr(os, "register_at_fork"):  # a child that goes on with the parent's numbers is what users mean by a seed
+    os.register_at_fork(after_in_child=lambda: _global and setattr(_global, "_lock", threading.Lock()))
+
+
+def seed(seed: int) -> Generator:
+    """Seed the global generator. Returns it."""
+    return default_generator().seed(seed)
+
+
+def get_state() -> Tensor:
+    """The global generator's state."""
+    return default_generator().get_state()
+
+
+def set_state(state: Any) -> None:
+    """Give the global generator a state from `get_state`."""
+    default_generator().set_state(state)
+
+
+def next_key(generator: Generator | None = None) -> Tensor:
+    """A fresh key of the global (or the given) generator."""
+    return (default_generator() if generator is None else generator).next_key()
+
+
+def key(seed: int) -> Tensor:
+    """The key of a seed: a uint32 Tensor of shape (2,)."""
+    return tensors.random_key(seed)
+
+
+def split(key: Any, n: int = 2) -> Tensor:
+    """`n` new keys from one, of shape (n, 2)."""
+    return tensors.random_split(key, n)
+
+
+def fold_in(key: Any, data: Any) -> Tensor:
+    """A new key from a key and a number, such as a step or a layer."""
+    return tensors.random_fold_in(key, data)
+
+
+def _key(key: Any, generator: Generator | None) -> Any:
+    return next_key(generator) if key is None else key
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    return (shape,) if isinstance(shape, int) else tuple(shape)
+
+
+def _float(dtype: Any) -> Any:
+    return dtypes.default_float() if dtype is None else dtypes.dtype(dtype)
+
+
+def uniform(shape: Any = (), low: Any = 0.0, high: Any = 1.0, *, dtype: Any = None, key: Any = None,
+            generator: Generator | None = None) -> Tensor:
+    """Uniform numbers in [low, high). low and high may be Tensors that broadcast, and get gradients."""
+    u = tensors.random_uniform(_key(key, generator), _shape(shape), _float(dtype))
+    return u if low == 0.0 and high == 1.0 else u * (high - low) + low
+
+
+def normal(shape: Any = (), mean: Any = 0.0, std: Any = 1.0, *, dtype: Any = None, key: Any = None,
+           generator: Generator | None = None) -> Tensor:
+    """Normal numbers. mean and std may be Tensors that broadcast to `shape`, and get gradients."""
+    z = tensors.random_normal(_key(key, generator), _shape(shape), _float(dtype))
+    if not _is_number(std, 1.0):
+        z = z * std
+    return z if _is_number(mean, 0.0) else z + mean
+
+
+def _is_number(x: Any, value: float) -> bool:
+    return isinstance(x, int | float) and x == value
+
+
+def truncated_normal(shape: Any = (), mean: Any = 0.0, std: Any = 1.0, low: float = -2.0, high: float = 2.0, *,
+                     dtype: Any = None, key: Any = None, generator: Generator | None = None) -> Tensor:
+    """Normal numbers of which only those between mean + low * std and mean + high * std are kept."""
+    return tensors.random_truncated_normal(_key(key, generator), low, high, _shape(shape), _float(dtype)) * std + mean
+
+
+def exponential(shape: Any = (), scale: Any = 1.0, *, dtype: Any = None, key: Any = None,
+                generator: Generator | None = None) -> Tensor:
+    """Exponential numbers of mean `scale`."""
+    return tensors.random_exponential(_key(key, generator), _shape(shape), _float(dtype)) * scale
+
+
+def gumbel(shape: Any = (), *, dtype: Any = None, key: Any = None, generator: Generator | None = None) -> Tensor:
+    """Standard Gumbel numbers."""
+    return tensors.random_gumbel(_key(key, generator), _shape(shape), _float(dtype))
+
+
+def integers(low: int, high: int | None = None, shape: Any = (), *, dtype: Any = dtypes.int64, key: Any = None,
+             generator: Generator | None = None) -> Tensor:
+    """Whole numbers from low up to but without high, each as likely; `integers(n)` draws from 0 to n - 1."""
+    low, high = (0, low) if high is None else (low, high)
+    return tensors.random_integers(_key(key, generator), low, high, _shape(shape), dtypes.dtype(dtype))
+
+
+def bernoulli(p: Any = 0.5, shape: Any = None, *, key: Any = None, generator: Generator | None = None) -> Tensor:
+    """True with probability p (a number or a Tensor)."""
+    return tensors.random_bernoulli(_key(key, generator), p, None if shape is None else _shape(shape))
+
+
+def categorical(logits: Any, axis: int = -1, shape: Any = None, *, key: Any = None,
+                generator: Generator | None = None) -> Tensor:
+    """Indices along `axis` with probability softmax(logits): int64, of logits' shape without that axis."""
+    return tensors.random_categorical(_key(key, generator), logits, axis, None if shape is None else _shape(shape))
+
+
+def choice(x: Any, shape: Any = (), replace: bool = True, p: Any = None, axis: int = 0, *, key: Any = None,
+           generator: Generator | None = None) -> Tensor:
+    """Slices of x along `axis` (or numbers below a whole number x), with or without putting them back."""
+    return tensors.random_choice(_key(key, generator), x, _shape(shape), replace, p, axis)
+
+
+def permutation(x: Any, axis: int = 0, *, key: Any = None, generator: Generator | None = None) -> Tensor:
+    """The numbers below a whole number x in random order, or x with its slices along `axis` shuffled."""
+    return tensors.random_permutation(_key(key, generator), x, axis)
+
+
+def gamma(alpha: Any, scale: Any = 1.0, shape: Any = None, *, key: Any = None, generator: Generator | None = None) -> Tensor:
+    """Gamma-distributed numbers of shape parameter alpha."""
+    return tensors.random_gamma(_key(key, generator), _tensor(alpha), None if shape is None else _shape(shape)) * scale
+
+
+def beta(a: Any, b: Any, shape: Any = None, *, key: Any = None, generator: Generator | None = None) -> Tensor:
+    """Beta-distributed numbers."""
+    return tensors.random_beta(_key(key, generator), _tensor(a), _tensor(b), None if shape is None else _shape(shape))
+
+
+def dirichlet(alpha: Any, shape: Any = (), *, key: Any = None, generator: Generator | None = None) -> Tensor:
+    """Dirichlet-distributed vectors along the last axis of alpha."""
+    return tensors.random_dirichlet(_key(key, generator), _tensor(alpha), _shape(shape))
+
+
+def poisson(rate: Any, shape: Any = None, *, key: Any = None, generator: Generator | None = None) -> Tensor:
+    """Poisson-distributed counts (int64) of mean `rate`."""
+    return tensors.random_poisson(_key(key, generator), _tensor(rate), None if shape is None else _shape(shape))
+
+
+def _tensor(x: Any) -> Tensor:
+    if isinstance(x, Tensor):
+        return x
+    return asarray(x, dtype=dtypes.default_float()) if isinstance(x, int | float) else asarray(x)
+
+
+def dropout(x: Any, p: float = 0.5, training: bool = True, *, noise_shape: Any = None, key: Any = None,
+            generator: Generator | None = None) -> Tensor:
+    """`x` with each element zeroed with probability p and the others divided by 1 - p; x itself unless training.
+
+    noise_shape: shape of the mask, which broadcasts to x's; (N, C, 1, 1) drops whole channels.
+    """
+    if not training or p == 0:
+        if not 0 <= p <= 1:
+            raise ArgumentError(f"dropout: p={p}; give a probability from 0 to 1")
+        return x if isinstance(x, Tensor) else asarray(x)
+    return tensors.dropout(operand(x), p, _key(key, generator), True, noise_shape)
+
+
+def randn(*shape: int, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Standard normal numbers, `randn(2, 3)`."""
+    out = normal(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape, dtype=dtype)
+    return out.requires_grad_() if requires_grad else out
+
+
+def rand(*shape: int, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Uniform numbers in [0, 1), `rand(2, 3)`."""
+    out = uniform(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape, dtype=dtype)
+    return out.requires_grad_() if requires_grad else out
+
+
+def randn_like(x: Tensor) -> Tensor:
+    """Standard normal numbers of x's shape and dtype."""
+    return normal(x.shape, dtype=x.dtype)
+
+
+def rand_like(x: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) of x's shape and dtype."""
+    return uniform(x.shape, dtype=x.dtype)
+
+
+def randint(low: int, high: int | None = None, shape: Any = ()) -> Tensor:
+    """Whole numbers from low up to but without high."""
+    return integers(low, high, shape)
+
+
+def randperm(n: int) -> Tensor:
+    """The numbers 0 to n - 1 in random order."""
+    return permutation(n)

@@ -1,0 +1,58 @@
+"""check=True: the native results against the eager ones, operation by operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from agog.array import dtypes
+from agog.errors import StagingError
+from agog.graph.ir import Constant
+
+TOLERANCE = {2: 3e-2, 4: 2e-4, 8: 1e-9}
+"""Relative to the largest element, by bytes of a real number: sums may be taken in another order."""
+
+
+def differs(a: Any, b: Any) -> str | None:
+    """How two arrays differ beyond their error, in words; None when they agree."""
+    if a.shape != b.shape:
+        return f"shape {a.shape} and {b.shape}"
+    if a.dtype != b.dtype:
+        return f"dtype {a.dtype} and {b.dtype}"
+    if not dtypes.is_inexact(a.dtype):
+        return None if np.array_equal(a, b) else f"{int((a != b).sum())} elements of {a.size}"
+    wide = np.complex128 if a.dtype.kind == "c" else np.float64
+    x, y = a.astype(wide), b.astype(wide)
+    size = dtypes.real_of(a.dtype).itemsize
+    with np.errstate(all="ignore"):
+        finite = np.abs(x[np.isfinite(x)])
+        scale = finite.max() if finite.size else 0.0
+        close = np.isclose(x, y, rtol=TOLERANCE[size], atol=TOLERANCE[size] * max(scale, 1e-30), equal_nan=True)
+    if close.all():
+        return None
+    worst = np.unravel_index(np.argmax(~close), close.shape)
+    return f"{int((~close).sum())} elements of {a.size}, first at {tuple(int(i) for i in worst)}: {y[worst]} eagerly, {x[worst]} natively"
+
+
+def compare(name: str, recording: Any, inputs: list[Any], outs: list[Any], recorder: Any) -> None:
+    """Raise StagingError naming the first operation whose replay differs from what ran eagerly just now."""
+    graph = recording.graph
+    values: dict[Any, Any] = dict(zip(graph.inputs, inputs))
+    arrays = {slot: data for data, slot in ((d, recorder._slot_of_array[id(d)]) for d in recorder._kept
+                                            if id(d) in recorder._slot_of_array)}
+    rows = [n for n in graph.nodes if n.is_row]
+    if [r.op for r in recorder.records] != [n.op for n in rows]:
+        return  # another path: the guards of the native call say so too
+    for node, record in zip(rows, recorder.records):
+        args = [None if v is None else v.data if type(v) is Constant else values[v] for v in node.inputs]
+        with np.errstate(all="ignore"):
+            out = node.op.raw(*args, *node.statics)
+        for v, array, slot in zip(node.outputs, out if isinstance(out, tuple | list) else (out,), record.outputs):
+            values[v] = np.asarray(array)
+            if slot in arrays and (how := differs(values[v], arrays[slot])):
+                raise StagingError(f"check: {name} differs first at {node.op.name} ({node.where}): {how}")
+    for v, got in zip(graph.outputs, outs):
+        want = v.data if type(v) is Constant else values[v]
+        if how := differs(np.asarray(got), want):
+            raise StagingError(f"check: the native result of {name} differs from the eager one: {how}")

@@ -1,0 +1,319 @@
+"""`@agog.function`: the same Python, one native call.
+
+The first call with arguments of a new form runs the function eagerly with the recorder on, and keeps what ran as a
+graph. Later calls of that form check the guards and run the graph. Whatever does not fit runs eagerly: results never
+depend on whether a call was staged.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import types
+import warnings
+import weakref
+from typing import Any, Callable
+
+import numpy as np
+
+from agog import config
+from agog.errors import ArgumentError, ArgumentTypeError, StagingError, StagingWarning, user_line
+from agog.dispatch import wrap
+from agog.graph.interpret import run as interpret
+from agog.staging.checking import compare
+from agog.staging.observe import _PLAIN, Watch, is_tensor
+from agog.staging.recorder import Recorder, recording
+from agog.staging.recording import GuardMissed, NotStageable, Recording
+
+PATHS = 8
+"""Recordings of one form of the arguments: the branches that data-dependent control flow took."""
+
+FORMS = 64
+"""Forms of arguments that a function keeps; more of them push out the least recently used."""
+
+ATTEMPTS = 3
+"""How often a form that could not be staged is recorded again: the first call may just have set something up."""
+
+SMALL_ARRAY = 4096
+
+
+class _Form:
+    """What is known for one form of the arguments."""
+
+    __slots__ = ("recordings", "attempts", "reason", "label")
+
+    def __init__(self, label: list[str]):
+        self.recordings: list[Recording] = []
+        self.attempts = 0
+        self.reason: str | None = None
+        self.label = label
+
+
+class eager:  # noqa: N801 - used as a context
+    """A context in which staged functions of this thread run as the plain Python they are."""
+
+    def __enter__(self) -> None:
+        self.before = config.modes.staging
+        config.modes.staging = False
+
+    def __exit__(self, *exc: Any) -> None:
+        config.modes.staging = self.before
+
+
+class Function:
+    """A staged function; made by `agog.function`. Call it like the function it wraps."""
+
+    def __init__(self, fn: Callable[..., Any], *, strict: bool = False, check: bool = False, background: bool = False,
+                 limit: int = PATHS):
+        if isinstance(fn, Function):
+            fn = fn._fn
+        if isinstance(fn, type) or not callable(fn):
+            raise ArgumentTypeError(f"function: {fn!r} is not a function, a method, or an object that can be called")
+        if isinstance(fn, types.BuiltinFunctionType):
+            raise ArgumentTypeError(f"function: {fn.__name__} is a builtin; wrap it in a Python function")
+        if inspect.iscoroutinefunction(fn) or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise ArgumentTypeError(f"function: {fn.__name__} is a coroutine or a generator; stage the function that does the "
+                                    "computation, and call it from there")
+        if not isinstance(limit, int) or limit < 1:
+            raise ArgumentError(f"function: limit={limit!r}; give a whole number of at least 1")
+        self._fn, self.strict, self.check, self.background, self.limit = fn, strict, check, background, limit
+        self._forms: dict[Any, _Form] = {}
+        self._lock = threading.RLock()
+        self._history: list[str] = []
+        self._evicted = 0
+        self._warned: set[str] = set()
+        self._bound: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        functools.update_wrapper(self, fn, updated=())
+        self.__name__ = getattr(fn, "__name__", type(fn).__name__)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self
+        return types.MethodType(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<staged {self.__name__}: {sum(len(f.recordings) for f in self._forms.values())} recordings>"
+
+    # ------------------------------------------------------------------------------------------------- calling
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        modes = config.modes
+        if modes.recorder is not None or not modes.staging:
+            return self._fn(*args, **kwargs)
+        key, tensors, others = self._key(args, kwargs)
+        if key is None:
+            return self._fn(*args, **kwargs)
+        form = self._forms.get(key)
+        if form is not None:
+            if form.reason is not None and form.attempts >= ATTEMPTS:
+                return self._fn(*args, **kwargs)
+            for r in form.recordings:
+                if r.program is None or r.applies(tensors) is not None:
+                    continue
+                try:
+                    if self.check:
+                        return self._checked(r, tensors, args, kwargs)
+                    return r.run(tensors)
+                except GuardMissed:
+                    continue
+                except Exception as error:  # nothing was committed: the eager run shows the error at the user's line
+                    self._note(f"a native call failed ({type(error).__name__}) and ran eagerly")
+                    return self._fn(*args, **kwargs)
+        return self._record(key, form, args, kwargs, tensors, others)
+
+    def _key(self, args: tuple, kwargs: dict) -> tuple[Any, list[Any], list[tuple[str, Any]]]:
+        """The form of the arguments, their Tensors, and those that must be watched; a key of None: do not stage."""
+        tensors: list[Any] = []
+        others: list[tuple[str, Any]] = []
+        parts: list[Any] = [config.modes.grad]
+        seen: dict[int, int] = {}
+
+        def add(name: str, x: Any) -> bool:
+            if is_tensor(x):
+                data = x._data
+                if type(data) is not np.ndarray:
+                    return False
+                again = seen.setdefault(id(x), len(tensors))
+                node = x._node
+                parts.append((data.dtype.num, data.shape, node is not None and (hasattr(node, "grad") and "leaf" or "inner"),
+                              again))
+                tensors.append(x)
+                return True
+            kind = type(x)
+            if kind is float:
+                parts.append((float, x.hex()))
+            elif isinstance(x, _PLAIN):
+                parts.append((kind, repr(x) if isinstance(x, complex | np.generic | slice | range) else x))
+            elif kind in (list, tuple, dict) or isinstance(x, tuple):
+                if kind is not tuple:
+                    others.append((name, x))
+                items = list(x.items()) if isinstance(x, dict) else list(enumerate(x))
+                parts.append((kind, tuple((type(k), k) for k, _ in items) if isinstance(x, dict) else len(items)))
+                return all(add(f"{name}[{k!r}]", v) for k, v in items)
+            elif kind is np.ndarray:
+                if x.nbytes > SMALL_ARRAY or x.dtype.hasobject:
+                    self._say(f"argument {name} is a NumPy array of {x.nbytes} bytes; pass ag.asarray({name}) to have "
+                              "calls with other values use the same native code")
+                    return False
+                parts.append((np.ndarray, x.dtype.str, x.shape, x.tobytes()))
+                others.append((name, x))
+            else:
+                parts.append((kind, id(x)))
+                others.append((name, x))
+            return True
+
+        names = _parameter_names(self._fn)
+        for i, x in enumerate(args):
+            if not add(names[i] if i < len(names) else f"args[{i}]", x):
+                return None, [], []
+        for name in kwargs:
+            parts.append(name)
+            if not add(name, kwargs[name]):
+                return None, [], []
+        try:
+            key = tuple(parts)
+            hash(key)
+        except TypeError:
+            return None, [], []
+        return key, tensors, others
+
+    # ------------------------------------------------------------------------------------------------ recording
+    def _record(self, key: Any, form: _Form | None, args: tuple, kwargs: dict, tensors: list[Any],
+                others: list[tuple[str, Any]]) -> Any:
+        if form is not None and len(form.recordings) >= self.limit:
+            self._say(f"its control flow took more than {self.limit} paths for arguments of one form; "
+                      "use ag.where or ag.cond, or raise limit=")
+            form.reason, form.attempts = "too many paths", ATTEMPTS
+            return self._fn(*args, **kwargs)
+        if self._evicted > 4 * FORMS:
+            self._say(f"it was called with more than {5 * FORMS} different forms of arguments (Python numbers count by "
+                      "value); pass what varies as a Tensor")
+            return self._fn(*args, **kwargs)
+        if threading.current_thread() is not threading.main_thread() and not self._lock.acquire(blocking=False):
+            return self._fn(*args, **kwargs)  # somebody else is recording: do not wait for a compiler
+        elif threading.current_thread() is threading.main_thread():
+            self._lock.acquire()
+        try:
+            return self._record_locked(key, args, kwargs, tensors, others)
+        finally:
+            self._lock.release()
+
+    def _record_locked(self, key: Any, args: tuple, kwargs: dict, tensors: list[Any], others: list[tuple[str, Any]]) -> Any:
+        recorder, watch = Recorder(), Watch()
+        for i, t in enumerate(tensors):
+            recorder.add_argument(t, i)
+        try:
+            watch.start(self._fn, others)
+            with recording(recorder):
+                result = self._fn(*args, **kwargs)
+        finally:
+            watch.stop()
+        form = self._forms.get(key)
+        if form is None:
+            form = self._new_form(key)
+        try:
+            made = Recording(self.__name__, recorder, watch, result, tensors)
+            made.guards.failed()
+        except NotStageable as why:
+            form.attempts += 1
+            form.reason = str(why)
+            self._note(f"not staged: {why}")
+            if self.strict:
+                raise StagingError(f"{self.__name__} cannot be staged: {why}") from None
+            if form.attempts >= 2 or not str(why).startswith("it changes"):
+                form.attempts = ATTEMPTS
+                self._say(str(why))
+            return result
+        form.reason, form.attempts = None, 0
+        form.recordings.insert(0, made)
+        self._note(f"recorded {made.graph.count()} operations{self._why(key)}")
+        if self.background:
+            threading.Thread(target=self._compile, args=(made,), daemon=True).start()
+        else:
+            self._compile(made)
+        return result
+
+    def _new_form(self, key: Any) -> _Form:
+        while len(self._forms) >= FORMS:
+            self._forms.pop(next(iter(self._forms)), None)
+            self._evicted += 1
+        form = self._forms[key] = _Form([])
+        return form
+
+    def _compile(self, made: Recording) -> None:
+        graph = made.graph
+
+        def program(inputs: list[Any]) -> list[Any]:
+            return list(interpret(graph, inputs))
+
+        made.program = program
+
+    def _checked(self, r: Recording, tensors: list[Any], args: tuple, kwargs: dict) -> Any:
+        """Compute natively without committing, run eagerly for real, and compare."""
+        inputs = [wrap(t._data) for t in r.inputs(tensors)]
+        outs = r.program([t._data for t in inputs])  # type: ignore[misc]
+        recorder = Recorder()
+        for i, t in enumerate(tensors):
+            recorder.add_argument(t, i)
+        with recording(recorder):
+            result = self._fn(*args, **kwargs)
+        compare(self.__name__, r, [t._data for t in inputs], outs, recorder)
+        return result
+
+    def _why(self, key: Any) -> str:
+        """What is new about a form, for the history."""
+        known = [k for k in self._forms if k != key]
+        if not known:
+            return ""
+        nearest = max(known, key=lambda k: sum(a == b for a, b in zip(k, key)))
+        for i, (a, b) in enumerate(zip(nearest, key)):
+            if a != b:
+                return f", because part {i} of the arguments was {a!r} before and is {b!r} now"
+        return ", because the number of arguments changed"
+
+    # ------------------------------------------------------------------------------------------- what happened
+    def _note(self, text: str) -> None:
+        self._history.append(text)
+        del self._history[:-100]
+
+    def _say(self, reason: str) -> None:
+        """Warn once that the function runs eagerly, and why."""
+        if self.strict:
+            raise StagingError(f"{self.__name__} cannot be staged: {reason}")
+        if reason not in self._warned:
+            self._warned.add(reason)
+            self._note(f"runs eagerly: {reason}")
+            where = user_line(2)
+            warnings.warn(f"agog.function: {self.__name__} runs eagerly: {reason}" + (f"\n    called at {where}" if where else ""),
+                          StagingWarning, stacklevel=_depth())
+
+
+def _depth() -> int:
+    return 4
+
+
+def _parameter_names(fn: Any) -> tuple[str, ...]:
+    code = getattr(getattr(fn, "__func__", fn), "__code__", None)
+    return code.co_varnames[:code.co_argcount] if code is not None else ()
+
+
+def function(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Stage a function: record it while it runs, then call native code with the same results.
+
+        @ag.function
+        def step(x, t):
+            loss = ((model(x) - t) ** 2).mean()
+            ...
+
+    Works on functions, methods, lambdas, callable objects and Modules; as a decorator with or without arguments.
+
+    strict      raise StagingError instead of running eagerly when something cannot be staged
+    check       run each call eagerly as well, and raise StagingError where the results differ
+    background  compile in another thread while eager calls go on
+    limit       how many paths of data-dependent control flow to keep for arguments of one form
+    """
+    if fn is None:
+        return lambda f: Function(f, **options)
+    return Function(fn, **options)
+
+

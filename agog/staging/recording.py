@@ -1,0 +1,304 @@
+"""A recording: the graph of one run, where its inputs come from, and what to do with its outputs."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import numpy as np
+
+from agog import config, tape, tree
+from agog.autodiff.engine import conj, enable_grad, walk
+from agog.autodiff.functional import fresh
+from agog.dispatch import apply, wrap
+from agog.graph.ir import Constant, Graph, Input, Node, Role, Value
+from agog.staging.guards import Guards
+from agog.staging.observe import _PLAIN, Watch, is_tensor
+from agog.staging.recorder import Argument, Captured, Gradient, Guard, Recorder
+from agog.tape import Leaf, Pick
+
+PLAIN_RESULTS = (*_PLAIN, np.dtype)
+
+
+class GuardMissed(Exception):
+    """A value that Python looked at during the recording is another one now."""
+
+    def __init__(self, position: int, value: Any):
+        self.position, self.value = position, value
+
+
+class NotStageable(Exception):
+    """Why this run cannot be replayed natively."""
+
+
+class Recording:
+    """What one run of a function did, as something that can be run again.
+
+    Raises NotStageable when the run did something that a graph does not express.
+    """
+
+    def __init__(self, name: str, recorder: Recorder, watch: Watch, result: Any, tensors: list[Any]):
+        self.name = name
+        if recorder.reason:
+            raise NotStageable(recorder.reason)
+        if reason := watch.side_effect():
+            raise NotStageable(reason)
+        self.slots: list[int] = []  # the graph's outputs: results, then state
+        self._index: dict[int, int] = {}
+        self._plan_results(recorder, result, tensors)
+        self._plan_state(recorder, tensors)
+        if recorder.reason:  # planning may capture, and find what cannot be followed
+            raise NotStageable(recorder.reason)
+        self.graph, self.guard_values = to_graph(name, recorder, self.slots, len(self.slots) - len(self.writes)
+                                                 - sum(i is not None for _, i in self.gradients))
+        self.fetch: list[Any] = [source for _, source in recorder.sources]
+        self.captured = [s.tensor for s in self.fetch if type(s) is Captured]
+        self.guards = Guards(watch, self.captured)
+        self.leaf_states = [(self._owner(leaf, tensors), before is None) for leaf, before in recorder.leaves.values()]
+        for source in self.fetch:
+            if type(source) is Gradient:
+                source.leaf = self._owner(source.leaf, tensors)
+        self.specs = [recorder.specs[slot] for slot, _ in recorder.sources]
+        self.effects = recorder.effects
+        self.program: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
+        self.calls = 0
+        self.kept = (result, tensors)
+        self._find_live()
+
+    # ------------------------------------------------------------------------------------------ what comes out
+    def _output(self, slot: int) -> int:
+        if slot not in self._index:
+            self._index[slot] = len(self.slots)
+            self.slots.append(slot)
+        return self._index[slot]
+
+    def _plan_results(self, recorder: Recorder, result: Any, tensors: list[Any]) -> None:
+        leaves, self.structure = tree.flatten(result)
+        arguments = {id(t): i for i, t in enumerate(tensors)}
+        made: dict[int, int] = {}
+        self.results: list[tuple[str, Any]] = []
+        self.new: list[tuple[int, Any]] = []  # (output, the recorded Tensor) of each Tensor made by the call
+        for x in leaves:
+            if is_tensor(x):
+                if id(x) in arguments:
+                    self.results.append(("argument", arguments[id(x)]))
+                elif id(x) in recorder.external:
+                    self.results.append(("same", x))
+                else:
+                    if id(x) not in made:
+                        made[id(x)] = len(self.new)
+                        slot = recorder.slot_of(x)
+                        self.new.append((self._output(slot), x))
+                    self.results.append(("new", made[id(x)]))
+            elif isinstance(x, PLAIN_RESULTS):
+                self.results.append(("same", x))
+            else:
+                raise NotStageable(f"it returns a {type(x).__name__}, which is neither a Tensor nor plain data")
+
+    def _plan_state(self, recorder: Recorder, tensors: list[Any]) -> None:
+        """What the call changes: (Tensor or number of the argument, output), (leaf or number, output or None)."""
+        arguments = {id(t): i for i, t in reversed(list(enumerate(tensors)))}
+        self.writes: list[tuple[Any, int]] = []
+        self.gradients: list[tuple[Any, int | None]] = []
+        for seen in list(recorder.external.values()):
+            tensor = seen.tensor
+            if tensor._node is not seen.node:
+                raise NotStageable("it changes whether a Tensor from outside requires a gradient, or its history")
+            if tensor._data is not seen.data:
+                slot = recorder._slot_of_array.get(id(tensor._data))
+                if slot is None:
+                    raise NotStageable("it gives a Tensor from outside a value that cannot be followed")
+                self.writes.append((arguments.get(id(tensor), tensor), self._extra(slot)))
+        for leaf, before in recorder.leaves.values():
+            if leaf.grad is not before:
+                slot = None if leaf.grad is None else recorder.slot_of(leaf.grad)
+                self.gradients.append((self._owner(leaf, tensors), None if slot is None else self._extra(slot)))
+
+    @staticmethod
+    def _owner(leaf: Leaf, tensors: list[Any]) -> Any:
+        """The leaf, or the number of the argument that it belongs to."""
+        return next((i for i, t in enumerate(tensors) if t._node is leaf), leaf)
+
+    def _extra(self, slot: int) -> int:
+        self.slots.append(slot)
+        return len(self.slots) - 1
+
+    def _find_live(self) -> None:
+        """Which new results can be differentiated afterwards, and which say that their graph was used up."""
+        self.live: list[int] = []
+        self.spent: list[int] = []
+        for i, (_, t) in enumerate(self.new):
+            if t._node is None:
+                continue
+            (self.spent if _freed(t._node) else self.live).append(i)
+        result, tensors = self.kept
+        del result, tensors
+        self.kept = None  # type: ignore[assignment]
+        self.new = [(i, None) for i, _ in self.new]
+
+    # --------------------------------------------------------------------------------------------------- running
+    def inputs(self, tensors: list[Any]) -> list[Any]:
+        """The input Tensors of a call (not their arrays)."""
+        out = []
+        for source in self.fetch:
+            kind = type(source)
+            if kind is Argument:
+                out.append(tensors[source.index])
+            elif kind is Captured:
+                out.append(source.tensor)
+            else:
+                out.append(_leaf(source.leaf, tensors).grad)
+        return out
+
+    def applies(self, tensors: list[Any]) -> str | None:
+        """None when the guards hold, else the name of what changed."""
+        for owner, absent in self.leaf_states:
+            if (_leaf(owner, tensors).grad is None) != absent:
+                return "whether .grad is None"
+        if (name := self.guards.failed()) is not None:
+            return name
+        for source, (shape, dtype) in zip(self.fetch, self.specs):
+            kind = type(source)
+            if kind is not Argument:
+                data = source.tensor._data if kind is Captured else _leaf(source.leaf, tensors).grad._data
+                if type(data) is not np.ndarray or data.shape != shape or data.dtype != dtype:
+                    return "the shape, dtype or device of a captured Tensor"
+        return None
+
+    def run(self, tensors: list[Any]) -> Any:
+        """The native call: compute, then commit. Raises GuardMissed with nothing changed."""
+        inputs = self.inputs(tensors)
+        outs = self.program([t._data for t in inputs])  # type: ignore[misc]
+        count = len(outs) - len(self.guard_values) - sum(len(e.slots) for e in self.effects)
+        at = count
+        for guard in self.guard_values:
+            value = outs[at].item()
+            if not guard.holds(value):
+                raise GuardMissed(guard.position, value)
+            at += 1
+        self.calls += 1
+        return self.commit(outs, at, inputs, tensors)
+
+    def commit(self, outs: list[Any], at: int, inputs: list[Any], tensors: list[Any]) -> Any:
+        new = [wrap(outs[i]) for i, _ in self.new]
+        if self.live and config.modes.grad:
+            self._attach(new, inputs)
+        for i in self.spent:
+            new[i]._node = _spent(new[i])
+        for target, i in self.writes:
+            (tensors[target] if type(target) is int else target)._data = outs[i]
+        for owner, i in self.gradients:
+            _leaf(owner, tensors).grad = None if i is None else wrap(outs[i])
+        for effect in self.effects:
+            effect.deliver(*[wrap(outs[at + k]) for k in range(len(effect.slots))])
+            at += len(effect.slots)
+        leaves = [x if kind == "same" else tensors[x] if kind == "argument" else new[x] for kind, x in self.results]
+        return tree.unflatten(self.structure, leaves)
+
+    # ------------------------------------------------------------------------------------------------- gradients
+    def _attach(self, new: list[Any], inputs: list[Any]) -> None:
+        """Put the whole call on the tape as one node, whose rule goes back through the recorded operations."""
+        which = [i for i, t in enumerate(inputs) if t._node is not None]
+        if not which:
+            return
+        frozen = [wrap(t._data, t._node) for t in inputs]  # the values of now: a later assignment must not be seen
+        op = _StagedOp(self, which, frozen)
+        node = object.__new__(tape.Node)
+        outs = [new[i] for i in self.live]
+        node.op, node.parents, node.env = op, tuple(inputs[i]._node for i in which), (None, None)
+        node.shape, node.seq = [(t.shape, t.dtype) for t in outs], tape._ticket()
+        for k, t in enumerate(outs):
+            t._node = Pick(node, k, t.shape)
+
+    def replay(self, inputs: list[Any]) -> list[Any]:
+        """The recorded operations on Tensors: all outputs of the graph, with a history."""
+        values: dict[Any, Any] = {v: t for v, t in zip(self.graph.inputs, inputs)}
+        for node in self.graph.nodes:
+            if not node.is_row:
+                continue
+            args = tuple(None if v is None else wrap(v.data) if type(v) is Constant else values[v] for v in node.inputs)
+            out = apply(node.op, args, node.statics)
+            for v, t in zip(node.outputs, out if isinstance(out, tuple) else (out,)):
+                values[v] = t
+        return [wrap(v.data) if type(v) is Constant else values[v] for v in self.graph.outputs]
+
+
+def _leaf(owner: Any, tensors: list[Any]) -> Any:
+    return tensors[owner]._node if type(owner) is int else owner
+
+
+def _freed(node: Any) -> bool:
+    if type(node) is Leaf:
+        return False
+    return (node.source if type(node) is Pick else node).env is None
+
+
+def _spent(t: Any) -> Any:
+    node = object.__new__(tape.Node)
+    node.op, node.parents, node.env, node.shape, node.seq = _SPENT, (), None, t.shape, tape._ticket()
+    return node
+
+
+class _Spent:
+    name, variadic, elementwise, outputs, inputs, static_names, derived, rules = "staged call", False, False, ("y",), (), (), (), ()
+
+
+_SPENT = _Spent()
+
+
+class _StagedOp:
+    """What the tape needs to know of a row, for one staged call."""
+
+    variadic, elementwise, derived, inputs, static_names = True, False, (), ("xs",), ()
+
+    def __init__(self, recording: Recording, which: list[int], frozen: list[Any]):
+        self.name = f"staged {recording.name}"
+        self.outputs = tuple(str(i) for i in recording.live)
+        if len(self.outputs) == 1:
+            self.outputs = (*self.outputs, "unused")
+        self.recording, self.which, self.frozen = recording, which, frozen
+        self.rules = ((self.rule, 0, None),)
+
+    def rule(self, xp: Any, g: list[Any]) -> list[Any]:
+        raw = not any(is_tensor(p) for p in g)
+        inputs = [wrap(t._data) for t in self.frozen]
+        for i in self.which:
+            inputs[i] = fresh(inputs[i]) if raw else fresh(self.frozen[i])
+        recording = self.recording
+        with enable_grad():
+            outs = recording.replay(inputs)
+        pairs = [(outs[recording.new[k][0]], conj(wrap(p) if raw else p)) for k, p in zip(recording.live, g)]
+        pairs = [(y, p) for y, p in pairs if y._node is not None]
+        sources = [inputs[i]._node for i in self.which]
+        found = walk([y for y, _ in pairs], [p for _, p in pairs], retain=not raw, create_graph=not raw,
+                     wanted=set(sources), stop=True) if pairs else {}
+        return [found.get(s) for s in sources]
+
+
+def to_graph(name: str, recorder: Recorder, slots: list[int], results: int) -> tuple[Graph, list[Guard]]:
+    """The recorded operations as a graph, and the guards in their order.
+
+    Outputs: the planned ones, then the value of each guard, then the values that effects deliver.
+    """
+    values: dict[int, Value] = {}
+    inputs = []
+    for slot, source in recorder.sources:
+        shape, dtype = recorder.specs[slot]
+        role = Role("argument", str(source.index)) if type(source) is Argument else Role("captured", repr(source))
+        values[slot] = Input(shape, dtype, role)
+        inputs.append(values[slot])
+    for slot, data in recorder.constants.items():
+        values[slot] = Constant(data)
+    nodes = []
+    for record in recorder.records:
+        args = [None if s is None else values[s] for s in record.inputs]
+        outs = [Value(*recorder.specs[s]) for s in record.outputs]
+        nodes.append(Node(record.op, args, record.statics, outs, (), record.line))
+        for s, v in zip(record.outputs, outs):
+            values[s] = v
+    tail = [g.slot for g in recorder.guards] + [s for e in recorder.effects for s in e.slots]
+    outputs = [values[s] for s in (*slots, *tail)]
+    roles = [Role("result", str(i)) if i < results else Role("state", str(i)) for i in range(len(slots))]
+    roles += [Role("saved", "guard") for _ in recorder.guards] + [Role("saved", "effect")] * (len(tail) - len(recorder.guards))
+    return Graph(name, inputs, nodes, outputs, roles), recorder.guards
+
+
