@@ -167,7 +167,7 @@ hard_sigmoid = elementwise("hard_sigmoid(x) -> y", lambda np, x: np.minimum(np.m
                            vjp={"x": lambda xp, g, x: xp.where((x > -3) & (x < 3), g / 6, 0)}, domain=(-2.5, 2.5),
                            lower=lambda k, x: k.div(k.min(k.max(k.add(x, 3), 0), 6), 6), doc="`relu6(x + 3) / 6`.")
 hard_swish = elementwise("hard_swish(x) -> y", lambda np, x: x * (np.minimum(np.maximum(x + 3, 0), 6) / 6), **_real,
-                         vjp={"x": lambda xp, g, x: g * xp.where(x < -3, 0, xp.where(x > 3, 1, x / 3 + 0.5))},
+                         vjp={"x": lambda xp, g, x: g * xp.where(x <= -3, 0, xp.where(x >= 3, 1, x / 3 + 0.5))},
                          domain=(-2.5, 2.5), lower=lambda k, x: k.mul(x, k.div(k.min(k.max(k.add(x, 3), 0), 6), 6)),
                          doc="`x * hard_sigmoid(x)`.")
 hardshrink = elementwise("hardshrink(x, lambd=0.5) -> y",

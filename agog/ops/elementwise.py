@@ -159,18 +159,17 @@ minimum = elementwise("minimum(x, y) -> z", vjp={"x": _extreme_vjp(True, False),
 
 def _fextreme_vjp(first: bool, larger: bool) -> Any:
     def rule(xp: Any, g: Any, x: Any, y: Any) -> Any:
-        mine, other = (x, y) if first else (y, x)
-        loses = (mine < other if larger else mine > other) | (mine != mine)
-        return xp.where(loses, 0, xp.where(x == y, g / 2, g))
+        wins = (x >= y if larger else x <= y) | (y != y)
+        return xp.where(wins, g, 0) if first else xp.where(wins, 0, g)
     return rule
 
 
 fmax = elementwise("fmax(x, y) -> z", vjp={"x": _fextreme_vjp(True, True), "y": _fextreme_vjp(False, True)},
                    lower=lambda k, x, y: k.where(k.ne(x, x), y, k.where(k.ne(y, y), x, k.max(x, y))), domain=(-3, 3),
-                   doc="The larger of `x` and `y`; the other one where one is nan.")
+                   doc="The larger of `x` and `y`; the other one where one is nan. The gradient of equal ones goes to `x`.")
 fmin = elementwise("fmin(x, y) -> z", vjp={"x": _fextreme_vjp(True, False), "y": _fextreme_vjp(False, False)},
                    lower=lambda k, x, y: k.where(k.ne(x, x), y, k.where(k.ne(y, y), x, k.min(x, y))), domain=(-3, 3),
-                   doc="The smaller of `x` and `y`; the other one where one is nan.")
+                   doc="The smaller of `x` and `y`; the other one where one is nan. The gradient of equal ones goes to `x`.")
 
 
 def _clip(np: Any, x: Any, min: Any, max: Any) -> Any:

@@ -51,8 +51,13 @@ log10 = elementwise("log10(x) -> y", **_float, vjp={"x": lambda xp, g, x: g / (x
                     lower=lambda k, x: k.log10(x), domain=(0.3, 3), doc="The logarithm to base 10.")
 
 
+def _share(xp: Any, a: Any, z: Any) -> Any:
+    """`a - z`, for the part exp(a - z) that `a` has in z; where z is infinite, 0 if `a` made it so, else -inf."""
+    return xp.where(xp.isinf(z), xp.where((a == z) & (z > 0), 0, -math.inf), a - z)
+
+
 def _logaddexp_vjp(xp: Any, g: Any, a: Any, z: Any) -> Any:
-    return g * xp.exp(a - xp.where(z == -math.inf, 0, z))  # -inf with -inf: no gradient rather than nan
+    return g * xp.exp(_share(xp, a, z))
 
 
 logaddexp = elementwise("logaddexp(x, y) -> z", **_real, vjp={"x": lambda xp, g, x, z: _logaddexp_vjp(xp, g, x, z),
@@ -61,7 +66,7 @@ logaddexp = elementwise("logaddexp(x, y) -> z", **_real, vjp={"x": lambda xp, g,
 
 
 def _logaddexp2_vjp(xp: Any, g: Any, a: Any, z: Any) -> Any:
-    return g * xp.exp2(a - xp.where(z == -math.inf, 0, z))
+    return g * xp.exp2(_share(xp, a, z))
 
 
 logaddexp2 = elementwise("logaddexp2(x, y) -> z", **_real, vjp={"x": lambda xp, g, x, z: _logaddexp2_vjp(xp, g, x, z),
