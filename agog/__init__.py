@@ -51,6 +51,9 @@ _CONSTANTS = {"pi": 3.141592653589793, "e": 2.718281828459045, "inf": float("inf
 __array_api_version__ = "2025.12"
 
 
+globals().pop("tensor")  # the submodule; agog.tensor is the function of that name
+
+
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         value = getattr(importlib.import_module(_WHERE[name]), name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import numpy as np
 
@@ -22,6 +22,11 @@ from agog.dispatch import apply_operator, binary, operand, tensors, unary, wrap
 from agog.errors import (ArgumentError, ArgumentTypeError, DTypeError, GradientError, OutOfMemoryError, ShapeError)
 from agog.ops.row import COMPOSITES, TABLE
 from agog.tape import Leaf
+
+if TYPE_CHECKING:  # the operations as methods, spelled out by scripts/make_stubs.py
+    from agog.ops.methods import Methods
+else:
+    Methods = object
 
 __all__ = ["Tensor", "asarray"]
 
@@ -76,7 +81,7 @@ def _exclusive(t: Tensor) -> bool:
     return type(data) is np.ndarray and data.base is None and data.flags.writeable and sys.getrefcount(data) == 3
 
 
-class Tensor:
+class Tensor(Methods):
     """An n-dimensional array with automatic differentiation.
 
     Made by `agog.asarray`, `agog.zeros`, ... or `Tensor(data)`; every operation of the `agog` namespace that takes an
@@ -405,7 +410,7 @@ class Tensor:
 
         The history of other results is untouched: they were computed from the old value.
         """
-        data = _to_array(value._data if isinstance(value, Tensor) else value, self.dtype, None)
+        data = _to_array(value, self.dtype, None)
         if data.shape != self.shape:
             raise ShapeError(f"assign: a value of shape {data.shape} for a Tensor of shape {self.shape}")
         if not self.is_leaf:
@@ -495,12 +500,13 @@ class Tensor:
 
     view = reshape
 
-    def __getattr__(self, name: str) -> Any:
-        # The other operations become methods when first asked for, so that importing agog builds none of them.
-        if not name.startswith("_") and (name in TABLE or name in COMPOSITES) and name not in _NO_METHODS:
-            setattr(Tensor, name, public(name))
-            return getattr(self, name)
-        raise AttributeError(f"'Tensor' has no attribute {name!r}")
+    if not TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Any:
+            # The other operations become methods when first asked for, so that importing agog builds none of them.
+            if not name.startswith("_") and (name in TABLE or name in COMPOSITES) and name not in _NO_METHODS:
+                setattr(Tensor, name, public(name))
+                return getattr(self, name)
+            raise AttributeError(f"'Tensor' has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
         return sorted(set(object.__dir__(self)) | {n for n in (*TABLE, *COMPOSITES) if n not in _NO_METHODS})

@@ -48,9 +48,10 @@ def imports(path):
             yield from ((a.name, node.lineno) for a in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            yield node.module, node.lineno
-            if node.module == "agog":  # `from agog import x` may name a room
-                yield from ((f"agog.{a.name}", node.lineno) for a in node.names)
+            if node.module != "agog":
+                yield node.module, node.lineno
+            for a in node.names if node.module == "agog" else ():  # `from agog import x` may name a room
+                yield f"agog.{a.name}" if floor(f"agog.{a.name}") is not None else "agog", node.lineno
 
 
 FILES = sorted(p for d in ("agog", "examples") for p in (ROOT / d).rglob("*.py"))

@@ -1,7 +1,7 @@
 """agog, as its users write it: for the suite in this folder, and for the peer benchmarks (BENCH_ADAPTERS=folder)."""
 # ruff: noqa: F401, I001
 import agog as ag
-from agog import abs, concat, cross_entropy, erf, exp, linear, log, logsumexp, max, mean, relu
+from agog import abs, concat, cross_entropy, erf, exp, log, logsumexp, max, mean, relu
 from agog import reshape, sigmoid, sqrt, square, stack, sum, tanh, where
 
 NHWC, KERNEL = False, (0, 1, 2, 3)
@@ -62,7 +62,7 @@ leaf = lambda x: ag.asarray(x).requires_grad_()
 numpy = lambda t: t.detach().numpy()
 wait = lambda t: None
 truth = bool
-transpose = ag.permute_dims
+transpose, linear = ag.permute_dims, ag.affine
 split = lambda x, n, axis: ag.split(x, n, axis=axis)
 take = lambda table, ids: ag.embedding(ids, table)
 unstack = lambda x, n: ag.unstack(x)
