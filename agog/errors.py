@@ -25,6 +25,7 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+import warnings
 
 _INSIDE = (os.path.dirname(os.path.abspath(__file__)) + os.sep, "<agog ")  # the package, and what it compiles
 
@@ -45,6 +46,14 @@ def user_line(depth: int = 1) -> str:
     name, line = frame.f_code.co_filename, frame.f_lineno
     source = linecache.getline(name, line).strip()
     return f"{name}:{line}" + (f": {source}" if source else "")
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the user's line."""
+    level, frame = 2, sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+    warnings.warn(message, category, stacklevel=level if frame is not None else 2)
 
 
 class AgogError(Exception):

@@ -21,6 +21,10 @@ _identity = Op("_tracked(x) -> y", lambda np, x: x, vjp={"x": lambda xp, g: g}, 
                batch=lambda xp, batched, inputs, statics: inputs[0], kind="movement",
                samples=lambda s: [((s(2, 3),), {})], doc="The same value as a new node: where a transformation begins.")
 
+stopped = Op("_stopped(x) -> y", lambda np, x: x, promotes=(), kind="movement", smooth=False,
+             batch=lambda xp, batched, inputs, statics: inputs[0],
+             samples=lambda s: [((s(2, 3),), {})], doc="The same value, through which no gradient flows.")
+
 
 def _is_tensor(x: Any) -> bool:
     return hasattr(x, "_node")

@@ -11,14 +11,13 @@ import functools
 import inspect
 import threading
 import types
-import warnings
 import weakref
 from typing import Any, Callable
 
 import numpy as np
 
 from agog import config
-from agog.errors import ArgumentError, ArgumentTypeError, StagingError, StagingWarning, user_line
+from agog.errors import ArgumentError, ArgumentTypeError, StagingError, StagingWarning, warn
 from agog.dispatch import wrap
 from agog.graph.interpret import run as interpret
 from agog.staging.checking import compare
@@ -283,13 +282,7 @@ class Function:
         if reason not in self._warned:
             self._warned.add(reason)
             self._note(f"runs eagerly: {reason}")
-            where = user_line(2)
-            warnings.warn(f"agog.function: {self.__name__} runs eagerly: {reason}" + (f"\n    called at {where}" if where else ""),
-                          StagingWarning, stacklevel=_depth())
-
-
-def _depth() -> int:
-    return 4
+            warn(f"agog.function: {self.__name__} runs eagerly: {reason}", StagingWarning)
 
 
 def _parameter_names(fn: Any) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ changed by the function (a side effect); what does not was at most read, and bec
 
 from __future__ import annotations
 
+import array
 import collections
 import os
 import random
@@ -20,13 +21,12 @@ from typing import Any, Callable, Iterable
 import numpy as np
 
 from agog import config
-from agog.dispatch import Tensor as _tensor_class  # noqa: F401 - set when the class exists
 from agog.tape import Leaf
 
 _LIBRARIES = tuple(os.path.normpath(p) + os.sep for p in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"),
                                                           sysconfig.get_path("purelib"), sysconfig.get_path("platlib")} if p)
 _AGOG = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_FROZEN = ("<frozen", "<__array_function__", "<string>")
+_FROZEN = ("<frozen", "<__array_function__", "<agog ")
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), np.dtype, np.generic, range,
           slice)
@@ -89,16 +89,22 @@ def fingerprint(value: Any, seen: dict[int, int] | None = None, name: str = "") 
         body: Any = [fingerprint(x, seen, name) for x in value.flat] if value.dtype.hasobject else \
             zlib.crc32(data.view(np.uint8).reshape(-1).data if data.size else b"")
         return ("array", key, value.shape, value.dtype.str, body)
+    if isinstance(value, _IMPURE_TYPES):
+        return ("generator", key, _state(value))
+    if isinstance(value, bytearray | array.array | memoryview):
+        return (type(value), key, bytes(value))
     if isinstance(value, list | tuple | collections.deque):
         return (type(value), key if not isinstance(value, tuple) else None, [fingerprint(v, seen, name) for v in value])
     if isinstance(value, dict):
         return (type(value), key, [(_key(k), fingerprint(v, seen, f"{name}[{k!r}]")) for k, v in list(value.items())])
     if isinstance(value, set | frozenset):
         return (type(value), key, sorted((repr(_key(v)) for v in value)))
+    if isinstance(value, types.FunctionType) and not is_user_code(value.__code__.co_filename):
+        return ("function", key, id(value.__code__))
     if isinstance(value, types.FunctionType):
         return ("function", key, id(value.__code__), fingerprint(value.__defaults__, seen, name),
                 fingerprint(value.__kwdefaults__, seen, name), fingerprint(value.__dict__ or None, seen, name),
-                [_cell(c, seen, name) for c in value.__closure__ or ()] if is_user_code(value.__code__.co_filename) else None)
+                [_cell(c, seen, name) for c in value.__closure__ or ()])
     if isinstance(value, types.MethodType):
         return ("method", id(value.__func__), fingerprint(value.__self__, seen, name))
     if isinstance(value, _FIXED):
@@ -111,6 +117,13 @@ def fingerprint(value: Any, seen: dict[int, int] | None = None, name: str = "") 
     if hasattr(value, "__next__"):
         raise Refuse(f"{name or 'it'} is an iterator ({type(value).__name__}); what it gives next cannot be known beforehand")
     return _instance(value, key, seen, name)
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    bits = generator if isinstance(generator, np.random.BitGenerator) else getattr(generator, "bit_generator", None)
+    return repr(generator.get_state() if bits is None else bits.state)
 
 
 def _cell(cell: Any, seen: dict[int, int], name: str) -> Any:
@@ -180,6 +193,7 @@ class Watch:
         self.codes: set[types.CodeType] = set()
         self.reason: str | None = None
         self.arguments: list[tuple[str, Any, Any]] = []
+        self.reached: set[int] = set()
         self._random: Any = None
         self._keep: list[Any] = []
         self._active = False
@@ -231,12 +245,8 @@ class Watch:
             return
         for name, cell in zip(code.co_freevars, fn.__closure__ or ()):
             self._note(Place(cell, None, name))
-        for i, default in enumerate(fn.__defaults__ or ()):
-            if isinstance(default, list | dict | set):
-                self._note_value((id(fn), "default", i), default, f"a default of {fn.__name__}")
-        for name, default in (fn.__kwdefaults__ or {}).items():
-            if isinstance(default, list | dict | set):
-                self._note_value((id(fn), "default", name), default, f"default {name}")
+        for attribute in ("__code__", "__defaults__", "__kwdefaults__"):
+            self._note(Place(fn, attribute, f"{attribute} of {fn.__name__}"))
         self._note_globals(code, fn.__globals__)
 
     def _note_globals(self, code: types.CodeType, namespace: dict) -> None:
@@ -261,11 +271,13 @@ class Watch:
             return
         self.places[key] = place
         value = place.read()
+        seen: dict[int, int] = {}
         try:
-            self.before[key] = fingerprint(value, None, place.name)
+            self.before[key] = fingerprint(value, seen, place.name)
         except Refuse as refusal:
             self.refuse(str(refusal))
             self.before[key] = None
+        self.reached.update(seen)
         self._note_callable(value)
         self._note_class(value)
 
@@ -329,13 +341,12 @@ class Watch:
             self._note_value(("free", id(value)), value, name)
 
     def _c_call(self, frame: types.FrameType, fn: Any) -> None:
-        if self.reason is not None or not is_user_code(frame.f_code.co_filename):
-            if not _is_library_frame(frame):
-                return
+        if self.reason is not None or not _from_user(frame):
+            return
         name = getattr(fn, "__name__", "")
         module = getattr(fn, "__module__", None) or ""
         owner = getattr(fn, "__self__", None)
-        if module == "builtins" and name in _IMPURE_BUILTINS and is_user_code(frame.f_code.co_filename):
+        if module == "builtins" and name in _IMPURE_BUILTINS:
             if name in ("setattr", "delattr", "exec", "eval", "globals"):
                 return  # their effects are seen in the state
             self.refuse(f"it calls {name}()")
@@ -343,7 +354,7 @@ class Watch:
             self.refuse(f"it draws from {type(owner).__module__}.{type(owner).__name__}.{name}; use agog.random")
         elif isinstance(owner, type) and owner.__name__ in _IMPURE_CLASS_NAMES and name in ("now", "today", "utcnow"):
             self.refuse(f"it calls {owner.__name__}.{name}()")
-        elif module in _IMPURE_MODULES and (module, name) not in _HARMLESS and _from_user(frame):
+        elif module in _IMPURE_MODULES and (module, name) not in _HARMLESS:
             self.refuse(f"it calls {module}.{name}()")
         elif owner is not None and type(owner).__module__ in ("_io", "io") and not isinstance(owner, _Stream):
             self.refuse(f"it uses a file ({type(owner).__name__}.{name})")
@@ -380,10 +391,6 @@ def _from_user(frame: types.FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _is_library_frame(frame: types.FrameType) -> bool:
-    return not frame.f_code.co_filename.startswith(_AGOG)
 
 
 def _builtins(namespace: dict) -> Any:

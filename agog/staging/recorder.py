@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from agog import config, tape
+from agog.autodiff.functional import stopped
 from agog.errors import user_frame, user_line
 from agog.graph.ir import Where
 
@@ -108,6 +109,8 @@ class Recorder:
         self.leaves: dict[int, tuple[Any, Any]] = {}
         self.reason: str | None = None
         self.start = tape._ticket()
+        self.stops: dict[int, int] = {}
+        self._with_history: set[int] = set()
         self._slot_of_array: dict[int, int] = {}
         self._born: dict[int, Any] = {}
         self._kept: list[Any] = []
@@ -123,9 +126,7 @@ class Recorder:
     def add_argument(self, tensor: Any, index: int) -> None:
         """A Tensor argument of the call."""
         if id(tensor) not in self.external:
-            slot = self._slot(tensor._data)
-            self.external[id(tensor)] = External(tensor, slot)
-            self._kept.append(tensor)
+            slot = self._outside(tensor)
             self.sources.append((slot, Argument(index)))
 
     def _capture(self, tensor: Any) -> int:
@@ -135,10 +136,16 @@ class Recorder:
                 break
         else:
             source = Captured(tensor)
+        slot = self._outside(tensor)
+        self.sources.append((slot, source))
+        return slot
+
+    def _outside(self, tensor: Any) -> int:
         slot = self._slot(tensor._data)
         self.external[id(tensor)] = External(tensor, slot)
         self._kept.append(tensor)
-        self.sources.append((slot, source))
+        if tensor._node is not None:
+            self._with_history.add(slot)
         return slot
 
     def slot_of(self, tensor: Any) -> int:
@@ -154,6 +161,18 @@ class Recorder:
             slot = self._slot(tensor._data)
             self.constants[slot] = tensor._data
         return slot
+
+    def _read(self, tensor: Any, recording_gradients: bool) -> int:
+        """The slot that an operation reads; behind a stop where the tape does not see the value's history."""
+        slot = self.slot_of(tensor)
+        if slot not in self._with_history or (recording_gradients and tensor._node is not None):
+            return slot
+        if slot not in self.stops:
+            shape, dtype = self.specs[slot]
+            self.specs.append((shape, dtype))
+            self.stops[slot] = len(self.specs) - 1
+            self.records.append(Record(stopped, (slot,), (), (self.stops[slot],), None))
+        return self.stops[slot]
 
     def refuse(self, reason: str) -> None:
         """This run cannot be staged; the first reason is kept."""
@@ -181,8 +200,10 @@ class Recorder:
                     return  # inside vmap or jvp: the operations on what they hold are recorded
                 self.refuse("it computes on a device that staging does not know yet")
                 return
-        inputs = tuple(None if t is None else self.slot_of(t) for t in tensors)
+        recording_gradients = config.modes.grad
+        inputs = tuple(None if t is None else self._read(t, recording_gradients) for t in tensors)
         outputs = tuple(self._slot(t._data) for t in results)
+        self._with_history.update(s for s, t in zip(outputs, results) if t._node is not None)
         frame = user_frame(2)
         where = None if frame is None else Where(frame.f_code.co_filename, frame.f_lineno)
         self.records.append(Record(op, inputs, statics, outputs, where))

@@ -53,6 +53,10 @@ class Recording:
         self.fetch: list[Any] = [source for _, source in recorder.sources]
         self.captured = [s.tensor for s in self.fetch if type(s) is Captured]
         self.guards = Guards(watch, self.captured)
+        self.same_arguments = [(i, t) for i, t in enumerate(tensors) if id(t) in watch.reached]
+        known = {i for i, _ in self.same_arguments}
+        self.other_arguments = [i for i in range(len(tensors)) if i not in known]
+        self.captured_ids = {id(t) for t in self.captured}
         self.leaf_states = [(self._owner(leaf, tensors), before is None) for leaf, before in recorder.leaves.values()]
         for source in self.fetch:
             if type(source) is Gradient:
@@ -151,6 +155,12 @@ class Recording:
 
     def applies(self, tensors: list[Any]) -> str | None:
         """None when the guards hold, else the name of what changed."""
+        for i, t in self.same_arguments:
+            if tensors[i] is not t:
+                return f"argument {i}, which was a Tensor that the function also reads from outside"
+        for i in self.other_arguments:
+            if id(tensors[i]) in self.captured_ids:
+                return f"argument {i}, which is now a Tensor that the function also reads from outside"
         for owner, absent in self.leaf_states:
             if (_leaf(owner, tensors).grad is None) != absent:
                 return "whether .grad is None"
