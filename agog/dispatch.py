@@ -399,7 +399,7 @@ _REDUCTION = {"axis": None, "keepdims": False}
 def function(op: Op) -> Callable[..., Any]:
     """The public function of a row: the fast template that fits its signature, else one that calls `apply`."""
     ufunc_like = (isinstance(op.impl, str) and isinstance(getattr(np, op.impl, None), np.ufunc)
-                  or op.kind == "contraction") and (op.elementwise or not op.check)  # what a check refuses, ufuncs refuse
+                  or op.kind == "contraction") and (op.elementwise or not op.check)  # (ufuncs refuse too)
     unary_like = op.elementwise and len(op.inputs) == 1 and not op.derived and op.result == "same"
     if (ufunc_like or unary_like) and not op.statics and op.inputs and len(op.outputs) == 1 and not op.variadic:
         fn = (unary if len(op.inputs) == 1 else binary)(op)
