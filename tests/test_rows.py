@@ -26,6 +26,7 @@ from agog.ops.namespaces import raw
 from agog.ops.row import COMPOSITES, TABLE
 from agog.tape import Leaf, pullback
 
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # agog's own filter, which pytest undoes
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 KINDS = {"b": ["bool"], "i": ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"],
          "f": ["float16", "bfloat16", "float32", "float64"], "c": ["complex64", "complex128"]}

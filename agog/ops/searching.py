@@ -248,7 +248,7 @@ isin = Op("isin(x1, x2; invert=False) -> y", lambda np, x1, x2, invert: np.isin(
 def _check_bincount(x: Any, weights: Any, minlength: int) -> tuple:
     if len(x.shape) != 1 or x.dtype.kind not in "iu":
         raise ArgumentError(f"bincount: x={describe(x)} must be a one-dimensional array of integers")
-    if x.size and (x < 0).any():
+    if isinstance(x, numpy.ndarray) and (x < 0).any():
         raise ArgumentError("bincount: x holds negative numbers; shift them with x - x.min()")
     if weights is not None and weights.shape != x.shape:
         raise ShapeError(f"bincount: weights={describe(weights)} must have the shape of x={describe(x)}")
