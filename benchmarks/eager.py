@@ -28,13 +28,14 @@ RSS = 'next((int(l.split()[1]) / 1024 for l in open("/proc/self/status") if l.st
 def import_times(repeats):
     """`import agog` and `import numpy`, in fresh processes that take turns: seconds inside, and resident MB after."""
     times, resident = {"agog": [], "numpy": []}, {}
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # both from their bytecode
     for i in range(repeats + 1):  # the first one warms the page cache
         for name in times:
             wait_until_quiet(1)
             code = (f"import time; t = time.perf_counter(); import {name}; t = time.perf_counter() - t\n"
                     f"try: r = {RSS}\nexcept OSError: r = 0\nprint(t, r)")
-            out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-            seconds, resident[name] = (float(x) for x in out.split())
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+            seconds, resident[name] = (float(x) for x in done.stdout.split())
             if i:
                 times[name].append(seconds)
     ratio = statistics.median(a / b for a, b in zip(times["agog"], times["numpy"]))
@@ -52,7 +53,8 @@ def installed_mb():
         files = [pathlib.Path(f.locate()) for f in d.files or ()]
         if name == "agog":  # installed editable: its files are in the checkout
             package = pathlib.Path(importlib.util.find_spec("agog").origin).parent
-            files = [f for f in package.rglob("*") if f.is_file()]
+            tag = f".{sys.implementation.cache_tag}.pyc"
+            files = [f for f in package.rglob("*") if f.suffix != ".pyc" or f.name.endswith(tag)]
         sizes[name] = sum(f.stat().st_size for f in files if f.is_file())
         todo += [re.match(r"[\w.-]+", r)[0] for r in d.requires or () if "extra ==" not in r]
     return sum(sizes.values()) / 1e6, {k: round(v / 1e6, 1) for k, v in sizes.items()}
