@@ -6,6 +6,7 @@ import scipy.stats as st
 
 import agog as ag
 from agog import config
+from agog.dispatch import tensors
 from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError
 from agog.ops import random as module
 from agog.ops.namespaces import raw
@@ -189,15 +190,15 @@ def test_bits():
 
 def test_dropout():
     x = ag.asarray(np.ones((200, 100), np.float32), requires_grad=True)
-    y = ag.dropout(x, 0.25, KEY)
+    y = tensors.dropout(x, 0.25, KEY)
     kept = y.detach().numpy() != 0
     assert abs(kept.mean() - 0.75) < 0.01 and y.dtype == "float32"
     np.testing.assert_allclose(y.detach().numpy()[kept], 4 / 3, rtol=1e-6)
     y.sum().backward()
     np.testing.assert_array_equal(x.grad.numpy(), y.detach().numpy())
-    assert ag.dropout(x, 0.5, training=False) is x
-    assert (ag.dropout(x, 1.0, KEY).detach().numpy() == 0).all()
-    z = ag.dropout(ag.asarray(np.ones((4, 6, 3, 3))), 0.5, KEY, noise_shape=(4, 6, 1, 1)).numpy()
+    assert tensors.dropout(x, 0.5, training=False) is x
+    assert (tensors.dropout(x, 1.0, KEY).detach().numpy() == 0).all()
+    z = tensors.dropout(ag.asarray(np.ones((4, 6, 3, 3))), 0.5, KEY, noise_shape=(4, 6, 1, 1)).numpy()
     assert (z == z[:, :, :1, :1]).all() and z.dtype == np.float64
 
 
@@ -220,9 +221,9 @@ def test_dropout():
     (lambda: ag.random_key(-1), ArgumentError, "2\\*\\*64"),
     (lambda: ag.random_split(KEY, -1), ArgumentError, "n=-1"),
     (lambda: ag.random_fold_in(KEY, 1.5), ArgumentTypeError, "whole number"),
-    (lambda: ag.dropout(np.ones(3), 0.5), ArgumentError, "needs a key"),
-    (lambda: ag.dropout(ag.asarray(np.ones(3)), 2.0, KEY), ArgumentError, "between 0 and 1"),
-    (lambda: ag.dropout(ag.asarray(np.ones((3, 4))), 0.5, KEY, noise_shape=(2, 4)), ShapeError, "noise_shape"),
+    (lambda: tensors.dropout(np.ones(3), 0.5), ArgumentError, "needs a key"),
+    (lambda: tensors.dropout(ag.asarray(np.ones(3)), 2.0, KEY), ArgumentError, "between 0 and 1"),
+    (lambda: tensors.dropout(ag.asarray(np.ones((3, 4))), 0.5, KEY, noise_shape=(2, 4)), ShapeError, "noise_shape"),
 ])
 def test_errors_teach(call, error, text):
     with pytest.raises(error, match=text):

@@ -17,3 +17,6 @@ import agog.ops.conv  # noqa: F401
 import agog.ops.contraction  # noqa: F401
 import agog.ops.einsum  # noqa: F401
 import agog.ops.random  # noqa: F401
+import agog.ops.pooling  # noqa: F401
+import agog.ops.linalg  # noqa: F401
+import agog.ops.decompositions  # noqa: F401

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
-from agog.ops.blocks import BLOCK
+from agog.ops.blocks import BLOCK, in_float32
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
 
@@ -88,6 +88,7 @@ def _attention(np, *args):
     return y
 
 
+@in_float32
 def _attention_grad(g, xs, y, is_causal, scale):
     """Cotangents of q, k, v and the mask; the weights are computed again, block by block."""
     if not y.size or not xs[1].shape[-2]:

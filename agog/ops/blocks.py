@@ -8,7 +8,7 @@ from typing import Any, Callable
 import numpy as np
 
 from agog import config
-from agog.array import large
+from agog.array import dtypes, large
 
 BLOCK = 1 << 16
 """Elements worked on at a time: several arrays of so many float32 fit into an L2 cache."""
@@ -44,3 +44,29 @@ def over_rows(rows: int, row_size: int, work: Callable[[int, int], Any]) -> None
     for h in helpers:
         if not h.cancel():
             h.result()
+
+
+def in_float32(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """`rule` on raw arrays with 16-bit floats computed in float32, and its results brought back."""
+    def widened(*args: Any) -> Any:
+        half = next((a.dtype for a in _arrays(args) if dtypes.is_half(a.dtype)), None)
+        if half is None:
+            return rule(*args)
+        out = rule(*[_cast(a, half, np.float32) for a in args])
+        return _cast(out, np.dtype(np.float32), half)
+
+    return widened
+
+
+def _arrays(args: Any) -> Any:
+    for a in args:
+        if isinstance(a, np.ndarray | np.generic):
+            yield a
+        elif isinstance(a, tuple | list):
+            yield from _arrays(a)
+
+
+def _cast(a: Any, old: Any, new: Any) -> Any:
+    if isinstance(a, np.ndarray | np.generic):
+        return a.astype(new) if a.dtype == old else a
+    return [_cast(x, old, new) for x in a] if isinstance(a, tuple | list) else a

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from agog.errors import ArgumentError, AxisError, DTypeError, IndexingError, ShapeError
+from agog.ops.blocks import in_float32
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite, elementwise
 
@@ -143,6 +144,7 @@ def _cross_entropy_rule(xp, g, x, target, lse, ignore_index, reduction):
     return p * xp.expand_dims(a + h, axis=1) - onehot * xp.expand_dims(a, axis=1)
 
 
+@in_float32
 def _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction):
     """The same, in one array."""
     n = x.shape[0]

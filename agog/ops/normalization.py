@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from agog.errors import ArgumentError, AxisError, ShapeError
-from agog.ops.blocks import over_rows
+from agog.ops.blocks import in_float32, over_rows
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
 
@@ -65,6 +65,7 @@ def _fused_norm(np, *args):
     return y
 
 
+@in_float32
 def _fused_norm_grad(g, xs, n, eps, centered):
     """Cotangents of (x, weight, bias) in one pass over blocks of rows."""
     x = xs[0]
@@ -240,6 +241,7 @@ def _batch_norm_x(xp, g, x, weight, mean, var, eps, axis):
     return gy * _along(xp, wr, ndim, axis) + xc * _along(xp, line, ndim, axis) + _along(xp, level, ndim, axis)
 
 
+@in_float32
 def _batch_norm_x_raw(gy, gm, gv, x, weight, mean, var, eps, axis):
     """The same, in two arrays."""
     blocks, gs = _as_blocks(x, axis), _as_blocks(gy, axis)
@@ -259,10 +261,15 @@ def _batch_norm_weight(xp, g, x, mean, var, eps, axis):
     gy = g[0]
     r = 1.0 / xp.sqrt(var + eps)
     if xp is raw:
-        return _dots(np, _as_blocks(x, axis) - mean[:, None], _as_blocks(gy, axis)) * r
+        return _batch_norm_weight_raw(gy, x, mean, r, axis)
     ndim = len(x.shape)
     xc = x - _along(xp, mean, ndim, axis)
     return xp.sum(gy * xc, axis=tuple(i for i in range(ndim) if i != axis)) * r
+
+
+@in_float32
+def _batch_norm_weight_raw(gy, x, mean, r, axis):
+    return _dots(np, _as_blocks(x, axis) - mean[:, None], _as_blocks(gy, axis)) * r
 
 
 def _batch_norm_bias(xp, g, axis):

@@ -216,24 +216,28 @@ def _check_bits(key, shape, dtype):
     return ax.shape("random_bits", shape), dtype
 
 
+_FLOAT32 = {"shape": (3, 4), "dtype": np.dtype("float32")}
 _KEYED = {"promotes": (), "kind": "random", "smooth": False, "result": lambda *a: a[-1]}
 
 random_bits = Op("random_bits(key; shape=(), dtype=uint32) -> x", _bits, check=_check_bits, **_KEYED,
                  samples=_samples({"shape": (3, 4)}), doc="Uniform bits: unsigned integers over their whole range.")
 random_uniform = Op(
     "random_uniform(key; shape=(), dtype=None) -> x",
-    lambda np, key, shape, dtype: _floating(key, shape, _default(dtype), _uniform32, _uniform64), **_KEYED,
-    check=_check("random_uniform"), samples=_samples({"shape": (3, 4)}),
+    lambda np, key, shape, dtype: _floating(key, shape, _default(dtype), _uniform32, _uniform64),
+    reference=lambda np, key, shape, dtype: _floating(key, shape, "float32", _uniform32, _uniform64), **_KEYED,
+    check=_check("random_uniform"), samples=_samples(_FLOAT32),
     doc="Uniform in [0, 1): multiples of 2**-24 (float32) or 2**-53 (float64).")
 random_normal = Op(
     "random_normal(key; shape=(), dtype=None) -> x",
-    lambda np, key, shape, dtype: _floating(key, shape, _default(dtype), _normal32, _normal64), **_KEYED,
-    check=_check("random_normal"), samples=_samples({"shape": (3, 4)}),
+    lambda np, key, shape, dtype: _floating(key, shape, _default(dtype), _normal32, _normal64),
+    reference=lambda np, key, shape, dtype: _floating(key, shape, "float32", _normal32, _normal64), **_KEYED,
+    check=_check("random_normal"), samples=_samples(_FLOAT32),
     doc="The standard normal distribution, by Box and Muller's transform. Scale and shift it: loc + scale * x.")
 random_exponential = Op(
     "random_exponential(key; shape=(), dtype=None) -> x",
-    lambda np, key, shape, dtype: _floating(key, shape, _default(dtype), _exponential32, _exponential64), **_KEYED,
-    check=_check("random_exponential"), samples=_samples({"shape": (3, 4)}),
+    lambda np, key, shape, dtype: _floating(key, shape, _default(dtype), _exponential32, _exponential64),
+    reference=lambda np, key, shape, dtype: _floating(key, shape, "float32", _exponential32, _exponential64), **_KEYED,
+    check=_check("random_exponential"), samples=_samples(_FLOAT32),
     doc="The exponential distribution of rate 1.")
 
 
@@ -241,7 +245,7 @@ def _default(dtype):
     return dtypes.default_float() if dtype is None else dtype
 
 
-@composite(samples=_samples({"shape": (3, 4)}))
+@composite(samples=_samples(_FLOAT32))
 def random_gumbel(xp, key, shape=(), dtype=None):
     """The standard Gumbel distribution: -log of an exponential variable."""
     return -xp.log(xp.random_exponential(key, shape=shape, dtype=dtype))
@@ -416,7 +420,7 @@ def _check_truncated(key, lower, upper, shape, dtype):
 
 random_truncated_normal = Op(
     "random_truncated_normal(key; lower=-2.0, upper=2.0, shape=(), dtype=None) -> x", _truncated, **_KEYED,
-    check=_check_truncated, samples=_samples({"shape": (3, 4)}),
+    check=_check_truncated, samples=_samples(_FLOAT32),
     doc="The standard normal distribution within [lower, upper], by inversion.")
 
 
@@ -485,7 +489,7 @@ random_log_gamma = Op(
     lambda np, key, alpha, shape, dtype: _log_gamma_variate(
         np, key, alpha, alpha.shape if shape is None else shape).astype(dtypes.dtype(_default(dtype))),
     **_KEYED, check=_check_param("random_log_gamma", "alpha"),
-    samples=_samples({}, lambda s: s(3, 4, lo=0.2, hi=3)),
+    samples=_samples({"dtype": np.dtype("float32")}, lambda s: s(3, 4, lo=0.2, hi=3)),
     doc="The logarithm of a Gamma(alpha, 1) variable, precise where the variable underflows. Not differentiable.")
 
 
