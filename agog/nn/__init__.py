@@ -1,0 +1,104 @@
+"""Layers, models, losses: everything with parameters.
+
+    model = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+    loss = nn.CrossEntropyLoss()(model(x), target)
+"""
+
+from agog.nn import functional, init, utils
+from agog.nn._activation import (
+                                 CELU,
+                                 ELU,
+                                 GELU,
+                                 GLU,
+                                 SELU,
+                                 Hardshrink,
+                                 Hardsigmoid,
+                                 Hardswish,
+                                 Hardtanh,
+                                 LeakyReLU,
+                                 LogSigmoid,
+                                 LogSoftmax,
+                                 Mish,
+                                 PReLU,
+                                 ReLU,
+                                 ReLU6,
+                                 Sigmoid,
+                                 SiLU,
+                                 Softmax,
+                                 Softmin,
+                                 Softplus,
+                                 Softshrink,
+                                 Softsign,
+                                 Tanh,
+                                 Tanhshrink,
+)
+from agog.nn._attention import MultiheadAttention, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer
+from agog.nn._containers import ModuleDict, ModuleList, ParameterList, Sequential
+from agog.nn._conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from agog.nn._dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
+from agog.nn._linear import Bilinear, Embedding, Flatten, Identity, Linear, Unflatten, Upsample
+from agog.nn._loss import (
+                                 BCELoss,
+                                 BCEWithLogitsLoss,
+                                 CosineEmbeddingLoss,
+                                 CrossEntropyLoss,
+                                 GaussianNLLLoss,
+                                 HingeEmbeddingLoss,
+                                 HuberLoss,
+                                 KLDivLoss,
+                                 L1Loss,
+                                 MarginRankingLoss,
+                                 MSELoss,
+                                 NLLLoss,
+                                 PoissonNLLLoss,
+                                 SmoothL1Loss,
+                                 SoftMarginLoss,
+                                 TripletMarginLoss,
+)
+from agog.nn._module import Module
+from agog.nn._norm import (
+                                 BatchNorm1d,
+                                 BatchNorm2d,
+                                 BatchNorm3d,
+                                 GroupNorm,
+                                 InstanceNorm1d,
+                                 InstanceNorm2d,
+                                 InstanceNorm3d,
+                                 LayerNorm,
+                                 RMSNorm,
+)
+from agog.nn._parameter import Buffer, Parameter
+from agog.nn._pooling import (
+                                 AdaptiveAvgPool1d,
+                                 AdaptiveAvgPool2d,
+                                 AdaptiveAvgPool3d,
+                                 AdaptiveMaxPool1d,
+                                 AdaptiveMaxPool2d,
+                                 AdaptiveMaxPool3d,
+                                 AvgPool1d,
+                                 AvgPool2d,
+                                 AvgPool3d,
+                                 MaxPool1d,
+                                 MaxPool2d,
+                                 MaxPool3d,
+)
+from agog.nn._recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
+__all__ = [
+    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "BCELoss", "BCEWithLogitsLoss", "BatchNorm1d",
+    "BatchNorm2d", "BatchNorm3d", "Bilinear", "Buffer", "CELU", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d",
+    "ConvTranspose2d", "ConvTranspose3d", "CosineEmbeddingLoss", "CrossEntropyLoss", "Dropout", "Dropout1d",
+    "Dropout2d",
+    "Dropout3d", "ELU", "Embedding", "Flatten", "GELU", "GLU", "GRU", "GRUCell", "GaussianNLLLoss", "GroupNorm",
+    "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "HingeEmbeddingLoss", "HuberLoss", "Identity",
+    "InstanceNorm1d",
+    "InstanceNorm2d", "InstanceNorm3d", "KLDivLoss", "L1Loss", "LSTM", "LSTMCell", "LayerNorm", "LeakyReLU", "Linear",
+    "LogSigmoid", "LogSoftmax", "MSELoss", "MarginRankingLoss", "MaxPool1d", "MaxPool2d", "MaxPool3d", "Mish", "Module",
+    "ModuleDict", "ModuleList", "MultiheadAttention", "NLLLoss", "PReLU", "Parameter", "ParameterList",
+    "PoissonNLLLoss",
+    "RMSNorm", "RNN", "RNNCell", "ReLU", "ReLU6", "SELU", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss",
+    "SoftMarginLoss", "Softmax", "Softmin", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink",
+    "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TripletMarginLoss", "Unflatten",
+    "Upsample", "functional", "init", "utils",
+]

@@ -1,0 +1,251 @@
+"""Attention and transformer layers, with PyTorch's parameters and conventions."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, Callable
+
+import agog as ag
+from agog.errors import ArgumentError
+from agog.nn import init
+from agog.nn._check import bad_input, whole
+from agog.nn._containers import ModuleList
+from agog.nn._dropout import Dropout
+from agog.nn._linear import Linear
+from agog.nn._module import Module
+from agog.nn._norm import LayerNorm
+from agog.nn._parameter import Parameter
+
+
+class MultiheadAttention(Module):
+    """Attention with several heads (Vaswani et al., 2017).
+
+    embed_dim    size of the queries and of the result, divided among num_heads heads
+    dropout      probability of dropping an attention weight in training
+    kdim, vdim   sizes of keys and values; default embed_dim
+    batch_first  shapes are (N, L, E); by default (L, N, E), as in PyTorch. Without N, (L, E), in both cases
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True, kdim: int | None = None,
+                 vdim: int | None = None, batch_first: bool = False, *, dtype: Any = None, device: Any = None):
+        self.embed_dim = whole("MultiheadAttention", "embed_dim", embed_dim)
+        self.num_heads = whole("MultiheadAttention", "num_heads", num_heads)
+        if embed_dim % num_heads:
+            raise ArgumentError(f"MultiheadAttention: num_heads={num_heads} must divide embed_dim={embed_dim}")
+        self.dropout, self.batch_first, self.head_dim = dropout, batch_first, embed_dim // num_heads
+        self.kdim, self.vdim = embed_dim if kdim is None else kdim, embed_dim if vdim is None else vdim
+        kw = {"dtype": dtype, "device": device}
+        self.joint = self.kdim == self.vdim == embed_dim
+        if self.joint:
+            self.in_proj_weight = Parameter(ag.empty(3 * embed_dim, embed_dim, **kw))
+        else:
+            self.q_proj_weight = Parameter(ag.empty(embed_dim, embed_dim, **kw))
+            self.k_proj_weight = Parameter(ag.empty(embed_dim, self.kdim, **kw))
+            self.v_proj_weight = Parameter(ag.empty(embed_dim, self.vdim, **kw))
+        self.in_proj_bias = Parameter(ag.empty(3 * embed_dim, **kw)) if bias else None
+        self.out_proj = Linear(embed_dim, embed_dim, bias, **kw)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """New random values: Xavier uniform, biases zero."""
+        for name, p in self._own("parameter"):
+            if name != "in_proj_bias":
+                init.xavier_uniform_(p)
+        if self.in_proj_bias is not None:
+            init.zeros_(self.in_proj_bias)
+            init.zeros_(self.out_proj.bias)
+
+    def _project(self, query: Any, key: Any, value: Any) -> tuple[Any, Any, Any]:
+        e, b = self.embed_dim, self.in_proj_bias
+        if self.joint and query is key and key is value:
+            return tuple(ag.split(ag.linear(query, self.in_proj_weight, b), 3, axis=-1))  # type: ignore[return-value]
+        weights = (tuple(ag.split(self.in_proj_weight, 3, axis=0)) if self.joint else
+                   (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight))
+        biases = (None,) * 3 if b is None else (b[:e], b[e:2 * e], b[2 * e:])
+        q, k, v = (ag.linear(x, w, c) for x, w, c in zip((query, key, value), weights, biases))
+        return q, k, v
+
+    def forward(self, query: Any, key: Any, value: Any, key_padding_mask: Any = None, need_weights: bool = True,
+                attn_mask: Any = None, average_attn_weights: bool = True, is_causal: bool = False) -> tuple[Any, Any]:
+        """(result, weights or None).
+
+        key_padding_mask  (N, S), True where a key is padding; or floats that are added to the scores
+        attn_mask         (L, S) or (N * heads, L, S), True where attention is *not* allowed; or floats that are added
+        need_weights      also return the weights (N, L, S), averaged over the heads or (N, heads, L, S); slower
+        is_causal         each position attends to itself and those before it
+        """
+        same = query is key and key is value
+        for x, name, size in ((query, "query", self.embed_dim), (key, "key", self.kdim), (value, "value", self.vdim)):
+            if x.ndim not in (2, 3) or x.ndim != query.ndim or x.shape[-1] != size:
+                raise bad_input(self, x, f"{'(N, L, ' if self.batch_first else '(L, N, '}{size}) for the {name}")
+        batched = query.ndim == 3
+        if not batched:
+            query, key, value = (ag.expand_dims(x, axis=0) for x in (query, key, value))
+        elif not self.batch_first:
+            query, key, value = (ag.swapaxes(x, 0, 1) for x in (query, key, value))
+        if same:
+            key = value = query
+        q, k, v = (self._heads(x) for x in self._project(query, key, value))
+        mask = self._mask(q, k, key_padding_mask, attn_mask, is_causal and (attn_mask is not None or need_weights))
+        weights = None
+        if need_weights or (self.dropout and self.training):
+            scores = (q / math.sqrt(self.head_dim)) @ ag.matrix_transpose(k)
+            if mask is None and is_causal:
+                mask = _causal(q.shape[-2], k.shape[-2], q)
+            weights = ag.softmax(scores if mask is None else scores + mask, axis=-1)
+            if self.dropout and self.training:
+                weights = ag.dropout(weights, self.dropout, training=True)
+            y = weights @ v
+        else:
+            y = ag.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal and mask is None)
+        y = ag.reshape(ag.swapaxes(y, 1, 2), (y.shape[0], y.shape[2], self.embed_dim))
+        y = self.out_proj(y)
+        if weights is not None and average_attn_weights:
+            weights = ag.mean(weights, axis=1)
+        if not need_weights:
+            weights = None
+        if not batched:
+            return y[0], weights if weights is None else weights[0]
+        return (y if self.batch_first else ag.swapaxes(y, 0, 1)), weights
+
+    def _heads(self, x: Any) -> Any:
+        return ag.swapaxes(ag.reshape(x, (x.shape[0], x.shape[1], self.num_heads, self.head_dim)), 1, 2)
+
+    def _mask(self, q: Any, k: Any, padding: Any, mask: Any, causal: bool) -> Any:
+        """All masks as one float mask to add to the scores, or None."""
+        n, h, length, source = q.shape[0], q.shape[1], q.shape[-2], k.shape[-2]
+        total = _causal(length, source, q) if causal else None
+        if mask is not None:
+            mask = _additive(mask, q)
+            if mask.shape not in ((length, source), (n * h, length, source), (n, h, length, source)):
+                raise bad_input(self, mask, f"({length}, {source}) or ({n * h}, {length}, {source}) for attn_mask")
+            if mask.ndim == 3:
+                mask = ag.reshape(mask, (n, h, length, source))
+            total = mask if total is None else total + mask
+        if padding is not None:
+            padding = _additive(padding, q)
+            if padding.shape not in ((n, source), (source,)):
+                raise bad_input(self, padding, f"({n}, {source}) for key_padding_mask")
+            padding = ag.reshape(padding, (-1, 1, 1, source))
+            total = padding if total is None else total + padding
+        return total
+
+    def extra_repr(self) -> str:
+        return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, batch_first={self.batch_first}"
+
+
+def _additive(mask: Any, like: Any) -> Any:
+    mask = ag.asarray(mask)
+    return ag.where(mask, ag.full((), -math.inf, dtype=like.dtype), 0.0) if mask.dtype == ag.bool else mask
+
+
+def _causal(length: int, source: int, like: Any) -> Any:
+    return ag.triu(ag.full((length, source), -math.inf, dtype=like.dtype), k=1)
+
+
+def _activation(given: Any) -> Callable[[Any], Any]:
+    if callable(given):
+        return given
+    if given in ("relu", "gelu", "silu", "tanh"):
+        return getattr(ag, given)
+    raise ArgumentError(f"activation={given!r}: give a function, or 'relu', 'gelu', 'silu' or 'tanh'")
+
+
+class TransformerEncoderLayer(Module):
+    """Self-attention and a feed-forward network, each with a residual connection and layer norm.
+
+    activation   "relu", "gelu", "silu", "tanh" or a function
+    norm_first   normalise before each part instead of after it
+    batch_first  shapes are (N, L, d_model); by default (L, N, d_model), as in PyTorch
+    """
+
+    def __init__(self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
+                 activation: Any = "relu",
+                 layer_norm_eps: float = 1e-5, batch_first: bool = False, norm_first: bool = False, bias: bool = True,
+                 *,
+                 dtype: Any = None, device: Any = None):
+        kw = {"dtype": dtype, "device": device}
+        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, **kw)
+        self.linear1 = Linear(d_model, dim_feedforward, bias, **kw)
+        self.dropout = Dropout(dropout)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, **kw)
+        self.norm_first = norm_first
+        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, **kw)
+        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, **kw)
+        self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
+        self.activation = activation
+        _activation(activation)
+
+    def forward(self, src: Any, src_mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool = False) -> Any:
+        def attend(x: Any) -> Any:
+            return self.dropout1(self.self_attn(x, x, x, src_key_padding_mask, False, src_mask, is_causal=is_causal)[0])
+
+        def feed(x: Any) -> Any:
+            return self.dropout2(self.linear2(self.dropout(_activation(self.activation)(self.linear1(x)))))
+
+        x = src
+        if self.norm_first:
+            x = x + attend(self.norm1(x))
+            return x + feed(self.norm2(x))
+        x = self.norm1(x + attend(x))
+        return self.norm2(x + feed(x))
+
+
+class TransformerEncoder(Module):
+    """`num_layers` copies of `encoder_layer`, one after another, then `norm` if given."""
+
+    def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None):
+        self.layers = ModuleList([copy.deepcopy(encoder_layer) for _ in range(whole("TransformerEncoder", "num_layers",
+                                                                                    num_layers))])
+        self.norm = norm
+
+    def forward(self, src: Any, mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool = False) -> Any:
+        for layer in self.layers:
+            src = layer(src, mask, src_key_padding_mask, is_causal)
+        return src if self.norm is None else self.norm(src)
+
+
+class TransformerDecoderLayer(Module):
+    """Self-attention, attention to a memory, and a feed-forward network; see TransformerEncoderLayer."""
+
+    def __init__(self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
+                 activation: Any = "relu",
+                 layer_norm_eps: float = 1e-5, batch_first: bool = False, norm_first: bool = False, bias: bool = True,
+                 *,
+                 dtype: Any = None, device: Any = None):
+        kw = {"dtype": dtype, "device": device}
+        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, **kw)
+        self.multihead_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, **kw)
+        self.linear1 = Linear(d_model, dim_feedforward, bias, **kw)
+        self.dropout = Dropout(dropout)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, **kw)
+        self.norm_first = norm_first
+        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, **kw)
+        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, **kw)
+        self.norm3 = LayerNorm(d_model, layer_norm_eps, bias=bias, **kw)
+        self.dropout1, self.dropout2, self.dropout3 = Dropout(dropout), Dropout(dropout), Dropout(dropout)
+        self.activation = activation
+        _activation(activation)
+
+    def forward(self, tgt: Any, memory: Any, tgt_mask: Any = None, memory_mask: Any = None,
+                tgt_key_padding_mask: Any = None, memory_key_padding_mask: Any = None,
+                tgt_is_causal: bool = False) -> Any:
+        def attend(x: Any) -> Any:
+            return self.dropout1(self.self_attn(x, x, x, tgt_key_padding_mask, False, tgt_mask,
+                                                is_causal=tgt_is_causal)[0])
+
+        def remember(x: Any) -> Any:
+            return self.dropout2(self.multihead_attn(x, memory, memory, memory_key_padding_mask, False, memory_mask)[0])
+
+        def feed(x: Any) -> Any:
+            return self.dropout3(self.linear2(self.dropout(_activation(self.activation)(self.linear1(x)))))
+
+        x = tgt
+        if self.norm_first:
+            x = x + attend(self.norm1(x))
+            x = x + remember(self.norm2(x))
+            return x + feed(self.norm3(x))
+        x = self.norm1(x + attend(x))
+        x = self.norm2(x + remember(x))
+        return self.norm3(x + feed(x))
