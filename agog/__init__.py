@@ -54,6 +54,13 @@ __array_api_version__ = "2025.12"
 globals().pop("tensor")  # the submodule; agog.tensor is the function of that name
 
 
+def _load_compiler() -> None:
+    importlib.import_module("agog.compiler.eager").enable()
+
+
+config.load_compiler = _load_compiler
+
+
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         value = getattr(importlib.import_module(_WHERE[name]), name)

@@ -93,6 +93,9 @@ def leave_special() -> None:
         special -= 1
 
 
+load_compiler: Callable[[], None] | None = None
+"""Set by the package: loads the compiler and lets eager work on large arrays use it."""
+
 # Hooks that tools hang on: each is called as hook(op, inputs, outputs) after an operation has run.
 op_hooks: list[Callable[..., None]] = []
 

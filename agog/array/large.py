@@ -6,6 +6,7 @@ that nobody holds any more; whether somebody does is read off the reference coun
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +22,15 @@ THRESHOLD = 1 << 17
 
 _REUSE_BYTES = 1 << 20
 _KEEP_BYTES = 512 << 20
-_FREE_COUNT = 3  # references to an owner that only the arena holds: its list, the loop variable, the call's argument
+_ALIGN = 64
+_FREE_COUNT = 3  # references to an owner that only the arena holds: its tuple, the loop variable, the call's argument
 
 
 class Arena:
     """Memory of large results, reused when the results are gone. Not shared between threads."""
 
     def __init__(self) -> None:
-        self.owners: dict[int, list[np.ndarray]] = {}
+        self.owners: dict[int, list[tuple[np.ndarray, int]]] = {}  # (memory, offset of its first aligned byte)
         self.held = 0
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -37,23 +39,24 @@ class Arena:
         if nbytes < _REUSE_BYTES:
             return np.empty(shape, dtype)
         owners = self.owners.setdefault(nbytes, [])
-        for owner in owners:
+        for owner, offset in owners:
             if sys.getrefcount(owner) == _FREE_COUNT:
                 break
         else:
             if self.held + nbytes > _KEEP_BYTES:
                 self.trim()
                 owners = self.owners.setdefault(nbytes, [])
-            owner = np.empty(nbytes, np.uint8)
+            owner = np.empty(nbytes + _ALIGN, np.uint8)
+            offset = -owner.ctypes.data % _ALIGN
             if self.held + nbytes <= _KEEP_BYTES:
-                owners.append(owner)
+                owners.append((owner, offset))
                 self.held += nbytes
-        return np.ndarray(shape, dtype, owner)
+        return np.ndarray(shape, dtype, owner, offset)
 
     def trim(self) -> None:
         """Give back what nobody uses."""
         for nbytes, owners in list(self.owners.items()):
-            used = [o for o in owners if sys.getrefcount(o) > _FREE_COUNT]
+            used = [(o, i) for o, i in owners if sys.getrefcount(o) > _FREE_COUNT]
             self.held -= nbytes * (len(owners) - len(used))
             if used:
                 self.owners[nbytes] = used
@@ -86,8 +89,6 @@ _pool_pid = 0
 
 def _executor() -> ThreadPoolExecutor:
     global _pool, _pool_threads, _pool_pid
-    import os
-
     if _pool is None or _pool_threads != config.num_threads or _pool_pid != os.getpid():  # a forked child has no threads
         _pool = ThreadPoolExecutor(config.num_threads - 1, thread_name_prefix="agog")
         _pool_threads, _pool_pid = config.num_threads, os.getpid()
@@ -97,6 +98,25 @@ def _executor() -> ThreadPoolExecutor:
 _CHUNK = 1 << 16
 accelerate: Callable[..., Any] | None = None
 """Set by the compiler when it is loaded: `accelerate(ufunc, inputs, out) -> bool`, True if it did the work."""
+
+_loader: threading.Thread | None = None
+
+
+def _load_compiler() -> None:
+    """Begin to load the compiler in the background, once; nobody waits for it."""
+    global _loader
+    if _loader is None and config.native and config.load_compiler is not None:
+        _loader = threading.Thread(target=config.load_compiler, name="agog-load", daemon=True)
+        _loader.start()
+
+
+def _before_fork() -> None:
+    if _loader is not None:  # a child must not inherit a half-done import and its locks
+        _loader.join(5.0)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)
 
 
 def _run(ufunc: Any, inputs: tuple, out: np.ndarray) -> None:
@@ -152,7 +172,9 @@ def unary(ufunc: Any, a: Any) -> Any:
 
 
 def _parallel(ufunc: Any, inputs: tuple, out: np.ndarray) -> None:
-    if accelerate is not None and accelerate(ufunc, inputs, out):
+    if accelerate is None:
+        _load_compiler()
+    elif accelerate(ufunc, inputs, out):
         return
     if config.num_threads > 1:
         _run(ufunc, inputs, out)
