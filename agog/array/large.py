@@ -17,8 +17,11 @@ import numpy as np
 
 from agog import config
 
-THRESHOLD = 1 << 17
-"""Elements from which an array is worth the trouble."""
+THRESHOLD = 1 << 16
+"""Elements from which a native kernel is worth its call."""
+
+_THREADS_FROM = 1 << 19
+"""Elements from which waking a Python thread (some 70 µs) pays, and loading the compiler is called for."""
 
 _REUSE_BYTES = 1 << 20
 _KEEP_BYTES = 512 << 20
@@ -172,14 +175,14 @@ def unary(ufunc: Any, a: Any) -> Any:
 
 
 def _parallel(ufunc: Any, inputs: tuple, out: np.ndarray) -> None:
+    if accelerate is not None and accelerate(ufunc, inputs, out):
+        return
+    if out.size < _THREADS_FROM or config.num_threads == 1:
+        ufunc(*inputs, out)
+        return
     if accelerate is None:
         _load_compiler()
-    elif accelerate(ufunc, inputs, out):
-        return
-    if config.num_threads > 1:
-        _run(ufunc, inputs, out)
-    else:
-        ufunc(*inputs, out)
+    _run(ufunc, inputs, out)
 
 
 def _result_dtype(ufunc: Any, inputs: tuple) -> np.dtype:
