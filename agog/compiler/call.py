@@ -12,11 +12,15 @@ int64 or the bits of a double) and `sizes` (bytes of each array; of a strided on
     void run(ptr slots, ptr sizes)      the work, without the GIL
 """
 
+from __future__ import annotations
+
 import ctypes
 import struct
 import sys
+from typing import Any, Callable, Mapping
 
 from agog.compiler import jit
+from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
 from agog.errors import ArgumentError, ArgumentTypeError
 
@@ -44,7 +48,14 @@ class _MethodDef(ctypes.Structure):
     ]
 
 
-def bind(module, name, parameters, release_bytes=1 << 16, imports=None, keep=()):
+def bind(
+    module: Module,
+    name: str,
+    parameters: str,
+    release_bytes: int = 1 << 16,
+    imports: Mapping[str, int] | None = None,
+    keep: Any = (),
+) -> Callable[..., None]:
     """A Python callable for the kernel in `module`.
 
     Parameters
@@ -71,7 +82,7 @@ def bind(module, name, parameters, release_bytes=1 << 16, imports=None, keep=())
     return _Foreign(code, name, parameters)
 
 
-def _builtin(code, name):
+def _builtin(code: jit.Code, name: str) -> Callable[..., None]:
     """Wrap the native function as a Python builtin, which holds the code as its `self`."""
     definition = _MethodDef(name.encode(), code["builtin"], _METH_FASTCALL, None)
     new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.POINTER(_MethodDef), ctypes.py_object, ctypes.c_void_p)(
@@ -80,7 +91,7 @@ def _builtin(code, name):
     return new(ctypes.byref(definition), (code, definition), None)
 
 
-def _emit_builtin(module, parameters, release_bytes):
+def _emit_builtin(module: Module, parameters: str, release_bytes: int) -> None:
     """`PyObject *builtin(PyObject *self, PyObject *const *args, Py_ssize_t nargs)`."""
     k = Kernel(module, "builtin", [("self", "ptr"), ("args", "ptr"), ("nargs", "int64")], "ptr")
     _, args, count = k.arguments
@@ -91,7 +102,7 @@ def _emit_builtin(module, parameters, release_bytes):
     k.store(k.const(0, "int64"), held)
     k.store(null, result)
 
-    def unless(bad, fail=None):
+    def unless(bad: Value, fail: Callable[[], Any] | None = None) -> None:
         """Go on where `bad` is false; otherwise call `fail` (which sets the exception) and leave."""
         stop, further = k.label(), k.label()
         k.emit(f"br i1 {bad.text}, label %{stop}, label %{further}")
@@ -101,7 +112,7 @@ def _emit_builtin(module, parameters, release_bytes):
         k.emit("br label %leave")
         k.begin(further)
 
-    def raise_(kind, message):
+    def raise_(kind: str, message: Value) -> None:
         exception = k.load(k.symbol(kind), "ptr")
         k.call("PyErr_SetString", None, exception, message, external=True)
 
@@ -131,7 +142,7 @@ def _emit_builtin(module, parameters, release_bytes):
     message = k.call_known("check", "ptr", slots, sizes)
     unless(k.ne_null(message), lambda: raise_("PyExc_ValueError", message))
 
-    def without_gil():
+    def without_gil() -> None:
         state = k.call("PyEval_SaveThread", "ptr", external=True)
         k.call_known("run", None, slots, sizes)
         k.call("PyEval_RestoreThread", None, state, external=True)
@@ -163,7 +174,7 @@ class _Buffer(ctypes.Structure):
         ("strides", ctypes.c_void_p),
     ]
 
-    def __init__(self, array):
+    def __init__(self, array: Any) -> None:
         numbers = ctypes.c_int64 * max(1, array.ndim)
         self.keep = numbers(*array.shape), numbers(*array.strides)
         shape, strides = map(ctypes.addressof, self.keep)
@@ -173,13 +184,13 @@ class _Buffer(ctypes.Structure):
 class _Foreign:
     """The same callable through ctypes: slower, and right on every Python."""
 
-    def __init__(self, code, name, parameters):
+    def __init__(self, code: jit.Code, name: str, parameters: str) -> None:
         self._code, self.__name__, self._parameters = code, name, parameters
         blocks = (ctypes.c_void_p, ctypes.c_void_p)
         self._check = ctypes.CFUNCTYPE(ctypes.c_char_p, *blocks)(code["check"])
         self._run = ctypes.CFUNCTYPE(None, *blocks)(code["run"])
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> None:
         if len(arguments) != len(self._parameters):
             raise ArgumentTypeError(f"expected {len(self._parameters)} arguments")
         n = len(arguments)

@@ -6,10 +6,14 @@ masked loads and stores where the machine has them, otherwise through a zeroed b
 arrays is never touched, also not read.
 """
 
+from __future__ import annotations
+
+from typing import Any, Callable, Sequence
+
 from agog.compiler import call, pool, targets
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
-from agog.compiler.targets import ITEMSIZE
+from agog.compiler.targets import ITEMSIZE, Target
 from agog.errors import ArgumentError, DTypeError
 
 __all__ = ["ElementwiseKernel", "compile_elementwise"]
@@ -34,18 +38,25 @@ class ElementwiseKernel:
 
     __slots__ = ("name", "native")
 
-    def __init__(self, name, native):
+    def __init__(self, name: str, native: Callable[..., None]) -> None:
         self.name, self.native = name, native
 
-    def __call__(self, outs, ins):
+    def __call__(self, outs: Sequence[Any], ins: Sequence[Any]) -> None:
         pool.refresh()
         self.native(*outs, *ins)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<elementwise kernel {self.name}>"
 
 
-def compile_elementwise(name, fn, in_dtypes, out_dtypes, in_kinds=None, target=None):
+def compile_elementwise(
+    name: str,
+    fn: Callable[..., Any],
+    in_dtypes: Sequence[str],
+    out_dtypes: Sequence[str],
+    in_kinds: Sequence[str] | None = None,
+    target: Target | None = None,
+) -> ElementwiseKernel:
     """Compile `fn` into a kernel over arrays of any length.
 
     Parameters
@@ -71,7 +82,13 @@ def compile_elementwise(name, fn, in_dtypes, out_dtypes, in_kinds=None, target=N
     return ElementwiseKernel(name, call.bind(module, name, parameters, imports=pool.imports()))
 
 
-def build(fn, in_dtypes, out_dtypes, in_kinds, target):
+def build(
+    fn: Callable[..., Any],
+    in_dtypes: Sequence[str],
+    out_dtypes: Sequence[str],
+    in_kinds: Sequence[str] | None,
+    target: Target,
+) -> tuple[Module, str]:
     """The module of the kernel, and the parameters of its builtin."""
     in_kinds = in_kinds or ["contiguous"] * len(in_dtypes)
     _check_signature(in_dtypes, out_dtypes, in_kinds)
@@ -84,7 +101,7 @@ def build(fn, in_dtypes, out_dtypes, in_kinds, target):
     return module, call.OUT * len(out_dtypes) + call.IN * len(in_dtypes)
 
 
-def _check_signature(in_dtypes, out_dtypes, in_kinds):
+def _check_signature(in_dtypes: Sequence[str], out_dtypes: Sequence[str], in_kinds: Sequence[str]) -> None:
     for dtype in (*in_dtypes, *out_dtypes):
         if dtype not in ITEMSIZE:
             raise DTypeError(f"kernels do not have the dtype {dtype!r}; they have {', '.join(ITEMSIZE)}")
@@ -98,13 +115,20 @@ def _check_signature(in_dtypes, out_dtypes, in_kinds):
 class _Expression:
     """Emits the functions of one kernel. Slots are the outputs' addresses, then the inputs', then one spare word."""
 
-    def __init__(self, module, fn, in_dtypes, out_dtypes, in_kinds):
+    def __init__(
+        self,
+        module: Module,
+        fn: Callable[..., Any],
+        in_dtypes: Sequence[str],
+        out_dtypes: Sequence[str],
+        in_kinds: Sequence[str],
+    ) -> None:
         self.module, self.fn, self.target = module, fn, module.target
         self.ins, self.outs, self.kinds = list(in_dtypes), list(out_dtypes), list(in_kinds)
         self.lanes = min(self.target.lanes(dtype) for dtype in (*in_dtypes, *out_dtypes))
         self.cost = 0
 
-    def _addresses(self, k, slots):
+    def _addresses(self, k: Kernel, slots: Value) -> tuple[list[Value], list[Value]]:
         """Addresses of the outputs; and for the inputs addresses, or the splat Value of a scalar."""
         everything = [k.load(k.at(slots, i, "ptr"), "ptr") for i in range(len(self.outs) + len(self.ins))]
         outs, ins = everything[: len(self.outs)], everything[len(self.outs) :]
@@ -114,7 +138,7 @@ class _Expression:
         ]
         return outs, ins
 
-    def _evaluate(self, k, inputs):
+    def _evaluate(self, k: Kernel, inputs: Sequence[Value]) -> list[Value]:
         """Apply the expression; as many Values as outputs, with their dtypes checked."""
         results = self.fn(k, *inputs)
         results = [results] if isinstance(results, Value) else list(results)
@@ -122,7 +146,7 @@ class _Expression:
             raise DTypeError(f"the expression returned {[r.dtype for r in results]}, stated were {self.outs}")
         return [k.splat(r) for r in results]
 
-    def part(self):
+    def part(self) -> None:
         """`part(slots, i, count)`: the elements i, ..., i + count - 1, fewer than a vector of them."""
         k = Kernel(
             self.module, "part", [("slots", "ptr"), ("i", "int64"), ("count", "int64")], lanes=self.lanes, internal=True
@@ -142,7 +166,7 @@ class _Expression:
         k.ret()
         k.finish()
 
-    def chunk(self):
+    def chunk(self) -> None:
         """`chunk(slots, begin, end, thread)`: what the pool calls."""
         k = Kernel(
             self.module,
@@ -168,7 +192,7 @@ class _Expression:
         step = unroll * lanes
         whole = start + k.bitwise_and(end - start, -step)
 
-        def vectors(i, nontemporal=False):
+        def vectors(i: Value, nontemporal: bool = False) -> None:
             # All loads come before all stores: an output may be one of the inputs.
             positions = [i + u * lanes if u else i for u in range(unroll)]
             inputs = [
@@ -184,11 +208,11 @@ class _Expression:
                     align = lanes * ITEMSIZE[value.dtype] if nontemporal else None
                     k.store(value, k.at(p, at, value.dtype), align, nontemporal)
 
-        def stream():
+        def stream() -> None:
             k.loop(start, whole, step, lambda i: vectors(i, nontemporal=True))
             k.emit("fence seq_cst")  # non-temporal stores are not ordered by the pool's release of the chunk
 
-        def plain():
+        def plain() -> None:
             k.loop(start, whole, step, vectors)
 
         if self._streams:
@@ -197,7 +221,7 @@ class _Expression:
         else:
             plain()
 
-        def rest(i):
+        def rest(i: Value) -> None:
             left = end - i
             k.call_known("part", None, slots, i, k.where(left < lanes, left, lanes))
 
@@ -206,11 +230,11 @@ class _Expression:
         k.finish()
 
     @property
-    def _streams(self):
+    def _streams(self) -> bool:
         """Whether there is a loop with non-temporal stores: for cheap kernels with one output, which can be aligned."""
         return self.cost <= _LIGHT and len(self.outs) == 1 and self.target.machine == "x86_64"
 
-    def check(self):
+    def check(self) -> None:
         """`check(slots, sizes)`: do the arrays fit the first output?"""
         k = Kernel(self.module, "check", [("slots", "ptr"), ("sizes", "ptr")], "ptr", internal=call.native_calls)
         _, sizes = k.arguments
@@ -227,11 +251,11 @@ class _Expression:
         k.ret(k.where(good, k.const(0, "ptr"), k.symbol(message)))
         k.finish()
 
-    def _length(self, k, sizes):
+    def _length(self, k: Kernel, sizes: Value) -> Value:
         shift = ITEMSIZE[self.outs[0]].bit_length() - 1
         return k.op(f"lshr {k.load(sizes, 'int64').typed}, {shift}", "int64")
 
-    def run(self):
+    def run(self) -> None:
         """`run(slots, sizes)`: all of it, on the pool when that pays."""
         k = Kernel(self.module, "run", [("slots", "ptr"), ("sizes", "ptr")], internal=call.native_calls)
         slots, sizes = k.arguments
@@ -241,10 +265,10 @@ class _Expression:
         grain = min(max(_CHUNK // self.cost, 8192), 65536) // 1024 * 1024
         chunk = k.symbol("@chunk")
 
-        def parallel():
+        def parallel() -> None:
             k.call(pool.SYMBOL, None, chunk, slots, n, k.const(grain, "int64"))
 
-        def alone():
+        def alone() -> None:
             k.call_known("chunk", None, slots, k.const(0, "int64"), n, k.const(0, "int32"))
 
         k.if_(n > max(_PARALLEL // self.cost, grain), parallel, alone)

@@ -10,13 +10,19 @@ panels that differ by at most one row, and there is a micro-kernel for every num
 vain. Transposes are strides: packing reads along whichever axis is contiguous, with shuffles where that is k.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import Any, Callable, Iterator, Sequence
+
+import numpy as np
 
 from agog import config
 from agog.compiler import call, pool, targets
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
 from agog.compiler.packing import Packing
+from agog.compiler.targets import Target
 from agog.errors import DTypeError
 
 __all__ = ["Gemm", "gemm"]
@@ -28,12 +34,6 @@ _KC = 320  # steps of k in a block: the panel of A then takes about half of the 
 _B_BLOCK = 640 << 10  # bytes of packed B, which share the second level cache with A and C
 _PARALLEL = 1 << 18  # multiplications below which one thread does all
 _LARGE = 1 << 24  # multiplications from which there are more tasks than threads, against uneven threads
-
-# What a task needs to know, as words in one block of memory.
-_FIELDS = (
-    ["a", "a_row", "a_k", "a_batch", "b", "b_k", "b_column", "b_batch", "c", "c_row", "c_batch"]
-    + ["m", "n", "k", "batch", "flags", "bias", "by_rows", "per_task", "tasks"]
-)  # fmt: skip
 
 
 class Gemm:
@@ -48,30 +48,32 @@ class Gemm:
 
     __slots__ = ("_no_bias", "dtype", "native")
 
-    def __init__(self, dtype, native, no_bias):
+    def __init__(self, dtype: str, native: Callable[..., None], no_bias: Any) -> None:
         self.dtype, self.native, self._no_bias = dtype, native, no_bias
 
-    def __call__(self, out, a, b, bias=None, relu=False, accumulate=False):
+    def __call__(
+        self, out: Any, a: Any, b: Any, bias: Any = None, relu: bool = False, accumulate: bool = False
+    ) -> None:
         pool.refresh()
         flags = (ACCUMULATE if accumulate else 0) | (0 if bias is None else BIAS) | (RELU if relu else 0)
         self.native(out, a, b, self._no_bias if bias is None else bias, flags, config.num_threads)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<matrix product of {self.dtype}>"
 
 
 @functools.cache
-def gemm(dtype, target=None):
+def gemm(dtype: str, target: Target | None = None) -> Gemm:
     """The `Gemm` of a dtype, "float32" or "float64"; compiled at the first call on a machine, then read from disk."""
     if dtype not in ("float32", "float64"):
         raise DTypeError(f"the matrix product takes float32 and float64, not {dtype}")
     module = build(dtype, target or targets.host())
     parameters = call.STRIDED_OUT + call.STRIDED_IN * 2 + call.IN + call.INT * 2
     native = call.bind(module, f"matmul_{dtype}", parameters, imports=pool.imports())
-    return Gemm(dtype, native, bytearray())
+    return Gemm(dtype, native, np.empty(0, np.uint8))
 
 
-def build(dtype, target):
+def build(dtype: str, target: Target) -> Module:
     """The module of one dtype's product."""
     module = Module(target)
     writer = _Writer(module, dtype)
@@ -92,10 +94,10 @@ class Tiles:
     MR * NV accumulators, NV vectors of B and a broadcast element must fit the registers.
     """
 
-    def __init__(self, target):
+    def __init__(self, target: Target) -> None:
         self.tall, self.flat = ((14, 2), (6, 4)) if target.registers >= 32 else ((6, 2), (2, 4))
 
-    def kernels(self):
+    def kernels(self) -> Iterator[tuple[int, int]]:
         """Every (rows, vectors) there is a micro-kernel for: all rows, and the powers of two up to the width."""
         for (most, vectors), least in ((self.flat, 1), (self.tall, self.flat[0] + 1)):
             for rows in range(least, most + 1):
@@ -107,16 +109,18 @@ class Tiles:
 class _Writer(Packing):
     """Writes the functions. Strides are in bytes, and int64, like all numbers."""
 
-    def __init__(self, module, dtype):
+    def __init__(self, module: Module, dtype: str) -> None:
         super().__init__(module, dtype)
         self.tiles = Tiles(module.target)
 
     # -- tiles of C
 
-    def epilogue(self, k, flags, values, old, bias):
+    def epilogue(
+        self, k: Kernel, flags: Value, values: Sequence[Value], old: Callable[[], Sequence[Value]], bias: Any
+    ) -> list[Value]:
         """Add what was in C, add the bias, clip at zero, as the flags say; `old` and `bias` load what is added."""
 
-        def on(bit, fn):
+        def on(bit: int, fn: Callable[[], Sequence[Value]]) -> list[Value]:
             (*out,) = k.if_(k.ne(flags & bit, 0), fn, lambda: values)
             return out
 
@@ -124,14 +128,14 @@ class _Writer(Packing):
         values = on(BIAS, lambda: [v + o for v, o in zip(values, bias(), strict=True)])
         return on(RELU, lambda: [k.max(v, 0.0) for v in values])
 
-    def edge(self):
+    def edge(self) -> None:
         """Move a computed tile that C is too narrow for: `edge(tile, c, bias, c_row, rows, columns, flags, stride)`."""
         k, (tile, c, bias, c_row, rows, columns, flags, stride) = self.function(
             "edge", "tile c bias", "c_row rows columns flags stride"
         )
 
-        def row(i):
-            def vector(j):
+        def row(i: Value) -> None:
+            def vector(j: Value) -> None:
                 left = columns - j
                 partial = k.partial(k.where(left < self.lanes, left, self.lanes))
                 place = k.at(k.offset(c, i * c_row), j, self.dtype)
@@ -151,7 +155,7 @@ class _Writer(Packing):
         k.ret()
         k.finish()
 
-    def micro_kernels(self):
+    def micro_kernels(self) -> None:
         """All of them, and a table of their addresses by rows and log2 of the vectors."""
         made = dict.fromkeys(self.tiles.kernels())
         for rows, vectors in made:
@@ -162,14 +166,14 @@ class _Writer(Packing):
                 table.append(f"ptr @tile_{rows}_{v}" if (rows, v) in made else "ptr null")
         self.module.globals["tiles"] = f"@tiles = internal constant [{len(table)} x ptr] [{', '.join(table)}]"
 
-    def micro_kernel(self, rows, vectors):
+    def micro_kernel(self, rows: int, vectors: int) -> None:
         """`tile_R_V(a, b, c, bias, steps, b_k, c_row, columns, flags)`: a tile of C from A [k][rows] and B [k][...]."""
         k, (a, b, c, bias, steps, b_k, c_row, columns, flags) = self.function(
             f"tile_{rows}_{vectors}", "a b c bias", "steps b_k c_row columns flags"
         )
         dtype, lanes = self.dtype, self.lanes
 
-        def step(_, a, b, *tile):
+        def step(_: Value, a: Any, b: Any, *tile: Value) -> list[Value]:
             bs = [k.load(k.offset(b, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
             out = []
             for r in range(rows):
@@ -180,13 +184,13 @@ class _Writer(Packing):
         zero = k.const(0.0, dtype, lanes)
         _, _, *tile = k.loop(0, steps, 1, step, [a, b, *[zero] * (rows * vectors)])
 
-        def whole():
+        def whole() -> None:
             row_pointers = [c]
             for _ in range(rows - 1):
                 row_pointers.append(k.offset(row_pointers[-1], c_row))
             places = [k.offset(p, v * self.vector_bytes) for p in row_pointers for v in range(vectors)]
 
-            def biases():
+            def biases() -> list[Value]:
                 loaded = [k.load(k.offset(bias, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
                 return loaded * rows
 
@@ -194,7 +198,7 @@ class _Writer(Packing):
             for value, place in zip(values, places, strict=True):
                 k.store(value, place)
 
-        def part():
+        def part() -> None:
             buffer = k.alloca(rows * vectors * self.vector_bytes)
             for i, value in enumerate(tile):
                 k.store(value, k.offset(buffer, i * self.vector_bytes))
@@ -207,7 +211,7 @@ class _Writer(Packing):
 
     # -- the loops
 
-    def block(self):
+    def block(self) -> None:
         """`block(job, scratch, batch, row, rows, column, columns)`: one thread's part of one matrix."""
         k, (job, scratch, batch, row, rows, column, columns) = self.function(
             "block", "job scratch", "batch row rows column columns"
@@ -240,18 +244,18 @@ class _Writer(Packing):
         # A product with few rows uses each element of B once or twice: then it is read where it is.
         direct = (panels <= 1) & k.eq(f.b_column, size)
 
-        def depth_block(start):
+        def depth_block(start: Value) -> None:
             left = f.k - start
             steps = k.where(left < depth, left, depth)
             first, final = k.eq(start, 0), start + depth >= f.k
             flags = k.where(first, f.flags & ACCUMULATE, one) | k.where(final, f.flags & (BIAS | RELU), 0)
 
-            def column_block(j):
+            def column_block(j: Value) -> None:
                 left = columns - j
                 block_columns = k.where(left < wide, left, wide)
                 b_block = k.offset(b, start * f.b_k + j * f.b_column)
 
-                def pack_panel(jr):
+                def pack_panel(jr: Value) -> None:
                     left = block_columns - jr
                     count = k.where(left < width, left, width)
                     # A panel that is not whole is always packed: a vector may not be read beyond the array.
@@ -273,7 +277,7 @@ class _Writer(Packing):
 
                 k.loop(0, block_columns, width, pack_panel)
 
-                def panel(p):
+                def panel(p: Value) -> None:
                     height = panel_rows + k.cast(p < longer, "int64")
                     above = p * panel_rows + k.where(p < longer, p, longer)
                     a_panel = k.offset(a, above * f.a_row + start * f.a_k)
@@ -282,7 +286,7 @@ class _Writer(Packing):
                     )
                     c_panel = k.at(k.offset(c, above * f.c_row), j, self.dtype)
 
-                    def tile(jr):
+                    def tile(jr: Value) -> None:
                         left = block_columns - jr
                         count = k.where(left < width, left, width)
                         in_place = direct & k.eq(count, width)
@@ -317,7 +321,7 @@ class _Writer(Packing):
         k.ret()
         k.finish()
 
-    def dots(self):
+    def dots(self) -> None:
         """`dots(...)`: the dot product of each row of a matrix with a vector, both contiguous along k."""
         k, (matrix, vector, c, bias, row_stride, rows, steps, c_stride, bias_stride, flags) = self.function(
             "dots", "matrix vector c bias", "row_stride rows steps c_stride bias_stride flags"
@@ -326,14 +330,14 @@ class _Writer(Packing):
         whole = k.bitwise_and(steps, -lanes)
         zero = k.const(0.0, dtype, lanes)
 
-        def several(count):
+        def several(count: int) -> Callable[[Value], None]:
             """The dot products of `count` rows at once: one load of the vector serves them all."""
 
-            def group(r):
+            def group(r: Value) -> None:
                 starts = [k.offset(matrix, (r + i) * row_stride) for i in range(count)]
 
-                def multiply(load):
-                    def step(j, *sums):
+                def multiply(load: Callable[[Value, Value], Value]) -> Callable[..., list[Value]]:
+                    def step(j: Value, *sums: Value) -> list[Value]:
                         v = load(vector, j)
                         return [k.fma(load(p, j), v, total) for p, total in zip(starts, sums, strict=True)]
 
@@ -344,8 +348,8 @@ class _Writer(Packing):
                 )
                 partial = k.partial(steps - whole)
                 last = multiply(lambda p, j: partial.load(k.at(p, j, dtype), dtype))
-                sums = k.if_(whole < steps, lambda: last(whole, *sums), lambda: sums)
-                for i, total in enumerate(sums):
+                totals = k.if_(whole < steps, lambda: last(whole, *sums), lambda: sums)
+                for i, total in enumerate(totals):
                     place, added = k.offset(c, (r + i) * c_stride), k.offset(bias, (r + i) * bias_stride)
                     load = lambda p: lambda: [k.load(p, dtype)]
                     (value,) = self.epilogue(k, flags, [k.reduce_sum(total)], load(place), load(added))
@@ -360,17 +364,17 @@ class _Writer(Packing):
         k.finish()
 
     @property
-    def a_bytes(self):
+    def a_bytes(self) -> int:
         """Room for a packed panel of A and the vector beyond it."""
         return _round_up(self.tiles.tall[0] * _KC * self.size + self.vector_bytes, 64)
 
     @property
-    def scratch_bytes(self):
+    def scratch_bytes(self) -> int:
         """Room for all that one thread packs; a single panel of B may exceed the block it should fit in."""
         panel = max(v for _, v in (self.tiles.tall, self.tiles.flat)) * self.vector_bytes * _KC
         return self.a_bytes + max(_B_BLOCK, panel) + 2 * self.vector_bytes + 64
 
-    def task(self):
+    def task(self) -> None:
         """`task(job, begin, end, thread)`: what the pool calls, for tasks numbered over batches and parts.
 
         Scratch memory is kept between calls, one piece per thread number: it is taken by an atomic exchange, so that
@@ -388,7 +392,7 @@ class _Writer(Packing):
         address = k.op(f"ptrtoint ptr {memory.text} to i64", "int64")
         scratch = k.op(f"inttoptr i64 {k.bitwise_and(address + 63, -64).text} to ptr", "ptr")
 
-        def one(i):
+        def one(i: Value) -> None:
             batch = k.op(f"udiv i64 {i.text}, {f.tasks.text}", "int64")
             start = (i - batch * f.tasks) * f.per_task
             by_rows = k.ne(f.by_rows, 0)
@@ -426,14 +430,14 @@ class _Writer(Packing):
 
     # -- the interface
 
-    def _matrix(self, k, sizes, number):
+    def _matrix(self, k: Kernel, sizes: Value, number: int) -> tuple[Value, list[Value], list[Value]]:
         """ndim, and lengths and strides (batch, rows, columns) of an array; without a batch axis 1 and stride 0."""
         buffer = k.load(k.at(sizes, number, "ptr"), "ptr")
         ndim = k.cast(k.load(k.offset(buffer, call.NDIM), "int32"), "int64")
         lengths, strides = (k.load(k.offset(buffer, at), "ptr") for at in (call.SHAPE, call.STRIDES))
         one, zero = k.const(1, "int64"), k.const(0, "int64")
 
-        def item(block, back, default):
+        def item(block: Value, back: int, default: Value) -> Value:
             (value,) = k.if_(
                 ndim >= back, lambda: [k.load(k.at(block, ndim - back, "int64"), "int64")], lambda: [default]
             )
@@ -441,7 +445,7 @@ class _Writer(Packing):
 
         return ndim, [item(lengths, i, one) for i in (3, 2, 1)], [item(strides, i, zero) for i in (3, 2, 1)]
 
-    def check(self):
+    def check(self) -> None:
         """`check(slots, sizes)`: do the shapes fit, is out contiguous along its last axis?"""
         k, (slots, sizes) = self.function("check", "slots sizes", "", call.native_calls, "ptr")
         (cn, (cb, m, n), (_, c_row, c_column)), (an, (ab, am, ak), _), (bn, (bb, bk, bn_), _) = (
@@ -463,7 +467,7 @@ class _Writer(Packing):
         k.ret(k.where(good, k.where(contiguous, null, k.symbol(strided)), k.symbol(message)))
         k.finish()
 
-    def run(self):
+    def run(self) -> None:
         """`run(slots, sizes)`: describe the job, divide it, hand it to the pool."""
         k, (slots, sizes) = self.function("run", "slots sizes", "", call.native_calls)
         (_, (batch, m, n), (c_batch, c_row, _)), (_, (_, _, depth), a), (_, _, b) = (
@@ -505,16 +509,41 @@ class _Writer(Packing):
 class _Job:
     """The fields of a job, loaded once at the start of a function."""
 
-    def __init__(self, k, job):
+    a: Value
+    a_row: Value
+    a_k: Value
+    a_batch: Value
+    b: Value
+    b_k: Value
+    b_column: Value
+    b_batch: Value
+    c: Value
+    c_row: Value
+    c_batch: Value
+    m: Value
+    n: Value
+    k: Value
+    batch: Value
+    flags: Value
+    bias: Value
+    by_rows: Value
+    per_task: Value
+    tasks: Value
+
+    def __init__(self, k: Kernel, job: Value):
         for i, name in enumerate(_FIELDS):
             setattr(self, name, k.load(k.at(job, i, "int64"), "ptr" if name in ("a", "b", "c", "bias") else "int64"))
 
 
-def _ceil_div(k, a, b):
+#: The order of the fields in memory.
+_FIELDS = tuple(_Job.__annotations__)
+
+
+def _ceil_div(k: Kernel, a: Value, b: Value) -> Value:
     """a / b rounded up, of non-negative numbers."""
     b = b if isinstance(b, Value) else k.const(b, "int64")
     return k.op(f"udiv i64 {(a + b - 1).text}, {b.text}", "int64")
 
 
-def _round_up(n, unit):
+def _round_up(n: int, unit: int) -> int:
     return -(-n // unit) * unit

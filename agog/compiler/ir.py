@@ -5,12 +5,21 @@ scalar or a vector of `lanes` elements; `operators` adds the arithmetic, which b
 Python numbers as weak constants, as arrays do. A bool is an `i1` in registers and a byte in memory.
 """
 
-import struct
+from __future__ import annotations
 
-from agog.compiler.targets import ITEMSIZE
+import struct
+from typing import TYPE_CHECKING, Any, Callable, Sequence, TypeAlias, Union
+
+from agog.compiler.targets import ITEMSIZE, Target
 from agog.errors import ArgumentTypeError, DTypeError
 
-__all__ = ["Emitter", "Module", "Value"]
+if TYPE_CHECKING:
+    from agog.compiler.operators import Builder
+
+__all__ = ["Emitter", "Module", "Operand", "Value"]
+
+#: What operators take: a Value, or a Python number, which takes the dtype of the other operand.
+Operand: TypeAlias = Union["Value", float]
 
 _LLVM = {
     "bool": "i1",
@@ -26,17 +35,17 @@ _INTRINSIC = {**_LLVM, "float32": "f32", "float64": "f64"}
 FLOATS = ("float32", "float64")
 
 
-def llvm_type(dtype, lanes=1):
+def llvm_type(dtype: str, lanes: int = 1) -> str:
     """LLVM's name of a scalar (`lanes=1`) or vector type: `float`, `<16 x float>`."""
     return _LLVM[dtype] if lanes == 1 else f"<{lanes} x {_LLVM[dtype]}>"
 
 
-def mangled(dtype, lanes=1):
+def mangled(dtype: str, lanes: int = 1) -> str:
     """The type as it is part of an intrinsic's name: `f32`, `v16f32`."""
     return _INTRINSIC[dtype] if lanes == 1 else f"v{lanes}{_INTRINSIC[dtype]}"
 
 
-def literal(value, dtype):
+def literal(value: Any, dtype: str) -> str:
     """A scalar constant as LLVM writes it. Floats are the bits of a double, which keeps them exact, NaN included."""
     if dtype == "bool":
         return "true" if value else "false"
@@ -49,7 +58,7 @@ def literal(value, dtype):
     return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
 
 
-def round_to_float32(value):
+def round_to_float32(value: Any) -> float:
     """The float32 nearest to a Python float, with overflow to infinity."""
     try:
         return struct.unpack("<f", struct.pack("<f", value))[0]
@@ -62,95 +71,96 @@ class Value:
 
     __slots__ = ("builder", "dtype", "lanes", "text")
 
-    def __init__(self, builder, text, dtype, lanes):
-        self.builder, self.text, self.dtype, self.lanes = builder, text, dtype, lanes
+    def __init__(self, builder: Any, text: str, dtype: str, lanes: int) -> None:
+        self.builder: Builder = builder
+        self.text, self.dtype, self.lanes = text, dtype, lanes
 
     @property
-    def type(self):
+    def type(self) -> str:
         """LLVM's name of the type."""
         return llvm_type(self.dtype, self.lanes)
 
     @property
-    def typed(self):
+    def typed(self) -> str:
         """Type and name, as LLVM wants an argument."""
         return f"{self.type} {self.text}"
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Value({self.typed})"
 
-    def __add__(self, other):
+    def __add__(self, other: Operand) -> Value:
         return self.builder.add(self, other)
 
-    def __radd__(self, other):
+    def __radd__(self, other: Operand) -> Value:
         return self.builder.add(other, self)
 
-    def __sub__(self, other):
+    def __sub__(self, other: Operand) -> Value:
         return self.builder.sub(self, other)
 
-    def __rsub__(self, other):
+    def __rsub__(self, other: Operand) -> Value:
         return self.builder.sub(other, self)
 
-    def __mul__(self, other):
+    def __mul__(self, other: Operand) -> Value:
         return self.builder.mul(self, other)
 
-    def __rmul__(self, other):
+    def __rmul__(self, other: Operand) -> Value:
         return self.builder.mul(other, self)
 
-    def __truediv__(self, other):
+    def __truediv__(self, other: Operand) -> Value:
         return self.builder.div(self, other)
 
-    def __rtruediv__(self, other):
+    def __rtruediv__(self, other: Operand) -> Value:
         return self.builder.div(other, self)
 
-    def __neg__(self):
+    def __neg__(self) -> Value:
         return self.builder.neg(self)
 
-    def __lt__(self, other):
+    def __lt__(self, other: Operand) -> Value:
         return self.builder.lt(self, other)
 
-    def __le__(self, other):
+    def __le__(self, other: Operand) -> Value:
         return self.builder.le(self, other)
 
-    def __gt__(self, other):
+    def __gt__(self, other: Operand) -> Value:
         return self.builder.gt(self, other)
 
-    def __ge__(self, other):
+    def __ge__(self, other: Operand) -> Value:
         return self.builder.ge(self, other)
 
-    def __and__(self, other):
+    def __and__(self, other: Operand) -> Value:
         return self.builder.bitwise_and(self, other)
 
-    def __or__(self, other):
+    def __or__(self, other: Operand) -> Value:
         return self.builder.bitwise_or(self, other)
 
-    def __xor__(self, other):
+    def __xor__(self, other: Operand) -> Value:
         return self.builder.bitwise_xor(self, other)
 
-    def __invert__(self):
+    def __invert__(self) -> Value:
         return self.builder.bitwise_not(self)
 
-    def __bool__(self):
+    def __bool__(self) -> None:
         raise ArgumentTypeError("a value in a kernel has no truth value while the kernel is built: use k.where")
 
 
 class Module:
     """The text of one LLVM module: functions, and what they declare."""
 
-    def __init__(self, target):
+    def __init__(self, target: Target) -> None:
         self.target = target
-        self.functions = {}
-        self.declarations = {}
-        self.globals = {}
+        self.functions: dict[str, str] = {}
+        self.declarations: dict[str, str] = {}
+        self.globals: dict[str, str] = {}
         #: External symbols to be resolved when the object is loaded.
-        self.externals = set()
+        self.externals: set[str] = set()
 
-    def declare(self, name, result, arguments, external=False):
+    def declare(self, name: str, result: Any, arguments: Any, external: bool = False) -> None:
         """Declare a function once; `external` ones are looked up in the process (libm, libc, Python)."""
         self.declarations.setdefault(name, f"declare {result} @{name}({arguments})")
         if external:
             self.externals.add(name)
 
-    def string(self, text):
+    def string(self, text: str) -> str:
         """The address of a constant C string."""
         data = text.encode() + b"\0"
         escaped = "".join(chr(c) if 32 <= c < 127 and c not in b'"\\' else f"\\{c:02X}" for c in data)
@@ -161,7 +171,7 @@ class Module:
         self.globals[name] = f'@{name} = internal constant [{len(data)} x i8] c"{escaped}"'
         return f"@{name}"
 
-    def __str__(self):
+    def __str__(self) -> str:
         parts = [
             *self.globals.values(),
             *self.declarations.values(),
@@ -180,35 +190,46 @@ class Emitter:
     vector kernels use. Call `finish()` at the end, after `ret`.
     """
 
-    def __init__(self, module, name, arguments=(), result=None, lanes=1, internal=False, cold=False):
+    def __init__(
+        self,
+        module: Module,
+        name: str,
+        arguments: Any = (),
+        result: Any = None,
+        lanes: int = 1,
+        internal: bool = False,
+        cold: bool = False,
+    ) -> None:
         self.module, self.target, self.lanes = module, module.target, lanes
         self.name, self._result, self._internal, self._cold = name, result, internal, cold
         self.arguments = [Value(self, f"%{n}", *_split(dtype)) for n, dtype in arguments]
-        self._allocas, self._lines, self._count, self._block = [], [], 0, "entry"
+        self._allocas: list[str] = []
+        self._lines: list[str] = []
+        self._count, self._block = 0, "entry"
 
     # -- plumbing
 
-    def _name(self):
+    def _name(self) -> str:
         self._count += 1
         return f"%v{self._count}"
 
-    def emit(self, line):
+    def emit(self, line: str) -> None:
         """Add one instruction that has no result."""
         self._lines.append(line)
 
-    def op(self, text, dtype, lanes=1):
+    def op(self, text: str, dtype: str, lanes: int = 1) -> Value:
         """Add one instruction and return its result."""
         name = self._name()
         self._lines.append(f"{name} = {text}")
         return Value(self, name, dtype, lanes)
 
-    def call(self, name, result, *arguments, external=False):
+    def call(self, name: str, result: Any, *arguments: Any, external: bool = False) -> Any:
         """Call a function by its LLVM name; `result` is a dtype, a (dtype, lanes) pair, or None."""
         types = ", ".join(a.type for a in arguments)
         self.module.declare(name, llvm_type(*_split(result)) if result else "void", types, external)
         return self.call_known(name, result, *arguments)
 
-    def call_known(self, name, result, *arguments):
+    def call_known(self, name: str, result: Any, *arguments: Any) -> Any:
         """Call a function that this module defines."""
         text = ", ".join(a.typed for a in arguments)
         if result is None:
@@ -216,15 +237,15 @@ class Emitter:
         dtype, lanes = _split(result)
         return self.op(f"call {llvm_type(dtype, lanes)} @{name}({text})", dtype, lanes)
 
-    def call_address(self, pointer, *arguments):
+    def call_address(self, pointer: Value, *arguments: Any) -> None:
         """Call the function without a result at an address."""
         self.emit(f"call void {pointer.text}({', '.join(a.typed for a in arguments)})")
 
-    def intrinsic(self, name, first, *rest):
+    def intrinsic(self, name: str, first: Value, *rest: Value) -> Value:
         """An LLVM intrinsic that is overloaded on the type of its first argument, and returns that type."""
         return self.call(f"llvm.{name}.{mangled(first.dtype, first.lanes)}", (first.dtype, first.lanes), first, *rest)
 
-    def finish(self):
+    def finish(self) -> None:
         """Close the function and add it to the module."""
         linkage = "internal " if self._internal else ""
         result = llvm_type(*_split(self._result)) if self._result else "void"
@@ -233,13 +254,13 @@ class Emitter:
         self.module.functions[self.name] = "\n".join([head, *self._allocas, *self._lines, "}"])
 
     @property
-    def size(self):
+    def size(self) -> int:
         """How many lines were emitted so far: a rough measure of cost."""
         return len(self._lines)
 
     # -- constants and shapes of values
 
-    def symbol(self, name):
+    def symbol(self, name: str) -> Value:
         """The address of a global: `@name` of this module, or an external symbol by its bare name."""
         if not name.startswith("@"):
             self.module.declarations.setdefault(name, f"@{name} = external global ptr")
@@ -247,16 +268,16 @@ class Emitter:
             name = f"@{name}"
         return Value(self, name, "ptr", 1)
 
-    def ne_null(self, pointer):
+    def ne_null(self, pointer: Value) -> Value:
         """Whether a pointer is not null."""
         return self.op(f"icmp ne ptr {pointer.text}, null", "bool")
 
-    def const(self, value, dtype="float32", lanes=1):
+    def const(self, value: Any, dtype: str = "float32", lanes: int = 1) -> Value:
         """A constant; with `lanes` > 1, in every lane."""
         text = literal(value, dtype)
         return Value(self, text if lanes == 1 else f"splat ({_LLVM[dtype]} {text})", dtype, lanes)
 
-    def splat(self, x, lanes=None):
+    def splat(self, x: Value, lanes: int | None = None) -> Value:
         """The scalar `x` in every lane. Vectors and one-lane widths pass through."""
         lanes = lanes or self.lanes
         if x.lanes == lanes:
@@ -269,18 +290,18 @@ class Emitter:
             f"shufflevector {vector} {first.text}, {vector} poison, <{lanes} x i32> zeroinitializer", x.dtype, lanes
         )
 
-    def iota(self, dtype="int64", lanes=None):
+    def iota(self, dtype: str = "int64", lanes: int | None = None) -> Value:
         """The vector 0, 1, 2, ..."""
         lanes = lanes or self.lanes
         if lanes == 1:
             return self.const(0, dtype)
         return Value(self, "<" + ", ".join(f"{_LLVM[dtype]} {i}" for i in range(lanes)) + ">", dtype, lanes)
 
-    def extract(self, x, lane):
+    def extract(self, x: Value, lane: int) -> Value:
         """One lane of a vector, as a scalar."""
         return x if x.lanes == 1 else self.op(f"extractelement {x.typed}, i64 {lane}", x.dtype)
 
-    def unify(self, *values):
+    def unify(self, *values: Operand) -> list[Value]:
         """Give all values one dtype and one number of lanes: Python numbers are weak, scalars are splat."""
         strong = [v for v in values if isinstance(v, Value)]
         if not strong:
@@ -293,13 +314,21 @@ class Emitter:
 
     # -- memory
 
-    def alloca(self, size, align=64):
+    def _truth(self, byte: Value) -> Value:
+        """The bool that a byte in memory means."""
+        return self.op(f"icmp ne {byte.typed}, {self.const(0, 'uint8', byte.lanes).text}", "bool", byte.lanes)
+
+    def _byte(self, truth: Value) -> Value:
+        """The byte of a bool in memory."""
+        return self.op(f"zext {truth.typed} to {llvm_type('uint8', truth.lanes)}", "uint8", truth.lanes)
+
+    def alloca(self, size: Value | int, align: int | None = 64) -> Value:
         """Room for `size` bytes in this function's frame."""
         name = self._name()
         self._allocas.append(f"{name} = alloca [{size} x i8], align {align}")
         return Value(self, name, "ptr", 1)
 
-    def at(self, pointer, index, dtype):
+    def at(self, pointer: Value, index: Value | int, dtype: str) -> Value:
         """The address of element `index` (a Value or an int) of an array of `dtype`."""
         if isinstance(index, int):
             index = self.const(index, "int64")
@@ -310,58 +339,65 @@ class Emitter:
         width = "i8" if dtype == "bool" else _LLVM[dtype]
         return self.op(f"getelementptr {width}, ptr {pointer.text}, {index.typed}", "ptr")
 
-    def offset(self, pointer, size):
+    def offset(self, pointer: Value, size: Value | int) -> Value:
         """The address `size` bytes on."""
         return self.at(pointer, size, "uint8")
 
-    def load(self, pointer, dtype, lanes=1, align=None):
+    def load(self, pointer: Value, dtype: str, lanes: int = 1, align: int | None = None) -> Value:
         """Load a scalar or vector; vectors need no alignment beyond their elements'."""
         if dtype == "bool":
-            return self.ne(self.load(pointer, "uint8", lanes), 0)
+            return self._truth(self.load(pointer, "uint8", lanes))
         align = align or (8 if dtype == "ptr" else ITEMSIZE[dtype])
         return self.op(f"load {llvm_type(dtype, lanes)}, ptr {pointer.text}, align {align}", dtype, lanes)
 
-    def store(self, value, pointer, align=None, nontemporal=False):
+    def store(self, value: Any, pointer: Value, align: int | None = None, nontemporal: bool = False) -> None:
         """Store a scalar or vector. A non-temporal one goes around the caches; `align` must then be the full width."""
         if value.dtype == "bool":
-            value = self.cast(value, "uint8")
+            value = self._byte(value)
         align = align or (8 if value.dtype == "ptr" else ITEMSIZE[value.dtype])
         hint = ", !nontemporal !0" if nontemporal else ""
         self.emit(f"store {value.typed}, ptr {pointer.text}, align {align}{hint}")
 
-    def masked_load(self, pointer, mask, dtype):
+    def masked_load(self, pointer: Value, mask: Value, dtype: str) -> Value:
         """Load the lanes whose mask is set, zero elsewhere; memory under the other lanes is not touched."""
         if dtype == "bool":
-            return self.ne(self.masked_load(pointer, mask, "uint8"), 0)
+            return self._truth(self.masked_load(pointer, mask, "uint8"))
         lanes = mask.lanes
         name = f"llvm.masked.load.{mangled(dtype, lanes)}.p0"
         align = self.const(ITEMSIZE[dtype], "int32")
         return self.call(name, (dtype, lanes), pointer, align, mask, self.const(0, dtype, lanes))
 
-    def masked_store(self, value, pointer, mask):
+    def masked_store(self, value: Any, pointer: Value, mask: Value) -> None:
         """Store the lanes whose mask is set."""
         if value.dtype == "bool":
-            value = self.cast(value, "uint8")
+            value = self._byte(value)
         name = f"llvm.masked.store.{mangled(value.dtype, value.lanes)}.p0"
         self.call(name, None, value, pointer, self.const(ITEMSIZE[value.dtype], "int32"), mask)
 
-    def copy(self, destination, source, size):
+    def copy(self, destination: Value, source: Value, size: Value | int) -> None:
         """memcpy of `size` bytes (a Value)."""
         self.call("llvm.memcpy.p0.p0.i64", None, destination, source, size, self.const(False, "bool"))
 
     # -- control flow
 
-    def label(self):
+    def label(self) -> str:
         """A new name for a block."""
         self._count += 1
         return f"b{self._count}"
 
-    def begin(self, label):
+    def begin(self, label: str) -> None:
         """Begin the block `label`."""
         self._lines.append(f"{label}:")
         self._block = label
 
-    def loop(self, start, stop, step, body, carry=()):
+    def loop(
+        self,
+        start: Value | int,
+        stop: Value | int,
+        step: Value | int,
+        body: Callable[..., Any],
+        carry: Sequence[Value] = (),
+    ) -> list[Value]:
         """`for i in range(start, stop, step): carry = body(i, *carry)`; returns the carried values.
 
         `start`, `stop` and `step` are int64 (Values or ints) and `step` is positive.
@@ -388,7 +424,9 @@ class Emitter:
         self.begin(end)
         return carried
 
-    def if_(self, condition, then, otherwise=None):
+    def if_(
+        self, condition: Value, then: Callable[[], Any], otherwise: Callable[[], Any] | None = None
+    ) -> tuple[Value, ...]:
         """Run `then` where a scalar condition holds, else `otherwise`; returns the tuple of values that they return."""
         yes, no, end = self.label(), self.label(), self.label()
         self.emit(f"br i1 {condition.text}, label %{yes}, label %{no}")
@@ -405,10 +443,10 @@ class Emitter:
             for a, b in zip(first, second, strict=True)
         )
 
-    def ret(self, value=None):
+    def ret(self, value: Any = None) -> None:
         """Return from the function."""
         self.emit(f"ret {value.typed}" if value is not None else "ret void")
 
 
-def _split(dtype):
+def _split(dtype: str) -> tuple[str, int]:
     return dtype if isinstance(dtype, tuple) else (dtype, 1)

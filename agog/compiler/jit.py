@@ -6,11 +6,15 @@ that a reader sees a whole entry or none. An entry that is damaged is ignored an
 written is done without. Both are said once.
 """
 
+from __future__ import annotations
+
+import contextlib
 import ctypes
 import ctypes.util
 import hashlib
 import itertools
 import os
+import pathlib
 import struct
 import sys
 import tempfile
@@ -18,9 +22,13 @@ import threading
 import warnings
 import weakref
 from dataclasses import astuple
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from agog import config
 from agog.compiler import targets
+from agog.compiler.ir import Module
+from agog.compiler.targets import Target
+from agog.errors import DeviceError
 
 __all__ = ["Code", "load", "object_code"]
 
@@ -31,13 +39,31 @@ _HEADER = struct.Struct("<Q32s")  # length and SHA-256 of the object
 _PIPELINE = "codegen 3, no passes, 1"
 
 # One lock for everything that touches LLVM. It is held across a fork, so that a child never inherits LLVM half-way.
-_lock = threading.RLock()
+_lock = threading.Lock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
+# Code that was collected while the lock was held, perhaps by this very thread: unloaded by whoever has it next.
+_dead: list[Any] = []
+
+
+@contextlib.contextmanager
+def _llvm_lock() -> Iterator[None]:
+    with _lock:
+        try:
+            yield
+        finally:
+            _bury()
+
+
+def _bury() -> None:
+    while _dead:
+        _dead.pop().close()
+
+
 _numbers = itertools.count()
-_loaded = weakref.WeakValueDictionary()
-_said = set()
+_loaded: weakref.WeakValueDictionary[Any, Code] = weakref.WeakValueDictionary()
+_said: set[str] = set()
 
 
 class Code:
@@ -46,20 +72,30 @@ class Code:
     `code["name"]` is the address of an exported function. `keep` holds whatever else the code refers to.
     """
 
-    def __init__(self, tracker, addresses, keep=()):
+    def __init__(self, tracker: Any, addresses: dict[str, int], keep: Any = ()) -> None:
         self._tracker, self._addresses, self._keep = tracker, addresses, keep
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> int:
         return self._addresses[name]
 
-    def __del__(self, _lock=_lock, _finalizing=sys.is_finalizing):
+    def __del__(
+        self,
+        _lock: Any = _lock,
+        _dead: list[Any] = _dead,
+        _bury: Callable[[], None] = _bury,
+        _finalizing: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
         # At exit the operating system does this better, and other threads may still be inside.
         if not _finalizing() and self._tracker is not None:
-            with _lock:
-                self._tracker.close()
+            _dead.append(self._tracker)
+            if _lock.acquire(blocking=False):  # a collection can come at any moment: never wait, never re-enter LLVM
+                try:
+                    _bury()
+                finally:
+                    _lock.release()
 
 
-def load(module, exports, imports=None, keep=()):
+def load(module: Module, exports: Sequence[str], imports: Mapping[str, int] | None = None, keep: Any = ()) -> Code:
     """Compile (or find in the cache) and link an `ir.Module`.
 
     Parameters
@@ -80,33 +116,36 @@ def load(module, exports, imports=None, keep=()):
     for name in module.externals - imports.keys():
         imports[name] = _process_symbol(name)
     identity = (text, module.target, tuple(exports), tuple(sorted(imports.items())))
-    with _lock:
+    with _llvm_lock():
         if (code := _loaded.get(identity)) is not None:
             return code
-        data = object_code(text, module.target)
         try:
-            code = _link(data, exports, imports, keep)
+            code = _link(_object_code(text, module.target), exports, imports, keep)
         except RuntimeError:
             # An object whose digest is right may still not link (an LLVM that differs): make it anew once.
-            code = _link(object_code(text, module.target, fresh=True), exports, imports, keep)
+            code = _link(_object_code(text, module.target, fresh=True), exports, imports, keep)
         _loaded[identity] = code
         return code
 
 
-def object_code(text, target, fresh=False):
-    """The object file for IR text on `target` as bytes, from the disk cache unless `fresh`."""
-    with _lock:
-        path = _cache_path(text, target)
-        data = None if fresh else _read(path)
-        if data is None:
-            data = _compile(text, target)
-            _write(path, data)
-        return data
+def object_code(text: str, target: Target) -> bytes:
+    """The object file for IR text on `target` as bytes, from the disk cache if it is there."""
+    with _llvm_lock():
+        return _object_code(text, target)
 
 
-def assembly(module):
+def _object_code(text: str, target: Target, fresh: bool = False) -> bytes:
+    path = _cache_path(text, target)
+    data = None if fresh else _read(path)
+    if data is None:
+        data = _compile(text, target)
+        _write(path, data)
+    return data
+
+
+def assembly(module: Module) -> str:
     """The assembly of a module for its target, for people and tests."""
-    with _lock:
+    with _llvm_lock():
         machine = _machine(module.target)
         return machine.emit_assembly(_parse(str(module), module.target, machine))
 
@@ -114,12 +153,12 @@ def assembly(module):
 # -- LLVM
 
 
-def _compile(text, target):
+def _compile(text: str, target: Target) -> bytes:
     machine = _machine(target)
     return machine.emit_object(_parse(text, target, machine))
 
 
-def _parse(text, target, machine):
+def _parse(text: str, target: Target, machine: Any) -> Any:
     parsed = _llvm().parse_assembly(text)
     parsed.verify()
     parsed.triple = target.triple
@@ -127,10 +166,10 @@ def _parse(text, target, machine):
     return parsed
 
 
-_started = {}
+_started: dict[Any, Any] = {}
 
 
-def _llvm():
+def _llvm() -> Any:
     """llvmlite's binding, started once."""
     if "llvm" not in _started:
         import llvmlite.binding as llvm
@@ -141,7 +180,7 @@ def _llvm():
     return _started["llvm"]
 
 
-def _machine(target):
+def _machine(target: Target) -> Any:
     """LLVM's target machine; code generation works hard (level 3), because no passes ran before it."""
     if target not in _started:
         llvm = _llvm()
@@ -154,7 +193,7 @@ def _machine(target):
     return _started[target]
 
 
-def _linker():
+def _linker() -> Any:
     if "linker" not in _started:
         llvm = _llvm()
         machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
@@ -164,7 +203,7 @@ def _linker():
     return _started["linker"]
 
 
-def _link(data, exports, imports, keep):
+def _link(data: bytes, exports: Sequence[str], imports: Mapping[str, int], keep: Any) -> Code:
     builder = _llvm().JITLibraryBuilder().add_object_img(data).add_current_process()
     for name in exports:
         builder.export_symbol(name)
@@ -174,10 +213,10 @@ def _link(data, exports, imports, keep):
     return Code(tracker, {name: tracker[name] for name in exports}, keep)
 
 
-_libraries = []
+_libraries: list[Any] = []
 
 
-def _process_symbol(name):
+def _process_symbol(name: str) -> int:
     """The address of a function of Python, the C library or libm, none of which need be globally visible."""
     if not _libraries:
         _libraries.append(ctypes.pythonapi)
@@ -190,16 +229,16 @@ def _process_symbol(name):
                     continue
     for library in _libraries:
         try:
-            return ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+            return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
         except AttributeError:
             continue
-    raise RuntimeError(f"native code needs the function {name!r}, which this process does not have")
+    raise DeviceError(f"native code needs the function {name!r}, which this process does not have")
 
 
 # -- the disk cache
 
 
-def _cache_path(text, target):
+def _cache_path(text: str, target: Target) -> pathlib.Path:
     import llvmlite
 
     version = getattr(sys.modules.get("agog"), "__version__", "")
@@ -209,7 +248,7 @@ def _cache_path(text, target):
     return config.cache_dir() / "objects" / f"{key.hexdigest()}.o"
 
 
-def _read(path):
+def _read(path: pathlib.Path) -> bytes | None:
     """The object at `path`, or None where there is none that can be trusted."""
     try:
         data = path.read_bytes()
@@ -228,7 +267,7 @@ def _read(path):
     return None
 
 
-def _write(path, data):
+def _write(path: pathlib.Path, data: bytes) -> None:
     """Put an object at `path`, all of it or nothing."""
     temporary = None
     try:
@@ -246,7 +285,7 @@ def _write(path, data):
                 pass
 
 
-def _say(kind, message):
+def _say(kind: str, message: str) -> None:
     if kind not in _said:
         _said.add(kind)
         warnings.warn(message, RuntimeWarning, stacklevel=2)

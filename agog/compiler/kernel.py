@@ -1,5 +1,10 @@
 """`Kernel`: the builder with every function of the vector mathematics. It is the `k` of an op's `lower` rule."""
 
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from agog.compiler.ir import Value
 from agog.compiler.targets import ITEMSIZE
 from agog.compiler.vecerf import ErrorFunction
 from agog.compiler.vectrig import Circular
@@ -13,35 +18,35 @@ class Kernel(ErrorFunction, Circular):
     Operands are `ir.Value`s of one dtype, or Python numbers. Functions of floats take float32 and float64.
     """
 
-    def partial(self, count):
+    def partial(self, count: Value) -> Partial:
         """Access to the first `count` (a Value, at most `lanes`) elements at an address, as a vector."""
-        return _Masked(self, count) if self.target.masked else _Buffered(self, count)
+        return Masked(self, count) if self.target.masked else Buffered(self, count)
 
 
-class _Masked:
+class Masked:
     """A vector whose lanes from `count` on are neither read nor written, by the machine's masks."""
 
-    def __init__(self, k, count):
+    def __init__(self, k: Kernel, count: Value) -> None:
         # 32-bit lane numbers: 64-bit ones would need a comparison per half of a float32 vector.
         self.k = k
         self.mask = k.iota("int32") < k.splat(k.cast(count, "int32"))
 
-    def load(self, pointer, dtype):
+    def load(self, pointer: Value, dtype: str) -> Value:
         """The elements, then zeros."""
         return self.k.masked_load(pointer, self.mask, dtype)
 
-    def store(self, value, pointer):
+    def store(self, value: Value, pointer: Value) -> None:
         """Store the first elements of `value`."""
         self.k.masked_store(value, pointer, self.mask)
 
 
-class _Buffered:
+class Buffered:
     """The same through a vector on the stack, for machines whose vectors cannot be masked."""
 
-    def __init__(self, k, count):
+    def __init__(self, k: Kernel, count: Value) -> None:
         self.k, self.count = k, count
 
-    def load(self, pointer, dtype):
+    def load(self, pointer: Value, dtype: str) -> Value:
         """The elements, then zeros."""
         k = self.k
         stored = "uint8" if dtype == "bool" else dtype
@@ -50,9 +55,13 @@ class _Buffered:
         k.copy(place, pointer, self.count * ITEMSIZE[stored])
         return k.load(place, dtype, k.lanes)
 
-    def store(self, value, pointer):
+    def store(self, value: Value, pointer: Value) -> None:
         """Store the first elements of `value`."""
         k = self.k
         place = k.alloca(k.lanes * ITEMSIZE[value.dtype])
         k.store(value, place)
         k.copy(pointer, place, self.count * ITEMSIZE[value.dtype])
+
+
+#: What `Kernel.partial` gives: `load(pointer, dtype)` and `store(value, pointer)`.
+Partial: TypeAlias = Masked | Buffered

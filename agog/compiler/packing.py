@@ -5,6 +5,11 @@ as many rows as a vector has lanes. Vectors may be stored beyond the rows there 
 hold: the order of the stores puts that right, and a destination has room for a vector beyond its end.
 """
 
+from __future__ import annotations
+
+from typing import Any, Callable, Sequence
+
+from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
 from agog.compiler.targets import ITEMSIZE
 
@@ -17,18 +22,20 @@ _PACK = ("source destination", "row_stride k_stride rows room steps stride")
 class Packing:
     """Writes the packing functions of one dtype into a module. Strides are in bytes."""
 
-    def __init__(self, module, dtype):
+    def __init__(self, module: Module, dtype: str) -> None:
         self.module, self.target, self.dtype = module, module.target, dtype
         self.size, self.lanes = ITEMSIZE[dtype], module.target.lanes(dtype)
         self.vector_bytes = self.size * self.lanes
 
-    def function(self, name, pointers, numbers, internal=True, result=None):
+    def function(
+        self, name: str, pointers: str, numbers: str, internal: bool = True, result: str | None = None
+    ) -> tuple[Kernel, list[Value]]:
         """A Kernel for a function of some pointers, then some numbers; and its arguments."""
         arguments = [(n, "ptr") for n in pointers.split()] + [(n, "int64") for n in numbers.split()]
         k = Kernel(self.module, name, arguments, result, self.lanes, internal)
         return k, k.arguments
 
-    def packing(self):
+    def packing(self) -> None:
         """`pack(...)` and what it chooses from, by which stride is one element."""
         self.pack_scalar()
         self.pack_copied()
@@ -44,16 +51,27 @@ class Packing:
         k.ret()
         k.finish()
 
-    def pack_scalar(self):
+    def pack_scalar(self) -> None:
         """Element by element, for what is contiguous nowhere."""
         k, (source, destination, row_stride, k_stride, rows, _, steps, stride) = self.function("pack_scalar", *_PACK)
         self._copy_elements(k, source, destination, row_stride, k_stride, rows, k.const(0, "int64"), steps, stride)
         k.ret()
         k.finish()
 
-    def _copy_elements(self, k, source, destination, row_stride, k_stride, rows, first, steps, stride):
-        def step(i):
-            def row(r):
+    def _copy_elements(
+        self,
+        k: Kernel,
+        source: Value,
+        destination: Value,
+        row_stride: Value,
+        k_stride: Value,
+        rows: Value,
+        first: Value,
+        steps: Value,
+        stride: Value,
+    ) -> None:
+        def step(i: Value) -> None:
+            def row(r: Value) -> None:
                 value = k.load(k.offset(source, r * row_stride + i * k_stride), self.dtype)
                 k.store(value, k.at(k.offset(destination, i * stride), r, self.dtype))
 
@@ -61,16 +79,16 @@ class Packing:
 
         k.loop(first, steps, 1, step)
 
-    def pack_copied(self):
+    def pack_copied(self) -> None:
         """Rows are contiguous: copy vectors. `room` elements may be read there; beyond them, vectors are partial."""
         k, (source, destination, _, k_stride, rows, room, steps, stride) = self.function("pack_copied", *_PACK)
 
-        def group(first):
+        def group(first: Value) -> None:
             left, inside = rows - first, room - first
             count = k.where(left < self.lanes, left, self.lanes)
 
-            def copy(load):
-                def step(i, source, destination):
+            def copy(load: Callable[[Value], Value]) -> None:
+                def step(i: Value, source: Value, destination: Value) -> Any:
                     k.store(load(k.at(source, first, self.dtype)), k.at(destination, first, self.dtype))
                     return k.offset(source, k_stride), k.offset(destination, stride)
 
@@ -88,12 +106,12 @@ class Packing:
         k.ret()
         k.finish()
 
-    def _groups_downward(self, k, rows, group):
+    def _groups_downward(self, k: Kernel, rows: Value, group: Callable[[Value], None]) -> None:
         """`group(first row)` for each vector of rows, the last one first."""
         groups = k.op(f"udiv i64 {(rows + (self.lanes - 1)).text}, {self.lanes}", "int64")
         k.loop(0, groups, 1, lambda i: group((groups - 1 - i) * self.lanes))
 
-    def pack_transposed(self):
+    def pack_transposed(self) -> None:
         """k is contiguous: load as many rows as a vector has lanes, and transpose them by shuffles."""
         k, (source, destination, row_stride, k_stride, rows, _, steps, stride) = self.function(
             "pack_transposed", *_PACK
@@ -102,8 +120,8 @@ class Packing:
         whole = k.bitwise_and(steps, -lanes)
         last = rows - 1
 
-        def square(i):
-            def group(first):
+        def square(i: Value) -> None:
+            def group(first: Value) -> None:
                 loaded = []
                 for r in range(lanes):
                     row = first + r
@@ -122,7 +140,7 @@ class Packing:
         k.finish()
 
 
-def transpose(k, rows):
+def transpose(k: Kernel, rows: Sequence[Value]) -> list[Value]:
     """The transpose of a square of vectors: log2(lanes) rounds that swap one bit of the row with that of the lane."""
     lanes, rows, bit = len(rows), list(rows), len(rows) // 2
     while bit:
@@ -137,6 +155,6 @@ def transpose(k, rows):
     return rows
 
 
-def _shuffle(k, a, b, picks):
+def _shuffle(k: Kernel, a: Value, b: Value, picks: Sequence[int]) -> Value:
     lanes = ", ".join(f"i32 {p}" for p in picks)
     return k.op(f"shufflevector {a.typed}, {b.typed}, <{len(picks)} x i32> <{lanes}>", a.dtype, len(picks))

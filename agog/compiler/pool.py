@@ -12,6 +12,8 @@ One function is offered to kernels, `agog_parallel_for(fn, arg, n, grain)`: it c
   does not have, and so starts its own when it needs them.
 """
 
+from __future__ import annotations
+
 import atexit
 import ctypes
 import functools
@@ -21,6 +23,7 @@ import sys
 from agog import config
 from agog.compiler import jit, targets
 from agog.compiler.ir import Module
+from agog.compiler.targets import Target
 
 __all__ = ["SYMBOL", "Pool", "imports", "refresh"]
 
@@ -344,7 +347,7 @@ _PAUSE = {
 _FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}
 
 
-def build(target, sleep=None):
+def build(target: Target, sleep: str | None = None) -> Module:
     """The module of a pool. `sleep` is "futex", "condition" or "none" (no threads); by default what the system has."""
     if sleep is None:
         sleep = {"linux": "futex", "windows": "none"}.get(target.system, "condition")
@@ -381,7 +384,7 @@ class Pool:
     sleep : how idle workers wait; None for what this system does best
     """
 
-    def __init__(self, threads, sleep=None, spin=2000):
+    def __init__(self, threads: int, sleep: str | None = None, spin: int = 2000) -> None:
         module = build(targets.host(), sleep)
         # Two pools in one process (as in tests) must not share the code, which holds their memory.
         module.globals["id"] = f"; {id(self)}" if sleep else ""
@@ -394,35 +397,35 @@ class Pool:
         self.threads = threads
 
     @property
-    def address(self):
+    def address(self) -> int:
         """The address of this pool's `agog_parallel_for`."""
         return self._code[SYMBOL]
 
     @property
-    def threads(self):
+    def threads(self) -> int:
         """How many threads work at a job, the caller included."""
         return self._words[0] + 1
 
     @threads.setter
-    def threads(self, n):
+    def threads(self, n: int) -> None:
         self._words[0] = max(0, min(int(n), 1024) - 1)
 
-    def forget(self):
+    def forget(self) -> None:
         """Forget all workers without stopping them: right in a forked child, which has none."""
         self._forget()
 
-    def stop(self):
+    def stop(self) -> None:
         """End the workers; later jobs run on the caller alone until `threads` is set."""
         self._stop()
 
-    def run(self, function, argument, n, grain):
+    def run(self, function: int, argument: int, n: int, grain: int) -> None:
         """Run native code at address `function` over [0, n), for tests and benchmarks. Releases the GIL."""
         run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(self.address)
         run(function, argument, n, grain)
 
 
 @functools.cache
-def shared():
+def shared() -> Pool:
     """The pool that all kernels use, with `config.num_threads` threads."""
     pool = Pool(config.num_threads)
     if hasattr(os, "register_at_fork"):
@@ -432,13 +435,16 @@ def shared():
     return pool
 
 
-def imports():
+def imports() -> dict[str, int]:
     """What a kernel that calls `agog_parallel_for` is linked with."""
     return {SYMBOL: shared().address}
 
 
-def refresh():
-    """Take over a changed `config.num_threads`."""
-    pool = shared()
-    if pool.threads != config.num_threads and not sys.is_finalizing():
-        pool.threads = config.num_threads
+_current = 0
+
+
+def refresh() -> None:
+    """Take over a changed `config.num_threads`. Kernels call it each time, so it does no more than it must."""
+    global _current
+    if config.num_threads != _current and not sys.is_finalizing():
+        shared().threads = _current = config.num_threads

@@ -12,10 +12,14 @@ between its passes. Softmax:
 reductions are scalars. Rows are shared out among the threads.
 """
 
+from __future__ import annotations
+
+from typing import Any, Callable, Sequence
+
 from agog.compiler import call, pool, targets
-from agog.compiler.ir import FLOATS, Module
-from agog.compiler.kernel import Kernel
-from agog.compiler.targets import ITEMSIZE
+from agog.compiler.ir import FLOATS, Module, Value
+from agog.compiler.kernel import Kernel, Partial
+from agog.compiler.targets import ITEMSIZE, Target
 from agog.errors import ArgumentError, DTypeError
 
 __all__ = ["PROGRAMS", "RowKernel", "compile_row_program", "compile_rows"]
@@ -36,10 +40,10 @@ class RowKernel:
 
     __slots__ = ("_first_row", "name", "native")
 
-    def __init__(self, name, native, first_row):
+    def __init__(self, name: str, native: Callable[..., None], first_row: int) -> None:
         self.name, self.native, self._first_row = name, native, first_row
 
-    def __call__(self, outs, ins):
+    def __call__(self, outs: Sequence[Any], ins: Sequence[Any]) -> None:
         pool.refresh()
         arrays = (*outs, *ins)
         shape = arrays[self._first_row].shape
@@ -48,11 +52,19 @@ class RowKernel:
             rows *= n
         self.native(*arrays, rows, shape[-1])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<row kernel {self.name}>"
 
 
-def compile_rows(name, fn, out_dtypes, out_kinds, in_dtypes, in_kinds, target=None):
+def compile_rows(
+    name: str,
+    fn: Callable[..., Any],
+    out_dtypes: Sequence[str],
+    out_kinds: Sequence[str],
+    in_dtypes: Sequence[str],
+    in_kinds: Sequence[str],
+    target: Target | None = None,
+) -> RowKernel:
     """Compile a row program.
 
     Parameters
@@ -86,27 +98,27 @@ def compile_rows(name, fn, out_dtypes, out_kinds, in_dtypes, in_kinds, target=No
     return RowKernel(name, native, kinds.index("row"))
 
 
-class _Array:
+class Array:
     """An array that a row program reads or writes: its base for the current row."""
 
-    def __init__(self, base, dtype):
+    def __init__(self, base: Value, dtype: str) -> None:
         self.base, self.dtype = base, dtype
 
 
-class _Place:
+class Place:
     """A vector's place in the row: `partial` gives access to the last, incomplete one."""
 
-    def __init__(self, k, index, partial=None):
+    def __init__(self, k: Kernel, index: Value, partial: Partial | None = None) -> None:
         self._k, self._index, self._partial = k, index, partial
 
-    def __getitem__(self, array):
+    def __getitem__(self, array: Array) -> Value:
         k = self._k
         address = k.at(array.base, self._index, array.dtype)
         if self._partial:
             return self._partial.load(address, array.dtype)
         return k.load(address, array.dtype, k.lanes)
 
-    def put(self, array, value):
+    def put(self, array: Array, value: Value) -> Value:
         """Store a vector of the array's dtype, and return it."""
         k = self._k
         value = k.splat(value)
@@ -121,35 +133,35 @@ class _Place:
 class Row:
     """What a row program is written with: passes over one row. `k` is the Kernel, `length` the number of elements."""
 
-    def __init__(self, k, number, length, unroll):
+    def __init__(self, k: Kernel, number: Value, length: Value, unroll: int | None) -> None:
         self.k, self.length, self.cost = k, length, 0
         self._number, self._unroll = number, unroll
 
-    def length_as(self, dtype):
+    def length_as(self, dtype: str) -> Value:
         """The length as a scalar of a float dtype."""
         return self.k.cast(self.length, dtype)
 
-    def result(self, out, value):
+    def result(self, out: Array, value: Value) -> None:
         """Set this row's element of a "column" output."""
         self.k.store(value, self.k.at(out.base, self._number, out.dtype))
 
-    def each(self, body):
+    def each(self, body: Callable[[Place], Any]) -> None:
         """Run `body(v)` at every place."""
         self.reduce([], lambda v: (body(v), ())[1])
 
-    def sum(self, body):
+    def sum(self, body: Callable[[Place], Any]) -> Value:
         """The sum of the vectors that `body(v)` returns."""
         return self.reduce(["sum"], lambda v: (body(v),))[0]
 
-    def max(self, body):
+    def max(self, body: Callable[[Place], Any]) -> Value:
         """Their largest element, NaN if there is a NaN; the dtype's lowest value for an empty row."""
         return self.reduce(["max"], lambda v: (body(v),))[0]
 
-    def min(self, body):
+    def min(self, body: Callable[[Place], Any]) -> Value:
         """Their smallest element, NaN if there is a NaN."""
         return self.reduce(["min"], lambda v: (body(v),))[0]
 
-    def reduce(self, kinds, body):
+    def reduce(self, kinds: Sequence[str], body: Callable[[Place], Any]) -> list[Value]:
         """Several reductions in one pass: `body(v)` returns one vector per kind ("sum", "max", "min").
 
         float32 sums are kept in float32 over blocks of some thousand elements, and the blocks are added in float64.
@@ -168,22 +180,22 @@ class Row:
         # With one accumulator per unrolled vector, an addition need not wait for the one before.
         fresh = [k.splat(start) for start in starts for _ in range(unroll)]
 
-        def vectors(i, *carried):
-            values = [body(_Place(k, i + u * lanes if u else i)) for u in range(unroll)]
+        def vectors(i: Value, *carried: Value) -> list[Value]:
+            values = [body(Place(k, i + u * lanes if u else i)) for u in range(unroll)]
             at = iter(carried)
             return [self._combine(kind, next(at), values[u][j]) for j, kind in enumerate(kinds) for u in range(unroll)]
 
-        def leftover(i, *carried):
+        def leftover(i: Value, *carried: Value) -> list[Value]:
             left = self.length - i
             count = k.where(left < lanes, left, lanes)
-            values = body(_Place(k, i, k.partial(count)))
+            values = body(Place(k, i, k.partial(count)))
             mask = k.iota("int32") < k.splat(k.cast(count, "int32"))
             inside = [
                 k.where(mask, value, start) for value, start in zip(values, starts, strict=True)
             ]  # what lies beyond the row must not count
             return [self._combine(kind, c, v) for kind, c, v in zip(kinds, carried, inside, strict=True)]
 
-        def fold(totals, accumulators):
+        def fold(totals: Sequence[Value], accumulators: Sequence[Value]) -> list[Value]:
             """Add the lanes of the accumulators to the scalar totals."""
             result = []
             for j, (kind, total) in enumerate(zip(kinds, totals, strict=True)):
@@ -200,7 +212,7 @@ class Row:
             k.loop(whole, self.length, lanes, leftover)
             return []
 
-        def block(start, *totals):
+        def block(start: Value, *totals: Value) -> list[Value]:
             end = start + step * _BLOCK
             end = k.where(end < whole, end, whole)
             return fold(totals, k.loop(start, end, step, vectors, fresh))
@@ -211,22 +223,22 @@ class Row:
         totals = fold(totals, padded)
         return [k.cast(total, dtype) for total, dtype in zip(totals, dtypes, strict=True)]
 
-    def _dtypes(self, kinds, body):
+    def _dtypes(self, kinds: Sequence[str], body: Callable[[Place], Any]) -> list[str]:
         """The dtypes that `body` returns, and its cost, from a trial whose text is thrown away."""
         k = self.k
         mark, count = k.size, k._count
-        values = body(_Place(k, k.const(0, "int64")))
+        values = body(Place(k, k.const(0, "int64")))
         self._pass_cost = k.size - mark + 2 * len(kinds)
         self.cost += self._pass_cost
         del k._lines[mark:]
         k._count = count
         return [v.dtype for v in values]
 
-    def _combine(self, kind, a, b):
+    def _combine(self, kind: str, a: Value, b: Value) -> Value:
         return {"sum": self.k.add, "max": self.k.max, "min": self.k.min}[kind](a, b)
 
 
-def _identity(kind, dtype):
+def _identity(kind: str, dtype: str) -> float:
     """The value that changes nothing."""
     if kind == "sum":
         return 0
@@ -241,13 +253,15 @@ def _identity(kind, dtype):
 class _RowModule:
     """Emits the functions of a row kernel. Slots: the arrays, then rows and d, then one spare word."""
 
-    def __init__(self, module, fn, n_outs, kinds, dtypes):
+    def __init__(
+        self, module: Module, fn: Callable[..., Any], n_outs: int, kinds: Sequence[str], dtypes: Sequence[str]
+    ) -> None:
         self.module, self.fn, self.n_outs, self.kinds, self.dtypes = module, fn, n_outs, kinds, dtypes
         widths = [d for d, kind in zip(dtypes, kinds, strict=True) if kind in ("row", "vector")]
         self.lanes = min(module.target.lanes(d) for d in widths)
         self.cost = 1
 
-    def chunk(self):
+    def chunk(self) -> None:
         """`chunk(slots, begin, end, thread)`: the rows begin, ..., end - 1."""
         k = Kernel(
             self.module,
@@ -260,14 +274,14 @@ class _RowModule:
         addresses = [k.load(k.at(slots, i, "ptr"), "ptr") for i in range(len(self.kinds))]
         length = k.load(k.at(slots, len(self.kinds) + 1, "int64"), "int64")
 
-        def row(number):
+        def row(number: Value) -> None:
             start = number * length
-            arguments = []
+            arguments: list[Array | Value] = []
             for i, (address, kind, dtype) in enumerate(zip(addresses, self.kinds, self.dtypes, strict=True)):
                 if kind == "row":
-                    arguments.append(_Array(k.at(address, start, dtype), dtype))
+                    arguments.append(Array(k.at(address, start, dtype), dtype))
                 elif kind == "vector" or i < self.n_outs:
-                    arguments.append(_Array(address, dtype))
+                    arguments.append(Array(address, dtype))
                 else:
                     arguments.append(k.load(k.at(address, number, dtype) if kind == "column" else address, dtype))
             program = Row(k, number, length, None)
@@ -278,7 +292,7 @@ class _RowModule:
         k.ret()
         k.finish()
 
-    def check(self):
+    def check(self) -> None:
         """`check(slots, sizes)`: do the arrays fit rows and d?"""
         k = Kernel(self.module, "check", [("slots", "ptr"), ("sizes", "ptr")], "ptr", internal=call.native_calls)
         slots, sizes = k.arguments
@@ -292,7 +306,7 @@ class _RowModule:
         k.ret(k.where(good, k.const(0, "ptr"), k.symbol(message)))
         k.finish()
 
-    def run(self):
+    def run(self) -> None:
         """`run(slots, sizes)`: all rows, on the pool when that pays."""
         k = Kernel(self.module, "run", [("slots", "ptr"), ("sizes", "ptr")], internal=call.native_calls)
         slots, _ = k.arguments
@@ -301,10 +315,10 @@ class _RowModule:
         grain = k.op(f"sdiv i64 {_CHUNK}, {work.text}", "int64") + 1
         chunk = k.symbol("@chunk")
 
-        def parallel():
+        def parallel() -> None:
             k.call(pool.SYMBOL, None, chunk, slots, rows, grain)
 
-        def alone():
+        def alone() -> None:
             k.call_known("chunk", None, slots, k.const(0, "int64"), rows, k.const(0, "int32"))
 
         k.if_(work * rows > _PARALLEL, parallel, alone)
@@ -315,7 +329,7 @@ class _RowModule:
 # -- the programs that eager code and the graph compiler use by name
 
 
-def softmax(row, out, x):
+def softmax(row: Row, out: Array, x: Array) -> None:
     """e^(x - max) / sum."""
     largest = row.max(lambda v: v[x])
     total = row.sum(lambda v: v.put(out, row.k.exp(v[x] - largest)))
@@ -323,7 +337,7 @@ def softmax(row, out, x):
     row.each(lambda v: v.put(out, v[out] * inverse))
 
 
-def log_softmax(row, out, x):
+def log_softmax(row: Row, out: Array, x: Array) -> None:
     """x - max - log(sum of e^(x - max))."""
     k = row.k
     largest = row.max(lambda v: v[x])
@@ -332,7 +346,7 @@ def log_softmax(row, out, x):
     row.each(lambda v: v.put(out, (v[x] - largest) - shift))
 
 
-def logsumexp(row, out, x):
+def logsumexp(row: Row, out: Array, x: Array) -> None:
     """log(sum of e^x), without overflow; infinite rows give their infinity."""
     k = row.k
     largest = row.max(lambda v: v[x])
@@ -342,25 +356,27 @@ def logsumexp(row, out, x):
     row.result(out, k.log(total) + shift)
 
 
-def softmax_backward(row, out, y, g):
+def softmax_backward(row: Row, out: Array, y: Array, g: Array) -> None:
     """The gradient at softmax's input, from its result y and the gradient g of that: y (g - sum(g y))."""
     dot = row.sum(lambda v: v[y] * v[g])
     row.each(lambda v: v.put(out, v[y] * (v[g] - dot)))
 
 
-def log_softmax_backward(row, out, y, g):
+def log_softmax_backward(row: Row, out: Array, y: Array, g: Array) -> None:
     """The gradient at log_softmax's input: g - e^y sum(g)."""
     total = row.sum(lambda v: v[g])
     row.each(lambda v: v.put(out, v[g] - row.k.exp(v[y]) * total))
 
 
-def layer_norm(row, out, mean, rstd, x, weight, bias, epsilon):
+def layer_norm(
+    row: Row, out: Array, mean: Any, rstd: Any, x: Array, weight: Array, bias: Array, epsilon: Value
+) -> None:
     """(x - mean) / sqrt(var + epsilon) * weight + bias; the mean and 1/sqrt(...) of each row are results too."""
     k = row.k
     length = row.length_as(out.dtype)
     m = row.sum(lambda v: v[x]) / length
 
-    def squared(v):
+    def squared(v: Place) -> Value:
         d = v[x] - m
         return d * d
 
@@ -370,11 +386,11 @@ def layer_norm(row, out, mean, rstd, x, weight, bias, epsilon):
     row.each(lambda v: v.put(out, k.fma((v[x] - m) * r, v[weight], v[bias])))
 
 
-def layer_norm_backward(row, out, g, x, mean, rstd, weight):
+def layer_norm_backward(row: Row, out: Array, g: Array, x: Array, mean: Any, rstd: Any, weight: Array) -> None:
     """The gradient at layer norm's input: rstd (h - mean(h) - n mean(h n)), h = g weight, n = (x - mean) rstd."""
     length = row.length_as(out.dtype)
 
-    def sums(v):
+    def sums(v: Place) -> tuple[Value, Value]:
         h = v[g] * v[weight]
         return h, h * ((v[x] - mean) * rstd)
 
@@ -382,28 +398,28 @@ def layer_norm_backward(row, out, g, x, mean, rstd, weight):
     row.each(lambda v: v.put(out, ((v[g] * v[weight] - a) - (v[x] - mean) * rstd * b) * rstd))
 
 
-def row_sum(row, out, x):
+def row_sum(row: Row, out: Array, x: Array) -> None:
     """The sum of each row."""
     row.result(out, row.sum(lambda v: row.k.cast(v[x], out.dtype)))
 
 
-def row_mean(row, out, x):
+def row_mean(row: Row, out: Array, x: Array) -> None:
     """The mean of each row."""
     row.result(out, row.sum(lambda v: row.k.cast(v[x], out.dtype)) / row.length_as(out.dtype))
 
 
-def row_max(row, out, x):
+def row_max(row: Row, out: Array, x: Array) -> None:
     """The largest element of each row."""
     row.result(out, row.max(lambda v: v[x]))
 
 
-def row_min(row, out, x):
+def row_min(row: Row, out: Array, x: Array) -> None:
     """The smallest element of each row."""
     row.result(out, row.min(lambda v: v[x]))
 
 
 #: name: (program, kinds of the outputs, kinds of the inputs)
-PROGRAMS = {
+PROGRAMS: dict[str, tuple[Callable[..., None], list[str], list[str]]] = {
     "softmax": (softmax, ["row"], ["row"]),
     "log_softmax": (log_softmax, ["row"], ["row"]),
     "logsumexp": (logsumexp, ["column"], ["row"]),
@@ -418,7 +434,7 @@ PROGRAMS = {
 }
 
 
-def compile_row_program(name, dtype, target=None):
+def compile_row_program(name: str, dtype: str, target: Target | None = None) -> RowKernel:
     """One of `PROGRAMS` with all arrays of one dtype."""
     fn, out_kinds, in_kinds = PROGRAMS[name]
     return compile_rows(name, fn, [dtype] * len(out_kinds), out_kinds, [dtype] * len(in_kinds), in_kinds, target)

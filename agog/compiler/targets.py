@@ -4,9 +4,14 @@ Nothing else in the compiler asks "is this x86?": it asks a `Target` how wide a 
 multiply-add, whether masked memory accesses are native. Adding a machine means adding a row.
 """
 
+from __future__ import annotations
+
 import functools
 import platform
 from dataclasses import dataclass
+from typing import Mapping
+
+from agog.errors import DeviceError
 
 __all__ = ["AVX2", "AVX512", "NEON", "SSE2", "TARGETS", "Target", "host"]
 
@@ -37,23 +42,23 @@ class Target:
     #: AVX-512 `vscalef`: x * 2^n with overflow, underflow and subnormals right, in one instruction.
     scalef: bool
 
-    def lanes(self, dtype):
+    def lanes(self, dtype: str) -> int:
         """How many elements of `dtype` fill one vector register."""
         return self.vector_bits // (8 * ITEMSIZE[dtype])
 
     @property
-    def vector_bytes(self):
+    def vector_bytes(self) -> int:
         """Bytes in one vector register."""
         return self.vector_bits // 8
 
     @property
-    def attributes(self):
+    def attributes(self) -> str:
         """LLVM function attributes: without these, LLVM splits 512-bit vectors in two on many CPUs."""
         width = f'"{self.vector_bits}"'
         return f'nounwind "prefer-vector-width"={width} "min-legal-vector-width"={width}'
 
     @property
-    def system(self):
+    def system(self) -> str:
         """The operating system named by the triple: "linux", "darwin", "windows", or what follows the vendor."""
         for system in ("linux", "darwin", "macosx", "windows"):
             if system in self.triple:
@@ -61,12 +66,12 @@ class Target:
         return self.triple.split("-")[-1]
 
     @property
-    def machine(self):
+    def machine(self) -> str:
         """The instruction set named by the triple, "x86_64" or "aarch64"."""
         return {"arm64": "aarch64"}.get(self.triple.split("-")[0], self.triple.split("-")[0])
 
 
-def _triple():
+def _triple() -> str:
     """This process's triple, without importing LLVM."""
     machine = {"AMD64": "x86_64", "amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     system = {
@@ -97,7 +102,7 @@ _REQUIRED = {
 }
 
 
-def supported(target):
+def supported(target: Target) -> bool:
     """Whether this machine can run code made for `target`."""
     if _triple().split("-")[0] != target.machine:
         return False
@@ -106,19 +111,19 @@ def supported(target):
 
 
 @functools.cache
-def host():
+def host() -> Target:
     """The best target this machine can run. Imports llvmlite, which knows how to ask the processor."""
     for target in TARGETS.values():
         if supported(target):
             return target
-    raise RuntimeError(
+    raise DeviceError(
         f"agog's compiler has no target for this machine ({platform.machine()}); it has {', '.join(TARGETS)}. "
         "Eager mode works without it."
     )
 
 
 @functools.cache
-def _host_features():
+def _host_features() -> Mapping[str, bool]:
     import llvmlite.binding as llvm
 
     return llvm.get_host_cpu_features()

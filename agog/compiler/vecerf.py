@@ -1,8 +1,11 @@
 """The error function of vectors, and gelu with it. See `vecmath` for the errors measured."""
 
+from __future__ import annotations
+
 import math
 
 from agog.compiler import polynomials
+from agog.compiler.ir import Operand, Value
 from agog.compiler.vecmath import Exponential
 
 __all__ = ["ErrorFunction"]
@@ -14,35 +17,35 @@ _FAR = {"float32": 15.0, "float64": 40.0}
 class ErrorFunction(Exponential):
     """erf, erfc, gelu."""
 
-    def _erfc_positive(self, a, square, square_low, factor=1.0):
+    def _erfc_positive(self, a: Value, square: Value, square_low: Value, factor: Operand = 1.0) -> Value:
         """factor * erfc(a) for 0 <= a, given square + square_low = a^2 with more digits than one float holds."""
         scaled = factor * self.poly((a - 4.0) / (a + 4.0), polynomials.ERFC_SCALED)
         return self.exp_times(-square, -square_low, scaled / self.fma(a, 2.0, self.const(1.0, a.dtype)))
 
-    def _erf_small(self, x):
+    def _erf_small(self, x: Value) -> Value:
         """erf(x) for |x| <= 1, some finite number beyond."""
         z = x * x
         return self.fma(x, self.poly(self.where(z > 1.0, 1.0, z), polynomials.ERF), x)
 
-    def _square(self, a):
+    def _square(self, a: Value) -> tuple[Value, Value]:
         square = a * a
         return square, self.exact_fma(a, a, -square)
 
-    def erfc(self, x):
+    def erfc(self, x: Value) -> Value:
         """1 - erf(x), with a small relative error however small it is."""
         a = self.clamp(self.abs(x), 0.0, _FAR[x.dtype])
         positive = self._erfc_positive(a, *self._square(a))
         far = self.where(x < 0.0, 2.0 - positive, positive)
         return self.where(a < 0.5, 1.0 - self._erf_small(x), far)
 
-    def erf(self, x):
+    def erf(self, x: Value) -> Value:
         """2/sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
         a = self.clamp(self.abs(x), 0.0, _FAR[x.dtype])
         small = self._erf_small(a)
         large = 1.0 - self._erfc_positive(a, *self._square(a))
         return self.copysign(self.where(a < 1.0, small, large), x)
 
-    def gelu(self, x):
+    def gelu(self, x: Value) -> Value:
         """x times the normal distribution function of x: x/2 erfc(-x/sqrt(2)); 0 at -inf."""
         far = _FAR[x.dtype]
         a = self.clamp(self.abs(x), 0.0, far)

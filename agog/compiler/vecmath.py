@@ -21,9 +21,13 @@ only what each machine does well: integers come out of floats by adding 1.5 * 2^
 or missing (AVX2 has none for int64) and undefined for NaN.
 """
 
+from __future__ import annotations
+
 import math
+from typing import Any, Mapping, Sequence
 
 from agog.compiler import polynomials
+from agog.compiler.ir import Operand, Value
 from agog.compiler.operators import Builder
 from agog.errors import DTypeError
 
@@ -80,33 +84,33 @@ _FORMAT = {
 class Precise(Builder):
     """Exact pieces of arithmetic: sums and products with their rounding errors, polynomials, powers of two."""
 
-    def format(self, x):
+    def format(self, x: Value) -> dict[str, Any]:
         """The facts about x's format. Only floats have one."""
         try:
             return _FORMAT[x.dtype]
         except KeyError:
             raise DTypeError(f"this function takes float32 or float64, not {x.dtype}: cast first") from None
 
-    def poly(self, x, table):
+    def poly(self, x: Value, table: Mapping[str, Sequence[float]]) -> Value:
         """The polynomial of a table in `polynomials`, by Horner's rule."""
-        *rest, result = table[x.dtype]
-        result = self.const(result, x.dtype, x.lanes)
+        *rest, last = table[x.dtype]
+        result = self.const(last, x.dtype, x.lanes)
         for c in reversed(rest):
             result = self.fma(result, x, c)
         return result
 
-    def two_sum(self, a, b):
+    def two_sum(self, a: Value, b: Value) -> tuple[Value, Value]:
         """s, e with s = a + b rounded and s + e = a + b exactly (Knuth)."""
         s = a + b
         t = s - a
         return s, (a - (s - t)) + (b - t)
 
-    def fast_two_sum(self, a, b):
+    def fast_two_sum(self, a: Value, b: Value) -> tuple[Value, Value]:
         """`two_sum` where |a| >= |b| (Dekker)."""
         s = a + b
         return s, b - (s - a)
 
-    def two_product(self, a, b):
+    def two_product(self, a: Operand, b: Operand) -> tuple[Value, Value]:
         """p, e with p = a * b rounded and p + e = a * b exactly."""
         a, b = self.unify(a, b)
         p = a * b
@@ -115,13 +119,13 @@ class Precise(Builder):
         (ah, al), (bh, bl) = self._halves(a), self._halves(b)
         return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
 
-    def _halves(self, a):
+    def _halves(self, a: Value) -> tuple[Value, Value]:
         """a as the sum of two numbers of half the digits (Veltkamp)."""
         t = a * self.format(a)["split"]
         high = t - (t - a)
         return high, a - high
 
-    def exact_fma(self, a, b, c):
+    def exact_fma(self, a: Operand, b: Operand, c: Operand) -> Value:
         """a * b + c with a relative error of one rounding even where it cancels, on every machine."""
         a, b, c = self.unify(a, b, c)
         if self.target.fma:
@@ -130,22 +134,22 @@ class Precise(Builder):
         s, t = self.two_sum(p, c)
         return s + (t + e)
 
-    def clamp(self, x, low, high):
+    def clamp(self, x: Value, low: Operand, high: Operand) -> Value:
         """x within [low, high]; NaN stays NaN. (In this order each comparison is one minps or maxps.)"""
         x = self.where(x > high, high, x)
         return self.where(x < low, low, x)
 
-    def _magic(self, x):
+    def _magic(self, x: Value) -> float:
         """1.5 * 2^digits: adding it rounds to an integer, which is then in the low bits."""
         return 1.5 * 2.0 ** self.format(x)["digits"]
 
-    def _power_of_two(self, shifted):
+    def _power_of_two(self, shifted: Value) -> Value:
         """2^n from n + magic, for n in the normal range."""
         facts = self.format(shifted)
         one = facts["bias"] << facts["digits"]
         return self.from_bits(self.shift_left(self.bits(shifted), facts["digits"]) + one)
 
-    def scale(self, x, n):
+    def scale(self, x: Value, n: Value) -> Value:
         """x * 2^n for an integral n (a float), right for results that overflow or are subnormal."""
         bits = 32 if x.dtype == "float32" else 64
         if self.target.scalef and x.lanes * bits == 512:
@@ -164,18 +168,18 @@ class Precise(Builder):
         rest = (n - (half - magic)) + magic
         return x * self._power_of_two(half) * self._power_of_two(rest)
 
-    def per_lane(self, name, *xs):
+    def per_lane(self, name: str, *xs: Value) -> Value:
         """The C library's double function `name` in every lane. Slow, for what is rare."""
         condition = self.const(True, "bool", xs[0].lanes)
         return self._library(name, condition, xs[0], xs)
 
-    def rare(self, name, condition, common, *xs):
+    def rare(self, name: str, condition: Value, common: Value, *xs: Value) -> Value:
         """The C library's `name(*xs)` where `condition` holds, `common` elsewhere; free when it holds nowhere."""
         library = lambda: [self._library(name, condition, common, xs)]
         (result,) = self.if_(self.any(condition), library, lambda: [common])
         return result
 
-    def _library(self, name, condition, common, xs):
+    def _library(self, name: str, condition: Value, common: Value, xs: Sequence[Value]) -> Value:
         """Call the out-of-line loop over lanes, made once per module."""
         first, arguments = xs[0], [condition, common, *xs]
         function = f"lanes_{name}_{first.dtype}_{first.lanes}"
@@ -190,8 +194,8 @@ class Precise(Builder):
             for value, place in zip([mask, common, *inputs], places, strict=True):
                 b.store(value, place)
 
-            def lane(i):
-                def call():
+            def lane(i: Value) -> None:
+                def call() -> None:
                     values = [b.cast(b.load(b.at(p, i, first.dtype), first.dtype), "float64") for p in places[2:]]
                     result = b.call(name, "float64", *values, external=True)
                     b.store(b.cast(result, first.dtype), b.at(places[1], i, first.dtype))
@@ -209,53 +213,53 @@ class Exponential(Precise):
 
     # -- exponentials
 
-    def _exp_reduce(self, x):
+    def _exp_reduce(self, x: Value) -> tuple[Value, Value]:
         """n (a float), r with x = n ln(2) + r and |r| <= ln(2)/2, for clamped x."""
         facts, magic = self.format(x), self._magic(x)
         n = self.fma(x, LOG2E, self.const(magic, x.dtype)) - magic
         r = self.fma(n, -facts["ln2_hi"], x)
         return n, self.fma(n, -facts["ln2_lo"], r)
 
-    def _expm1_small(self, r):
+    def _expm1_small(self, r: Value) -> Value:
         """exp(r) - 1 for |r| <= ln(2)/2."""
         return self.fma(r * r, self.poly(r, polynomials.EXP), r)
 
-    def _exp_clamped(self, x):
+    def _exp_clamped(self, x: Value) -> tuple[Value, Value]:
         facts = self.format(x)
         n, r = self._exp_reduce(self.clamp(x, facts["exp_low"], facts["exp_high"]))
         return n, self._expm1_small(r)
 
-    def exp(self, x):
+    def exp(self, x: Value) -> Value:
         """e^x."""
         n, q = self._exp_clamped(x)
         return self.scale(q + 1.0, n)
 
-    def exp_times(self, x, low, factor):
+    def exp_times(self, x: Value, low: Operand, factor: Operand) -> Value:
         """factor * e^(x + low), |low| far below one ulp of x; subnormal results are rounded once only."""
         n, q = self._exp_clamped(x)
         p = q + 1.0
         return self.scale(self.fma(p, low, p) * factor, n)
 
-    def exp2(self, x):
+    def exp2(self, x: Value) -> Value:
         """2^x; exact for integral x."""
         facts, magic = self.format(x), self._magic(x)
         x = self.clamp(x, facts["exp2_low"], facts["exp2_high"])
         n = (x + magic) - magic
         return self.scale(self._expm1_small((x - n) * LN2) + 1.0, n)
 
-    def expm1(self, x):
+    def expm1(self, x: Value) -> Value:
         """e^x - 1, accurate near zero."""
         facts = self.format(x)
         n, r = self._exp_reduce(self.clamp(x, facts["expm1_low"], facts["expm1_high"]))
         return self.copysign(self._expm1_scaled(self._expm1_small(r), n), x)
 
-    def _expm1_scaled(self, q, n):
+    def _expm1_scaled(self, q: Value, n: Value) -> Value:
         """2^n (1 + q) - 1. Half of it is computed and doubled, so that n = 128 (float32) does not overflow."""
         half = self._power_of_two((n - 1.0) + self._magic(q))
         e = self.fma(half, q, half - 0.5)
         return self.where(self.eq(n, 0.0), q, e + e)
 
-    def sinh(self, x):
+    def sinh(self, x: Value) -> Value:
         """Hyperbolic sine."""
         a = self.abs(x)
         n, q = self._exp_clamped(a)
@@ -265,13 +269,13 @@ class Exponential(Precise):
         small = 0.5 * (u + u / (u + 1.0))
         return self.copysign(self.where(a < 1.0, small, large), x)
 
-    def cosh(self, x):
+    def cosh(self, x: Value) -> Value:
         """Hyperbolic cosine."""
         n, q = self._exp_clamped(self.abs(x))
         half = self.scale(q + 1.0, n - 1.0)  # e^|x| / 2 does not overflow before cosh does
         return half + 0.25 / half
 
-    def tanh(self, x):
+    def tanh(self, x: Value) -> Value:
         """Hyperbolic tangent: a polynomial near zero, 1 - 2/(e^2|x| + 1) elsewhere."""
         a = self.abs(x)
         z = a * a
@@ -279,7 +283,7 @@ class Exponential(Precise):
         large = 1.0 - 2.0 / (self.exp(a + a) + 1.0)
         return self.copysign(self.where(a < 0.55, small, large), x)
 
-    def sigmoid(self, x):
+    def sigmoid(self, x: Value) -> Value:
         """1 / (1 + e^-x), from e^-|x|, so that nothing overflows and small results keep their digits."""
         n, q = self._exp_clamped(-self.abs(x))
         p, lost = self.fast_two_sum(self.const(1.0, x.dtype, x.lanes), q)
@@ -288,15 +292,15 @@ class Exponential(Precise):
         relative = self.where(x < 0.0, lost * (2.0 - p), 0.0)
         return self.where(x < 0.0, e, 1.0) / (1.0 + (e - relative))
 
-    def silu(self, x):
+    def silu(self, x: Value) -> Value:
         """x * sigmoid(x)."""
         return x * self.sigmoid(x)
 
-    def softplus(self, x):
+    def softplus(self, x: Value) -> Value:
         """log(1 + e^x)."""
         return self.max(x, 0.0) + self.log1p(self.exp(-self.abs(x)))
 
-    def logaddexp(self, a, b):
+    def logaddexp(self, a: Operand, b: Operand) -> Value:
         """log(e^a + e^b)."""
         a, b = self.unify(a, b)
         apart = self.max(a, b) + self.log1p(self.exp(-self.abs(a - b)))
@@ -304,7 +308,7 @@ class Exponential(Precise):
 
     # -- logarithms
 
-    def _split_exponent(self, x):
+    def _split_exponent(self, x: Value) -> tuple[Value, Value]:
         """e (a float), m with x = 2^e m and sqrt(1/2) <= m < sqrt(2), for positive finite x."""
         facts = self.format(x)
         digits, bias = facts["digits"], facts["bias"]
@@ -318,7 +322,7 @@ class Exponential(Precise):
         m = self.from_bits((bits & ((1 << digits) - 1)) + low)
         return e, m
 
-    def _log1p_tail(self, f):
+    def _log1p_tail(self, f: Value) -> tuple[Value, Value]:
         """half, t with log(1 + f) = f - (half - t), where half = f^2/2 and sqrt(1/2) <= 1 + f <= sqrt(2)."""
         z = f * f
         half = 0.5 * z
@@ -328,13 +332,13 @@ class Exponential(Precise):
         w = s * s
         return half, s * self.fma(w, self.poly(w, polynomials.LOG_RATIO), half)
 
-    def _log_special(self, x, result):
+    def _log_special(self, x: Value, result: Value) -> Value:
         """Put in the logarithms of what is not positive and finite."""
         result = self.where(x < float("inf"), result, x)
         other = self.where(self.eq(x, 0.0), float("-inf"), self.const(float("nan"), x.dtype))
         return self.where(x > 0.0, result, self.where(self.isnan(x), x, other))
 
-    def log(self, x):
+    def log(self, x: Value) -> Value:
         """Natural logarithm: -inf at 0, NaN below."""
         facts = self.format(x)
         e, m = self._split_exponent(x)
@@ -343,7 +347,7 @@ class Exponential(Precise):
         result = self.fma(e, facts["ln2_hi"], f - (half - self.fma(e, facts["ln2_lo"], t)))
         return self._log_special(x, result)
 
-    def log1p(self, x):
+    def log1p(self, x: Value) -> Value:
         """log(1 + x), accurate near zero."""
         facts = self.format(x)
         u, lost = self.two_sum(self.const(1.0, x.dtype, x.lanes), x)
@@ -356,14 +360,14 @@ class Exponential(Precise):
         result = self.fma(e, facts["ln2_hi"], f - (half - tail))
         return self.copysign(self._log_special(u, result), x)
 
-    def log2(self, x):
+    def log2(self, x: Value) -> Value:
         """Logarithm to base 2; exact for powers of two."""
         e, m = self._split_exponent(x)
         f = m - 1.0
         half, t = self._log1p_tail(f)
         return self._log_special(x, e + self._times_constant(f, t - half, LOG2E, self.format(x)["log2e_lo"]))
 
-    def log10(self, x):
+    def log10(self, x: Value) -> Value:
         """Logarithm to base 10."""
         facts = self.format(x)
         e, m = self._split_exponent(x)
@@ -372,11 +376,11 @@ class Exponential(Precise):
         fraction = self._times_constant(f, t - half, LOG10E, facts["log10e_lo"])
         return self._log_special(x, self.fma(e, facts["log10_2_hi"], self.fma(e, facts["log10_2_lo"], fraction)))
 
-    def _times_constant(self, high, low, constant, constant_low):
+    def _times_constant(self, high: Value, low: Operand, constant: float, constant_low: float) -> Value:
         """(high + low) * (constant + constant_low) with one rounding that matters."""
         return self.fma(high, constant, self.fma(low, constant, high * constant_low))
 
-    def asinh(self, x):
+    def asinh(self, x: Value) -> Value:
         """Inverse hyperbolic sine."""
         a = self.abs(x)
         big = a > (2.0**60 if x.dtype == "float32" else 2.0**500)  # where a^2 overflows, asinh(a) = log(2a)
@@ -384,7 +388,7 @@ class Exponential(Precise):
         argument = self.where(big, a, a + z / (self.sqrt(z + 1.0) + 1.0))
         return self.copysign(self.log1p(argument) + self.where(big, LN2, self.const(0.0, x.dtype)), x)
 
-    def acosh(self, x):
+    def acosh(self, x: Value) -> Value:
         """Inverse hyperbolic cosine; NaN below 1."""
         big = x > (2.0**60 if x.dtype == "float32" else 2.0**500)
         t = x - 1.0
@@ -392,26 +396,26 @@ class Exponential(Precise):
         argument = self.where(x < 1.0, float("nan"), argument)
         return self.log1p(argument) + self.where(big, LN2, self.const(0.0, x.dtype))
 
-    def atanh(self, x):
+    def atanh(self, x: Value) -> Value:
         """Inverse hyperbolic tangent; infinite at +-1, NaN beyond."""
         a = self.abs(x)
         return self.copysign(0.5 * self.log1p((a + a) / (1.0 - a)), x)
 
     # -- powers
 
-    def reciprocal(self, x):
+    def reciprocal(self, x: Value) -> Value:
         """1 / x."""
         return 1.0 / x
 
-    def rsqrt(self, x):
+    def rsqrt(self, x: Value) -> Value:
         """1 / sqrt(x)."""
         return 1.0 / self.sqrt(x)
 
-    def square(self, x):
+    def square(self, x: Value) -> Value:
         """x * x."""
         return x * x
 
-    def pow(self, x, y):
+    def pow(self, x: Value, y: Operand) -> Value:
         """x^y with C's rules: x^0 = 1^y = 1 even for NaN, a negative x needs an integral y."""
         x, y = self.unify(x, y)
         if x.dtype == "float32":
@@ -429,11 +433,11 @@ class Exponential(Precise):
         one = self.eq(y, 0.0) | self.eq(x, 1.0) | (self.eq(x, -1.0) & self.isinf(y))
         return self.where(one, 1.0, result)
 
-    def _positive_power(self, x, y):
+    def _positive_power(self, x: Value, y: Value) -> Value:
         """x^y of non-negative float64, good to float32: no extra digits are needed."""
         return self.exp(y * self.log(x))
 
-    def _positive_power_float64(self, x, y):
+    def _positive_power_float64(self, x: Value, y: Value) -> Value:
         """x^y of non-negative float64: the logarithm needs 65 bits, because y log(x) may reach 745."""
         high, low = self._log_double(x)
         # Outside of 0 < x < inf the plain logarithm's infinities (and NaN) are right, and have no low part.
@@ -446,7 +450,7 @@ class Exponential(Precise):
         result = self.scale((q + e * (q + 1.0)) + 1.0, n)
         return result
 
-    def _log_double(self, x):
+    def _log_double(self, x: Value) -> tuple[Value, Value]:
         """log(x) as an unevaluated sum high + low of float64, for positive finite x."""
         facts = self.format(x)
         e, m = self._split_exponent(x)
@@ -471,7 +475,7 @@ class Exponential(Precise):
         low = low + self.fma(e, facts["ln2_lo"], a_low + a_low)
         return self.fast_two_sum(high, low)
 
-    def hypot(self, a, b):
+    def hypot(self, a: Operand, b: Operand) -> Value:
         """sqrt(a^2 + b^2) without overflow; infinite if either is, even beside NaN."""
         a, b = self.unify(a, b)
         a, b = self.abs(a), self.abs(b)
@@ -490,12 +494,12 @@ class Exponential(Precise):
 
     # -- float division with remainder, as NumPy defines it
 
-    def fmod(self, a, b):
+    def fmod(self, a: Operand, b: Operand) -> Value:
         """The remainder with the sign of a, exact (C's fmod)."""
         a, b = self.unify(a, b)
         return self.per_lane("fmod", a, b)
 
-    def remainder(self, a, b):
+    def remainder(self, a: Operand, b: Operand) -> Value:
         """The remainder with the sign of b."""
         a, b = self.unify(a, b)
         if a.dtype not in _FORMAT:
@@ -504,7 +508,7 @@ class Exponential(Precise):
         wrapped = self.where(self.ne(r < 0.0, b < 0.0), r + b, r)
         return self.where(self.eq(r, 0.0), self.copysign(r, b), wrapped)
 
-    def floor_divide(self, a, b):
+    def floor_divide(self, a: Operand, b: Operand) -> Value:
         """floor(a / b), consistent with `remainder`."""
         a, b = self.unify(a, b)
         if a.dtype not in _FORMAT:
