@@ -52,7 +52,8 @@ def test_gradients_at_kinks(fn, x, want):
 
 @pytest.mark.parametrize("fn, want", [
     (ag.maximum, [[0.5, 1., 0.], [0.5, 0., 1.]]), (ag.minimum, [[0.5, 0., 1.], [0.5, 1., 0.]]),
-    (ag.fmax, [[1., 1., 0.], [0., 0., 1.]]), (ag.fmin, [[1., 0., 1.], [0., 1., 0.]])], ids=lambda f: getattr(f, "__name__", ""))
+    (ag.fmax, [[1., 1., 0.], [0., 0., 1.]]), (ag.fmin, [[1., 0., 1.], [0., 1., 0.]])],
+                         ids=lambda f: getattr(f, "__name__", ""))
 def test_ties(fn, want):
     assert gradient(fn, [1., 2., 3.], [1., 1., 4.]) == want
 

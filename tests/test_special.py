@@ -55,7 +55,8 @@ def test_gelu_keeps_its_left_tail():
     assert np.allclose(ag.gelu(ag.asarray(x)).numpy(), want, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("fn", [ag.sigmoid, ag.softplus, ag.log_sigmoid, ag.tanh, ag.gelu, ag.mish, ag.silu, ag.elu, ag.selu,
+@pytest.mark.parametrize("fn", [ag.sigmoid, ag.softplus, ag.log_sigmoid, ag.tanh, ag.gelu, ag.mish, ag.silu, ag.elu,
+                                ag.selu,
                                 ag.celu, ag.softsign, ag.erf, ag.erfc, ag.log_ndtr, ag.i0e])
 def test_gradients_are_finite_far_out(fn):
     for dtype in ("float32", "float64"):
@@ -66,8 +67,10 @@ def test_gradients_are_finite_far_out(fn):
         assert np.isfinite(x.grad.numpy()).all(), fn
 
 
-@pytest.mark.parametrize("fn, name", [(ag.erf, "erf"), (ag.erfc, "erfc"), (ag.lgamma, "gammaln"), (ag.digamma, "digamma"),
-                                      (ag.gamma, "gamma"), (ag.i0, "i0"), (ag.i1, "i1"), (ag.ndtr, "ndtr"), (ag.sinc, None)])
+@pytest.mark.parametrize("fn, name",
+                         [(ag.erf, "erf"), (ag.erfc, "erfc"), (ag.lgamma, "gammaln"), (ag.digamma, "digamma"),
+                                      (ag.gamma, "gamma"), (ag.i0, "i0"), (ag.i1, "i1"), (ag.ndtr, "ndtr"),
+                          (ag.sinc, None)])
 def test_against_scipy(fn, name):
     x = np.linspace(-4.3, 6.1, 57)
     want = getattr(scipy.special, name)(x) if name else np.sinc(x)
@@ -89,7 +92,8 @@ def test_sinc_near_zero():
     x = ag.asarray([0., 1e-8, 1e-4, 0.09, 0.1], dtype="float64").requires_grad_()
     (g,) = ag.gradients(ag.sinc(x), [x], ag.ones(5, dtype="float64"), create_graph=True)
     u = x.detach().numpy()
-    assert np.allclose(g.detach().numpy(), -math.pi**2 * u / 3 * (1 - (math.pi * u)**2 / 10 * (1 - (math.pi * u)**2 / 28)),
+    assert np.allclose(g.detach().numpy(),
+                       -math.pi**2 * u / 3 * (1 - (math.pi * u)**2 / 10 * (1 - (math.pi * u)**2 / 28)),
                        rtol=1e-5, atol=0)
     (h,) = ag.gradients(g, [x], ag.ones(5, dtype="float64"))
     assert h.tolist()[0] == pytest.approx(-math.pi**2 / 3)

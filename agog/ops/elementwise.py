@@ -166,10 +166,10 @@ def _fextreme_vjp(first: bool, larger: bool) -> Any:
 
 fmax = elementwise("fmax(x, y) -> z", vjp={"x": _fextreme_vjp(True, True), "y": _fextreme_vjp(False, True)},
                    lower=lambda k, x, y: k.where(k.ne(x, x), y, k.where(k.ne(y, y), x, k.max(x, y))), domain=(-3, 3),
-                   doc="The larger of `x` and `y`; the other one where one is nan. The gradient of equal ones goes to `x`.")
+                   doc="The larger of `x` and `y`; the other one where one is nan. Ties go to `x`.")
 fmin = elementwise("fmin(x, y) -> z", vjp={"x": _fextreme_vjp(True, False), "y": _fextreme_vjp(False, False)},
                    lower=lambda k, x, y: k.where(k.ne(x, x), y, k.where(k.ne(y, y), x, k.min(x, y))), domain=(-3, 3),
-                   doc="The smaller of `x` and `y`; the other one where one is nan. The gradient of equal ones goes to `x`.")
+                   doc="The smaller of `x` and `y`; the other one where one is nan. Ties go to `x`.")
 
 
 def _clip(np: Any, x: Any, min: Any, max: Any) -> Any:

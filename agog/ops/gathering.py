@@ -373,6 +373,7 @@ def _one_hot(np: Any, indices: Any, classes: int, dtype: Any) -> Any:
 
 Op("_one_hot(indices; classes, dtype) -> y", _one_hot, promotes=(), result=lambda *a: a[-1], kind="indexing",
    batch=lambda xp, batched, inputs, statics: xp._one_hot(inputs[0], *statics), smooth=False,
+   samples=lambda s: [((s.ints(5, 2, 3),), {"classes": 5, "dtype": dtypes.float32})],
    doc="1 of `dtype` where the last axis, of size `classes`, is at the index, 0 elsewhere; see one_hot.")
 
 

@@ -31,13 +31,18 @@ def _widest(x: Any, *_: Any) -> Any:
     return dtypes.uint64 if k == "u" else dtypes.int64 if k in "bi" else x
 
 
+def _scalar(shape: tuple, axis: Any) -> bool:
+    """NumPy and PyTorch let the axes 0 and -1 of a 0-d array pass, which has none."""
+    return len(shape) == 0 and axis in (0, -1)
+
+
 def _checked(name: str, nonempty: bool = False) -> Any:
     def check(x: Any, axis: Any, *rest: Any) -> tuple:
         if axis is not None:
-            axis = ax.axes(name, x, axis)
+            axis = () if _scalar(x.shape, axis) else ax.axes(name, x, axis)
         if nonempty:
             over = range(len(x.shape)) if axis is None else axis
-            if 0 in [x.shape[a] for a in over] and all(n for i, n in enumerate(x.shape) if i not in over):
+            if 0 in [x.shape[a] for a in over] and 0 not in [n for i, n in enumerate(x.shape) if i not in over]:
                 raise ShapeError(f"{name}: {describe(x)} has no elements along axis={axis}, and nothing has no {name}"
                                  "; test x.size first")
         return (axis, *rest[:-1], bool(rest[-1]))
@@ -69,6 +74,8 @@ def _with_empty(s: Any) -> list:
 def _kept(shape: tuple, axis: Any) -> tuple:
     """`shape` with size 1 along `axis`."""
     n = len(shape)
+    if not n:
+        return ()
     over = range(n) if axis is None else [a % n for a in (axis if isinstance(axis, tuple | list) else (axis,))]
     return tuple(1 if i in over else size for i, size in enumerate(shape))
 
@@ -79,7 +86,7 @@ def _keep(xp: Any, v: Any, axis: Any, keepdims: bool, shape: tuple) -> Any:
 
 
 def _count(shape: tuple, axis: Any) -> int:
-    if axis is None:
+    if axis is None or _scalar(shape, axis):
         return math.prod(shape)
     return math.prod([shape[a] for a in (axis if isinstance(axis, tuple | list) else (axis,))])
 
@@ -142,7 +149,7 @@ def _others(xp: Any, x: Any) -> Any:
 
 def _prod_vjp(xp: Any, g: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     shape = x.shape
-    over = ax.axes("prod", x, axis)
+    over = () if _scalar(shape, axis) else ax.axes("prod", x, axis)
     order = tuple(i for i in range(len(shape)) if i not in over) + over
     moved = xp.permute_dims(x, order)
     others = _others(xp, xp.reshape(moved, (*moved.shape[:len(shape) - len(over)], _count(shape, over))))

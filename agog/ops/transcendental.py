@@ -53,7 +53,8 @@ log10 = elementwise("log10(x) -> y", **_float, vjp={"x": lambda xp, g, x: g / (x
 
 def _share(xp: Any, a: Any, z: Any) -> Any:
     """`a - z`, for the part exp(a - z) that `a` has in z; where z is infinite, 0 if `a` made it so, else -inf."""
-    return xp.where(xp.isinf(z), xp.where((a == z) & (z > 0), 0, -math.inf), a - z)
+    infinite = xp.isinf(z)
+    return xp.where(infinite & (a == z) & (z > 0), 0, xp.where(infinite, -math.inf, a - z))
 
 
 def _logaddexp_vjp(xp: Any, g: Any, a: Any, z: Any) -> Any:
