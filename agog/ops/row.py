@@ -65,12 +65,16 @@ class Op:
     view       `view(np, x, *statics)`: the result as a view of a C-contiguous x, reading no element of it
     infer      `infer(*inputs, *statics) -> ((shape, dtype), ...)` where running on zeros would be slow or wrong
     dynamic    `dynamic(*inputs, *statics)`: True when the result's shape depends on the inputs' values
+
+    Facts for the compiler (most are stated in `ops.structure`):
+    decompose  `decompose(xp, *inputs, *statics)`: the same in other rows, or None where that is not possible
+    nest       `nest(b, inputs, node)`: the computation as loops, written with `compiler.lowering.Lowering`
     """
 
     __slots__ = ("name", "inputs", "variadic", "statics", "outputs", "impl", "vjp", "jvp", "linear_in", "promotes",
                  "takes", "to_float", "result", "widen", "check", "lower", "batch", "elementwise", "domain", "samples",
                  "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
-                 "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic")
+                 "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic", "decompose", "nest")
 
     def __init__(self, signature: str, impl: Any = None, *, vjp: dict[str, Callable[..., Any]] | None = None,
                  jvp: dict[str, Callable[..., Any]] | None = None, linear_in: Any = (), promotes: Any = None,
@@ -79,7 +83,7 @@ class Op:
                  batch: Callable[..., Any] | None = None, elementwise: bool = False, domain: Any = None,
                  samples: Callable[..., Any] | None = None, doc: str = "", error: float = 4.0, kind: str = "other",
                  reference: Any = None, smooth: bool = True, commutative: bool = False, view: Any = None,
-                 infer: Any = None, dynamic: Any = None):
+                 infer: Any = None, dynamic: Any = None, decompose: Any = None, nest: Any = None):
         head, _, outs = signature.partition("->")
         name, _, params = head.strip().rstrip(")").partition("(")
         arrays, _, statics = params.partition(";")
@@ -107,6 +111,7 @@ class Op:
         self.domain, self.samples, self.doc, self.error, self.kind = domain, samples, doc, error, kind
         self.reference, self.smooth = reference, smooth
         self.commutative, self.view, self.infer, self.dynamic = commutative, view, infer, dynamic
+        self.decompose, self.nest = decompose, nest
         self._index_rules()
         self.raw = self.bind(np)
         if self.name in TABLE or self.name in COMPOSITES:
