@@ -39,6 +39,7 @@ _FROM = {  # names that live in a room of their own, imported when first used
     "agog.autodiff.forward": ("jvp", "linearize"),
     "agog.autodiff.batching": ("vmap",),
     "agog.autodiff.jacobians": ("jacobian", "jacrev", "jacfwd", "hessian", "hvp"),
+    "agog.control": ("cond", "while_loop", "scan", "print", "assert_", "callback"),
     "agog.random": ("dropout", "rand", "randn", "randint", "randperm", "rand_like", "randn_like"),
     "agog.staging.function": ("function", "eager", "Function"),
     "agog.namespace": ("can_cast", "result_type", "finfo", "iinfo", "isdtype", "from_dlpack", "astype", "is_tensor",

@@ -217,7 +217,12 @@ class Tensor(Methods):
         Raises GradientError when nothing requires a gradient, on a non-scalar without `gradient`, and when the
         graph was already freed.
         """
-        engine.backward([self], [gradient], retain_graph=retain_graph, create_graph=create_graph)
+        data = self._data
+        if (gradient is None and not create_graph and not config.special and type(data) is np.ndarray
+                and data.size == 1 and self._node is not None):
+            engine.backward_scalar(self, retain_graph)
+        else:
+            engine.backward([self], [gradient], retain_graph=retain_graph, create_graph=create_graph)
 
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Callable[[], None]:
         """Call `hook(gradient)` whenever a gradient of this Tensor is computed; a returned Tensor replaces it.

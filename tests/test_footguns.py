@@ -854,3 +854,37 @@ def test_check_mode():
     f = ag.function(lambda x: (x * 2).tanh().sum(), check=True)
     for v in (1, 2, 3):
         same(f(T(v)), T(math.tanh(2 * v)).sum())
+
+
+def test_staged_effects_are_delivered_in_order(capsys):
+    seen = []
+
+    @ag.function(strict=True)
+    def f(x):
+        y = x * 2
+        ag.print("y is", y, sep="|")
+        ag.callback(lambda v: seen.append(v.tolist()), y + 1)
+        ag.assert_(y > 0, "not positive")
+        return y
+
+    for v in (1, 2, 3):
+        same(f(T(v)), T(2 * v))
+    assert seen == [[3.0], [5.0], [7.0]]
+    assert capsys.readouterr().out.splitlines() == ["y is|Tensor([2.])", "y is|Tensor([4.])", "y is|Tensor([6.])"]
+    with pytest.raises(AssertionError, match="not positive"):
+        f(T(-1))
+
+
+def test_explicit_control_flow():
+    def f(x, n):
+        y = ag.cond(x.sum() > 0, lambda v: v * 2, lambda v: v - 1, x)
+        _, z = ag.while_loop(lambda i, v: i < n, lambda i, v: (i + 1, v * 2), (ag.asarray(0), y))
+        total, parts = ag.scan(lambda c, v: (c + v, c * v), ag.asarray(0.0), z)
+        return total, parts
+
+    staged = ag.function(f)
+    for values, n in (((1, 2), 2), ((1, 3), 2), ((-5, 2), 0), ((1, 2), 3)):
+        same(staged(T(*values), ag.asarray(n)), f(T(*values), ag.asarray(n)))
+    same(ag.vmap(lambda v: ag.cond(v > 0, lambda u: u * 2, lambda u: -u, v))(T(1, -3)), T(2, 3))
+    same(ag.vmap(lambda v: ag.while_loop(lambda u: u < 10, lambda u: u * 2, v))(T(1, 3, 20)), T(16, 12, 20))
+    same(ag.grad(lambda v: ag.scan(lambda c, u: (c * u, None), ag.asarray(1.0), v)[0])(T(2, 3)), T(3, 2))

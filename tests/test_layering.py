@@ -13,7 +13,7 @@ FLOORS = {
     6: ["agog.staging"],
     5: ["agog.compiler"],
     4: ["agog.graph"],
-    3: ["agog.tensor", "agog.dispatch", "agog.autodiff", "agog.random", "agog.linalg", "agog.fft", "agog.namespace"],
+    3: ["agog.tensor", "agog.dispatch", "agog.autodiff", "agog.random", "agog.control", "agog.linalg", "agog.fft", "agog.namespace"],
     2: ["agog.ops", "agog.tape"],
     1: ["agog.array"],
     0: ["agog.errors", "agog.config", "agog.tree", "agog._version"],

@@ -170,11 +170,27 @@ def backward(roots: Sequence[Any], gradients: Sequence[Any], *, retain_graph: bo
     """Add the gradients of `roots` to `.grad` of all leaves below them. See `Tensor.backward`."""
     gradients = [None if g is None else _as_tensor(g) for g in gradients]
     _check_roots(roots, gradients, "backward()")
-    found = walk(roots, gradients, retain=retain_graph, create_graph=create_graph)
+    _accumulate(walk(roots, gradients, retain=retain_graph, create_graph=create_graph), create_graph)
+
+
+def backward_scalar(t: Any, retain_graph: bool) -> None:
+    """`backward` of one scalar in ordinary eager mode: the common case, in few statements."""
+    data = t._data
+    one = _ones.get(data.dtype)
+    try:
+        found = tape.pullback(raw, (t._node,), (_one(data.dtype) if one is None else one,), retain=retain_graph)
+    except FloatingPointError:  # the user made NumPy raise on overflow and the like
+        backward([t], [None], retain_graph=True)
+        return
+    _accumulate(found, False)
+
+
+def _accumulate(found: dict[Any, Any], create_graph: bool) -> None:
+    """Add cotangents of leaves to their gradients."""
     for leaf, g in found.items():
         if type(leaf) is not Leaf:
             continue
-        if type(g) is np.ndarray and g.shape == leaf.shape and g.dtype is leaf.dtype and g.dtype.kind == "f":
+        if type(g) is np.ndarray and g.dtype is leaf.dtype and g.shape == leaf.shape and g.dtype.kind == "f":
             g = wrap(g)
         else:
             g = finish(g, leaf.shape, leaf.dtype)

@@ -198,7 +198,8 @@ class Function:
             self._lock.release()
 
     def _record_locked(self, key: Any, args: tuple, kwargs: dict, tensors: list[Any], others: list[tuple[str, Any]]) -> Any:
-        recorder, watch = Recorder(), Watch()
+        watch = Watch()
+        recorder = Recorder(watch)
         for i, t in enumerate(tensors):
             recorder.add_argument(t, i)
         try:

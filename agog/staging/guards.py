@@ -25,7 +25,7 @@ class Guards:
         self.deep: list[tuple[Place, Any]] = []
         self.nodes = [(t, t._node) for t in captured]
         for key, place in watch.places.items():
-            if isinstance(place.holder, type) and place.key not in names:
+            if key in watch.volatile or (isinstance(place.holder, type) and place.key not in names):
                 continue
             self._add(place, watch.before[key])
         for name, value, before in watch.arguments:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import collections
+import dis
 import os
 import random
 import sys
@@ -194,6 +195,7 @@ class Watch:
         self.reason: str | None = None
         self.arguments: list[tuple[str, Any, Any]] = []
         self.reached: set[int] = set()
+        self.volatile: set[tuple[int, Any]] = set()
         self._random: Any = None
         self._keep: list[Any] = []
         self._active = False
@@ -359,6 +361,27 @@ class Watch:
         elif owner is not None and type(owner).__module__ in ("_io", "io") and not isinstance(owner, _Stream):
             self.refuse(f"it uses a file ({type(owner).__name__}.{name})")
 
+    def around_effect(self) -> Callable[[], None]:
+        """Call before a staged effect is delivered, and the result after it: what only the effect changes is its own."""
+        same = [k for k, place in self.places.items() if self._now(place) == self.before[k]]
+
+        def after() -> None:
+            for k in same:
+                place = self.places[k]
+                now = self._now(place)
+                if now != self.before[k] and not any(_loads(code, place.name) for code in self.codes):
+                    self.before[k] = now
+                    self.volatile.add(k)
+
+        return after
+
+    @staticmethod
+    def _now(place: Place) -> Any:
+        try:
+            return fingerprint(place.read(), None, place.name)
+        except Refuse:
+            return None
+
     # -------------------------------------------------------------------------------------------- the verdict
     def side_effect(self) -> str | None:
         """What changed besides Tensors, in words; None when nothing did."""
@@ -391,6 +414,12 @@ def _from_user(frame: types.FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _loads(code: types.CodeType, name: str) -> bool:
+    """Whether `code` itself (not a function inside it) reads the variable."""
+    return any(i.argval == name and i.opname.startswith(("LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF"))
+               for i in dis.get_instructions(code))
 
 
 def _builtins(namespace: dict) -> Any:

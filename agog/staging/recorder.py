@@ -7,6 +7,7 @@ fetched afresh at every call from where it was found.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,8 @@ class External:
 class Recorder:
     """Collects what one run does. The hooks are called by the dispatcher, Tensors and the engine."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Any = None) -> None:
+        self.watch = watch
         self.records: list[Record] = []
         self.guards: list[Guard] = []
         self.effects: list[Effect] = []
@@ -236,6 +238,33 @@ class Recorder:
     def on_effect(self, deliver: Any, tensors: list[Any]) -> None:
         """`ag.print`, `ag.callback`, ...: deliver at commit, with the values of `tensors`."""
         self.effects.append(Effect(deliver, tuple(self.slot_of(t) for t in tensors), len(self.records)))
+
+    def paused(self) -> paused:
+        """A context in which nothing is recorded or noticed."""
+        return paused(self)
+
+
+class paused:  # noqa: N801 - used as a context
+    """No recorder for a while: the delivery of a staged effect is not part of what is staged."""
+
+    def __init__(self, recorder: Recorder):
+        self.recorder = recorder
+
+    def __enter__(self) -> None:
+        watch = self.recorder.watch
+        self.after = watch.around_effect() if watch is not None else None
+        config.modes.recorder = None
+        self.profile = sys.getprofile()
+        sys.setprofile(None)
+        self.streams = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = (getattr(s, "_stream", s) for s in self.streams)
+
+    def __exit__(self, *exc: Any) -> None:
+        sys.stdout, sys.stderr = self.streams
+        if self.after is not None:
+            self.after()
+        sys.setprofile(self.profile)
+        config.modes.recorder = self.recorder
 
 
 class recording:  # noqa: N801 - used as a context
