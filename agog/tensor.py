@@ -568,7 +568,8 @@ def public(name: str) -> Callable[..., Any]:
     env = {"_fn": fn, "_cast": _cast} | {f"_d_{p.name}": p.default for p in rest}
     heads, passed = ", ".join(f"{p.name}=_d_{p.name}" for p in rest), ", ".join(f"{p.name}={p.name}" for p in rest)
     source = (f"def {name}(x, /, {heads}, dtype=None):\n"
-              f"    if dtype is not None:\n        x = _cast(x, dtype)\n    return _fn(x, {passed})\n")
+              f"    if dtype is not None:\n        return _cast(_fn(_cast(x, dtype), {passed}), dtype)\n"
+              f"    return _fn(x, {passed})\n")
     exec(compile(source, f"<agog {name}>", "exec"), env)
     out = env[name]
     out.__doc__, out.__module__ = fn.__doc__, "agog"
