@@ -63,6 +63,8 @@ config.load_compiler = _load_compiler
 
 
 def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:  # first: `fft` is a room, and a row in it
+        return importlib.import_module(f"agog.{name}")
     if name in _WHERE:
         value = getattr(importlib.import_module(_WHERE[name]), name)
     elif not name.startswith("_") and (name in TABLE or name in COMPOSITES):
@@ -71,8 +73,6 @@ def __getattr__(name: str) -> Any:
         value = _CONSTANTS[name]
     elif name in ("bool", "bfloat16"):
         value = getattr(dtypes, name)
-    elif name in _SUBMODULES:
-        return importlib.import_module(f"agog.{name}")
     else:
         raise AttributeError(f"module 'agog' has no attribute {name!r}")
     globals()[name] = value
