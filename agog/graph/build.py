@@ -223,7 +223,8 @@ class Builder:
         outer, graphs = self._closed([self.inner(then, specs, "then"), self.inner(otherwise, specs, "else")])
         return self._form(forms.COND, [self.value(pred), *xs, *outer], (), graphs)
 
-    def while_loop(self, test: Callable[..., Any], body: Callable[..., Any], state: Sequence[Any]) -> tuple[Symbol, ...]:
+    def while_loop(self, test: Callable[..., Any], body: Callable[..., Any],
+                   state: Sequence[Any]) -> tuple[Symbol, ...]:
         """`state = body(*state)` while `test(*state)`; the last state."""
         xs = [self.value(x) for x in state]
         specs = forms.specs(xs)
@@ -266,9 +267,21 @@ def _look(value: Value, builder: Builder) -> Any:
     return value.data if type(value) is Constant else Symbol(value, builder)
 
 
+def number(value: Value) -> Any:
+    """The Python number that every element of a constant is, or None."""
+    if type(value) is not Constant or not value.size:
+        return None
+    data = value.data
+    first = data[(0,) * data.ndim]
+    if data.size > 1 and any(data.strides) and (
+            data.size > _SMALL or data.tobytes() != first.tobytes() * data.size):
+        return None
+    return first.item()
+
+
 # -------------------------------------------------------------------------------------------------- the namespace
 def _home(inputs: tuple) -> Builder | None:
-    """The builder that an operation on `inputs` belongs to: the innermost active one, if the inputs mean something in it."""
+    """The builder that an operation on `inputs` belongs to: the innermost active one, if they mean something in it."""
     found = None
     for x in inputs:
         if type(x) is Symbol:
@@ -354,6 +367,11 @@ class Symbol:
     def nbytes(self) -> int:
         return self.value.size * self.value.dtype.itemsize
 
+    @property
+    def number(self) -> Any:
+        """The Python number that every element is, where the value is a constant of one number; else None."""
+        return number(self.value)
+
     # ------------------------------------------------------------------- as the data of a Tensor
     @property
     def __agog_level__(self) -> int:
@@ -375,8 +393,8 @@ class Symbol:
         self._none(what)
 
     def _none(self, what: str) -> Any:
-        raise GraphError(f"{what}: a graph is being built, {self!r} has no value yet that Python could look at; choose "
-                         "between values with ag.where or ag.cond, or record the function with @ag.function on real values")
+        raise GraphError(f"{what}: a graph is being built, {self!r} has no value yet that Python could look at; "
+                         "choose between values with ag.where or ag.cond, or let @ag.function record real values")
 
     def item(self) -> Any:
         return self._none("item()")
@@ -455,7 +473,8 @@ class Symbol:
     __eq__, __ne__ = _operator("equal"), _operator("not_equal")  # type: ignore[assignment]
     __lt__, __le__ = _operator("less"), _operator("less_equal")
     __gt__, __ge__ = _operator("greater"), _operator("greater_equal")
-    __neg__, __pos__, __abs__, __invert__ = _unary("negative"), _unary("positive"), _unary("abs"), _unary("bitwise_invert")
+    __neg__, __pos__ = _unary("negative"), _unary("positive")
+    __abs__, __invert__ = _unary("abs"), _unary("bitwise_invert")
 
     def __repr__(self) -> str:
         return f"<symbol {self.value.name}: {describe(*self.value.spec)}>"

@@ -147,8 +147,8 @@ def _wanted(graph: Graph, wrt: Any) -> list[Input]:
         else:
             v = graph.inputs[w]
         if not dtypes.is_inexact(v.dtype):
-            raise GradientError(f"input {v.role.path!r} of the graph '{graph.name}' is {v.dtype}: only floating and complex "
-                                "values have a gradient")
+            raise GradientError(f"input {v.role.path!r} of the graph '{graph.name}' is {v.dtype}: only floating and "
+                                "complex values have a gradient")
         out.append(v)
     return out
 
@@ -260,7 +260,7 @@ def forward_backward(graph: Graph, wrt: Any = None) -> tuple[Graph, Graph]:
     for node in sorted({*backward, *views}, key=lambda n: place[n]):
         new = node.with_inputs([v if v is None else env.get(v, v) for v in node.inputs])
         if new is node:
-            new = Node(node.op, node.inputs, node.statics, [Value(*v.spec, v.name) for v in node.outputs], node.graphs, node.where)
+            new = Node(node.op, node.inputs, node.statics, node.fresh(), node.graphs, node.where)
         b.append(new)
         env.update(zip(node.outputs, new.outputs))
     forward = Graph(graph.name, graph.inputs, joint.nodes, [*outputs, *kept],

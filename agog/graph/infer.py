@@ -32,7 +32,8 @@ def infer(op: Any, inputs: Any, statics: tuple = (), graphs: tuple = ()) -> tupl
     if op.infer is not None:
         return tuple((tuple(s), np.dtype(d)) for s, d in op.infer(*inputs, *statics))
     if op.elementwise:
-        return ((ax.broadcast(op.name, *[x.shape for x in inputs if x is not None]), result_dtype(op, inputs, statics)),)
+        shape = ax.broadcast(op.name, *[x.shape for x in inputs if x is not None])
+        return ((shape, result_dtype(op, inputs, statics)),)
     key = op.name, tuple(None if x is None else (x.shape, x.dtype) for x in inputs), freeze(statics), \
         dtypes.default_float()
     found = _found.get(key)

@@ -20,7 +20,6 @@ from typing import Any, Iterator, NamedTuple
 
 import numpy as np
 
-from agog.errors import GraphError
 
 
 class Where(NamedTuple):
@@ -87,9 +86,9 @@ class Input(Value):
 
     __slots__ = ("role",)
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any, role: Role = Role("argument"), name: str = ""):
+    def __init__(self, shape: tuple[int, ...], dtype: Any, role: Role | None = None, name: str = ""):
         super().__init__(shape, dtype, name)
-        self.role = role
+        self.role = Role("argument") if role is None else role
 
 
 class Constant(Value):
@@ -158,7 +157,11 @@ class Node:
         inputs = tuple(inputs)
         if len(inputs) == len(self.inputs) and all(a is b for a, b in zip(inputs, self.inputs)):
             return self
-        return Node(self.op, inputs, self.statics, [Value(*v.spec, v.name) for v in self.outputs], self.graphs, self.where)
+        return Node(self.op, inputs, self.statics, self.fresh(), self.graphs, self.where)
+
+    def fresh(self) -> list[Value]:
+        """New values like the outputs, for another node."""
+        return [Value(*v.spec, v.name) for v in self.outputs]
 
     def __repr__(self) -> str:
         return f"<node {self.op.name}{' at ' + str(self.where) if self.where else ''}>"
@@ -297,39 +300,3 @@ def freeze(x: Any) -> Any:
     except TypeError:
         return "object", id(x)
     return type(x), x
-
-
-def topological(nodes: list[Node], outputs: Any = ()) -> list[Node]:
-    """`nodes` in an order in which they can run: the given one as far as possible. Raises GraphError for a cycle.
-
-    Nodes that are not pure keep their order among each other.
-    """
-    place = {n: i for i, n in enumerate(nodes)}
-    waiting: dict[Node, int] = {}
-    after: dict[Node, list[Node]] = {n: [] for n in nodes}
-    last = None
-    for node in nodes:
-        before = {v.node for v in node.inputs if v is not None and v.node in place}
-        if not node.pure:
-            if last is not None:
-                before.add(last)
-            last = node
-        waiting[node] = len(before)
-        for b in before:
-            after[b].append(node)
-    from heapq import heapify, heappop, heappush
-
-    ready = [place[n] for n in nodes if waiting[n] == 0]
-    heapify(ready)
-    out = []
-    while ready:
-        node = nodes[heappop(ready)]
-        out.append(node)
-        for other in after[node]:
-            waiting[other] -= 1
-            if waiting[other] == 0:
-                heappush(ready, place[other])
-    if len(out) != len(nodes):
-        stuck = next(n for n in nodes if waiting[n] > 0)
-        raise GraphError(f"the graph has a cycle through {stuck}")
-    return out

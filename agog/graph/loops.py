@@ -111,8 +111,8 @@ def scan_rule(b: Builder, node: Node, extra: Any, active: list[bool], g: list[An
         outer = [inner.value(Symbol(v, b)) for v in node.inputs[n:]]
         inputs = [v.value for v in values] + outer + [v.value for v in gc + gy]
         out = [Symbol(v, inner) for v in call(inner, back, inputs)]
-        new, slices, more = out[:len(moving)], out[len(moving):len(moving) + len(sliced)], out[len(moving) + len(sliced):]
-        return [*new, *[t + m for t, m in zip(totals, more)], *slices]
+        m = len(moving) + len(sliced)
+        return [*out[:len(moving)], *[t + g for t, g in zip(totals, out[m:])], *out[len(moving):m]]
 
     carry = [_full(b, g[i], node.outputs[i]) for i in moving] + [_zero(rest[i]) for i in fixed]
     xs = [Symbol(v, b) for v in (*extra, *node.inputs[carried:n])] + [_full(b, g[i], node.outputs[i]) for i in ys]
@@ -149,7 +149,8 @@ def while_rule(b: Builder, node: Node, extra: Any, active: list[bool], g: list[A
 
         def turn(*args: Symbol) -> list[Any]:
             *values, i = args
-            new = i.builder.cond(i + first < turns, lambda *v: run(v[0].builder, body, list(v), []), lambda *v: list(v), values)
+            new = i.builder.cond(i + first < turns, lambda *v: run(v[0].builder, body, list(v), []),
+                                 lambda *v: list(v), values)
             return [*new, *values]
 
         kept = inner.scan(turn, at, [numbers])[carried:]

@@ -11,11 +11,13 @@ from agog.graph.ir import Constant, Graph, Node, Value
 Replace = Callable[[Builder, Node, tuple], "Sequence[Value] | None"]
 
 
-def rewrite(graph: Graph, replace: Replace | None = None, deep: Callable[[Graph], Graph] | None = None) -> Graph:
+def rewrite(graph: Graph, replace: Replace | None = None, deep: Callable[[Graph], Graph] | None = None,
+            closed: Any = None) -> Graph:
     """`graph` with nodes replaced: `replace(builder, node, inputs)` returns the new values of the node's outputs, or
     None to keep it. What it appends to the builder gets the node's line.
 
-    deep   is applied to the graphs inside nodes first
+    deep    is applied to the graphs inside nodes first
+    closed  a form whose graphs `deep` does not touch
     """
     builder = Builder.like(graph)
     env: dict[Value, Value] = {}
@@ -23,10 +25,10 @@ def rewrite(graph: Graph, replace: Replace | None = None, deep: Callable[[Graph]
     for node in graph.nodes:
         inputs = tuple(v if v is None else env.get(v, v) for v in node.inputs)
         new = node
-        if deep is not None and node.graphs:
+        if deep is not None and node.graphs and node.op is not closed:
             graphs = tuple(deep(g) for g in node.graphs)
             if any(a is not b for a, b in zip(graphs, node.graphs)):
-                new = Node(node.op, inputs, node.statics, [Value(*v.spec, v.name) for v in node.outputs], graphs, node.where)
+                new = Node(node.op, inputs, node.statics, node.fresh(), graphs, node.where)
         new = new.with_inputs(inputs)
         outputs: Sequence[Value] | None = None
         if replace is not None:
@@ -44,7 +46,7 @@ def rewrite(graph: Graph, replace: Replace | None = None, deep: Callable[[Graph]
             for old, now in zip(node.outputs, outputs):
                 if now is not old:
                     env[old] = now
-                    if not now.name and type(now) is Value:
+                    if replace is not None and old.name and not now.name and now.node in builder.nodes[mark:]:
                         now.name = old.name
     if not changed:
         return graph
@@ -61,7 +63,7 @@ def call(builder: Builder, graph: Graph, inputs: Sequence[Value], pure: bool = F
         if pure and not node.pure and not node.outputs:
             continue
         new = Node(node.op, [v if v is None else env.get(v, v) for v in node.inputs], node.statics,
-                   [Value(*v.spec, v.name) for v in node.outputs],
+                   node.fresh(),
                    [without_effects(g) for g in node.graphs] if pure else node.graphs, node.where)
         builder.append(new)
         env.update(zip(node.outputs, new.outputs))

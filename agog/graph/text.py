@@ -329,7 +329,8 @@ def _read_graph(lines: list[str], at: int, table: list[Any]) -> tuple[Graph, int
     raise GraphError(f"the text is no graph: the graph '{title}' has no return")
 
 
-def _read_node(p: _Parser, lines: list[str], at: int, table: list[Any], nodes: list[Node], define: Any, known: Any) -> int:
+def _read_node(p: _Parser, lines: list[str], at: int, table: list[Any], nodes: list[Node], define: Any,
+               known: Any) -> int:
     made = []
     while p.peek()[0] == "value":
         made.append(p.typed())

@@ -62,7 +62,7 @@ def _node(graph: Graph, i: int, node: Node, defined: set[Value], shapes: bool) -
         raise fail(f"{op!r} is neither a row of the op table nor a form")
     for j, value in enumerate(node.inputs):
         if value is None:
-            if isinstance(op, Form) or op.variadic or j < len(op.inputs) and op.optional.get(op.inputs[j], 0) is not None:
+            if isinstance(op, Form) or op.variadic:
                 raise fail(f"input {j} is absent, but it is not optional")
         elif not isinstance(value, Value):
             raise fail(f"input {j} is no value but {value!r}")
