@@ -21,6 +21,7 @@ from agog.errors import ArgumentError, ArgumentTypeError, StagingError, StagingW
 from agog.dispatch import wrap
 from agog.graph.interpret import run as interpret
 from agog.staging.checking import compare
+from agog.staging.explain import Explanation, explain
 from agog.staging.observe import _PLAIN, Watch, is_tensor
 from agog.staging.recorder import Recorder, recording
 from agog.staging.recording import GuardMissed, NotStageable, Recording
@@ -270,6 +271,46 @@ class Function:
             if a != b:
                 return f", because part {i} of the arguments was {a!r} before and is {b!r} now"
         return ", because the number of arguments changed"
+
+    # ---------------------------------------------------------------------------------------------- seeing inside
+    def _find(self, args: tuple, kwargs: dict) -> Recording | None:
+        """The recording that a call with these arguments would use first."""
+        key, tensors, _ = self._key(args, kwargs)
+        form = self._forms.get(key)
+        if form is None:
+            return None
+        return next((r for r in form.recordings if r.applies(tensors) is None), None)
+
+    def _found(self, args: tuple, kwargs: dict, what: str) -> Recording:
+        found = self._find(args, kwargs)
+        if found is None:
+            raise StagingError(f"{what}: {self.__name__} has not been recorded for these arguments; call it with them first, "
+                               "and see explain() if it runs eagerly")
+        return found
+
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        """A report: recordings, guards, why it was recorded again, why it runs eagerly, what was compiled.
+
+        With arguments, also the details of the recording that a call with them uses.
+        """
+        return explain(self, self._find(args, kwargs) if args or kwargs or self._no_parameters() else None)
+
+    def _no_parameters(self) -> bool:
+        return not _parameter_names(self._fn)
+
+    def graph(self, *args: Any, **kwargs: Any) -> Any:
+        """The graph recorded for these arguments. Raises StagingError when there is none yet."""
+        return self._found(args, kwargs, "graph").graph
+
+    def code(self, *args: Any, kind: str = "llvm", **kwargs: Any) -> str:
+        """What was compiled for these arguments: kind 'loops', 'llvm' or 'asm'. Raises StagingError when nothing was."""
+        program = self._found(args, kwargs, "code").program
+        if kind not in ("loops", "llvm", "asm"):
+            raise ArgumentError(f"code: kind={kind!r}; use 'loops', 'llvm' or 'asm'")
+        describe = getattr(program, "code", None)
+        if describe is None:
+            raise StagingError("code: this recording runs without native code")
+        return describe(kind)
 
     # ------------------------------------------------------------------------------------------- what happened
     def _note(self, text: str) -> None:

@@ -17,7 +17,7 @@ class Guards:
     __slots__ = ("same", "equal", "functions", "watched", "deep", "nodes")
 
     def __init__(self, watch: Watch, captured: list[Any]):
-        names = {n for code in watch.codes for n in observe._global_names(code)}
+        names = {n for code in watch.codes for n in observe._attribute_names(code)}
         self.same: list[tuple[Place, Any]] = []
         self.equal: list[tuple[Place, type, Any]] = []
         self.functions: list[tuple[Place, Any, Any]] = []

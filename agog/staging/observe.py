@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import collections
 import dis
+import functools
 import os
 import random
 import sys
@@ -261,10 +262,10 @@ class Watch:
                 self._note(place)
                 value = namespace[name]
                 if isinstance(value, types.ModuleType) and is_user_code(getattr(value, "__file__", None) or "<frozen"):
-                    for attribute in code.co_names:
+                    for attribute in _attribute_names(code):
                         if attribute in vars(value):
                             self._note(Place(vars(value), attribute, f"{name}.{attribute}"))
-            elif not hasattr(_builtins(namespace), name) and name in code.co_names:
+            elif not hasattr(_builtins(namespace), name):
                 self._note(Place(namespace, name, name))  # absent now; it could appear
 
     def _note(self, place: Place) -> None:
@@ -317,6 +318,8 @@ class Watch:
         if event == "call":
             code = frame.f_code
             if not is_user_code(code.co_filename) or config.modes.recorder is None:
+                return
+            if frame.f_globals.get("__name__", "").startswith("namedtuple_"):
                 return
             if code.co_flags & 0x20 and frame.f_lasti > 4 and code not in self.codes:  # a generator goes on that others began
                 self.refuse(f"the generator {code.co_name} was started outside")
@@ -427,13 +430,24 @@ def _builtins(namespace: dict) -> Any:
     return found if isinstance(found, types.ModuleType) else types.SimpleNamespace(**(found or {}))
 
 
-def _global_names(code: types.CodeType) -> set[str]:
-    """Names that `code`, and functions defined inside it, may read as globals."""
-    names = set(code.co_names)
+@functools.lru_cache(maxsize=4096)
+def _global_names(code: types.CodeType) -> frozenset[str]:
+    """Names that `code`, and functions defined inside it, read or write as globals."""
+    return _names(code, ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _attribute_names(code: types.CodeType) -> frozenset[str]:
+    """Names that `code`, and functions defined inside it, read or write as attributes."""
+    return _names(code, ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR", "LOAD_SUPER_ATTR"))
+
+
+def _names(code: types.CodeType, opcodes: tuple[str, ...]) -> frozenset[str]:
+    names = {str(i.argval) for i in dis.get_instructions(code) if i.opname in opcodes}
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
-            names |= _global_names(const)
-    return names
+            names |= _names(const, opcodes)
+    return frozenset(names)
 
 
 def _numpy_random() -> Any:
