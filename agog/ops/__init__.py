@@ -20,3 +20,4 @@ import agog.ops.random  # noqa: F401
 import agog.ops.pooling  # noqa: F401
 import agog.ops.linalg  # noqa: F401
 import agog.ops.decompositions  # noqa: F401
+import agog.ops.fourier  # noqa: F401
