@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from itertools import product
 from math import prod
+from operator import index
 
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.ops.row import Op, composite
@@ -359,11 +360,9 @@ conv_weight_grad = Op(
 def each_axis(name, what, value, rank, least):
     """`value` as one whole number for each of `rank` axes, at least `least`."""
     given = value
-    if isinstance(value, int):
-        value = (value,) * rank
     try:
-        value = tuple(int(v) for v in value) if all(int(v) == v for v in value) else ()
-    except (TypeError, ValueError):
+        value = tuple(map(index, value)) if isinstance(value, (tuple, list)) else (index(value),) * rank
+    except TypeError:
         raise ArgumentTypeError(f"{name}: {what}={given!r}; give a whole number or a tuple of {rank}") from None
     if len(value) == 1:
         value *= rank

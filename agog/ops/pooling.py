@@ -424,7 +424,8 @@ def _sources(kind):
     name, n, out, scale, _ = kind
     step = n / out if scale is None else 1 / scale
     shift = 0.5 if name == "nearest-exact" else 0.0
-    return np.minimum(np.floor((np.arange(out) + shift) * np.float32(step)).astype(np.int64), n - 1)
+    source = (np.arange(out, dtype=np.float32) + np.float32(shift)) * np.float32(step)  # in float32, as torch does
+    return np.minimum(np.floor(source).astype(np.int64), n - 1)
 
 
 def _axis_map(np, x, axis, kind, transpose):
