@@ -64,8 +64,9 @@ divide = elementwise("divide(x, y) -> z", to_float=True, takes="fc",
                      doc="`x / y`. Integers are divided as floats; division by zero gives inf or nan.")
 negative = elementwise("negative(x) -> y", takes="ifc", linear_in="all", vjp={"x": lambda xp, g: -g},
                        lower=lambda k, x: k.neg(x), domain=(-3, 3), doc="`-x`.")
-positive = elementwise("positive(x) -> y", takes="ifc", linear_in="all", vjp={"x": lambda xp, g: g},
-                       lower=lambda k, x: x, domain=(-3, 3), doc="`+x`.")
+positive = elementwise("positive(x) -> y", lambda np, x: x.copy() if x.dtype.kind == "b" else np.positive(x),
+                       linear_in="all", vjp={"x": lambda xp, g: g},
+                       lower=lambda k, x: x, domain=(-3, 3), doc="`+x`, a copy of `x`; of bools too.")
 reciprocal = elementwise("reciprocal(x) -> y", lambda np, x: 1 / x, to_float=True, takes="fc",
                          vjp={"x": lambda xp, g, y: -g * y * y}, lower=lambda k, x: k.reciprocal(x),
                          domain=(0.5, 3), doc="`1 / x`.")
