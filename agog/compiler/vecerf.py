@@ -19,8 +19,12 @@ class ErrorFunction(Exponential):
 
     def _erfc_positive(self, a: Value, square: Value, square_low: Value, factor: Operand = 1.0) -> Value:
         """factor * erfc(a) for 0 <= a, given square + square_low = a^2 with more digits than one float holds."""
-        scaled = factor * self.poly((a - 4.0) / (a + 4.0), polynomials.ERFC_SCALED)
-        return self.exp_times(-square, -square_low, scaled / self.fma(a, 2.0, self.const(1.0, a.dtype)))
+        # One division serves q = (a - 4)/(a + 4) = 2a/(a + 4) - 1 (so that a small a keeps its digits) and 1/(1 + 2a).
+        b, c = a + 4.0, self.fma(a, 2.0, self.const(1.0, a.dtype))
+        inverse = 1.0 / (b * c)
+        q = self.fma(a + a, c * inverse, self.const(-1.0, a.dtype))
+        scaled = factor * self.poly(q, polynomials.ERFC_SCALED)
+        return self.exp_times(-square, -square_low, scaled * (b * inverse))
 
     def _erf_small(self, x: Value) -> Value:
         """erf(x) for |x| <= 1, some finite number beyond."""
