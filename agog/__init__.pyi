@@ -43,6 +43,9 @@ from agog.autodiff.jacobians import (
     hessian as hessian, hvp as hvp, jacfwd as jacfwd, jacobian as jacobian, jacrev as jacrev,
 )
 from agog.config import set_num_threads as set_num_threads
+from agog.control import (
+    assert_ as assert_, callback as callback, cond as cond, print as print, scan as scan, while_loop as while_loop,
+)
 from agog.errors import AgogError as AgogError
 from agog.namespace import (
     __array_namespace_info__ as __array_namespace_info__, arange as arange, astype as astype, can_cast as can_cast,
@@ -74,46 +77,53 @@ newaxis: None
 pi: float
 
 __all__ = [
-    "AgogError", "Function", "Tensor", "abs", "acos", "acosh", "add", "add_along_axis", "affine", "all", "angle", "any",
-    "arange", "argmax", "argmin", "argsort", "argwhere", "array", "array_split", "asarray", "asin", "asinh", "astype",
-    "atan", "atan2", "atanh", "atleast_1d", "atleast_2d", "atleast_3d", "atleast_nd", "autodiff", "batch_norm",
-    "batch_norm_train", "bfloat16", "bilinear", "binary_cross_entropy", "binary_cross_entropy_with_logits", "bincount",
-    "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "bool",
-    "broadcast_arrays", "broadcast_to", "can_cast", "cbrt", "ceil", "celu", "checkpoint", "chunk", "clip", "compiler",
-    "complex128", "complex64", "concat", "config", "conj", "conv", "conv1d", "conv2d", "conv3d", "conv_input_grad",
-    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "conv_weight_grad", "copysign", "cos", "cosh",
-    "cosine_embedding_loss", "cosine_similarity", "count_nonzero", "cross", "cross_entropy", "cummax", "cummin",
+    "AgogError", "Function", "Tensor", "abs", "acos", "acosh", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "add", "add_along_axis",
+    "affine", "all", "angle", "any", "arange", "argmax", "argmin", "argsort", "argwhere", "array", "array_split",
+    "asarray", "asin", "asinh", "assert_", "astype", "atan", "atan2", "atanh", "atleast_1d", "atleast_2d", "atleast_3d",
+    "atleast_nd", "autodiff", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "batch_norm_train", "bfloat16",
+    "bilinear", "binary_cross_entropy", "binary_cross_entropy_with_logits", "bincount", "bitwise_and", "bitwise_invert",
+    "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "bool", "broadcast_arrays", "broadcast_to",
+    "callback", "can_cast", "cbrt", "ceil", "celu", "channel_shuffle", "checkpoint", "cholesky", "chunk", "clip",
+    "compiler", "complex128", "complex64", "concat", "cond", "config", "conj", "conv", "conv1d", "conv2d", "conv3d",
+    "conv_input_grad", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "conv_weight_grad", "copysign", "cos",
+    "cosh", "cosine_embedding_loss", "cosine_similarity", "count_nonzero", "cross", "cross_entropy", "cummax", "cummin",
     "cumprod", "cumsum", "cumulative_prod", "cumulative_sum", "custom_gradient", "data", "default_float", "deg2rad",
-    "diag", "diag_embed", "diagonal", "diff", "digamma", "dispatch", "divide", "dropout", "e", "eager", "einsum", "elu",
-    "embedding", "empty", "empty_like", "enable_grad", "entr", "equal", "erf", "erfc", "erfcx", "erfinv", "errors",
-    "exp", "exp2", "expand_dims", "expm1", "eye", "fft", "finfo", "flatten", "flip", "float16", "float32", "float64",
-    "floor", "floor_divide", "fmax", "fmin", "fmod", "from_dlpack", "from_numpy", "full", "full_like", "function",
-    "gamma", "gammainc", "gammaincc", "gather", "gaussian_nll_loss", "gelu", "glu", "grad", "gradients", "graph",
-    "greater", "greater_equal", "group_norm", "hard_sigmoid", "hard_swish", "hardshrink", "hardtanh", "heaviside",
-    "hessian", "hinge_embedding_loss", "hinge_loss", "histogram", "huber_loss", "hvp", "hypot", "i0", "i0e", "i1", "i1e",
-    "iinfo", "imag", "inf", "inner", "instance_norm", "int16", "int32", "int64", "int8", "io", "is_grad_enabled",
-    "is_tensor", "isdtype", "isfinite", "isin", "isinf", "isnan", "jacfwd", "jacobian", "jacrev", "jvp", "kl_div",
-    "kron", "l1_loss", "layer_norm", "leaky_relu", "less", "less_equal", "lgamma", "linalg", "linear", "linearize",
-    "linspace", "local_response_norm", "log", "log10", "log1p", "log2", "log_ndtr", "log_sigmoid", "log_softmax",
-    "logaddexp", "logaddexp2", "logcumsumexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logit",
-    "logspace", "logsumexp", "manual_seed", "margin_ranking_loss", "matmul", "matrix_transpose", "max", "maximum",
+    "det", "diag", "diag_embed", "diagonal", "diff", "digamma", "dispatch", "divide", "dropout", "e", "eager", "eig",
+    "eigh", "eigvals", "eigvalsh", "einsum", "elu", "embedding", "empty", "empty_like", "enable_grad", "entr", "equal",
+    "erf", "erfc", "erfcx", "erfinv", "errors", "exp", "exp2", "expand_dims", "expm", "expm1", "eye", "fft", "fftfreq",
+    "fftn", "fftshift", "finfo", "flatten", "flip", "float16", "float32", "float64", "floor", "floor_divide", "fmax",
+    "fmin", "fmod", "fold", "from_dlpack", "from_numpy", "full", "full_like", "function", "gamma", "gammainc",
+    "gammaincc", "gather", "gaussian_nll_loss", "gelu", "global_avg_pool", "global_max_pool", "glu", "grad", "gradients",
+    "graph", "greater", "greater_equal", "group_norm", "hard_sigmoid", "hard_swish", "hardshrink", "hardtanh",
+    "heaviside", "hessian", "hfft", "hinge_embedding_loss", "hinge_loss", "histogram", "huber_loss", "hvp", "hypot",
+    "i0", "i0e", "i1", "i1e", "ifft", "ifftn", "ifftshift", "ihfft", "iinfo", "imag", "inf", "inner", "instance_norm",
+    "int16", "int32", "int64", "int8", "interpolate", "inv", "io", "irfft", "irfftn", "is_grad_enabled", "is_tensor",
+    "isdtype", "isfinite", "isin", "isinf", "isnan", "jacfwd", "jacobian", "jacrev", "jvp", "kl_div", "kron", "l1_loss",
+    "layer_norm", "leaky_relu", "less", "less_equal", "lgamma", "linalg", "linear", "linearize", "linspace",
+    "local_response_norm", "log", "log10", "log1p", "log2", "log_ndtr", "log_sigmoid", "log_softmax", "logaddexp",
+    "logaddexp2", "logcumsumexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logit", "logspace",
+    "logsumexp", "lp_pool1d", "lp_pool2d", "lstsq", "manual_seed", "margin_ranking_loss", "matmul", "matrix_norm",
+    "matrix_power", "matrix_rank", "matrix_transpose", "max", "max_pool1d", "max_pool2d", "max_pool3d", "maximum",
     "mean", "median", "meshgrid", "min", "minimum", "mish", "moveaxis", "mse_loss", "multigammaln", "multiply", "nan",
     "nanmean", "nansum", "ndtr", "ndtri", "negative", "newaxis", "nextafter", "nll_loss", "nn", "no_grad", "nonzero",
     "normalize", "not_equal", "one_hot", "ones", "ones_like", "ops", "optim", "outer", "pad", "pairwise_distance",
-    "percentile", "permute_dims", "pi", "poisson_nll_loss", "polygamma", "positive", "pow", "prelu", "prod",
-    "put_along_axis", "quantile", "rad2deg", "rand", "rand_like", "randint", "randn", "randn_like", "random",
-    "random_bernoulli", "random_beta", "random_bits", "random_categorical", "random_choice", "random_dirichlet",
-    "random_exponential", "random_fold_in", "random_gamma", "random_gumbel", "random_integers", "random_key",
-    "random_log_gamma", "random_normal", "random_permutation", "random_poisson", "random_split",
-    "random_truncated_normal", "random_uniform", "randperm", "ravel", "real", "reciprocal", "relu", "relu6", "remainder",
-    "repeat", "reshape", "result_type", "rms_norm", "roll", "rot90", "round", "rsqrt", "scaled_dot_product_attention",
-    "scatter", "scatter_add", "searchsorted", "selu", "set_default_float", "set_num_threads", "sigmoid", "sign",
-    "signbit", "silu", "sin", "sinc", "sinh", "smooth_l1_loss", "soft_margin_loss", "softmax", "softmin", "softplus",
-    "softshrink", "softsign", "sort", "split", "sqrt", "square", "squeeze", "stack", "staging", "std", "stop_gradient",
-    "subtract", "sum", "sum_to", "swapaxes", "take", "take_along_axis", "tan", "tanh", "tanhshrink", "tape", "tensor",
-    "tensordot", "tile", "topk", "tree", "tri", "tril", "triplet_margin_loss", "triu", "trunc", "uint16", "uint32",
-    "uint64", "uint8", "unique_all", "unique_counts", "unique_inverse", "unique_values", "unstack", "value_and_grad",
-    "var", "vecdot", "vector_norm", "vjp", "vmap", "where", "xlog1py", "xlogy", "zeros", "zeros_like", "zeta",
+    "percentile", "permute_dims", "pi", "pinv", "pixel_shuffle", "pixel_unshuffle", "poisson_nll_loss", "polygamma",
+    "positive", "pow", "prelu", "print", "prod", "put_along_axis", "qr", "quantile", "rad2deg", "rand", "rand_like",
+    "randint", "randn", "randn_like", "random", "random_bernoulli", "random_beta", "random_bits", "random_categorical",
+    "random_choice", "random_dirichlet", "random_exponential", "random_fold_in", "random_gamma", "random_gumbel",
+    "random_integers", "random_key", "random_log_gamma", "random_normal", "random_permutation", "random_poisson",
+    "random_split", "random_truncated_normal", "random_uniform", "randperm", "ravel", "real", "reciprocal", "relu",
+    "relu6", "remainder", "repeat", "reshape", "result_type", "rfft", "rfftfreq", "rfftn", "rms_norm", "roll", "rot90",
+    "round", "rsqrt", "scaled_dot_product_attention", "scan", "scatter", "scatter_add", "searchsorted", "selu",
+    "set_default_float", "set_num_threads", "sigmoid", "sign", "signbit", "silu", "sin", "sinc", "sinh", "slogdet",
+    "smooth_l1_loss", "soft_margin_loss", "softmax", "softmin", "softplus", "softshrink", "softsign", "solve", "sort",
+    "split", "sqrt", "square", "squeeze", "stack", "staging", "std", "stop_gradient", "subtract", "sum", "sum_to", "svd",
+    "svdvals", "swapaxes", "take", "take_along_axis", "tan", "tanh", "tanhshrink", "tape", "tensor", "tensordot", "tile",
+    "topk", "trace", "tree", "tri", "triangular_solve", "tril", "triplet_margin_loss", "triu", "trunc", "uint16",
+    "uint32", "uint64", "uint8", "unfold", "unique_all", "unique_counts", "unique_inverse", "unique_values", "unstack",
+    "upsample", "value_and_grad", "var", "vecdot", "vector_norm", "vjp", "vmap", "where", "while_loop", "xlog1py",
+    "xlogy", "zeros", "zeros_like", "zeta",
 ]
 
 def abs(x: Array, /) -> Tensor:
@@ -124,6 +134,26 @@ def acos(x: Array, /) -> Tensor:
 
 def acosh(x: Array, /) -> Tensor:
     """The inverse hyperbolic cosine; nan below 1."""
+
+def adaptive_avg_pool1d(x: Array, output_size: Any) -> Tensor:
+    """Mean of x (N, C, L) over `output_size` bins, as even as they can be."""
+
+def adaptive_avg_pool2d(x: Array, output_size: Any) -> Tensor:
+    """Mean of x (N, C, H, W) over bins, as even as they can be; `output_size` is a number or (H, W), None keeps a "
+    "size.
+    """
+
+def adaptive_avg_pool3d(x: Array, output_size: Any) -> Tensor:
+    """Mean of x (N, C, D, H, W) over bins; see adaptive_avg_pool2d."""
+
+def adaptive_max_pool1d(x: Array, output_size: Any) -> Tensor:
+    """Maximum of x (N, C, L) over `output_size` bins, as even as they can be."""
+
+def adaptive_max_pool2d(x: Array, output_size: Any) -> Tensor:
+    """Maximum of x (N, C, H, W) over bins; see adaptive_avg_pool2d."""
+
+def adaptive_max_pool3d(x: Array, output_size: Any) -> Tensor:
+    """Maximum of x (N, C, D, H, W) over bins; see adaptive_avg_pool2d."""
 
 def add(x: Array, y: Array, /) -> Tensor:
     """`x + y`."""
@@ -186,6 +216,30 @@ def atleast_3d(x: Array) -> Tensor:
 
 def atleast_nd(x: Array, ndim: Any) -> Tensor:
     """`x` with axes of size 1 in front until it has `ndim` of them."""
+
+def avg_pool1d(
+    x: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: builtins.bool = False,
+    count_include_pad: builtins.bool = True,
+) -> Tensor:
+    """Mean over windows of x (N, C, L) or (C, L); see avg_pool2d."""
+
+def avg_pool2d(
+    x: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: builtins.bool = False,
+    count_include_pad: builtins.bool = True, divisor_override: Any = None,
+) -> Tensor:
+    """Mean over windows of x (N, C, H, W) or (C, H, W).
+
+    stride             default: the kernel size
+    ceil_mode          also windows that begin inside and reach beyond the end
+    count_include_pad  zeros of the padding count as elements
+    divisor_override   divide the sums by this number instead
+    """
+
+def avg_pool3d(
+    x: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: builtins.bool = False,
+    count_include_pad: builtins.bool = True, divisor_override: Any = None,
+) -> Tensor:
+    """Mean over windows of x (N, C, D, H, W) or (C, D, H, W); see avg_pool2d."""
 
 def batch_norm(
     x: Array, running_mean: Array | None = None, running_var: Array | None = None, weight: Array | None = None,
@@ -256,6 +310,15 @@ def ceil(x: Array, /) -> Tensor:
 
 def celu(x: Array, alpha: float = 1.0) -> Tensor:
     """`max(x, 0) + min(0, alpha * (exp(x / alpha) - 1))`: elu with a continuous slope."""
+
+def channel_shuffle(x: Array, groups: Any) -> Tensor:
+    """The channels of x (N, C, ...) dealt out: (groups, C / groups) transposed. Zhang et al. 2018, arXiv:1707.01083."""
+
+def cholesky(x: Array, upper: builtins.bool = False) -> Tensor:
+    """The triangular factor L of positive definite matrices x = L Lᴴ (or U of x = Uᴴ U), with a positive diagonal.
+
+    Works on (x + xᴴ) / 2, so that the gradient is Hermitian. Raises ArgumentError where that is not positive definite.
+    """
 
 def chunk(x: Array, chunks: Any, axis: int | Sequence[int] | None = 0) -> list[Tensor]:
     """`x` in at most `chunks` parts of ceil(n / chunks) along `axis`, the last one smaller (`torch.chunk`)."""
@@ -388,6 +451,9 @@ def cumulative_sum(
 def deg2rad(x: Array, /) -> Tensor:
     """Degrees in radians."""
 
+def det(x: Array) -> Tensor:
+    """The determinant of square matrices (..., n, n). The gradient is right for singular matrices too."""
+
 def diag(x: Array, k: Any = 0) -> Tensor:
     """The matrix with the vector `x` on its k-th diagonal, or the k-th diagonal of the matrix `x`."""
 
@@ -411,12 +477,30 @@ def digamma(x: Array, /) -> Tensor:
 def divide(x: Array, y: Array, /) -> Tensor:
     """`x / y`. Integers are divided as floats; division by zero gives inf or nan."""
 
+def eig(x: Array) -> tuple[Tensor, Tensor]:
+    """(eigenvalues, eigenvectors) of square matrices (..., n, n), complex also for real ones; vectors in columns, of
+    length 1. The gradient raises ArgumentError for a matrix without n independent eigenvectors.
+    """
+
+def eigh(x: Array) -> tuple[Tensor, Tensor]:
+    """(eigenvalues, eigenvectors) of Hermitian matrices (..., n, n): values ascending (..., n), vectors in columns.
+
+    Works on (x + xᴴ) / 2, so that the gradient is Hermitian; see the module for equal eigenvalues.
+    """
+
+def eigvals(x: Array) -> Tensor:
+    """The eigenvalues (..., n) of square matrices (..., n, n), complex also for real ones, in no order."""
+
+def eigvalsh(x: Array) -> Tensor:
+    """The eigenvalues (..., n), ascending, of Hermitian matrices (..., n, n); works on (x + xᴴ) / 2."""
+
 def einsum(subscripts: Any, *arrays: Array) -> Tensor:
     """The sum of products that `subscripts` says, as `numpy.einsum`: einsum("bij,bjk->bik", x, y).
 
     Axes with the same letter are multiplied elementwise, letters that the result lacks are summed over, a letter twice
     in a term takes the diagonal, `...` stands for axes that broadcast. Without "->" the result has the letters that
-    occur once, in alphabetical order. Raises ArgumentError for a malformed expression, ShapeError for sizes that differ.
+    occur once, in alphabetical order. Raises ArgumentError for a malformed expression, ShapeError for sizes that
+    differ.
     """
 
 def elu(x: Array, alpha: Array = 1.0) -> Tensor:
@@ -452,8 +536,20 @@ def exp2(x: Array, /) -> Tensor:
 def expand_dims(x: Array, axis: int | Sequence[int] | None = 0) -> Tensor:
     """`x` with an axis of size 1 at each place `axis` (int or tuple) of the result."""
 
+def expm(x: Array) -> Tensor:
+    """The matrix exponential of square matrices (..., n, n)."""
+
 def expm1(x: Array, /) -> Tensor:
     """`exp(x) - 1`, accurate near 0."""
+
+def fftfreq(n: Any, d: float = 1.0, dtype: DType | None = None) -> Tensor:
+    """The frequencies of the result of fft for `n` samples at distance `d`: cycles per unit of d."""
+
+def fftn(x: Array, s: Any = None, axes: int | Sequence[int] | None = None, norm: Any = None) -> Tensor:
+    """fft along each of `axes` (default: all, or the last len(s)), with `s[i]` elements along axes[i]."""
+
+def fftshift(x: Array, axes: int | Sequence[int] | None = None) -> Tensor:
+    """`x` with frequency 0 moved to the middle of `axes` (default: all)."""
 
 def flatten(x: Array, start_axis: Any = 0, end_axis: Any = -1) -> Tensor:
     """`x` with the axes from `start_axis` to `end_axis` (inclusive) made one."""
@@ -468,13 +564,18 @@ def floor_divide(x: Array, y: Array, /) -> Tensor:
     """`floor(x / y)` in the operands' dtype. Integers divided by zero give 0."""
 
 def fmax(x: Array, y: Array, /) -> Tensor:
-    """The larger of `x` and `y`; the other one where one is nan. The gradient of equal ones goes to `x`."""
+    """The larger of `x` and `y`; the other one where one is nan. Ties go to `x`."""
 
 def fmin(x: Array, y: Array, /) -> Tensor:
-    """The smaller of `x` and `y`; the other one where one is nan. The gradient of equal ones goes to `x`."""
+    """The smaller of `x` and `y`; the other one where one is nan. Ties go to `x`."""
 
 def fmod(x: Array, y: Array, /) -> Tensor:
     """The remainder of `x / y` that has the sign of `x`, as in C."""
+
+def fold(x: Array, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:
+    """Columns (N, C * kH * kW, windows) added up to images (N, C, H, W) of output_size (H, W): the transpose of "
+    "unfold.
+    """
 
 def gamma(x: Array, /) -> Tensor:
     """The gamma function, `factorial(x - 1)` of whole numbers."""
@@ -502,6 +603,12 @@ def gaussian_nll_loss(
 
 def gelu(x: Array, approximate: str = 'none') -> Tensor:
     """`x` times the distribution function of the normal distribution; approximated with tanh if asked for."""
+
+def global_avg_pool(x: Array, keepdims: builtins.bool = False) -> Tensor:
+    """Mean over all axes of x (N, C, ...) but the first two."""
+
+def global_max_pool(x: Array, keepdims: builtins.bool = False) -> Tensor:
+    """Maximum over all axes of x (N, C, ...) but the first two."""
 
 def glu(x: Array, axis: int | Sequence[int] | None = -1) -> Tensor:
     """The gated linear unit: the first half of `x` along `axis` times the sigmoid of the second."""
@@ -535,6 +642,9 @@ def hardtanh(x: Array, min_val: Array = -1.0, max_val: Array = 1.0) -> Tensor:
 def heaviside(x: Array, y: Array, /) -> Tensor:
     """The step function: 0 below zero, `y` at zero, 1 above."""
 
+def hfft(x: Array, n: Any = None, axis: int | Sequence[int] | None = -1, norm: Any = None) -> Tensor:
+    """The real spectrum of a signal that is Hermitian in time, of which `x` holds the first n // 2 + 1 elements."""
+
 def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = 'mean') -> Tensor:
     """`input` where target is 1, max(0, margin - input) where it is -1."""
 
@@ -562,6 +672,18 @@ def i1(x: Array, /) -> Tensor:
 def i1e(x: Array, /) -> Tensor:
     """`exp(-abs(x)) * i1(x)`, which does not overflow."""
 
+def ifft(x: Array, n: Any = None, axis: int | Sequence[int] | None = -1, norm: Any = None) -> Tensor:
+    """The inverse of fft, complex. n: elements transformed, x is cut off or filled up with zeros to that (default: all). norm: 'backward' scales the inverse by 1/n, 'forward' the transform, 'ortho' both by 1/sqrt(n)."""
+
+def ifftn(x: Array, s: Any = None, axes: int | Sequence[int] | None = None, norm: Any = None) -> Tensor:
+    """The inverse of fftn: ifft along each of `axes`."""
+
+def ifftshift(x: Array, axes: int | Sequence[int] | None = None) -> Tensor:
+    """The inverse of fftshift."""
+
+def ihfft(x: Array, n: Any = None, axis: int | Sequence[int] | None = -1, norm: Any = None) -> Tensor:
+    """The inverse of hfft: the first n // 2 + 1 elements of the Hermitian signal whose spectrum is the real `x`."""
+
 def imag(x: Array) -> Tensor:
     """The imaginary part, of the real dtype; zeros for real `x`."""
 
@@ -570,6 +692,24 @@ def inner(x: Array, y: Array) -> Tensor:
 
 def instance_norm(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-05) -> Tensor:
     """Normalise each channel of each sample of x (N, C, ...) over the other axes. Ulyanov 2016, arXiv:1607.08022."""
+
+def interpolate(
+    x: Array, size: Any = None, scale_factor: Any = None, mode: Any = 'nearest', align_corners: builtins.bool = False,
+) -> Tensor:
+    """x (N, C, ...) resized to `size` (a number or one for each spatial axis) or by `scale_factor`.
+
+    mode  'nearest', 'nearest-exact', 'linear' (N, C, L), 'bilinear' or 'bicubic' (N, C, H, W), 'trilinear', 'area'
+    align_corners  the corner elements keep their places, else the corners of the corner elements do
+    """
+
+def inv(x: Array) -> Tensor:
+    """The inverse of square matrices (..., n, n). Raises ArgumentError for a singular one."""
+
+def irfft(x: Array, n: Any = None, axis: int | Sequence[int] | None = -1, norm: Any = None) -> Tensor:
+    """The inverse of rfft, real: `x` holds the first n // 2 + 1 frequencies. n: elements transformed, x is cut off or filled up with zeros to that (default: 2 * (m - 1)). norm: 'backward' scales the inverse by 1/n, 'forward' the transform, 'ortho' both by 1/sqrt(n)."""
+
+def irfftn(x: Array, s: Any = None, axes: int | Sequence[int] | None = None, norm: Any = None) -> Tensor:
+    """The inverse of rfftn, real: ifft along all but the last of `axes`, then irfft along that."""
 
 def isfinite(x: Array, /) -> Tensor:
     """True where `x` is neither infinite nor nan."""
@@ -669,17 +809,72 @@ def logit(x: Array, eps: Any = None) -> Tensor:
 def logsumexp(x: Array, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
     """`log(sum(exp(x)))` over `axis` without overflow; -inf of nothing."""
 
+def lp_pool1d(
+    x: Array, norm_type: Any, kernel_size: Any, stride: Any = None, ceil_mode: builtins.bool = False,
+) -> Tensor:
+    """(sum of |x|^p)^(1/p) over windows of x (N, C, L), with p = norm_type."""
+
+def lp_pool2d(
+    x: Array, norm_type: Any, kernel_size: Any, stride: Any = None, ceil_mode: builtins.bool = False,
+) -> Tensor:
+    """(sum of |x|^p)^(1/p) over windows of x (N, C, H, W), with p = norm_type."""
+
+def lstsq(a: Array, b: Array, rcond: Any = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(solution, residuals, rank, singular values) of the least squares problem min |a x - b|, of least norm.
+
+    a (..., m, n), b (..., m, k) or (m,). residuals: the sums of squares |a x - b|² for each column of b. Differentiable
+    where the rank of a does not change.
+    """
+
 def margin_ranking_loss(x1: Array, x2: Array, target: Array, margin: float = 0.0, reduction: str = 'mean') -> Tensor:
     """max(0, -target (x1 - x2) + margin): target 1 asks for x1 > x2, target -1 for x1 < x2."""
 
 def matmul(x: Array, y: Array, /) -> Tensor:
     """The matrix product x @ y: (..., m, k) with (..., k, n) gives (..., m, n), the axes in front broadcast. A 1-d x is a row, a 1-d y a column, whose axis is then dropped. Raises ShapeError."""
 
+def matrix_norm(x: Array, ord: Any = 'fro', keepdims: builtins.bool = False) -> Tensor:
+    """The norm of matrices (..., m, n), over the last two axes.
+
+    ord: "fro" (root of the sum of squares), "nuc" (sum of singular values), 2 or -2 (largest, smallest singular value),
+    1 or -1 (largest, smallest sum of absolute values of a column), inf or -inf (of a row).
+    """
+
+def matrix_power(x: Array, n: Any) -> Tensor:
+    """Square matrices to an integer power, by repeated squaring; a negative power is that of the inverse."""
+
+def matrix_rank(x: Array, rtol: Any = None) -> Tensor:
+    """How many singular values are larger than rtol (default: max(m, n) * eps) times the largest: int64."""
+
 def matrix_transpose(x: Array) -> Tensor:
     """The last two axes exchanged. Raises ShapeError for arrays with fewer than two axes."""
 
 def max(x: Array, /, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
     """The largest element over `axis`, nan if any is. Equal ones share the gradient. Raises ShapeError where there is none."""
+
+def max_pool1d(
+    x: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: builtins.bool = False, return_indices: builtins.bool = False,
+) -> Tensor:
+    """Maximum over windows of x (N, C, L) or (C, L); see max_pool2d."""
+
+def max_pool2d(
+    x: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: builtins.bool = False, return_indices: builtins.bool = False,
+) -> Tensor:
+    """Maximum over windows of x (N, C, H, W) or (C, H, W).
+
+    stride          default: the kernel size
+    padding         on both sides, at most half of the kernel; it never wins
+    ceil_mode       also windows that begin inside and reach beyond the end
+    return_indices  (maxima, their places in the flattened H x W)
+    The gradient goes to the first of equal maxima.
+    """
+
+def max_pool3d(
+    x: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: builtins.bool = False, return_indices: builtins.bool = False,
+) -> Tensor:
+    """Maximum over windows of x (N, C, D, H, W) or (C, D, H, W); see max_pool2d."""
 
 def maximum(x: Array, y: Array, /) -> Tensor:
     """The larger of `x` and `y`, nan if either is. Equal ones share the gradient."""
@@ -778,6 +973,15 @@ def pairwise_distance(
 def percentile(x: Array, q: Array, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
     """`quantile` with `q` from 0 to 100."""
 
+def pinv(x: Array, rtol: Any = None) -> Tensor:
+    """The Moore-Penrose pseudo-inverse (..., n, m) of matrices (..., m, n). Singular values below rtol (default: max(m, n) * eps) times the largest count as 0. The gradient holds where the rank does not change."""
+
+def pixel_shuffle(x: Array, upscale_factor: Any) -> Tensor:
+    """(..., C r², H, W) -> (..., C, H r, W r): channels become pixels. Shi et al. 2016, arXiv:1609.05158."""
+
+def pixel_unshuffle(x: Array, downscale_factor: Any) -> Tensor:
+    """(..., C, H r, W r) -> (..., C r², H, W): the inverse of pixel_shuffle."""
+
 def poisson_nll_loss(
     input: Array, target: Array, log_input: builtins.bool = True, full: builtins.bool = False, eps: float = 1e-08,
     reduction: str = 'mean',
@@ -792,7 +996,7 @@ def polygamma(n: Any, x: Array) -> Tensor:
     """The `n`-th derivative of `digamma` at `x`, for a whole number n >= 0: `(-1)**(n+1) * n! * zeta(n+1, x)`."""
 
 def positive(x: Array, /) -> Tensor:
-    """`+x`."""
+    """`+x`, a copy of `x`; of bools too."""
 
 def pow(x: Array, y: Array, /) -> Tensor:
     """`x ** y`, exact for small integer powers; `0 ** 0` is 1 and has the gradient 0 in `x`. Integers cannot be raised to negative powers."""
@@ -807,6 +1011,13 @@ def prod(
 
 def put_along_axis(x: Array, indices: Array, values: Array, axis: int | Sequence[int] | None = -1) -> Tensor:
     """A copy of `x` in which the elements that `take_along_axis` would read are `values` (cast, broadcast to the shape of `indices`). Of several values for one place, the last stays."""
+
+def qr(x: Array, mode: Any = 'reduced') -> tuple[Tensor, Tensor]:
+    """(Q, R) with x = Q R: Q with orthonormal columns, R upper triangular.
+
+    mode: "reduced" gives Q (..., m, k) and R (..., k, n), k = min(m, n); "complete" Q (..., m, m) and R (..., m, n),
+    which has no gradient where m > n. The gradient raises ArgumentError when the first k columns depend on each other.
+    """
 
 def quantile(x: Array, q: Array, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
     """The value below which the fraction `q` of `x` over `axis` lies, interpolated linearly; nan where `x` has one.
@@ -917,6 +1128,15 @@ def repeat(x: Array, repeats: Any, axis: int | Sequence[int] | None = None) -> T
     A Tensor or array of repeats is read: the shape of the result depends on its values.
     """
 
+def rfft(x: Array, n: Any = None, axis: int | Sequence[int] | None = -1, norm: Any = None) -> Tensor:
+    """The first n // 2 + 1 frequencies of fft of real `x`; the others follow from them. n: elements transformed, x is cut off or filled up with zeros to that (default: all). norm: 'backward' scales the inverse by 1/n, 'forward' the transform, 'ortho' both by 1/sqrt(n)."""
+
+def rfftfreq(n: Any, d: float = 1.0, dtype: DType | None = None) -> Tensor:
+    """The n // 2 + 1 frequencies of the result of rfft for `n` samples at distance `d`."""
+
+def rfftn(x: Array, s: Any = None, axes: int | Sequence[int] | None = None, norm: Any = None) -> Tensor:
+    """fftn of real `x`: rfft along the last of `axes`, then fft along the others."""
+
 def rms_norm(x: Array, normalized_shape: Any, weight: Array | None = None, eps: Any = None) -> Tensor:
     """x / sqrt(mean(x²) + eps) over the last axes, of shape `normalized_shape`, times weight.
 
@@ -980,6 +1200,11 @@ def sinc(x: Array, /) -> Tensor:
 def sinh(x: Array, /) -> Tensor:
     """The hyperbolic sine."""
 
+def slogdet(x: Array) -> tuple[Tensor, Tensor]:
+    """(sign, logabsdet): det(x) = sign * exp(logabsdet), without overflow. Singular matrices give (0, -inf), and raise
+    ArgumentError when differentiated. For complex x the sign is a number of absolute value 1.
+    """
+
 def smooth_l1_loss(input: Array, target: Array, beta: float = 1.0, reduction: str = 'mean') -> Tensor:
     """Huber loss divided by beta: d²/(2 beta) for |d| < beta, else |d| - beta/2. beta=0 is the L1 loss."""
 
@@ -1000,6 +1225,9 @@ def softshrink(x: Array, lambd: Array = 0.5) -> Tensor:
 
 def softsign(x: Array, /) -> Tensor:
     """`x / (1 + abs(x))`."""
+
+def solve(a: Array, b: Array) -> Tensor:
+    """x with a @ x = b: a (..., n, n), b (..., n, k) or one vector (n,). Raises ArgumentError for a singular a, ShapeError."""
 
 def sort(
     x: Array, axis: int | Sequence[int] | None = -1, descending: builtins.bool = False, stable: builtins.bool = True,
@@ -1040,6 +1268,16 @@ def sum(
 def sum_to(x: Array, shape: int | Sequence[int]) -> Tensor:
     """`x` summed over the axes along which a value of `shape` would be stretched to x's shape."""
 
+def svd(x: Array, full_matrices: builtins.bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """(U, S, Vh) with x = U diag(S) Vh for matrices (..., m, n): S descending (..., min(m, n)), U and V unitary.
+
+    full_matrices=False gives U (..., m, k) and Vh (..., k, n), k = min(m, n): for matrices that are not square, only
+    this form has a gradient. See the module for equal singular values.
+    """
+
+def svdvals(x: Array) -> Tensor:
+    """The singular values (..., min(m, n)), descending, of matrices (..., m, n)."""
+
 def swapaxes(x: Array, axis1: Any, axis2: Any) -> Tensor:
     """`x` with two axes exchanged."""
 
@@ -1072,6 +1310,12 @@ def topk(
 ) -> tuple[Tensor, Tensor]:
     """The `k` largest (or smallest) elements along `axis`, best first, and their int64 indices: a pair."""
 
+def trace(x: Array, offset: Any = 0) -> Tensor:
+    """The sum along the diagonal `offset` of matrices (..., m, n)."""
+
+def triangular_solve(a: Array, b: Array, lower: builtins.bool = True, unit_diagonal: builtins.bool = False) -> Tensor:
+    """x with a @ x = b, reading only the lower (or upper) triangle of a (..., n, n), whose diagonal counts as ones with unit_diagonal; b as for solve. Raises ArgumentError for a zero on the diagonal."""
+
 def tril(x: Array, k: Any = 0) -> Tensor:
     """The lower triangle of the matrices in the last two axes: what lies above the k-th diagonal is 0."""
 
@@ -1090,6 +1334,9 @@ def triu(x: Array, k: Any = 0) -> Tensor:
 def trunc(x: Array, /) -> Tensor:
     """`x` without its fraction, in x's dtype."""
 
+def unfold(x: Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:
+    """The windows of x (N, C, H, W) as columns (N, C * kH * kW, number of windows): "im2col", as torch's unfold."""
+
 def unique_all(x: Array) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The different elements in order, first places, places of all, counts. Each nan counts as different."""
 
@@ -1104,6 +1351,11 @@ def unique_values(x: Array) -> Tensor:
 
 def unstack(x: Array, axis: int | Sequence[int] | None = 0) -> tuple[Tensor, ...]:
     """The slices of `x` along `axis`, without that axis: a tuple."""
+
+def upsample(
+    x: Array, size: Any = None, scale_factor: Any = None, mode: Any = 'nearest', align_corners: builtins.bool = False,
+) -> Tensor:
+    """The same as `interpolate`."""
 
 def var(
     x: Array, axis: int | Sequence[int] | None = None, correction: float = 0.0, keepdims: builtins.bool = False,

@@ -178,7 +178,7 @@ def function(name, fn, op, *, method=False):
 def operations():
     """(name, public function, row or None) of everything in the table that has a public name."""
     for name in sorted(set(TABLE) | set(COMPOSITES)):
-        if name in agog.__all__ and name not in agog._WHERE:
+        if name in agog.__all__ and name not in agog._WHERE and name not in agog._SUBMODULES:
             yield name, getattr(agog, name), TABLE.get(name)
 
 

@@ -25,6 +25,26 @@ class Methods:
     def acosh(self) -> Tensor:
         """The inverse hyperbolic cosine; nan below 1."""
 
+    def adaptive_avg_pool1d(self, output_size: Any) -> Tensor:
+        """Mean of x (N, C, L) over `output_size` bins, as even as they can be."""
+
+    def adaptive_avg_pool2d(self, output_size: Any) -> Tensor:
+        """Mean of x (N, C, H, W) over bins, as even as they can be; `output_size` is a number or (H, W), None keeps a "
+        "size.
+        """
+
+    def adaptive_avg_pool3d(self, output_size: Any) -> Tensor:
+        """Mean of x (N, C, D, H, W) over bins; see adaptive_avg_pool2d."""
+
+    def adaptive_max_pool1d(self, output_size: Any) -> Tensor:
+        """Maximum of x (N, C, L) over `output_size` bins, as even as they can be."""
+
+    def adaptive_max_pool2d(self, output_size: Any) -> Tensor:
+        """Maximum of x (N, C, H, W) over bins; see adaptive_avg_pool2d."""
+
+    def adaptive_max_pool3d(self, output_size: Any) -> Tensor:
+        """Maximum of x (N, C, D, H, W) over bins; see adaptive_avg_pool2d."""
+
     def add(self, y: Array, /) -> Tensor:
         """`x + y`."""
 
@@ -86,6 +106,30 @@ class Methods:
 
     def atleast_nd(self, ndim: Any) -> Tensor:
         """`x` with axes of size 1 in front until it has `ndim` of them."""
+
+    def avg_pool1d(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: builtins.bool = False,
+        count_include_pad: builtins.bool = True,
+    ) -> Tensor:
+        """Mean over windows of x (N, C, L) or (C, L); see avg_pool2d."""
+
+    def avg_pool2d(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: builtins.bool = False,
+        count_include_pad: builtins.bool = True, divisor_override: Any = None,
+    ) -> Tensor:
+        """Mean over windows of x (N, C, H, W) or (C, H, W).
+
+        stride             default: the kernel size
+        ceil_mode          also windows that begin inside and reach beyond the end
+        count_include_pad  zeros of the padding count as elements
+        divisor_override   divide the sums by this number instead
+        """
+
+    def avg_pool3d(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: builtins.bool = False,
+        count_include_pad: builtins.bool = True, divisor_override: Any = None,
+    ) -> Tensor:
+        """Mean over windows of x (N, C, D, H, W) or (C, D, H, W); see avg_pool2d."""
 
     def batch_norm(
         self, running_mean: Array | None = None, running_var: Array | None = None, weight: Array | None = None,
@@ -157,6 +201,15 @@ class Methods:
     def celu(self, alpha: float = 1.0) -> Tensor:
         """`max(x, 0) + min(0, alpha * (exp(x / alpha) - 1))`: elu with a continuous slope."""
 
+    def channel_shuffle(self, groups: Any) -> Tensor:
+        """The channels of x (N, C, ...) dealt out: (groups, C / groups) transposed. Zhang et al. 2018, arXiv:1707.01083."""
+
+    def cholesky(self, upper: builtins.bool = False) -> Tensor:
+        """The triangular factor L of positive definite matrices x = L Lᴴ (or U of x = Uᴴ U), with a positive diagonal.
+
+        Works on (x + xᴴ) / 2, so that the gradient is Hermitian. Raises ArgumentError where that is not positive definite.
+        """
+
     def chunk(self, chunks: Any, axis: int | Sequence[int] | None = 0) -> list[Tensor]:
         """`x` in at most `chunks` parts of ceil(n / chunks) along `axis`, the last one smaller (`torch.chunk`)."""
 
@@ -168,6 +221,9 @@ class Methods:
 
         All other sizes must be equal. Raises ShapeError.
         """
+
+    def cond(self, p: Any = None) -> Tensor:
+        """The condition number in the norm `p`; default: largest over smallest singular value. Others: square matrices."""
 
     def conj(self) -> Tensor:
         """The complex conjugate; `x` itself where it is real."""
@@ -288,6 +344,9 @@ class Methods:
     def deg2rad(self) -> Tensor:
         """Degrees in radians."""
 
+    def det(self) -> Tensor:
+        """The determinant of square matrices (..., n, n). The gradient is right for singular matrices too."""
+
     def diag(self, k: Any = 0) -> Tensor:
         """The matrix with the vector `x` on its k-th diagonal, or the k-th diagonal of the matrix `x`."""
 
@@ -311,12 +370,30 @@ class Methods:
     def divide(self, y: Array, /) -> Tensor:
         """`x / y`. Integers are divided as floats; division by zero gives inf or nan."""
 
+    def eig(self) -> tuple[Tensor, Tensor]:
+        """(eigenvalues, eigenvectors) of square matrices (..., n, n), complex also for real ones; vectors in columns, of
+        length 1. The gradient raises ArgumentError for a matrix without n independent eigenvectors.
+        """
+
+    def eigh(self) -> tuple[Tensor, Tensor]:
+        """(eigenvalues, eigenvectors) of Hermitian matrices (..., n, n): values ascending (..., n), vectors in columns.
+
+        Works on (x + xᴴ) / 2, so that the gradient is Hermitian; see the module for equal eigenvalues.
+        """
+
+    def eigvals(self) -> Tensor:
+        """The eigenvalues (..., n) of square matrices (..., n, n), complex also for real ones, in no order."""
+
+    def eigvalsh(self) -> Tensor:
+        """The eigenvalues (..., n), ascending, of Hermitian matrices (..., n, n); works on (x + xᴴ) / 2."""
+
     def einsum(self, *arrays: Array) -> Tensor:
         """The sum of products that `subscripts` says, as `numpy.einsum`: einsum("bij,bjk->bik", x, y).
 
         Axes with the same letter are multiplied elementwise, letters that the result lacks are summed over, a letter twice
         in a term takes the diagonal, `...` stands for axes that broadcast. Without "->" the result has the letters that
-        occur once, in alphabetical order. Raises ArgumentError for a malformed expression, ShapeError for sizes that differ.
+        occur once, in alphabetical order. Raises ArgumentError for a malformed expression, ShapeError for sizes that
+        differ.
         """
 
     def elu(self, alpha: Array = 1.0) -> Tensor:
@@ -355,8 +432,23 @@ class Methods:
     def expand_dims(self, axis: int | Sequence[int] | None = 0) -> Tensor:
         """`x` with an axis of size 1 at each place `axis` (int or tuple) of the result."""
 
+    def expm(self) -> Tensor:
+        """The matrix exponential of square matrices (..., n, n)."""
+
     def expm1(self) -> Tensor:
         """`exp(x) - 1`, accurate near 0."""
+
+    def fft(self, n: Any = None, axis: int | Sequence[int] | None = -1, norm: Any = None) -> Tensor:
+        """The discrete Fourier transform along `axis`, complex. n: elements transformed, x is cut off or filled up with zeros to that (default: all). norm: 'backward' scales the inverse by 1/n, 'forward' the transform, 'ortho' both by 1/sqrt(n)."""
+
+    def fftfreq(self, d: float = 1.0, dtype: DType | None = None) -> Tensor:
+        """The frequencies of the result of fft for `n` samples at distance `d`: cycles per unit of d."""
+
+    def fftn(self, s: Any = None, axes: int | Sequence[int] | None = None, norm: Any = None) -> Tensor:
+        """fft along each of `axes` (default: all, or the last len(s)), with `s[i]` elements along axes[i]."""
+
+    def fftshift(self, axes: int | Sequence[int] | None = None) -> Tensor:
+        """`x` with frequency 0 moved to the middle of `axes` (default: all)."""
 
     def flatten(self, start_axis: Any = 0, end_axis: Any = -1) -> Tensor:
         """`x` with the axes from `start_axis` to `end_axis` (inclusive) made one."""
@@ -371,13 +463,18 @@ class Methods:
         """`floor(x / y)` in the operands' dtype. Integers divided by zero give 0."""
 
     def fmax(self, y: Array, /) -> Tensor:
-        """The larger of `x` and `y`; the other one where one is nan. The gradient of equal ones goes to `x`."""
+        """The larger of `x` and `y`; the other one where one is nan. Ties go to `x`."""
 
     def fmin(self, y: Array, /) -> Tensor:
-        """The smaller of `x` and `y`; the other one where one is nan. The gradient of equal ones goes to `x`."""
+        """The smaller of `x` and `y`; the other one where one is nan. Ties go to `x`."""
 
     def fmod(self, y: Array, /) -> Tensor:
         """The remainder of `x / y` that has the sign of `x`, as in C."""
+
+    def fold(self, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:
+        """Columns (N, C * kH * kW, windows) added up to images (N, C, H, W) of output_size (H, W): the transpose of "
+        "unfold.
+        """
 
     def full_like(self, fill_value: Any, dtype: DType | None = None) -> Tensor:
         """An array of x's shape and, unless given, dtype, with every element `fill_value`."""
@@ -408,6 +505,12 @@ class Methods:
 
     def gelu(self, approximate: str = 'none') -> Tensor:
         """`x` times the distribution function of the normal distribution; approximated with tanh if asked for."""
+
+    def global_avg_pool(self, keepdims: builtins.bool = False) -> Tensor:
+        """Mean over all axes of x (N, C, ...) but the first two."""
+
+    def global_max_pool(self, keepdims: builtins.bool = False) -> Tensor:
+        """Maximum over all axes of x (N, C, ...) but the first two."""
 
     def glu(self, axis: int | Sequence[int] | None = -1) -> Tensor:
         """The gated linear unit: the first half of `x` along `axis` times the sigmoid of the second."""
@@ -441,6 +544,9 @@ class Methods:
     def heaviside(self, y: Array, /) -> Tensor:
         """The step function: 0 below zero, `y` at zero, 1 above."""
 
+    def hfft(self, n: Any = None, axis: int | Sequence[int] | None = -1, norm: Any = None) -> Tensor:
+        """The real spectrum of a signal that is Hermitian in time, of which `x` holds the first n // 2 + 1 elements."""
+
     def hinge_embedding_loss(self, target: Array, margin: float = 1.0, reduction: str = 'mean') -> Tensor:
         """`input` where target is 1, max(0, margin - input) where it is -1."""
 
@@ -468,11 +574,41 @@ class Methods:
     def i1e(self) -> Tensor:
         """`exp(-abs(x)) * i1(x)`, which does not overflow."""
 
+    def ifft(self, n: Any = None, axis: int | Sequence[int] | None = -1, norm: Any = None) -> Tensor:
+        """The inverse of fft, complex. n: elements transformed, x is cut off or filled up with zeros to that (default: all). norm: 'backward' scales the inverse by 1/n, 'forward' the transform, 'ortho' both by 1/sqrt(n)."""
+
+    def ifftn(self, s: Any = None, axes: int | Sequence[int] | None = None, norm: Any = None) -> Tensor:
+        """The inverse of fftn: ifft along each of `axes`."""
+
+    def ifftshift(self, axes: int | Sequence[int] | None = None) -> Tensor:
+        """The inverse of fftshift."""
+
+    def ihfft(self, n: Any = None, axis: int | Sequence[int] | None = -1, norm: Any = None) -> Tensor:
+        """The inverse of hfft: the first n // 2 + 1 elements of the Hermitian signal whose spectrum is the real `x`."""
+
     def inner(self, y: Array) -> Tensor:
         """The sum of products over the last axes of both (no conjugation), as `numpy.inner`."""
 
     def instance_norm(self, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-05) -> Tensor:
         """Normalise each channel of each sample of x (N, C, ...) over the other axes. Ulyanov 2016, arXiv:1607.08022."""
+
+    def interpolate(
+        self, size: Any = None, scale_factor: Any = None, mode: Any = 'nearest', align_corners: builtins.bool = False,
+    ) -> Tensor:
+        """x (N, C, ...) resized to `size` (a number or one for each spatial axis) or by `scale_factor`.
+
+        mode  'nearest', 'nearest-exact', 'linear' (N, C, L), 'bilinear' or 'bicubic' (N, C, H, W), 'trilinear', 'area'
+        align_corners  the corner elements keep their places, else the corners of the corner elements do
+        """
+
+    def inv(self) -> Tensor:
+        """The inverse of square matrices (..., n, n). Raises ArgumentError for a singular one."""
+
+    def irfft(self, n: Any = None, axis: int | Sequence[int] | None = -1, norm: Any = None) -> Tensor:
+        """The inverse of rfft, real: `x` holds the first n // 2 + 1 frequencies. n: elements transformed, x is cut off or filled up with zeros to that (default: 2 * (m - 1)). norm: 'backward' scales the inverse by 1/n, 'forward' the transform, 'ortho' both by 1/sqrt(n)."""
+
+    def irfftn(self, s: Any = None, axes: int | Sequence[int] | None = None, norm: Any = None) -> Tensor:
+        """The inverse of rfftn, real: ifft along all but the last of `axes`, then irfft along that."""
 
     def isfinite(self) -> Tensor:
         """True where `x` is neither infinite nor nan."""
@@ -572,17 +708,72 @@ class Methods:
     def logsumexp(self, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
         """`log(sum(exp(x)))` over `axis` without overflow; -inf of nothing."""
 
+    def lp_pool1d(
+        self, norm_type: Any, kernel_size: Any, stride: Any = None, ceil_mode: builtins.bool = False,
+    ) -> Tensor:
+        """(sum of |x|^p)^(1/p) over windows of x (N, C, L), with p = norm_type."""
+
+    def lp_pool2d(
+        self, norm_type: Any, kernel_size: Any, stride: Any = None, ceil_mode: builtins.bool = False,
+    ) -> Tensor:
+        """(sum of |x|^p)^(1/p) over windows of x (N, C, H, W), with p = norm_type."""
+
+    def lstsq(self, b: Array, rcond: Any = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(solution, residuals, rank, singular values) of the least squares problem min |a x - b|, of least norm.
+
+        a (..., m, n), b (..., m, k) or (m,). residuals: the sums of squares |a x - b|² for each column of b. Differentiable
+        where the rank of a does not change.
+        """
+
     def margin_ranking_loss(self, x2: Array, target: Array, margin: float = 0.0, reduction: str = 'mean') -> Tensor:
         """max(0, -target (x1 - x2) + margin): target 1 asks for x1 > x2, target -1 for x1 < x2."""
 
     def matmul(self, y: Array, /) -> Tensor:
         """The matrix product x @ y: (..., m, k) with (..., k, n) gives (..., m, n), the axes in front broadcast. A 1-d x is a row, a 1-d y a column, whose axis is then dropped. Raises ShapeError."""
 
+    def matrix_norm(self, ord: Any = 'fro', keepdims: builtins.bool = False) -> Tensor:
+        """The norm of matrices (..., m, n), over the last two axes.
+
+        ord: "fro" (root of the sum of squares), "nuc" (sum of singular values), 2 or -2 (largest, smallest singular value),
+        1 or -1 (largest, smallest sum of absolute values of a column), inf or -inf (of a row).
+        """
+
+    def matrix_power(self, n: Any) -> Tensor:
+        """Square matrices to an integer power, by repeated squaring; a negative power is that of the inverse."""
+
+    def matrix_rank(self, rtol: Any = None) -> Tensor:
+        """How many singular values are larger than rtol (default: max(m, n) * eps) times the largest: int64."""
+
     def matrix_transpose(self) -> Tensor:
         """The last two axes exchanged. Raises ShapeError for arrays with fewer than two axes."""
 
     def max(self, /, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
         """The largest element over `axis`, nan if any is. Equal ones share the gradient. Raises ShapeError where there is none."""
+
+    def max_pool1d(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+        ceil_mode: builtins.bool = False, return_indices: builtins.bool = False,
+    ) -> Tensor:
+        """Maximum over windows of x (N, C, L) or (C, L); see max_pool2d."""
+
+    def max_pool2d(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+        ceil_mode: builtins.bool = False, return_indices: builtins.bool = False,
+    ) -> Tensor:
+        """Maximum over windows of x (N, C, H, W) or (C, H, W).
+
+        stride          default: the kernel size
+        padding         on both sides, at most half of the kernel; it never wins
+        ceil_mode       also windows that begin inside and reach beyond the end
+        return_indices  (maxima, their places in the flattened H x W)
+        The gradient goes to the first of equal maxima.
+        """
+
+    def max_pool3d(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+        ceil_mode: builtins.bool = False, return_indices: builtins.bool = False,
+    ) -> Tensor:
+        """Maximum over windows of x (N, C, D, H, W) or (C, D, H, W); see max_pool2d."""
 
     def maximum(self, y: Array, /) -> Tensor:
         """The larger of `x` and `y`, nan if either is. Equal ones share the gradient."""
@@ -684,6 +875,15 @@ class Methods:
     def percentile(self, q: Array, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
         """`quantile` with `q` from 0 to 100."""
 
+    def pinv(self, rtol: Any = None) -> Tensor:
+        """The Moore-Penrose pseudo-inverse (..., n, m) of matrices (..., m, n). Singular values below rtol (default: max(m, n) * eps) times the largest count as 0. The gradient holds where the rank does not change."""
+
+    def pixel_shuffle(self, upscale_factor: Any) -> Tensor:
+        """(..., C r², H, W) -> (..., C, H r, W r): channels become pixels. Shi et al. 2016, arXiv:1609.05158."""
+
+    def pixel_unshuffle(self, downscale_factor: Any) -> Tensor:
+        """(..., C, H r, W r) -> (..., C r², H, W): the inverse of pixel_shuffle."""
+
     def poisson_nll_loss(
         self, target: Array, log_input: builtins.bool = True, full: builtins.bool = False, eps: float = 1e-08,
         reduction: str = 'mean',
@@ -698,7 +898,7 @@ class Methods:
         """The `n`-th derivative of `digamma` at `x`, for a whole number n >= 0: `(-1)**(n+1) * n! * zeta(n+1, x)`."""
 
     def positive(self) -> Tensor:
-        """`+x`."""
+        """`+x`, a copy of `x`; of bools too."""
 
     def pow(self, y: Array, /) -> Tensor:
         """`x ** y`, exact for small integer powers; `0 ** 0` is 1 and has the gradient 0 in `x`. Integers cannot be raised to negative powers."""
@@ -713,6 +913,13 @@ class Methods:
 
     def put_along_axis(self, indices: Array, values: Array, axis: int | Sequence[int] | None = -1) -> Tensor:
         """A copy of `x` in which the elements that `take_along_axis` would read are `values` (cast, broadcast to the shape of `indices`). Of several values for one place, the last stays."""
+
+    def qr(self, mode: Any = 'reduced') -> tuple[Tensor, Tensor]:
+        """(Q, R) with x = Q R: Q with orthonormal columns, R upper triangular.
+
+        mode: "reduced" gives Q (..., m, k) and R (..., k, n), k = min(m, n); "complete" Q (..., m, m) and R (..., m, n),
+        which has no gradient where m > n. The gradient raises ArgumentError when the first k columns depend on each other.
+        """
 
     def quantile(self, q: Array, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
         """The value below which the fraction `q` of `x` over `axis` lies, interpolated linearly; nan where `x` has one.
@@ -818,6 +1025,15 @@ class Methods:
         A Tensor or array of repeats is read: the shape of the result depends on its values.
         """
 
+    def rfft(self, n: Any = None, axis: int | Sequence[int] | None = -1, norm: Any = None) -> Tensor:
+        """The first n // 2 + 1 frequencies of fft of real `x`; the others follow from them. n: elements transformed, x is cut off or filled up with zeros to that (default: all). norm: 'backward' scales the inverse by 1/n, 'forward' the transform, 'ortho' both by 1/sqrt(n)."""
+
+    def rfftfreq(self, d: float = 1.0, dtype: DType | None = None) -> Tensor:
+        """The n // 2 + 1 frequencies of the result of rfft for `n` samples at distance `d`."""
+
+    def rfftn(self, s: Any = None, axes: int | Sequence[int] | None = None, norm: Any = None) -> Tensor:
+        """fftn of real `x`: rfft along the last of `axes`, then fft along the others."""
+
     def rms_norm(self, normalized_shape: Any, weight: Array | None = None, eps: Any = None) -> Tensor:
         """x / sqrt(mean(x²) + eps) over the last axes, of shape `normalized_shape`, times weight.
 
@@ -881,6 +1097,11 @@ class Methods:
     def sinh(self) -> Tensor:
         """The hyperbolic sine."""
 
+    def slogdet(self) -> tuple[Tensor, Tensor]:
+        """(sign, logabsdet): det(x) = sign * exp(logabsdet), without overflow. Singular matrices give (0, -inf), and raise
+        ArgumentError when differentiated. For complex x the sign is a number of absolute value 1.
+        """
+
     def smooth_l1_loss(self, target: Array, beta: float = 1.0, reduction: str = 'mean') -> Tensor:
         """Huber loss divided by beta: d²/(2 beta) for |d| < beta, else |d| - beta/2. beta=0 is the L1 loss."""
 
@@ -901,6 +1122,9 @@ class Methods:
 
     def softsign(self) -> Tensor:
         """`x / (1 + abs(x))`."""
+
+    def solve(self, b: Array) -> Tensor:
+        """x with a @ x = b: a (..., n, n), b (..., n, k) or one vector (n,). Raises ArgumentError for a singular a, ShapeError."""
 
     def sort(
         self, axis: int | Sequence[int] | None = -1, descending: builtins.bool = False, stable: builtins.bool = True,
@@ -941,6 +1165,16 @@ class Methods:
     def sum_to(self, shape: int | Sequence[int]) -> Tensor:
         """`x` summed over the axes along which a value of `shape` would be stretched to x's shape."""
 
+    def svd(self, full_matrices: builtins.bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """(U, S, Vh) with x = U diag(S) Vh for matrices (..., m, n): S descending (..., min(m, n)), U and V unitary.
+
+        full_matrices=False gives U (..., m, k) and Vh (..., k, n), k = min(m, n): for matrices that are not square, only
+        this form has a gradient. See the module for equal singular values.
+        """
+
+    def svdvals(self) -> Tensor:
+        """The singular values (..., min(m, n)), descending, of matrices (..., m, n)."""
+
     def swapaxes(self, axis1: Any, axis2: Any) -> Tensor:
         """`x` with two axes exchanged."""
 
@@ -973,6 +1207,12 @@ class Methods:
     ) -> tuple[Tensor, Tensor]:
         """The `k` largest (or smallest) elements along `axis`, best first, and their int64 indices: a pair."""
 
+    def trace(self, offset: Any = 0) -> Tensor:
+        """The sum along the diagonal `offset` of matrices (..., m, n)."""
+
+    def triangular_solve(self, b: Array, lower: builtins.bool = True, unit_diagonal: builtins.bool = False) -> Tensor:
+        """x with a @ x = b, reading only the lower (or upper) triangle of a (..., n, n), whose diagonal counts as ones with unit_diagonal; b as for solve. Raises ArgumentError for a zero on the diagonal."""
+
     def tril(self, k: Any = 0) -> Tensor:
         """The lower triangle of the matrices in the last two axes: what lies above the k-th diagonal is 0."""
 
@@ -991,6 +1231,9 @@ class Methods:
     def trunc(self) -> Tensor:
         """`x` without its fraction, in x's dtype."""
 
+    def unfold(self, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:
+        """The windows of x (N, C, H, W) as columns (N, C * kH * kW, number of windows): "im2col", as torch's unfold."""
+
     def unique_all(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The different elements in order, first places, places of all, counts. Each nan counts as different."""
 
@@ -1005,6 +1248,11 @@ class Methods:
 
     def unstack(self, axis: int | Sequence[int] | None = 0) -> tuple[Tensor, ...]:
         """The slices of `x` along `axis`, without that axis: a tuple."""
+
+    def upsample(
+        self, size: Any = None, scale_factor: Any = None, mode: Any = 'nearest', align_corners: builtins.bool = False,
+    ) -> Tensor:
+        """The same as `interpolate`."""
 
     def var(
         self, axis: int | Sequence[int] | None = None, correction: float = 0.0, keepdims: builtins.bool = False,
