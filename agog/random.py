@@ -67,8 +67,8 @@ class Generator:
     def __reduce__(self) -> Any:
         return _restore, (self.state.tolist(),)
 
-    def __agog_fingerprint__(self) -> int:
-        return id(self.state)  # the state itself is a Tensor, which a recording reads afresh
+    def __agog_watch__(self) -> tuple[Any, list[Any]]:
+        return id(self.state), []  # the state itself is a Tensor, which a recording reads afresh
 
     def __repr__(self) -> str:
         return f"Generator(state={self.state.tolist()})"

@@ -34,6 +34,10 @@ class _Clock:
 clock = _Clock()
 
 
+_OWN = ("_kinds", "_hooks", "_watched", "_chain", "training", "_version")
+_UNWATCHED: tuple[type, ...] = (type(None), bool, int, float, complex, str, bytes, type, Tensor)  # changing these is setting an attribute
+
+
 class Loaded(NamedTuple):
     """What `load_state_dict` found: names that were missing, and names that the module does not have."""
 
@@ -139,6 +143,16 @@ class Module:
 
     def _changed(self) -> None:
         self.__dict__["_version"] = clock.tick()
+
+    def __agog_watch__(self) -> tuple[Any, list[Any]]:
+        """What staging guards: (versions of this module and all below, mutable plain attributes among them)."""
+        watched = self.__dict__.get("_watched")
+        if watched is None or watched[0] != clock.now:
+            modules = list(self.modules())
+            plain = [v for m in modules for k, v in m.__dict__.items()
+                     if k not in _OWN and not isinstance(v, (*_UNWATCHED, Module))]
+            watched = self.__dict__["_watched"] = (clock.now, tuple((id(m), m._version) for m in modules), plain)
+        return watched[1], watched[2]
 
     def _tree_version(self) -> int:
         """The newest stamp of this module and all below; changes whenever any of them does."""

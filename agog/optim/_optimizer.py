@@ -222,9 +222,12 @@ class Optimizer:
     # -------------------------------------------------------------------------------------- gradients and groups
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters (or, with set_to_none=False, fill them with zeros)."""
+        recording = config.special and config.modes.recorder is not None
         for group in self.param_groups:
             for p in group["params"]:
                 node = p._node
+                if recording and type(node) is Leaf:
+                    config.modes.recorder.on_grad(node)
                 if type(node) is Leaf and node.grad is not None:
                     node.grad = None if set_to_none else ag.zeros_like(node.grad)
 
@@ -323,6 +326,10 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_scratch": {}}
+
+    def __agog_watch__(self) -> tuple[Any, list[Any]]:
+        """What staging guards: everything but values of Tensors. See `agog.staging.observe`."""
+        return (self._version, *[(id(g), g._version) for g in self.param_groups]), []
 
     def __repr__(self) -> str:
         lines = []

@@ -18,6 +18,7 @@ class Guards:
 
     def __init__(self, watch: Watch, captured: list[Any]):
         names = {n for code in watch.codes for n in observe._attribute_names(code)}
+        dynamic = any({"getattr", "vars", "dir"} & observe._global_names(code) for code in watch.codes)
         self.same: list[tuple[Place, Any]] = []
         self.equal: list[tuple[Place, type, Any]] = []
         self.functions: list[tuple[Place, Any, Any]] = []
@@ -25,7 +26,7 @@ class Guards:
         self.deep: list[tuple[Place, Any]] = []
         self.nodes = [(t, t._node) for t in captured]
         for key, place in watch.places.items():
-            if key in watch.volatile or (isinstance(place.holder, type) and place.key not in names):
+            if key in watch.volatile or (isinstance(place.holder, type) and not dynamic and place.key not in names):
                 continue
             self._add(place, watch.before[key])
         for name, value, before in watch.arguments:
@@ -42,8 +43,11 @@ class Guards:
             self.functions.append((place, value, value.__code__))
             if is_user_code(value.__code__.co_filename) and (value.__defaults__ or value.__kwdefaults__):
                 self.deep.append((place, before))
-        elif hasattr(value, "__agog_fingerprint__"):
-            self.watched.append((place, value, value.__agog_fingerprint__()))
+        elif hasattr(type(value), "__agog_watch__"):
+            token, parts = value.__agog_watch__()
+            self.watched.append((place, value, token))
+            if parts:
+                self.deep.append((place, before))
         else:
             self.deep.append((place, before))
 
@@ -64,7 +68,7 @@ class Guards:
             if now is not value or now.__code__ is not code:
                 return place.name
         for place, value, state in self.watched:
-            if place.read() is not value or value.__agog_fingerprint__() != state:
+            if place.read() is not value or value.__agog_watch__()[0] != state:
                 return place.name
         for place, before in self.deep:
             try:

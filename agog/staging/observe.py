@@ -113,9 +113,10 @@ def fingerprint(value: Any, seen: dict[int, int] | None = None, name: str = "") 
         return ("fixed", key)
     if isinstance(value, Leaf):
         return ("leaf", key)
-    watched = getattr(value, "__agog_fingerprint__", None)
-    if watched is not None:
-        return ("watched", key, watched())
+    watch = getattr(type(value), "__agog_watch__", None)
+    if watch is not None:
+        token, parts = watch(value)
+        return ("watched", key, token, [fingerprint(part, seen, name) for part in parts])
     if hasattr(value, "__next__"):
         raise Refuse(f"{name or 'it'} is an iterator ({type(value).__name__}); what it gives next cannot be known beforehand")
     return _instance(value, key, seen, name)
