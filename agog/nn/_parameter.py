@@ -22,7 +22,7 @@ class Parameter(Tensor):
         super().__init__(data, dtype, requires_grad=requires_grad)
 
     def __repr__(self) -> str:
-        return "Parameter" + super().__repr__().removeprefix("Tensor")
+        return "Parameter" + super().__repr__().removeprefix("Tensor").replace("\n", "\n   ")
 
 
 class Buffer(Tensor):

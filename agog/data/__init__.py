@@ -1,0 +1,11 @@
+"""Datasets and batches.
+
+    for x, y in ag.data.DataLoader((images, labels), batch_size=64, shuffle=True, seed=0):
+        ...
+"""
+
+from agog.data._collate import collate
+from agog.data._datasets import Subset, TensorDataset, random_split
+from agog.data._loader import DataLoader
+
+__all__ = ["DataLoader", "Subset", "TensorDataset", "collate", "random_split"]
