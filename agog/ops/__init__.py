@@ -21,3 +21,4 @@ import agog.ops.pooling  # noqa: F401
 import agog.ops.linalg  # noqa: F401
 import agog.ops.decompositions  # noqa: F401
 import agog.ops.fourier  # noqa: F401
+import agog.ops.resizing  # noqa: F401
