@@ -99,7 +99,7 @@ class Adam(Optimizer):
         _multiply(v, beta2, v)
         _add(v, s, v)
         if len(moments) == 3:
-            v = _maximum(moments[2], v, moments[2])
+            v = _maximum(moments[2], v, out=moments[2])
         _sqrt(v, s)
         _add(s, eps, s)
         _divide(m, s, s)
