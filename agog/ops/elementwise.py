@@ -108,9 +108,18 @@ remainder = elementwise("remainder(x, y) -> z", takes="if",
                         vjp={"x": lambda xp, g: g, "y": lambda xp, g, x, y: -g * xp.floor_divide(x, y)},
                         lower=lambda k, x, y: k.remainder(x, y), domain=((0.1, 0.8), (0.9, 2)),
                         doc="`x - floor_divide(x, y) * y`: it has the sign of `y`. Integers modulo zero give 0.")
+
+
+def _fmod_lower(k: Any, x: Any, y: Any) -> Any:
+    if x.dtype.startswith("float"):
+        return k.fmod(x, y)
+    r = k.remainder(x, y)
+    return k.where(k.logical_and(k.ne(r, 0), k.ne(k.lt(x, 0), k.lt(y, 0))), k.sub(r, y), r)
+
+
 fmod = elementwise("fmod(x, y) -> z", takes="if",
                    vjp={"x": lambda xp, g: g, "y": lambda xp, g, x, y: -g * xp.trunc(xp.divide(x, y))},
-                   lower=lambda k, x, y: k.fmod(x, y), domain=((0.1, 0.8), (0.9, 2)),
+                   lower=_fmod_lower, domain=((0.1, 0.8), (0.9, 2)),
                    doc="The remainder of `x / y` that has the sign of `x`, as in C.")
 
 
@@ -234,9 +243,13 @@ isinf = elementwise("isinf(x) -> y", result="bool", lower=lambda k, x: k.isinf(x
                     doc="True where `x` is infinite, of either sign.")
 isfinite = elementwise("isfinite(x) -> y", result="bool", lower=lambda k, x: k.isfinite(x), domain=(-2, 2),
                        doc="True where `x` is neither infinite nor nan.")
-signbit = elementwise("signbit(x) -> y", takes="bif", result="bool",
-                      lower=lambda k, x: k.lt(k.copysign(k.cast(1, x.dtype), x), 0)
-                      if dtypes.kind(numpy.dtype(x.dtype)) == "f" else k.lt(x, 0), domain=(-2, 2),
+
+
+def _signbit_lower(k: Any, x: Any) -> Any:
+    return k.lt(k.copysign(k.const(1, x.dtype, x.lanes), x) if x.dtype.startswith("float") else x, 0)
+
+
+signbit = elementwise("signbit(x) -> y", takes="bif", result="bool", lower=_signbit_lower, domain=(-2, 2),
                       doc="True where the sign bit of `x` is set: negative numbers and -0.0.")
 
 # --------------------------------------------------------------------------------------------------- logic and bits
