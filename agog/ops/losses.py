@@ -348,8 +348,8 @@ elementwise(
     vjp={"p": lambda xp, g, p, t: g * (p - t) / xp.maximum(p * (1.0 - p), 1e-12),
          "t": lambda xp, g, p: g * (xp.maximum(xp.log1p(-p), -100.0) - xp.maximum(xp.log(p), -100.0))},
     lower=lambda k, p, t: k.sub(
-        k.mul(k.sub(t, k.const(1.0)), k.max(k.log1p(k.neg(p)), k.const(-100.0))),
-        k.mul(t, k.max(k.log(p), k.const(-100.0)))),
+        k.mul(k.sub(t, 1.0), k.max(k.log1p(k.neg(p)), -100.0)),
+        k.mul(t, k.max(k.log(p), -100.0))),
     domain=(0.05, 0.95), doc="-(t log p + (1 - t) log(1 - p)), logarithms cut off at -100.")
 
 
