@@ -203,7 +203,7 @@ def package_stub():
     for name, value in sorted(agog._CONSTANTS.items()):
         out.append(f"{name}: {'None' if value is None else type(value).__name__}\n")
     names = sorted(n for n in agog.__all__ if n not in agog._SUBMODULES or n in modules)
-    out.append("\n__all__ = [\n" + lines([f'"{n}"' for n in names], "    ") + "]\n\n")
+    out.append("\n__all__ = [\n" + "".join(f'    "{n}",\n' for n in names) + "]\n\n")
     out += [function(name, fn, op) for name, fn, op in operations()]
     return "".join(out).rstrip("\n") + "\n"
 
