@@ -189,7 +189,7 @@ class OneCycleLR(LRScheduler):
 
     Step it after each batch. The rate follows cosines, or straight lines with anneal_strategy="linear".
 
-    total_steps       number of steps of the whole cycle; a step after the last raises ArgumentError
+    total_steps       number of batches of the whole cycle; more steps than that raise ArgumentError
     pct_start         part of the cycle that goes up
     final_div_factor  the end is max_lr / div_factor / final_div_factor
     cycle_momentum    move the momentum (or the first beta) from max_momentum to base_momentum and back
@@ -222,10 +222,10 @@ class OneCycleLR(LRScheduler):
         top, end = self.pct_start * self.total_steps - 1, self.total_steps - 1
         if n <= top:
             return True, n / top if top > 0 else 1.0
-        return False, (n - top) / (end - top) if end > top else 1.0
+        return False, min((n - top) / (end - top), 1.0) if end > top else 1.0
 
     def _rate(self, index: int, base: float, n: int) -> float:
-        if n >= self.total_steps:
+        if n > self.total_steps:  # the step after the last batch is harmless
             raise ArgumentError(f"OneCycleLR: step {n} of a cycle of total_steps={self.total_steps}; the cycle is over")
         high = self.max_lrs[index]
         low = high / self.div_factor

@@ -26,7 +26,8 @@ def sgd(p, gs, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=
     return p
 
 
-def adam(p, gs, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False, decoupled=False):
+def adam(p, gs, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False,
+         decoupled=False):
     m = v = top = 0.0
     for t, g in enumerate(gs, 1):
         g = -g if maximize else g
@@ -133,7 +134,8 @@ def test_float32_stays_float32(cls, formula, kw, rng):
     run(opt, p, gs)
     assert p.dtype == ag.float32
     assert all(t.dtype == ag.float32 for k, t in opt.state.get(p, {}).items() if k != "step")
-    np.testing.assert_allclose(p.detach().numpy(), formula(x.astype(float), gs.astype(float), **kw), rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(p.detach().numpy(), formula(x.astype(float), gs.astype(float), **kw), rtol=2e-5,
+                               atol=2e-6)
 
 
 @pytest.mark.parametrize(("cls", "formula", "kw"), CASES, ids=IDS)
