@@ -21,7 +21,6 @@ from typing import Any, Iterator, NamedTuple
 import numpy as np
 
 
-
 class Where(NamedTuple):
     """The user's line that a node comes from. `code` is read from the file when it is first wanted."""
 

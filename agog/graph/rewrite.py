@@ -100,13 +100,13 @@ def prune(graph: Graph) -> Graph:
     return graph.replaced(nodes[::-1])
 
 
-def ancestors(values: Sequence[Value]) -> set[Node]:
-    """All nodes that `values` are computed from."""
+def ancestors(values: Sequence[Value], among: Any = None) -> set[Node]:
+    """All nodes (`among` some) that `values` are computed from."""
     found: set[Node] = set()
     stack = [v.node for v in values if v is not None and v.node is not None]
     while stack:
         node = stack.pop()
-        if node in found:
+        if node in found or among is not None and node not in among:
             continue
         found.add(node)
         stack.extend(v.node for v in node.inputs if v is not None and v.node is not None and v.node not in found)

@@ -17,7 +17,8 @@ COMMUTATIVE = ("add", "multiply", "equal", "not_equal", "logical_and", "logical_
                "bitwise_or", "bitwise_xor")
 
 VIEWS: dict[str, Any] = {  # the row's own computation, where that never copies
-    "reshape": None, "permute_dims": None, "_getitem": None, "flip": None, "diagonal": None,
+    "reshape": None, "permute_dims": None, "flip": None, "diagonal": None,
+    "_getitem": lambda np, x, index: x[index if Ellipsis in index else (*index, ...)],  # never a NumPy scalar
     "broadcast_to": lambda np, x, shape: np.broadcast_to(x, shape),
 }
 
@@ -103,7 +104,8 @@ def _masked(*args: Any) -> bool:
     return any(x is not None and dtypes.kind(x.dtype) == "b" for x in args[1:-1])
 
 
-DYNAMIC: dict[str, Any] = {"_getitem_array": _masked, "_getitem_arrays": _masked, "bincount": lambda *args: True}
+DYNAMIC: dict[str, Any] = {"_getitem_array": _masked, "_getitem_arrays": _masked, "_getitem_written": _masked,
+                           "bincount": lambda *args: True}
 
 
 NAMES = {*COMMUTATIVE, *VIEWS, *INFER, *DYNAMIC}  # a test sees that all of them are rows

@@ -12,7 +12,7 @@ import numpy as np
 from agog.array import dtypes
 from agog.graph.build import Builder, Symbol, number, xp
 from agog.graph.ir import Constant, Graph, Node, Value, freeze
-from agog.graph.rewrite import rewrite
+from agog.graph.rewrite import ancestors, rewrite
 from agog.ops.identities import TABLE_OF_IDENTITIES, Call, Identity, Name, Number
 
 
@@ -35,17 +35,30 @@ def _accurate(builder: Builder, node: Node, inputs: tuple) -> Sequence[Value] | 
 
 
 def _apply(builder: Builder, node: Node, which: str) -> Sequence[Value] | None:
-    if not node.is_row:
+    found: Value | None = None
+    mark = len(builder.nodes)
+    while node.is_row and node.op in TABLE_OF_IDENTITIES:
+        new = _once(builder, node, which)
+        if new is None:
+            break
+        found = new
+        if new.node is None or new.node not in builder.nodes[-1:]:
+            break
+        node = new.node  # what an identity gives may be the beginning of another one
+    if found is None:
         return None
-    rules = TABLE_OF_IDENTITIES.get(node.op)
-    if not rules:
-        return None
+    used = ancestors([found], builder.nodes[mark:])
+    builder.nodes[mark:] = [n for n in builder.nodes[mark:] if n in used]  # not what was on the way
+    return (found,)
+
+
+def _once(builder: Builder, node: Node, which: str) -> Value | None:
     kind = dtypes.kind(node.outputs[0].dtype)
-    for rule in rules:
+    for rule in TABLE_OF_IDENTITIES[node.op]:
         if kind in getattr(rule, which):
             found = _try(builder, node, rule)
             if found is not None:
-                return (found,)
+                return found
     return None
 
 
