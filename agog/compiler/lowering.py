@@ -1,0 +1,393 @@
+"""From a graph to values that loops compute (`values`), by what its rows say about themselves.
+
+A row is lowered by the first of these that it has:
+
+    lower      a function of scalars (elementwise rows)
+    view       the result is a view of the input
+    nest       `nest(b, inputs, statics)`: written with the methods of `Lowering` (reduce, gather, assemble, matmul, ...)
+    decompose  `decompose(xp, *inputs, *statics)`: the same in other rows
+
+A row that has none of them, or whose dtypes kernels do not have, is an island: Python calls its computation.
+"""
+
+import numpy as np
+
+from agog.array import dtypes
+from agog.compiler.nests import cost_of
+from agog.compiler.targets import ITEMSIZE
+from agog.compiler.values import (
+    Assembled,
+    Buffer,
+    Const,
+    Coord,
+    Gather,
+    Part,
+    Point,
+    Reduce,
+    Val,
+    View,
+    contiguous,
+    mapped,
+    resolve,
+    seen_as,
+    whole,
+)
+from agog.errors import AgogError
+from agog.graph import forms
+from agog.graph.build import Builder, xp
+from agog.graph.ir import Constant, Graph
+
+__all__ = ["Guard", "Island", "Lowering", "Matmul", "decomposed"]
+
+
+class Step:
+    """Something that is not a loop nest of values: it reads buffers and makes buffers."""
+
+    def __init__(self, inputs, position):
+        self.inputs, self.position, self.outputs = tuple(inputs), position, ()
+
+
+class Island(Step):
+    """A call of Python: `call(*arrays) -> arrays`. `why` says why it is not native."""
+
+    def __init__(self, node, inputs, position, why):
+        super().__init__(inputs, position)
+        self.node, self.why = node, why
+
+
+class Guard(Step):
+    """`inputs[0]`, a scalar, must be `expected`."""
+
+    def __init__(self, x, expected, position):
+        super().__init__((x,), position)
+        self.expected = expected
+
+
+class Matmul(Step):
+    """(..., m, k) @ (..., k, n); the operands may be any views."""
+
+
+class ScatterAdd(Step):
+    """Zeros to which `inputs[0]` is added at places: (x index values ..., see Gather.where)."""
+
+    def __init__(self, inputs, where, position):
+        super().__init__(inputs, position)
+        self.where = where
+
+
+class Unsupported(Exception):
+    """A row cannot be lowered for these inputs: the reason."""
+
+
+def decomposed(graph):
+    """The graph with every node whose row says `decompose` replaced, and `fused` bodies put in place.
+
+    Also the position in `graph` of the node that each of its nodes comes from.
+    """
+    positions = list(range(len(graph.nodes)))
+    while any(_opens(n) for n in graph.nodes):
+        opened, inner = _decomposed_once(graph)
+        done = [n.op for n in opened.nodes] == [n.op for n in graph.nodes]
+        graph, positions = opened, [positions[i] for i in inner]
+        if done:
+            break
+    return graph, positions
+
+
+def _decomposed_once(graph):
+    b = Builder.like(graph)
+    new, positions = {}, []
+
+    def put(v):
+        return None if v is None else new.get(v, v)
+
+    def nodes(graph, position=None):
+        for i, node in enumerate(graph.nodes):
+            at = i if position is None else position
+            if node.op is forms.FUSED:
+                body = node.graphs[0]
+                new.update(zip(body.inputs, map(put, node.inputs)))
+                nodes(body, at)
+                new.update(zip(node.outputs, map(put, body.outputs)))
+                continue
+            inputs = tuple(map(put, node.inputs))
+            made = None
+            if _opens(node):
+                made = _opened(b, node, inputs)
+            if made is None:
+                copy = node.with_inputs(inputs)
+                if copy is node:
+                    copy = type(node)(node.op, inputs, node.statics, [type(v)(*v.spec, v.name) for v in node.outputs],
+                                      node.graphs, node.where)
+                b.nodes.append(copy)
+                made = copy.outputs
+            new.update(zip(node.outputs, made))
+            positions.extend([at] * (len(b.nodes) - len(positions)))
+
+    with b:
+        nodes(graph)
+    return Graph(graph.name, b.inputs, b.nodes, [put(v) for v in graph.outputs], graph.roles), positions
+
+
+def _opens(node):
+    return node.op is forms.FUSED or node.is_row and node.op.decompose is not None
+
+
+def _opened(b, node, inputs):
+    if any(v is not None and str(v.dtype) not in ITEMSIZE for v in (*inputs, *node.outputs)):
+        return None
+    b.where = node.where
+    before = len(b.nodes)
+    try:
+        out = node.op.decompose(xp, *[None if v is None else b.symbol(v) for v in inputs], *node.statics)
+    except AgogError:
+        out = None
+    if out is None:
+        del b.nodes[before:]
+        return None
+    values = [b.value(v) for v in (out if isinstance(out, tuple | list) else (out,))]
+    if [v.spec for v in values] != [v.spec for v in node.outputs]:
+        raise AssertionError(f"{node.op.name} decomposed into {[v.spec for v in values]}, not {[v.spec for v in node.outputs]}")
+    return values
+
+
+class Lowering:
+    """Lowers one graph. Its methods are what `nest` rules of rows are written with."""
+
+    def __init__(self, target):
+        self.target = target
+        self.functions = {}
+        self.steps = []  # what is not a loop, in order
+        self.position = 0
+        self.guards = []
+
+    # ------------------------------------------------------------------------------------------------ the graph
+    def graph(self, graph):
+        """Lower all nodes; returns (inputs, outputs) as Vals."""
+        graph, positions = decomposed(graph)
+        self.env = {}
+        inputs = []
+        for i, v in enumerate(graph.inputs):
+            b = Buffer(v.shape, str(v.dtype), name=v.role.path or v.name or f"input{i}")
+            self.env[v] = b
+            inputs.append(b)
+        for node, position in zip(graph.nodes, positions):
+            self.position = position
+            self._node(node)
+        outputs, seen = [], set()
+        for v in graph.outputs:
+            x = self._own(self.read(v))
+            root = resolve(x)[0]
+            if id(root) in seen:
+                x = self.copy(x)
+                root = x
+            seen.add(id(root))
+            outputs.append(x)
+        return inputs, outputs
+
+    def _own(self, x):
+        """`x` as something that fills an array of its own."""
+        root = resolve(x)[0]
+        if x.dtype not in ITEMSIZE:
+            if isinstance(root, Buffer) and root.step is None:
+                step = Island(None, (x,), self.position, f"kernels have no {x.dtype}")
+                step.outputs = (Buffer(x.shape, x.dtype, step, name="copy"),)
+                self.steps.append(step)
+                return step.outputs[0]
+            return x
+        if isinstance(root, Const | Coord) or isinstance(root, Buffer) and root.step is None or not whole(x):
+            return self.copy(x)
+        return x
+
+    def solid(self, x, strided=False):
+        """`x` as something in memory: a value that is stored, or (strided) any view of one."""
+        if x is None or x.dtype not in ITEMSIZE:
+            return x
+        if isinstance(resolve(x)[0], Const | Coord) or not strided and not whole(x):
+            return self.copy(x)
+        return x
+
+    def read(self, v):
+        """The Val of a graph value."""
+        if v is None:
+            return None
+        if type(v) is Constant and v not in self.env:
+            if v.data.ndim == 0 and str(v.dtype) in ITEMSIZE:
+                self.env[v] = Const(v.data.item(), str(v.dtype))
+            else:
+                self.env[v] = Buffer(v.shape, str(v.dtype), data=np.ascontiguousarray(v.data).reshape(v.shape))
+        return self.env[v]
+
+    def _node(self, node):
+        inputs = [self.read(v) for v in node.inputs]
+        if node.op is forms.GUARD:
+            if inputs[0].dtype in ITEMSIZE:
+                self.steps.append(Guard(self.solid(inputs[0]), node.statics[0], self.position))
+                return
+            self._island(node, inputs, "its dtype")
+            return
+        try:
+            if not node.is_row:
+                raise Unsupported(f"{node.op.name} is run by Python")
+            made = self._row(node, inputs)
+        except Unsupported as reason:
+            made = self._island(node, inputs, str(reason))
+        for v, x in zip(node.outputs, made):
+            assert x.shape == v.shape and x.dtype == str(v.dtype), (node, x, v)
+            self.env[v] = x
+
+    def _island(self, node, inputs, why):
+        step = Island(node, [self.solid(v) for v in inputs], self.position, why)
+        step.outputs = tuple(Buffer(v.shape, str(v.dtype), step, name=node.op.name) for v in node.outputs)
+        self.steps.append(step)
+        return step.outputs
+
+    def _row(self, node, inputs):
+        op = node.op
+        for v in (*inputs, *node.outputs):
+            if v is not None and str(v.dtype) not in ITEMSIZE:
+                raise Unsupported(f"kernels have no {v.dtype}")
+        if op.lower is not None and op.elementwise:
+            return [self._elementwise(node, inputs)]
+        if op.view is not None and len(node.outputs) == 1:
+            return [self.view(inputs[0], lambda x: op.view(np, x, *node.statics))]
+        if op.nest is not None:
+            made = op.nest(self, inputs, node)
+            if made is None:
+                raise Unsupported(f"{op.name} has no loops for these inputs")
+            return list(made) if isinstance(made, tuple | list) else [made]
+        raise Unsupported(f"{op.name} has no lowering")
+
+    def _elementwise(self, node, inputs):
+        op, out = node.op, node.outputs[0]
+        given = [v for v in inputs if v is not None]
+        names = op.inputs * len(inputs) if op.variadic else op.inputs
+        common = None
+        for name, v in zip(names, inputs):
+            if v is not None and name in op.promotes:
+                d = np.dtype(v.dtype)
+                common = d if common is None else dtypes.promote(common, d)
+        if common is not None and op.to_float and common.kind in "biu":
+            common = dtypes.default_float()
+        args = [v if v is None or name not in op.promotes else self.cast(v, str(common)) for name, v in zip(names, inputs)]
+        if not given:
+            raise Unsupported(f"{op.name} has no inputs")
+        return self.point(op.name, op.lower, args, out.shape, str(out.dtype))
+
+    # ------------------------------------------------------------------------------------------------ the language
+    def const(self, value, dtype, shape=()):
+        """A number, in every place of `shape`."""
+        return Const(value, dtype, shape)
+
+    def point(self, name, fn, args, shape=None, dtype=None):
+        """`fn(k, *scalars)` at every point. `name` says what `fn` is: equal names are equal functions."""
+        kinds = tuple(None if a is None else a.dtype for a in args)
+        try:
+            cost_of(self.target, name, fn, kinds)
+        except AgogError as error:
+            raise Unsupported(f"{name} of {', '.join(map(str, kinds))}: {error}") from None
+        except (AttributeError, TypeError, KeyError) as error:
+            raise Unsupported(f"{name}: {error}") from None
+        self.functions[name] = fn
+        if shape is None:
+            shape = np.broadcast_shapes(*[a.shape for a in args if a is not None])
+        return Point(name, args, shape, dtype or next(a.dtype for a in args if a is not None))
+
+    def cast(self, x, dtype):
+        """`x` in another dtype."""
+        if x.dtype == dtype:
+            return x
+        if isinstance(x, Const):
+            return Const(np.array(x.value, x.dtype).astype(dtype).item(), dtype, x.shape)
+        return Point("cast", (x,), x.shape, dtype)
+
+    def view(self, x, fn):
+        """A view: `fn(array)` of a NumPy array of x's shape, which may only move elements about without a copy."""
+        made = seen_as(x, fn)
+        if made is None:
+            x = self.copy(x)
+            made = seen_as(x, fn)
+        if made is None:
+            raise Unsupported("it is not a view")
+        (offset, strides, shape), = made
+        return self.strided(x, offset, strides, shape)
+
+    def strided(self, x, offset, strides, shape):
+        """The view of x's root with these strides, in elements."""
+        root = x.root if isinstance(x, View) else x
+        if isinstance(root, Const):
+            return Const(root.value, root.dtype, shape)
+        if isinstance(root, Coord) and mapped(View(root, offset, strides, shape)) is None:
+            root = self.copy(root)
+        if offset == 0 and tuple(shape) == root.shape and tuple(strides) == contiguous(shape):
+            return root
+        return View(root, offset, strides, shape)
+
+    def copy(self, x):
+        """The same values as a loop value of its own."""
+        return Point("copy", (x,), x.shape, x.dtype)
+
+    def broadcast(self, x, shape):
+        """`x` stretched to `shape`."""
+        return x if x.shape == tuple(shape) else self.view(x, lambda a: np.broadcast_to(a, shape))
+
+    def reshape(self, x, shape):
+        """`x` in another shape, row by row."""
+        return x if x.shape == tuple(shape) else self.view(x, lambda a: a.reshape(shape))
+
+    def reduce(self, kind, x, axes, keepdims=False, dtype=None):
+        """sum, prod, max, min, any or all over `axes` (None: all)."""
+        over = tuple(range(x.ndim)) if axes is None else tuple(a % x.ndim for a in (axes if isinstance(axes, tuple | list) else (axes,)))
+        x = self.cast(x, dtype or x.dtype)
+        shape = tuple(n for a, n in enumerate(x.shape) if a not in over)
+        kept = tuple(1 if a in over else n for a, n in enumerate(x.shape))
+        if all(x.shape[a] == 1 for a in over):
+            return self.reshape(x, kept if keepdims else shape)
+        y = Reduce(kind, x, over, shape, x.dtype)
+        return self.reshape(y, kept) if keepdims else y
+
+    def coordinate(self, shape, axis):
+        """The index along `axis`, int64."""
+        return Coord(shape, axis % len(shape))
+
+    def gather(self, x, where, shape):
+        """Elements of `x`: axis a is walked by axis where[a] (an int) of the result, or named by where[a] (a Val)."""
+        if isinstance(x, View | Const | Coord):
+            x = self.copy(x)
+        if 0 in x.shape and 0 not in shape:
+            raise Unsupported("nothing to gather from")
+        where = [self.broadcast(w, shape) if isinstance(w, Val) else w for w in where]
+        return Gather(x, where, shape, self.position)
+
+    def assemble(self, shape, dtype, parts, fill=None):
+        """A buffer made of parts: (value, fn), where `fn(array)` is the view that the value fills. `fill` comes first."""
+        out = Assembled(shape, dtype)
+        parts = list(parts)
+        if fill is not None:
+            whole = fill if isinstance(fill, Val) else Const(fill, dtype, shape)
+            parts.insert(0, (self.broadcast(whole, shape), lambda a: a))
+        for value, fn in parts:
+            (offset, strides, place), = seen_as(Buffer(shape, dtype), fn)
+            value = self.broadcast(value, place)
+            if value.size == 0:
+                continue
+            # only `fill` overlaps what comes later
+            after = [out.parts[0]] if fill is not None and out.parts else []
+            out.parts.append(Part(value, out, offset, strides, after))
+        return out
+
+    def matmul(self, x, y, shape, dtype):
+        """x @ y for (..., m, k) and (..., k, n) of one float dtype, leading axes broadcast to those of `shape`."""
+        step = Matmul((self.solid(x, True), self.solid(y, True)), self.position)
+        step.outputs = (Buffer(shape, dtype, step, name="matmul"),)
+        self.steps.append(step)
+        return step.outputs[0]
+
+    def scatter_add(self, g, where, shape):
+        """Zeros of `shape` to which the elements of `g` are added; `where` as in `gather`, of the result's axes."""
+        where = [self.broadcast(w, g.shape) if isinstance(w, Val) else w for w in where]
+        where = [self.solid(w, True) if isinstance(w, Val) else w for w in where]
+        step = ScatterAdd((self.solid(g, True), *[w for w in where if isinstance(w, Val)]), where, self.position)
+        step.outputs = (Buffer(shape, g.dtype, step, name="scatter_add"),)
+        self.steps.append(step)
+        return step.outputs[0]

@@ -1,0 +1,364 @@
+"""A compiled graph: `compile(graph)` gives a Program, and `program(inputs)` what the graph computes.
+
+    p = compile(graph)
+    outputs = p([a, b])          # a list of new arrays, from NumPy arrays of the graph's shapes and dtypes
+    outputs = p.call(a, b)       # the same with fewer steps of Python
+    print(p.explain()); print(p.code("loops")); p.code("llvm"); p.code("asm")
+
+Everything native is one call, or a few with calls of Python between them for rows that have no loops (islands).
+`GuardFailed` is raised with nothing written anywhere and no effect delivered.
+"""
+
+import threading
+from time import perf_counter
+
+import numpy as np
+
+import agog.ops.structure  # noqa: F401  (the rows' loops)
+from agog.compiler import jit, targets
+from agog.compiler.lowering import Island, Lowering
+from agog.compiler.nests import NestCode
+from agog.compiler.schedule import Group, schedule
+from agog.compiler.segment import Segment
+from agog.compiler.values import Buffer, resolve
+from agog.errors import ArgumentError, GuardFailed
+from agog.graph import forms
+from agog.graph.ir import Graph
+
+__all__ = ["Program", "compile"]
+
+
+def compile(graph, target=None, threads=True):
+    """A Program that computes `graph`.
+
+    target   a `targets.Target`; this machine by default
+    threads  whether large loops may be shared out to the pool
+    """
+    return Program(graph, target or targets.host(), threads)
+
+
+class Program:
+    """A compiled graph; see the module's docstring.
+
+    `failed` of a GuardFailed (an attribute `position`) is the number of the graph's node that did not hold.
+    """
+
+    def __init__(self, graph: Graph, target, threads=True):
+        self.graph, self.target = graph, target
+        start = perf_counter()
+        lowering = Lowering(target)
+        inputs, outputs = lowering.graph(graph)
+        units, needed, links = schedule(outputs, lowering.steps)
+        self._build(lowering, inputs, outputs, units, needed, links, threads)
+        self.seconds = perf_counter() - start
+
+    # ------------------------------------------------------------------------------------------------ building
+    def _build(self, lowering, inputs, outputs, units, needed, links, threads):
+        runs, run = [], []
+        for u in units:
+            if isinstance(u, Island):
+                if run:
+                    runs.append(run)
+                runs.append(u)
+                run = []
+            else:
+                run.append(u)
+        if run:
+            runs.append(run)
+        at = {u: i for i, r in enumerate(runs) for u in (r if isinstance(r, list) else [r])}
+        touched = {}  # root -> the runs that read or write it
+        for u in units:
+            for root in self._roots(u, needed, links):
+                touched.setdefault(root, set()).add(at[u])
+        out_roots = [resolve(v)[0] for v in outputs]
+        slots, self._made = {}, []  # every array of a call has a slot: inputs, results, what passes between runs
+        for v in inputs:
+            slots[v] = len(slots)
+        shapes = {resolve(v)[0]: v.shape for v in outputs}
+        for root in dict.fromkeys([*out_roots, *[r for r in touched if len(touched[r]) > 1 or not isinstance(runs[min(touched[r])], list)]]):
+            if root not in slots and not (isinstance(root, Buffer) and root.data is not None):
+                slots[root] = len(slots)
+                if not (isinstance(root, Buffer) and isinstance(root.step, Island)):
+                    self._made.append((slots[root], shapes.get(root, root.shape), np.dtype(root.dtype)))
+        self._count = len(slots)
+        self._inputs, self._outputs = [slots[v] for v in inputs], [slots[r] for r in out_roots]
+        self._specs = [(v.shape, np.dtype(v.dtype)) for v in inputs]
+        self._runs, self._segments = [], []
+        for r in runs:
+            if isinstance(r, list):
+                segment = Segment(self.target, lowering.functions, needed, links, threads)
+                roots = dict.fromkeys(root for u in r for root in self._roots(u, needed, links))
+                arrays = [root for root in slots if root in roots]
+                constants = [root for root in roots if isinstance(root, Buffer) and root.data is not None]
+                segment.build(r, arrays, constants)
+                self._segments.append(segment)
+                self._runs.append(("native", segment.load(), [slots[a] for a in arrays], None))
+            else:
+                self._runs.append(("island", self._caller(r), [self._argument(v, slots) for v in r.inputs],
+                                   [slots.get(v) for v in r.outputs]))
+        self._islands = [r for r in runs if isinstance(r, Island)]
+        self._fast = self._entry()
+
+    @staticmethod
+    def _roots(u, needed, links):
+        if isinstance(u, Group):
+            out = {}
+            for v in u.members:
+                for link in links[v]:
+                    if link and link.root not in u.place and link.root in needed:
+                        out[link.root] = None
+                if v in needed:
+                    out[v] = None
+                for extra in ("target", "x"):
+                    root = getattr(v, extra, None)
+                    if extra == "target" and root is not None or extra == "x" and hasattr(v, "where"):
+                        out[resolve(root)[0]] = None
+            return out
+        return dict.fromkeys([*[resolve(v)[0] for v in u.inputs if v is not None], *u.outputs])
+
+    @staticmethod
+    def _argument(v, slots):
+        """(slot, constant, shape) of an island's input."""
+        if v is None:
+            return None, None, None
+        root = resolve(v)[0]
+        return (slots.get(root), getattr(root, "data", None), v.shape)
+
+    def _caller(self, island):
+        """`call(values, effects) -> arrays` for an island."""
+        node = island.node
+        if node is None:
+            return lambda values, effects: (np.array(values[0]),)
+        if node.is_row:
+            raw, statics = node.op.raw, node.statics
+            specs = [v.spec for v in node.outputs]
+
+            def call(values, effects):
+                out = raw(*values, *statics)
+                out = [np.asarray(o) for o in (out if isinstance(out, tuple) else (out,))]
+                for o, (shape, dtype) in zip(out, specs, strict=True):
+                    if o.shape != shape or o.dtype != dtype:
+                        raise _failure(island.position, f"{node.op.name} gave {o.dtype}{list(o.shape)}, not {dtype}{list(shape)}")
+                given = [v for v in values if v is not None]
+                return [np.array(o) if not o.flags.c_contiguous or any(np.may_share_memory(o, v) for v in given) else o
+                        for o in out]
+
+            return call
+        return _FORMS[node.op](self, node, island.position)
+
+    def _inner(self, graph):
+        return Program(graph, self.target)
+
+    # ------------------------------------------------------------------------------------------------ calling
+    def _entry(self):
+        """The Python function of one native call, written out for this number of arrays; None when there is more."""
+        if len(self._runs) != 1 or self._runs[0][0] != "native":
+            return None
+        native, order = self._runs[0][1], self._runs[0][2]
+        names = {slot: f"a{i}" for i, slot in enumerate(self._inputs)}
+        env = {"native": native, "empty": np.empty, "fail": self._fail, "again": self._again}
+        lines = []
+        for i, (slot, shape, dtype) in enumerate(self._made):
+            names[slot] = f"o{i}"
+            env[f"s{i}"], env[f"d{i}"] = shape, dtype
+            lines.append(f"    o{i} = empty(s{i}, d{i})")
+        arguments = ", ".join(names[s] for s in self._inputs)
+        outs = "[" + ", ".join(names[s] for s in self._outputs) + "]"
+        source = "\n".join([
+            f"def call({arguments}):", *lines,
+            "    try:",
+            f"        failed = native({', '.join(names[s] for s in order)})",
+            "    except (ValueError, BufferError, TypeError):",
+            f"        return again(({arguments}{',' if arguments else ''}))",
+            "    if failed is not None:",
+            "        fail(failed)",
+            f"    return {outs}"])
+        exec(source, env)
+        return env["call"]
+
+    def __call__(self, inputs):
+        if self._fast is not None:
+            return self._fast(*inputs)
+        return self._slow(inputs)
+
+    @property
+    def call(self):
+        """The program with its inputs as positional arguments."""
+        return self._fast or (lambda *inputs: self._slow(inputs))
+
+    def _again(self, inputs):
+        """The call with inputs that were not contiguous made so; any other mistake is said."""
+        if len(inputs) != len(self._specs):
+            raise ArgumentError(f"the program takes {len(self._specs)} arrays, {len(inputs)} were given")
+        fixed = []
+        for i, (x, (shape, dtype)) in enumerate(zip(inputs, self._specs, strict=True)):
+            x = np.asarray(x)
+            if x.shape != shape or x.dtype != dtype:
+                raise ArgumentError(f"input {i} is {x.dtype}{list(x.shape)}, the program was compiled for {dtype}{list(shape)}")
+            fixed.append(np.ascontiguousarray(x).reshape(shape))
+        return self._slow(fixed)
+
+    def _slow(self, inputs):
+        if len(inputs) != len(self._specs):
+            raise ArgumentError(f"the program takes {len(self._specs)} arrays, {len(inputs)} were given")
+        env = [None] * self._count
+        for slot, x, (shape, _) in zip(self._inputs, inputs, self._specs):
+            env[slot] = x if isinstance(x, np.ndarray) and x.flags.c_contiguous else np.ascontiguousarray(x).reshape(shape)
+        for slot, shape, dtype in self._made:
+            env[slot] = np.empty(shape, dtype)
+        effects = []
+        for kind, call, arguments, results in self._runs:
+            if kind == "native":
+                failed = call(*[env[s] for s in arguments])
+                if failed is not None:
+                    self._fail(failed)
+            else:
+                values = [None if shape is None else (data if slot is None else env[slot]).reshape(shape)
+                          for slot, data, shape in arguments]
+                with np.errstate(all="ignore"):
+                    out = call(values, effects)
+                for slot, x in zip(results, out):
+                    if slot is not None:
+                        env[slot] = x
+        self._deliver(effects)
+        return [env[s] for s in self._outputs]
+
+    def _deliver(self, effects):
+        if getattr(_nested, "effects", None) is not None:
+            _nested.effects.extend(effects)
+            return
+        for deliver, values in effects:
+            deliver(*values)
+
+    def _fail(self, position):
+        node = self.graph.nodes[position]
+        raise _failure(position, f"{node.op.name} did not hold" + (f" at {node.where}" if node.where else ""))
+
+    # ------------------------------------------------------------------------------------------------ looking in
+    def explain(self):
+        """What was compiled: native calls, loops, memory, and what is run by Python and why."""
+        lines = [f"program of '{self.graph.name}': {len(self._segments)} native calls, {len(self._islands)} islands, "
+                 f"compiled in {self.seconds * 1e3:.1f} ms for {self.target.name}"]
+        for i, s in enumerate(self._segments):
+            lines.append(f"native {i}: {len(s.notes)} steps, {len(s.names)} functions, arena {s.arena} bytes "
+                         f"(without reuse {s.unshared}), about {s.work:.2g} instructions"
+                         + (", releases the GIL" if s.work >= 1 << 21 else ""))
+            for name, u, code, parallel in s.notes:
+                what = repr(u) if isinstance(u, Group) else type(u).__name__.lower()
+                if isinstance(code, NestCode):
+                    what += f", {code.passes or 1} passes, vectors of {code.lanes} x {code.unroll}"
+                lines.append(f"  {name}: {what}{', shared out' if parallel else ''}")
+        for island in self._islands:
+            name = "copy" if island.node is None else island.node.op.name
+            lines.append(f"island: {name}: {island.why}")
+        return "\n".join(lines)
+
+    def code(self, form="loops"):
+        """The text of the native parts: "loops", "llvm" or "asm"."""
+        if form == "loops":
+            return "\n\n".join(t for s in self._segments for t in s.texts)
+        if form == "llvm":
+            return "\n\n".join(str(s.module) for s in self._segments)
+        if form == "asm":
+            return "\n\n".join(jit.assembly(s.module) for s in self._segments)
+        raise ArgumentError(f"code({form!r}): give 'loops', 'llvm' or 'asm'")
+
+    @property
+    def islands(self):
+        """(name, why) of everything that Python runs."""
+        return [("copy" if i.node is None else i.node.op.name, i.why) for i in self._islands]
+
+    def __repr__(self):
+        return f"<program '{self.graph.name}': {len(self._segments)} native calls, {len(self._islands)} islands>"
+
+
+def _failure(position, text):
+    error = GuardFailed(text)
+    error.position = position
+    return error
+
+
+# ------------------------------------------------------------------------------------------------------ forms
+_nested = threading.local()
+
+
+def _run_inner(program, values, effects):
+    """Run an inner program; its effects join those of the outer one."""
+    before = getattr(_nested, "effects", None)
+    _nested.effects = effects
+    try:
+        return program(values)
+    finally:
+        _nested.effects = before
+
+
+def _located(fn, position):
+    """`fn` with a guard that fails inside reported at the position of the form."""
+    def call(values, effects):
+        try:
+            return fn(values, effects)
+        except GuardFailed as error:
+            error.position = position
+            raise
+    return call
+
+
+def _cond(outer, node, position):
+    branches = [outer._inner(g) for g in node.graphs]
+    return _located(lambda values, effects: _run_inner(branches[0 if values[0] else 1], values[1:], effects), position)
+
+
+def _while(outer, node, position):
+    carried, = node.statics
+    test, body = (outer._inner(g) for g in node.graphs)
+
+    def call(values, effects):
+        state, rest = list(values[:carried]), list(values[carried:])
+        while _run_inner(test, state + rest, effects)[0]:
+            state = list(_run_inner(body, state + rest, effects))
+        return [np.array(s) for s in state]
+
+    return _located(call, position)
+
+
+def _scan(outer, node, position):
+    carried, scanned, length, reverse = node.statics
+    body = outer._inner(node.graphs[0])
+    specs = [v.spec for v in node.outputs[carried:]]
+
+    def call(values, effects):
+        state, seqs, rest = list(values[:carried]), values[carried:carried + scanned], list(values[carried + scanned:])
+        stacks = [np.empty(shape, dtype) for shape, dtype in specs]
+        for i in reversed(range(length)) if reverse else range(length):
+            out = _run_inner(body, [*state, *[s[i] if s.ndim > 1 else np.array(s[i]) for s in seqs], *rest], effects)
+            state = list(out[:carried])
+            for stack, y in zip(stacks, out[carried:]):
+                stack[i] = y
+        return [*[np.array(s) for s in state], *stacks]
+
+    return _located(call, position)
+
+
+def _effect(outer, node, position):
+    deliver = node.statics[0]
+
+    def call(values, effects):
+        effects.append((deliver, tuple(np.array(v) for v in values)))
+        return ()
+
+    return call
+
+
+def _guard(outer, node, position):
+    expected, why = node.statics
+
+    def call(values, effects):
+        if not forms.same_scalar(values[0], expected):
+            raise _failure(position, why or "guard")
+        return ()
+
+    return call
+
+
+_FORMS = {forms.COND: _cond, forms.WHILE: _while, forms.SCAN: _scan, forms.EFFECT: _effect, forms.GUARD: _guard}
+

@@ -1,0 +1,388 @@
+"""Which values are computed together: loop values are gathered into groups, each of which becomes one loop nest.
+
+A group has a domain (the sizes of its loops) and perhaps axes that it reduces over. Its members are values at every
+point of the domain, or, after a reduction, at every kept index. A value joins the group of a value that it reads, when
+it walks the same domain and nothing in between would have to run between its halves. So softmax, with what is done to
+its input and result, is one nest of three passes. Everything that another group reads is stored.
+"""
+
+from agog.compiler.loops import Nest, Store, normalized
+from agog.compiler.lowering import Guard, Island, Step
+from agog.compiler.values import (
+    Assembled,
+    Buffer,
+    Const,
+    Coord,
+    Gather,
+    Part,
+    Point,
+    Reduce,
+    Val,
+    View,
+    contiguous,
+    count,
+    mapped,
+    resolve,
+)
+
+__all__ = ["Group", "schedule"]
+
+_MEMBERS = 64
+_LARGE = 1 << 16  # points of a domain that is worth sharing out
+_FEW = 16  # kept indices that are too few to share out
+
+
+class Group:
+    """Values computed by one loop nest. `place[v]` says which axis of the domain each axis of v walks (None: size 1)."""
+
+    def __init__(self, domain):
+        self.domain, self.reduced = tuple(domain), None
+        self.members, self.place, self.deps = [], {}, set()
+
+    def __repr__(self):
+        return f"<group {list(self.domain)} over {sorted(self.reduced or ())}: {len(self.members)} values>"
+
+
+class Link:
+    """How member `v` reads `root`: `axes[i]` is the root's axis that axis i of v walks, or axes is None; and strides."""
+
+    __slots__ = ("axes", "offset", "root", "strides")
+
+    def __init__(self, a, shape):
+        self.root, self.offset, strides = resolve(a)
+        extra = len(shape) - a.ndim
+        simple = mapped(a)
+        self.strides, axes = [0] * extra, [None] * extra
+        for j, n in enumerate(a.shape):
+            self.strides.append(strides[j] if n != 1 else 0)
+            axes.append(simple[1][j] if simple and n != 1 else None)
+        self.axes = axes if simple else None
+
+
+def links(v):
+    """The Links of a loop value, in the order of its operands (None for an absent one)."""
+    if isinstance(v, Reduce):
+        return [Link(v.x, v.x.shape)]
+    if isinstance(v, Gather):
+        return [Link(w, v.shape) for w in v.where if isinstance(w, Val)]
+    return [None if a is None else Link(a, v.shape) for a in v.args]
+
+
+def needs(v):
+    """What must have run before v, apart from its links."""
+    if isinstance(v, Gather):
+        return [resolve(v.x)[0]]
+    return list(v.after) if isinstance(v, Part) else []
+
+
+def reads(x):
+    """Everything that a value or step is made of."""
+    if isinstance(x, Step):
+        return [v for v in x.inputs if v is not None]
+    if isinstance(x, View):
+        return [x.root]
+    if isinstance(x, Assembled):
+        return x.parts
+    if isinstance(x, Buffer):
+        return [x.step] if x.step is not None else []
+    if isinstance(x, Reduce):
+        return [x.x]
+    if isinstance(x, Gather):
+        return [x.x, *[w for w in x.where if isinstance(w, Val)]]
+    if isinstance(x, Point):
+        return [a for a in x.args if a is not None] + needs(x)
+    return []
+
+
+def ordered(roots):
+    """Everything that the roots are made of, each thing after what it is made of."""
+    out, seen, stack = [], set(), [(r, False) for r in reversed(roots)]
+    while stack:
+        x, done = stack.pop()
+        if done:
+            out.append(x)
+        elif id(x) not in seen:
+            seen.add(id(x))
+            stack.append((x, True))
+            stack.extend((r, False) for r in reversed(reads(x)))
+    return out
+
+
+class _Scheduler:
+    def __init__(self):
+        self.unit = {}  # value or step -> Group or Step
+        self.links = {}
+
+    def producers(self, root):
+        """The units that write a root."""
+        if isinstance(root, Assembled):
+            return {self.unit[p] for p in root.parts}
+        if isinstance(root, Buffer):
+            return {root.step} if root.step is not None else set()
+        return {self.unit[root]} if root in self.unit else set()
+
+    def reaches(self, start, target):
+        """Whether unit `start` depends on `target`."""
+        seen, stack = set(), [start]
+        while stack:
+            u = stack.pop()
+            if u is target:
+                return True
+            if u not in seen:
+                seen.add(u)
+                stack.extend(u.deps)
+        return False
+
+    def add(self, v):
+        """Put a loop value into a group."""
+        found = links(v)
+        self.links[v] = found
+        tried = []
+        for link in found:
+            g = self.unit.get(link.root) if link else None
+            if isinstance(g, Group) and g not in tried:
+                tried.append(g)
+        for g in reversed(tried):
+            if self.join(g, v, found):
+                return
+        shape = v.x.shape if isinstance(v, Reduce) else v.shape
+        roots = {id(link.root) for link in found if link}
+        if count(shape) >= 2:
+            for g in self.recent[-8:]:
+                if g not in tried and g.domain == shape and g.roots & roots and self.join(g, v, found):
+                    return
+        g = Group(shape)
+        g.roots = set()
+        self.recent.append(g)
+        if not self.join(g, v, found):
+            raise AssertionError(v)
+
+    def join(self, g, v, found):
+        """Make v a member of g if it fits."""
+        if len(g.members) >= _MEMBERS:
+            return False
+        shape = v.x.shape if isinstance(v, Reduce) else v.shape
+        place = self.placed(g, shape, found)
+        if place is None:
+            return False
+        used = {p for p in place if p is not None}
+        rest = {a for a, n in enumerate(g.domain) if n != 1} - used
+        kept = count(g.domain) // max(1, count([g.domain[a] for a in g.reduced or ()]))
+        lonely = count(g.domain) >= _LARGE and kept < _FEW
+        if isinstance(v, Reduce):
+            over = {place[a] for a in v.axes if place[a] is not None}
+            if rest or g.reduced is not None and g.reduced != over:
+                return False
+            after = count([n for a, n in enumerate(g.domain) if a not in over])
+            if g.members and g.reduced is None and count(g.domain) >= _LARGE and after < _FEW:
+                return False
+        elif rest:
+            if g.reduced is None or rest != {a for a in g.reduced if g.domain[a] != 1}:
+                return False
+        elif g.reduced is not None and lonely:
+            return False
+        outside = [link.root for link in found if link and link.root not in g.place] + needs(v)
+        deps = set()
+        for root in outside:
+            if root in g.place:
+                return False
+            deps |= self.producers(root)
+        if g in deps or g.members and any(self.reaches(u, g) for u in deps):
+            return False
+        if isinstance(v, Reduce):
+            g.reduced = over
+            v.source_place = tuple(place)
+            place = [p for a, p in enumerate(place) if a not in v.axes]
+        g.members.append(v)
+        g.place[v] = tuple(place)
+        g.deps |= deps
+        g.roots |= {id(link.root) for link in found if link}
+        self.unit[v] = g
+        return True
+
+    def placed(self, g, shape, found):
+        """Which domain axis each axis of `shape` walks, so that it agrees with what is read from g; or None."""
+        place = [None] * len(shape)
+        for link in found:
+            if link is None or link.root not in g.place:
+                continue
+            if link.axes is None:
+                return None
+            at = g.place[link.root]
+            for i, a in enumerate(link.axes):
+                if a is not None and at[a] is not None:
+                    if place[i] not in (None, at[a]):
+                        return None
+                    place[i] = at[a]
+        used = [p for p in place if p is not None]
+        if len(set(used)) != len(used):
+            return None
+        free = [a for a, n in enumerate(g.domain) if n != 1 and a not in used]
+        for i, n in enumerate(shape):
+            if place[i] is not None:
+                if g.domain[place[i]] != n:
+                    return None
+            elif n != 1:
+                if not free:
+                    return None
+                # a missing axis: the next that is free and has its size
+                found_axis = next((a for a in free if g.domain[a] == n), None)
+                if found_axis is None:
+                    return None
+                free.remove(found_axis)
+                place[i] = found_axis
+        return place
+
+
+def schedule(outputs, steps):
+    """(units in an order in which they can run, values that must be in memory).
+
+    outputs  the Vals of the results; steps: all steps in order (guards and effects are kept, others if they are used)
+    """
+    s = _Scheduler()
+    s.recent = []
+    kept = [x for x in steps if isinstance(x, Guard) or isinstance(x, Island) and not x.node.pure]
+    units, needed = [], {}
+    for x in ordered([*outputs, *kept]):
+        if isinstance(x, Step):
+            x.deps = set()
+            for v in x.inputs:
+                if v is not None:
+                    root = resolve(v)[0]
+                    x.deps |= s.producers(root)
+                    needed[root] = True
+            s.unit[x] = x
+            units.append(x)
+        elif isinstance(x, Point | Gather | Reduce):
+            s.add(x)
+            if s.unit[x].members[0] is x:
+                units.append(s.unit[x])
+    last = None
+    for x in kept:  # effects and guards keep their order
+        if isinstance(x, Island):
+            if last is not None:
+                x.deps.add(last)
+            last = x
+    for v in outputs:
+        needed[resolve(v)[0]] = True
+    for u in units:
+        if isinstance(u, Group):
+            for v in u.members:
+                for link in s.links[v]:
+                    if link and link.root not in u.place and not isinstance(link.root, Const | Coord):
+                        needed[link.root] = True
+                for root in needs(v):
+                    needed[root] = True
+    return _in_order(units), needed, s.links
+
+
+def _in_order(units):
+    """A topological order; native units first as long as there are any, so that islands make few segments."""
+    waiting = {u: len(u.deps) for u in units}
+    after = {u: [] for u in units}
+    for u in units:
+        for d in u.deps:
+            after[d].append(u)
+    native, islands, out = [], [], []
+
+    def ready(u):
+        (islands if isinstance(u, Island) else native).append(u)
+
+    for u in units:
+        if not waiting[u]:
+            ready(u)
+    place = {u: i for i, u in enumerate(units)}
+    from heapq import heapify, heappop, heappush
+
+    native = [place[u] for u in native]
+    heapify(native)
+    while native or islands:
+        u = units[heappop(native)] if native else islands.pop(0)
+        out.append(u)
+        for w in after[u]:
+            waiting[w] -= 1
+            if not waiting[w]:
+                if isinstance(w, Island):
+                    islands.append(w)
+                else:
+                    heappush(native, place[w])
+    if len(out) != len(units):
+        raise AssertionError("the groups have a cycle")
+    return out
+
+
+def nest_of(g, needed, found):
+    """(Nest, roots of its arguments) of a group."""
+    exprs, args, memo, leaf = [], [], {}, {}
+    numbers = {}
+
+    def arg(root):
+        if root not in numbers:
+            numbers[root] = len(args)
+            args.append(root)
+        return numbers[root]
+
+    def emit(*e):
+        if e not in leaf:
+            leaf[e] = len(exprs)
+            exprs.append(e)
+        return leaf[e]
+
+    def spread(strides, place):
+        out = [0] * len(g.domain)
+        for s, p in zip(strides, place):
+            if p is not None:
+                out[p] += s
+        return tuple(out)
+
+    def read(link, place):
+        if link is None:
+            return None
+        root = link.root
+        if root in memo:
+            return memo[root]
+        if isinstance(root, Const):
+            return emit("const", root.dtype, _number(root), repr(_number(root)))
+        if isinstance(root, Coord):
+            at = next((place[i] for i, a in enumerate(link.axes) if a == root.axis), None)
+            return emit("coord", "int64", at) if at is not None else emit("const", "int64", 0, "0")
+        return emit("load", root.dtype, arg(root), link.offset, spread(link.strides, place))
+
+    for v in g.members:
+        place = g.place[v]
+        if isinstance(v, Reduce):
+            memo[v] = emit("reduce", v.dtype, v.kind, read(found[v][0], v.source_place))
+        elif isinstance(v, Gather):
+            walk = iter(found[v])
+            strides, parts, total = contiguous(v.x.shape), [], [0] * len(g.domain)
+            for a, w in enumerate(v.where):
+                if isinstance(w, Val):
+                    parts.append((read(next(walk), place), strides[a], v.x.shape[a]))
+                elif w is not None and place[w] is not None:
+                    total[place[w]] += strides[a]
+            memo[v] = emit("gather", v.dtype, arg(v.x), 0, tuple(total), tuple(parts), v.position)
+        else:
+            values = [read(link, place) for link in found[v]]
+            if v.name in ("copy", "part"):
+                memo[v] = values[0]
+            elif v.name == "cast":
+                memo[v] = emit("cast", v.dtype, values[0])
+            else:
+                memo[v] = emit("apply", v.dtype, v.name, tuple(values))
+    stores = []
+    for v in g.members:
+        reduced = g.reduced or set()
+        each = bool(set(p for p in g.place[v] if p is not None) & reduced) or not reduced
+        if isinstance(v, Part):
+            stores.append(Store(arg(v.target), v.offset, spread(v.strides, g.place[v]), memo[v], each))
+        if v in needed:
+            stores.append(Store(arg(v), 0, spread(contiguous(v.shape), g.place[v]), memo[v], each))
+    reduced = tuple(a in (g.reduced or ()) for a in range(len(g.domain)))
+    return normalized(Nest(g.domain, reduced, tuple(a.dtype for a in args), tuple(exprs), tuple(stores))), args
+
+
+def _number(c):
+    value = c.value
+    if c.dtype == "bool":
+        return bool(value)
+    return float(value) if c.dtype.startswith("float") else int(value)

@@ -1,0 +1,382 @@
+"""One native function for a run of units: nests, products, guards; and the builtin that Python calls.
+
+The builtin takes arrays (inputs, then results), gets their memory by the buffer protocol, checks the size of each, and
+runs. Values that live inside only are in an arena: on the stack when it is small; otherwise one block that belongs to
+the program, or, while another thread is using that, a block of its own.
+"""
+
+import ctypes
+
+import numpy as np
+
+from agog.compiler import contractions, jit, pool
+from agog.compiler.call import _BUFFER_BYTES, _METH_FASTCALL, _MethodDef
+from agog.compiler.ir import FLOATS, Module
+from agog.compiler.kernel import Kernel
+from agog.compiler.lowering import Guard, Matmul, ScatterAdd
+from agog.compiler.memory import plan
+from agog.compiler.nests import NestCode
+from agog.compiler.schedule import Group, nest_of
+from agog.compiler.targets import ITEMSIZE
+from agog.compiler.values import Buffer, contiguous, count, resolve
+
+__all__ = ["Segment"]
+
+_STACK = 1 << 15  # bytes of arena that are put on the stack
+_PARALLEL = 1 << 21  # instructions times elements from which threads pay
+_CHUNK = 1 << 19
+_RELEASE = 1 << 21  # the same, from which the GIL is released
+
+
+class Segment:
+    """Emits the function of `units`. `arrays` are the roots that are NumPy arrays, in the order of the arguments."""
+
+    def __init__(self, target, functions, needed, links, threads=True):
+        self.target, self.functions, self.needed, self.links = target, functions, needed, links
+        self.module = Module(target)
+        self.threads = threads
+        self.names, self.work, self.texts, self.notes = {}, 0, [], []
+
+    # ------------------------------------------------------------------------------------------------ building
+    def build(self, units, arrays, constants):
+        """Emit everything. `arrays`: roots that Python gives; `constants`: roots known beforehand."""
+        self.units, self.arrays, self.constants = units, list(arrays), list(constants)
+        self.place = {root: ("array", i) for i, root in enumerate(self.arrays)}
+        self.place |= {root: ("constant", i) for i, root in enumerate(self.constants)}
+        prepared = [self._prepare(u) for u in units]
+        self._plan(prepared)
+        k = self.k = Kernel(self.module, "run", [("slots", "ptr"), ("arena", "ptr"), ("constants", "ptr")], "int64",
+                            internal=True)
+        slots, arena, constants = k.arguments
+        self.status = None
+        if any(p[2] for p in prepared):
+            self.status = k.alloca(8, 8)
+            k.store(k.const(0, "int64"), self.status)
+        self.pointers = {}
+
+        def pointer(root):
+            if root not in self.pointers:
+                kind, at = self.place[root]
+                if kind == "arena":
+                    self.pointers[root] = k.offset(arena, at)
+                else:
+                    self.pointers[root] = k.load(k.at(slots if kind == "array" else constants, at, "ptr"), "ptr")
+            return self.pointers[root]
+
+        roots = {r: None for p in prepared for r in p[1]}
+        for root in roots:
+            pointer(root)
+        for emit, roots, fails in prepared:
+            emit([self.pointers[r] for r in roots])
+            if fails:
+                seen = k.load(self.status, "int64")
+                self._leave_if(k.ne(seen, 0), seen)
+        k.ret(k.const(0, "int64"))
+        k.finish()
+        self._builtin()
+
+    def _leave_if(self, bad, code):
+        k = self.k
+        stop, further = k.label(), k.label()
+        k.emit(f"br i1 {bad.text}, label %{stop}, label %{further}")
+        k.begin(stop)
+        k.ret(code)
+        k.begin(further)
+
+    def _plan(self, prepared):
+        life = {}
+        for i, (_, roots, _) in enumerate(prepared):
+            for r in roots:
+                if r not in self.place:
+                    first = life[r][1] if r in life else i
+                    life[r] = (r.size * ITEMSIZE[r.dtype], first, i)
+        offsets, self.arena = plan(life)
+        self.place |= {r: ("arena", at) for r, at in offsets.items()}
+        self.unshared = sum(n for n, _, _ in life.values())
+
+    # -- each returns (emit(pointers), roots, whether it can fail)
+    def _prepare(self, u):
+        if isinstance(u, Group):
+            return self._group(u)
+        if isinstance(u, Matmul):
+            return self._matmul(u)
+        if isinstance(u, ScatterAdd):
+            return self._scatter(u)
+        return self._guard(u)
+
+    def _group(self, g):
+        nest, roots = nest_of(g, self.needed, self.links)
+        if not nest.stores:
+            return (lambda pointers: None), [], False
+        code = NestCode(self.target, nest, self.functions)
+        parallel = self.threads and code.work >= _PARALLEL and code.split > 1
+        self.work += code.work
+        name = self._function(("nest", str(nest), repr(nest), parallel), "nest",
+                              lambda name: code.emit(self.module, name, parallel), str(nest))
+        self.notes.append((name, g, code, parallel))
+
+        def emit(pointers):
+            arguments = [*pointers, self.k.const(0, "ptr") if self.status is None else self.status]
+            if not parallel:
+                self.k.call_known(name, None, *arguments)
+                return
+            n = nest.sizes[code.order[0]]
+            grain = max(1, _CHUNK * n // code.work)
+            if code.v_kept and code.k_depth == 1:
+                step = code.lanes * code.unroll
+                grain = -(-grain // step) * step
+            self._share(name, arguments, n, grain)
+
+        return emit, roots, code.gathers
+
+    def _share(self, name, arguments, n, grain):
+        """Run a chunk function on the pool."""
+        k = self.k
+        block = k.alloca(8 * len(arguments), 8)
+        for i, a in enumerate(arguments):
+            k.store(a, k.at(block, i, "ptr"))
+        k.call(pool.SYMBOL, None, k.symbol(f"@{name}"), block, k.const(n, "int64"), k.const(grain, "int64"))
+
+    def _function(self, key, prefix, emit, text):
+        if key not in self.names:
+            self.names[key] = f"{prefix}{len(self.names)}"
+            emit(self.names[key])
+            self.texts.append(f"{self.names[key]}:\n{text}")
+        return self.names[key]
+
+    def _matmul(self, step):
+        x, y = step.inputs
+        out = step.outputs[0]
+        *lead, m, n = out.shape
+        depth = x.shape[-1]
+        (xr, xo, xs), (yr, yo, ys) = resolve(x), resolve(y)
+        roots = [xr, yr, out]
+        dtype = out.dtype
+        work = 2 * count(out.shape) * depth
+        self.work += work
+        pack = n > 1 and ys[-1] != 1
+        b_strides = (n, 1) if pack else (ys[-2], 1)
+        parallel = self.threads and work >= _PARALLEL and m >= 16
+        key = ("matmul", dtype, (m, depth, n), xs[-2:], b_strides, parallel)
+        height = [1]
+
+        def make(name):
+            height[0] = contractions.emit_matmul(self.module, name, dtype, (m, depth, n), xs[-2:], b_strides, parallel)
+
+        name = self._function(key, "matmul", make, f"({m}, {depth}) @ ({depth}, {n}) {dtype}")
+        rows = contractions.tile(self.target, dtype, m, n)[0]
+        if pack:
+            packed = Buffer((depth, n), dtype)
+            roots.append(packed)
+            pack_name = self._transpose(dtype, depth, n, ys[-2:])
+        self.notes.append((name, step, None, parallel))
+        items = list(np.ndindex(*lead))
+        x_lead = [0] * (len(lead) - (len(x.shape) - 2)) + [s if k != 1 else 0 for s, k in zip(xs[:-2], x.shape[:-2])]
+        y_lead = [0] * (len(lead) - (len(y.shape) - 2)) + [s if k != 1 else 0 for s, k in zip(ys[:-2], y.shape[:-2])]
+
+        def emit(pointers):
+            k = self.k
+            if not out.size:
+                return
+            grain = rows * max(1, _CHUNK // (2 * rows * n * max(1, depth)))
+
+            def one(a, b, c):
+                if pack:
+                    k.call_known(pack_name, None, b, pointers[3])
+                    b = pointers[3]
+                if parallel:
+                    self._share(name, [a, b, c], m, grain)
+                else:
+                    k.call_known(name, None, a, b, c)
+
+            a, b, c = k.at(pointers[0], xo, dtype), k.at(pointers[1], yo, dtype), pointers[2]
+            if len(items) <= 1:
+                one(a, b, c)
+                return
+
+            def loops(axis, a, b, c):
+                if axis == len(lead):
+                    one(a, b, c)
+                    return
+                inner = m * n * count(lead[axis + 1:])
+                k.loop(0, lead[axis], 1, lambda i: loops(
+                    axis + 1, k.at(a, k.mul(i, x_lead[axis]), dtype), k.at(b, k.mul(i, y_lead[axis]), dtype),
+                    k.at(c, k.mul(i, inner), dtype)))
+
+            loops(0, a, b, c)
+
+        return emit, roots, False
+
+    def _transpose(self, dtype, rows, columns, strides):
+        """A function that copies a strided matrix into a contiguous one."""
+        from agog.compiler.loops import Nest, Store, normalized
+
+        nest = normalized(Nest((rows, columns), (False, False), (dtype, dtype), (("load", dtype, 0, 0, tuple(strides)),),
+                               (Store(1, 0, (columns, 1), 0, True),)))
+        code = NestCode(self.target, nest, {})
+
+        def make(name):
+            code.emit(self.module, name + "_nest", False)
+            k = Kernel(self.module, name, [("a", "ptr"), ("b", "ptr")], internal=True)
+            k.call_known(name + "_nest", None, *k.arguments, k.const(0, "ptr"))
+            k.ret()
+            k.finish()
+
+        return self._function(("pack", repr(nest)), "pack", make, str(nest))
+
+    def _scatter(self, step):
+        g = step.inputs[0]
+        out = step.outputs[0]
+        root, offset, strides = resolve(g)
+        roots, indices = [out, root], []
+        steps = contiguous(out.shape)
+        walked = [0] * g.ndim
+        for a, w in enumerate(step.where):
+            if w is None:
+                continue
+            if isinstance(w, int):
+                walked[w] += steps[a]
+                continue
+            r, o, s = resolve(w)
+            roots.append(r)
+            indices.append((w.dtype, o, tuple(0 if n == 1 else x for n, x in zip(w.shape, s)), steps[a], out.shape[a]))
+        self.work += 8 * g.size
+        key = ("scatter", out.dtype, out.size, g.shape, offset, strides, tuple(walked), tuple(indices), step.position)
+        name = self._function(key, "scatter", lambda name: contractions.emit_scatter(
+            self.module, name, out.dtype, out.size, g.shape, offset, strides, walked, indices, step.position),
+            f"zeros{list(out.shape)} += {list(g.shape)} {out.dtype} at indices")
+        self.notes.append((name, step, None, False))
+        return (lambda pointers: self.k.call_known(name, None, *pointers, self.status)), roots, True
+
+    def _guard(self, step):
+        x = step.inputs[0]
+        root, offset, _ = resolve(x)
+
+        def emit(pointers):
+            k = self.k
+            value = k.load(k.at(pointers[0], offset, x.dtype), x.dtype)
+            expected = step.expected
+            if isinstance(expected, bool):
+                good = k.truth(value) if expected else k.logical_not(value)
+            elif isinstance(expected, float) and x.dtype in FLOATS:
+                wide = k.cast(value, "float64")
+                good = k.isnan(wide) if expected != expected else k.eq(k.bits(wide), k.bits(k.const(expected, "float64")))
+            elif isinstance(expected, int) and x.dtype not in (*FLOATS, "bool") and -(1 << 63) <= expected < 1 << 63:
+                good = k.eq(k.cast(value, "int64"), expected)
+            else:
+                good = k.const(False, "bool")
+            self._leave_if(k.bitwise_not(good), k.const(step.position + 1, "int64"))
+
+        self.notes.append(("guard", step, None, False))
+        return emit, [root], False
+
+    # ------------------------------------------------------------------------------------------------ the builtin
+    def _builtin(self):
+        """`PyObject *builtin(PyObject *self, PyObject *const *args, Py_ssize_t nargs)`: None, or the number of what failed."""
+        module, n = self.module, len(self.arrays)
+        k = Kernel(module, "builtin", [("self", "ptr"), ("args", "ptr"), ("nargs", "int64")], "ptr")
+        me, args, given = k.arguments
+        null = k.const(0, "ptr")
+        slots = k.alloca(8 * n + 8, 64)
+        buffers, held = k.alloca(_BUFFER_BYTES * n + 8, 8), k.alloca(8, 8)
+        result = k.alloca(8, 8)
+        k.store(null, result)
+        k.store(k.const(0, "int64"), held)
+
+        def unless(bad, fail=None):
+            stop, further = k.label(), k.label()
+            k.emit(f"br i1 {bad.text}, label %{stop}, label %{further}")
+            k.begin(stop)
+            if fail:
+                fail()
+            k.emit("br label %leave")
+            k.begin(further)
+
+        def raise_(kind, text):
+            k.call("PyErr_SetString", None, k.load(k.symbol(kind), "ptr"), k.symbol(module.string(text)), external=True)
+
+        unless(k.ne(given, n), lambda: raise_("PyExc_TypeError", f"expected {n} arrays"))
+        good = None
+        for i, root in enumerate(self.arrays):
+            buffer = k.offset(buffers, _BUFFER_BYTES * i)
+            argument = k.load(k.at(args, i, "ptr"), "ptr")
+            status = k.call("PyObject_GetBuffer", "int32", argument, buffer, k.const(0, "int32"), external=True)
+            unless(k.ne(status, 0))
+            k.store(k.const(i + 1, "int64"), held)
+            k.store(k.load(buffer, "ptr"), k.at(slots, i, "ptr"))
+            right = k.eq(k.load(k.offset(buffer, 16), "int64"), root.size * ITEMSIZE[root.dtype])
+            good = right if good is None else k.bitwise_and(good, right)
+        if good is not None:
+            unless(k.bitwise_not(good), lambda: raise_("PyExc_ValueError", "an array has the wrong size"))
+        constants = busy = null
+        in_heap = self.arena > _STACK
+        if in_heap or self.constants:
+            capsule = k.call("PyTuple_GetItem", "ptr", me, k.const(0, "int64"), external=True)
+            context = k.call("PyCapsule_GetPointer", "ptr", capsule, null, external=True)
+            constants = k.offset(context, 64)
+        if in_heap:
+            old = k.op(f"atomicrmw xchg ptr {context.text}, i64 1 acquire", "int64")
+            busy = k.ne(old, 0)
+
+            def own():
+                return [k.call("malloc", "ptr", k.const(self.arena + 64, "int64"), external=True)]
+
+            (block,) = k.if_(busy, own, lambda: [k.load(k.offset(context, 8), "ptr")])
+            unless(k.bitwise_not(k.ne_null(block)), lambda: raise_("PyExc_MemoryError", "no memory for the arena"))
+            address = k.op(f"ptrtoint ptr {block.text} to i64", "int64")
+            arena = k.op(f"inttoptr i64 {k.bitwise_and(k.add(address, 63), -64).text} to ptr", "ptr")
+        else:
+            arena = k.alloca(max(self.arena, 64), 64)
+        if self.work >= _RELEASE:
+            state = k.call("PyEval_SaveThread", "ptr", external=True)
+        failed = k.call_known("run", "int64", slots, arena, constants)
+        if self.work >= _RELEASE:
+            k.call("PyEval_RestoreThread", None, state, external=True)
+        if in_heap:
+            k.if_(busy, lambda: k.call("free", None, block, external=True),
+                  lambda: k.emit(f"store atomic i64 0, ptr {context.text} release, align 8"))
+        (made,) = k.if_(
+            k.eq(failed, 0),
+            lambda: [self._none(k)],
+            lambda: [k.call("PyLong_FromLongLong", "ptr", k.sub(failed, 1), external=True)])
+        k.store(made, result)
+        k.emit("br label %leave")
+        k.begin("leave")
+        if n <= 8:
+            count_held = k.load(held, "int64")
+            for i in range(n):
+                k.if_(count_held > i, lambda i=i: k.call("PyBuffer_Release", None, k.offset(buffers, i * _BUFFER_BYTES),
+                                                         external=True))
+        else:
+            k.loop(0, k.load(held, "int64"), 1,
+                   lambda i: k.call("PyBuffer_Release", None, k.offset(buffers, k.mul(i, _BUFFER_BYTES)), external=True))
+        k.ret(k.load(result, "ptr"))
+        k.finish()
+
+    def _none(self, k):
+        self.module.declare("Py_BuildValue", "ptr", "ptr, ...", external=True)
+        return k.op(f"call ptr (ptr, ...) @Py_BuildValue(ptr {self.module.string('')})", "ptr")
+
+    # ------------------------------------------------------------------------------------------------ loading
+    def load(self):
+        """The builtin as a Python callable over the arrays."""
+        imports = pool.imports() if pool.SYMBOL in self.module.externals or pool.SYMBOL in self.module.declarations else {}
+        self.module.externals.discard(pool.SYMBOL)
+        code = jit.load(self.module, ["builtin"], imports)
+        # busy, arena; then (from byte 64) the constants
+        self.context = np.zeros(8 + max(1, len(self.constants)), np.int64)
+        self.block = np.empty(self.arena + 64, np.uint8) if self.arena > _STACK else None
+        if self.block is not None:
+            self.context[1] = self.block.ctypes.data
+        for i, c in enumerate(self.constants):
+            self.context[8 + i] = c.data.ctypes.data
+        capsule = ctypes.pythonapi.PyCapsule_New
+        capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        definition = _MethodDef(b"program", code["builtin"], _METH_FASTCALL, None)
+        me = (capsule(self.context.ctypes.data, None, None), code, definition, self.context, self.block,
+              [c.data for c in self.constants])
+        new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.POINTER(_MethodDef), ctypes.py_object, ctypes.c_void_p)(
+            ("PyCFunction_NewEx", ctypes.pythonapi))
+        return new(ctypes.byref(definition), me, None)
+
+

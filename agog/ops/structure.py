@@ -1,0 +1,406 @@
+"""How rows are computed in loops, for the compiler: which are made of others, and the loop nests of the rest.
+
+A rule of `NEST` is `nest(b, inputs, node)`: `b` has reduce, gather, assemble, coordinate, point, cast, view, matmul and
+scatter_add (see `compiler.lowering.Lowering`), `inputs` have shape and dtype. A rule of `DECOMPOSE` is written in other
+rows. Both give None where they do not fit. Only the compiler imports this.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from agog.array import dtypes
+from agog.ops.row import TABLE
+
+
+def _full_slices(n: int) -> list:
+    return [slice(None)] * n
+
+
+# ----------------------------------------------------------------------------------------------------- reductions
+def _reduction(kind: str) -> Any:
+    def nest(b: Any, inputs: Any, node: Any) -> Any:
+        x, out = inputs[0], str(node.outputs[0].dtype)
+        if kind in ("any", "all"):
+            x = b.cast(x, "bool")
+        return b.reduce(kind, b.cast(x, out), node.static["axis"], node.static["keepdims"])
+    return nest
+
+
+def _count(shape: tuple, axis: Any) -> int:
+    axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple | list) else (axis,)
+    return math.prod(shape[a] for a in axes)
+
+
+def _mean(xp: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    n = _count(x.shape, axis)
+    return xp.sum(x, axis=axis, keepdims=keepdims) / float(n)
+
+
+def _count_nonzero(xp: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    return xp.sum(xp.astype(x != 0, "int64"), axis=axis, keepdims=keepdims)
+
+
+def _var(xp: Any, x: Any, axis: Any, correction: float, keepdims: bool) -> Any:
+    n = _count(x.shape, axis)
+    d = x - xp.sum(x, axis=axis, keepdims=True) / float(n)
+    free = n - correction
+    return xp.sum(d * d, axis=axis, keepdims=keepdims) / float(free if free > 0 else 0)
+
+
+def _logsumexp(xp: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    if not x.shape or not _count(x.shape, axis):
+        return None
+    top = xp.max(x, axis=axis, keepdims=True)
+    top = xp.where(xp.isfinite(top), top, 0)
+    s = xp.log(xp.sum(xp.exp(x - top), axis=axis, keepdims=keepdims))
+    return s + xp.reshape(top, s.shape)
+
+
+def _vector_norm(xp: Any, x: Any, axis: Any, keepdims: bool, ord: float) -> Any:
+    over = {"axis": axis, "keepdims": keepdims}
+    if ord == 2:
+        return xp.sqrt(xp.sum(x * x, **over))
+    a = xp.abs(x)
+    if ord == 1:
+        return xp.sum(a, **over)
+    if ord == 0:
+        return xp.sum(xp.astype(a != 0, a.dtype), **over)
+    if not _count(x.shape, axis):
+        return None
+    if ord == math.inf:
+        return xp.max(a, **over)
+    if ord == -math.inf:
+        return xp.min(a, **over)
+    return xp.sum(a ** ord, **over) ** (1 / ord)
+
+
+def _arg(largest: bool) -> Any:
+    """The first place of the extreme: the smallest index where x is it (or is nan, if there is one)."""
+    def nest(b: Any, inputs: Any, node: Any) -> Any:
+        x, (axis, keepdims) = inputs[0], node.statics
+        shape = node.outputs[0].shape
+        if axis is None:
+            x, axis = b.reshape(x, (math.prod(x.shape),)), 0
+        if not x.size:
+            return b.const(0, "int64", shape)
+        top = b.broadcast(b.reduce("max" if largest else "min", x, axis, True), x.shape)
+        is_it = b.point("_is_extreme", lambda k, v, t: k.bitwise_or(k.eq(v, t), k.bitwise_and(k.isnan(v), k.isnan(t)))
+                        if v.dtype in ("float32", "float64") else k.eq(v, t), (x, top), x.shape, "bool")
+        place = b.point("where", lambda k, c, p, n: k.where(c, p, n),
+                        (is_it, b.coordinate(x.shape, axis), b.const(x.shape[axis], "int64")), x.shape, "int64")
+        return b.reshape(b.reduce("min", place, axis), shape)
+    return nest
+
+
+# ------------------------------------------------------------------------------------ softmax, losses, normalisation
+def _softmax(xp: Any, x: Any, axis: int) -> Any:
+    if not math.prod(x.shape):
+        return None
+    y = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
+    return y / xp.sum(y, axis=axis, keepdims=True)
+
+
+def _log_softmax(xp: Any, x: Any, axis: int) -> Any:
+    if not math.prod(x.shape):
+        return None
+    y = x - xp.max(x, axis=axis, keepdims=True)
+    return y - xp.log(xp.sum(xp.exp(y), axis=axis, keepdims=True))
+
+
+def _fused_norm(xp: Any, *args: Any) -> Any:
+    *xs, n, eps, centered = args
+    x = xs[0]
+    if not math.prod(x.shape):
+        return None
+    axes = tuple(range(len(x.shape) - n, len(x.shape)))
+    xc = x - xp.mean(x, axis=axes, keepdims=True) if centered else x
+    y = xc * (1.0 / xp.sqrt(xp.mean(xc * xc, axis=axes, keepdims=True) + eps))
+    y = y * xs[1] if len(xs) > 1 else y
+    return y + xs[2] if len(xs) > 2 else y
+
+
+def _batch_norm(xp: Any, x: Any, weight: Any, bias: Any, eps: float, axis: int) -> Any:
+    if not math.prod(x.shape):
+        return None
+    others = tuple(i for i in range(len(x.shape)) if i != axis)
+
+    def along(p: Any) -> Any:
+        return xp.reshape(p, tuple(n if i == axis else 1 for i, n in enumerate(x.shape)))
+
+    mean = xp.mean(x, axis=others)
+    xc = x - along(mean)
+    var = xp.mean(xc * xc, axis=others)
+    scale = 1.0 / xp.sqrt(var + eps)
+    y = xc * along(scale if weight is None else scale * weight)
+    return (y if bias is None else y + along(bias)), mean, var
+
+
+def _cross_entropy(xp: Any, x: Any, target: Any, ignore_index: int, reduction: str) -> Any:
+    if not math.prod(x.shape):
+        return None
+    valid = target != ignore_index
+    index = xp.where(valid, xp.astype(target, "int64"), 0)
+    # An index that is negative counts from the end for take_along_axis, but is an error here.
+    index = xp.where(index < 0, x.shape[1], index)
+    lse = xp.logsumexp(x, axis=1)
+    picked = xp.reshape(xp.take_along_axis(x, xp.expand_dims(index, axis=1), axis=1), target.shape)
+    loss = xp.where(valid, lse - picked, 0)
+    if reduction == "none":
+        return loss, lse
+    total = xp.sum(loss)
+    if reduction == "mean":
+        total = total / xp.sum(xp.astype(valid, x.dtype))
+    return total, lse
+
+
+def _class_index(xp: Any, target: Any, classes: int, ignore_index: Any) -> Any:
+    return None
+
+
+def _attention(xp: Any, *args: Any) -> Any:
+    *xs, is_causal, scale = args
+    q, k, v, *mask = xs
+    if not math.prod(q.shape) or not math.prod(k.shape) or not math.prod(v.shape):
+        return None
+    s = xp.matmul(q * scale, xp.matrix_transpose(k))
+    if mask:
+        s = s + mask[0]
+    elif is_causal:
+        s = xp.where(xp.expand_dims(xp.arange(q.shape[-2]), axis=1) >= xp.arange(k.shape[-2]), s, -math.inf)
+    if not mask and not is_causal:
+        return xp.matmul(xp.softmax(s, axis=-1), v)
+    top = xp.max(s, axis=-1, keepdims=True)
+    p = xp.exp(s - xp.where(top > -math.inf, top, 0.0))
+    total = xp.sum(p, axis=-1, keepdims=True)
+    return xp.matmul(p / xp.where(total == 0, 1.0, total), v)
+
+
+# ------------------------------------------------------------------------------------------- creation, movement
+def _filled(value: Any) -> Any:
+    def nest(b: Any, inputs: Any, node: Any) -> Any:
+        out = node.outputs[0]
+        return b.const(value if value is not None else node.static["fill_value"], str(out.dtype), out.shape)
+    return nest
+
+
+def _arange(b: Any, inputs: Any, node: Any) -> Any:
+    start, stop, step, dtype = node.statics
+    if stop is None:
+        start = 0
+    out = node.outputs[0]
+    if not (type(start) is int and type(step) is int and out.shape[0] * abs(step) + abs(start) < 1 << 24):
+        return None
+    x = b.coordinate(out.shape, 0)
+    x = b.point("multiply", lambda k, a, c: k.mul(a, c), (x, b.const(step, "int64")), out.shape)
+    return b.cast(b.point("add", lambda k, a, c: k.add(a, c), (x, b.const(start, "int64")), out.shape), str(out.dtype))
+
+
+def _triangle(lower: bool) -> Any:
+    def nest(b: Any, inputs: Any, node: Any) -> Any:
+        x, k0 = inputs[0], node.statics[0]
+        r, c = b.coordinate(x.shape, -2), b.coordinate(x.shape, -1)
+        # tril keeps c - r <= k, triu c - r >= k
+        keep = b.point("_tril" if lower else "_triu",
+                       (lambda k, r, c, d: k.le(c, k.add(r, d))) if lower else (lambda k, r, c, d: k.ge(c, k.add(r, d))),
+                       (r, c, b.const(k0, "int64")), x.shape, "bool")
+        return b.point("where", lambda k, c, p, n: k.where(c, p, n), (keep, x, b.const(0, x.dtype)), x.shape, x.dtype)
+    return nest
+
+
+def _eye(b: Any, inputs: Any, node: Any) -> Any:
+    out, k0 = node.outputs[0], node.static["k"]
+    r, c = b.coordinate(out.shape, 0), b.coordinate(out.shape, 1)
+    on = b.point("_diagonal", lambda k, r, c, d: k.eq(c, k.add(r, d)), (r, c, b.const(k0, "int64")), out.shape, "bool")
+    return b.cast(on, str(out.dtype))
+
+
+def _concatenated(b: Any, inputs: Any, node: Any) -> Any:
+    out, axis, at, parts = node.outputs[0], node.static["axis"] % node.outputs[0].ndim, 0, []
+    for x in inputs:
+        n = x.shape[axis]
+        key = (slice(None),) * axis + (slice(at, at + n),)
+        parts.append((b.cast(x, str(out.dtype)), lambda a, key=key: a[key]))
+        at += n
+    return b.assemble(out.shape, str(out.dtype), parts)
+
+
+def _stacked(b: Any, inputs: Any, node: Any) -> Any:
+    out = node.outputs[0]
+    axis = node.static["axis"] % out.ndim
+    return b.assemble(out.shape, str(out.dtype), [
+        (b.cast(x, str(out.dtype)), lambda a, key=(slice(None),) * axis + (i,): a[key]) for i, x in enumerate(inputs)])
+
+
+def _split_at(xp: Any, x: Any, index: int, axis: int) -> Any:
+    head = (slice(None),) * (axis % len(x.shape))
+    return xp._getitem(x, index=(*head, slice(None, index))), xp._getitem(x, index=(*head, slice(index, None)))
+
+
+def _pad_constant(b: Any, inputs: Any, node: Any) -> Any:
+    out, x, widths = node.outputs[0], inputs[0], node.static["widths"]
+    key = tuple(slice(lo, n - hi) for (lo, hi), n in zip(widths, out.shape))
+    value = np.asarray(node.static["value"]).astype(out.dtype).item()
+    return b.assemble(out.shape, str(out.dtype), [(x, lambda a: a[key])], fill=value)
+
+
+def _getitem_adjoint(b: Any, inputs: Any, node: Any) -> Any:
+    out, index = node.outputs[0], node.static["index"]
+    return b.assemble(out.shape, str(out.dtype), [(inputs[0], lambda a: a[index] if a.ndim else a)], fill=0)
+
+
+def _setitem(b: Any, inputs: Any, node: Any) -> Any:
+    (x, value), out, index = inputs, node.outputs[0], node.static["index"]
+    while len(value.shape) and value.shape[0] == 1 and len(value.shape) > _rank(out.shape, index):
+        value = b.reshape(value, value.shape[1:])
+    return b.assemble(out.shape, str(out.dtype), [(b.cast(value, str(out.dtype)), lambda a: a[(*index, Ellipsis)]
+                                                   if Ellipsis not in index else a[index])], fill=x)
+
+
+def _rank(shape: tuple, index: tuple) -> int:
+    return np.broadcast_to(np.zeros((), bool), shape)[index].ndim
+
+
+def _roll(b: Any, inputs: Any, node: Any) -> Any:
+    x, (shift, axis) = inputs[0], node.statics
+    if axis is None:
+        flat = b.reshape(x, (math.prod(x.shape),))
+        return b.reshape(_roll_one(b, flat, shift, 0), x.shape)
+    shifts, axes = (shift, axis) if isinstance(axis, tuple | list) else ((shift,), (axis,))
+    for s, a in zip(shifts if isinstance(shifts, tuple | list) else (shifts,) * len(axes), axes):
+        x = _roll_one(b, x, s, a % len(x.shape))
+    return b.copy(x) if x is inputs[0] else x
+
+
+def _roll_one(b: Any, x: Any, shift: int, axis: int) -> Any:
+    n = x.shape[axis]
+    s = shift % n if n else 0
+    if not s:
+        return x
+    head = (slice(None),) * axis
+    first, last = (*head, slice(s, None)), (*head, slice(None, s))
+    return b.assemble(x.shape, x.dtype, [
+        (b.view(x, lambda a: a[(*head, slice(None, n - s))]), lambda a: a[first]),
+        (b.view(x, lambda a: a[(*head, slice(n - s, None))]), lambda a: a[last])])
+
+
+# ------------------------------------------------------------------------------------------ gathering, scattering
+def _take(b: Any, inputs: Any, node: Any) -> Any:
+    x, index = inputs
+    axis, out = node.statics[0] % len(x.shape), node.outputs[0].shape
+    m = len(index.shape)
+    spread = b.reshape(index, (*index.shape, *(1,) * (len(x.shape) - axis - 1)))
+    where = [a if a < axis else spread if a == axis else a - 1 + m for a in range(len(x.shape))]
+    return b.gather(x, where, out)
+
+
+def _along(b: Any, shape: tuple, index: Any, axis: int, out: tuple) -> list:
+    return [index if a == axis else a if shape[a] != 1 else None for a in range(len(shape))]
+
+
+def _take_along(b: Any, inputs: Any, node: Any) -> Any:
+    x, index = inputs
+    axis, out = node.statics[0] % len(x.shape), node.outputs[0].shape
+    return b.gather(x, _along(b, x.shape, index, axis, out), out)
+
+
+def _take_along_adjoint(b: Any, inputs: Any, node: Any) -> Any:
+    g, index = inputs
+    shape, axis = node.static["shape"], node.static["axis"] % len(node.static["shape"])
+    return b.scatter_add(g, _along(b, shape, index, axis, g.shape), shape)
+
+
+def _take_adjoint(b: Any, inputs: Any, node: Any) -> Any:
+    g, index = inputs
+    shape, axis = node.static["shape"], node.static["axis"] % len(node.static["shape"])
+    m = len(index.shape)
+    spread = b.reshape(index, (*index.shape, *(1,) * (len(shape) - axis - 1)))
+    return b.scatter_add(g, [a if a < axis else spread if a == axis else a - 1 + m for a in range(len(shape))], shape)
+
+
+def _one_hot(b: Any, inputs: Any, node: Any) -> Any:
+    return None
+
+
+def _embedding(xp: Any, indices: Any, weight: Any, padding_idx: Any) -> Any:
+    index = xp.where(indices < 0, weight.shape[0], xp.astype(indices, "int64"))  # negative ones are errors here
+    return xp.take(weight, index, axis=0)
+
+
+def _embedding_adjoint(xp: Any, indices: Any, g: Any, rows: int, padding_idx: Any) -> Any:
+    if padding_idx is not None:
+        g = xp.where(xp.expand_dims(indices == padding_idx, axis=-1), 0, g)
+    return xp._take_adjoint(g, indices, shape=(rows, g.shape[-1]), axis=0)
+
+
+# -------------------------------------------------------------------------------------------------- contractions
+def _matmul(b: Any, inputs: Any, node: Any) -> Any:
+    x, y = inputs
+    out = node.outputs[0]
+    if dtypes.kind(out.dtype) != "f" or x.dtype != y.dtype:
+        return None
+    if len(x.shape) == 1:
+        x = b.reshape(x, (1, *x.shape))
+    if len(y.shape) == 1:
+        y = b.reshape(y, (*y.shape, 1))
+    lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    z = b.matmul(x, y, (*lead, x.shape[-2], y.shape[-1]), str(out.dtype))
+    return b.reshape(z, out.shape)
+
+
+def _linear(xp: Any, x: Any, weight: Any, bias: Any) -> Any:
+    lead = x.shape[:-1]
+    flat = xp.reshape(x, (math.prod(lead), x.shape[-1])) if len(lead) > 1 else x
+    y = xp.matmul(flat, xp.permute_dims(weight, (1, 0)))
+    y = y if bias is None else y + bias
+    return xp.reshape(y, (*lead, weight.shape[0])) if len(lead) > 1 else y
+
+
+def _affine(xp: Any, x: Any, w: Any, bias: Any) -> Any:
+    lead = x.shape[:-1]
+    flat = xp.reshape(x, (math.prod(lead), x.shape[-1])) if len(lead) > 1 else x
+    y = xp.matmul(flat, w)
+    y = y if bias is None else y + bias
+    return xp.reshape(y, (*lead, w.shape[1])) if len(lead) > 1 else y
+
+
+def _vecdot(xp: Any, x: Any, y: Any, axis: int) -> Any:
+    return xp.sum(x * y, axis=axis)
+
+
+def _astype(b: Any, inputs: Any, node: Any) -> Any:
+    return b.copy(inputs[0]) if inputs[0].dtype == str(node.outputs[0].dtype) else b.cast(inputs[0], str(node.outputs[0].dtype))
+
+
+DECOMPOSE: dict[str, Any] = {
+    "mean": _mean, "count_nonzero": _count_nonzero, "var": _var,
+    "std": lambda xp, *args: xp.sqrt(_var(xp, *args)), "logsumexp": _logsumexp, "vector_norm": _vector_norm,
+    "softmax": _softmax, "log_softmax": _log_softmax, "_fused_norm": _fused_norm, "batch_norm_train": _batch_norm,
+    "_cross_entropy_index": _cross_entropy, "_attention": _attention, "_split_at": _split_at, "embedding": _embedding,
+    "_embedding_adjoint": _embedding_adjoint, "linear": _linear, "affine": _affine, "vecdot": _vecdot,
+}
+
+NEST: dict[str, Any] = {
+    "astype": _astype, **{name: _reduction(name) for name in ("sum", "prod", "max", "min", "any", "all")},
+    "argmax": _arg(True), "argmin": _arg(False), "zeros": _filled(0), "ones": _filled(1), "_full": _filled(None),
+    "empty": _filled(0), "arange": _arange, "tril": _triangle(True), "triu": _triangle(False), "eye": _eye,
+    "_concatenated": _concatenated, "_stacked": _stacked, "_pad_constant": _pad_constant,
+    "_getitem_adjoint": _getitem_adjoint, "_setitem": _setitem, "roll": _roll, "take": _take,
+    "take_along_axis": _take_along, "_take_along_axis_adjoint": _take_along_adjoint, "_take_adjoint": _take_adjoint,
+    "matmul": _matmul,
+}
+
+
+def _state() -> None:
+    for name, rule in DECOMPOSE.items():
+        if name in TABLE and TABLE[name].decompose is None:
+            TABLE[name].decompose = rule
+    for name, rule in NEST.items():
+        if name in TABLE and TABLE[name].nest is None:
+            TABLE[name].nest = rule
+
+
+_state()
