@@ -9,6 +9,7 @@ The class of the results is handed in by `agog.tensor` (`bind`), so that its bod
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any, Callable
 
 import numpy as np
@@ -393,6 +394,59 @@ def reduction(op: Op) -> Callable[..., Any]:
     return method
 
 
+def steady(op: Op) -> Callable[[Op, tuple, tuple], Any]:
+    """What `apply` does for a row with one output, when all inputs are Tensors of dtypes that need no cast."""
+    raw, check, differentiable = op.raw, op.check, bool(op.vjp)
+    promoted = repeat(bool(op.promotes)) if op.variadic else [n in op.promotes for n in op.inputs]
+    good: dict[Any, bool] = {}  # dtype of the promoted inputs: whether the row takes it without a cast
+
+    def takes(dtype: Any) -> bool:
+        kind = dtypes.kind(dtype).replace("u", "i")
+        return kind in op.takes and not (op.to_float and kind in "bi")
+
+    def invoke(op: Op, inputs: tuple, statics: tuple) -> Any:
+        try:
+            if config.special:
+                return apply(op, inputs, statics)
+            datas, common, needed = [], None, False
+            for x, c in zip(inputs, promoted):
+                if x is None:
+                    datas.append(None)
+                    continue
+                a = x._data
+                if type(a) is not _nd:
+                    return apply(op, inputs, statics)
+                if x._node is not None:
+                    needed = True
+                if c and a.dtype is not common:
+                    if common is not None:
+                        return apply(op, inputs, statics)
+                    common = a.dtype
+                    fits = good.get(common)
+                    if not (good.setdefault(common, takes(common)) if fits is None else fits):
+                        return apply(op, inputs, statics)
+                datas.append(a)
+            if check is not None:
+                statics = check(*datas, *statics)
+            out = raw(*datas, *statics)
+            if type(out) is not _nd:
+                out = _asarray(out)
+        except Exception:
+            out = None
+        if out is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
+            return apply(op, inputs, statics)
+        if needed and differentiable:
+            result = _record(op, inputs, datas, statics, (out,))
+            if result is not None:
+                return result[0]
+        t = _new(Tensor)
+        t._data = out
+        t._node = None
+        return t
+
+    return invoke
+
+
 _REDUCTION = {"axis": None, "keepdims": False}
 
 
@@ -406,7 +460,7 @@ def function(op: Op) -> Callable[..., Any]:
     elif op.kind == "reduction" and op.statics == _REDUCTION and not op.widen:
         fn = reduction(op)
     else:
-        return call_with_signature(op, apply)
+        return call_with_signature(op, apply if not op.inputs or len(op.outputs) > 1 else steady(op))
     fn.__name__ = fn.__qualname__ = op.name
     fn.__doc__, fn.__module__ = op.doc, "agog"
     fn.op = op  # type: ignore[attr-defined]
