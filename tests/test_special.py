@@ -55,6 +55,18 @@ def test_gelu_keeps_its_left_tail():
     assert np.allclose(ag.gelu(ag.asarray(x)).numpy(), want, rtol=1e-5, atol=0)
 
 
+def test_many_float32_numbers_take_a_path_of_their_own():
+    x = np.r_[np.linspace(-12, 12, 9999), np.nan, np.inf, -np.inf].astype(np.float32).reshape(-1, 2)
+    for layout in (x, np.asfortranarray(x), x[::-1]):
+        got = ag.ndtr(ag.asarray(layout)).numpy()
+        want = scipy.special.ndtr(layout.astype(np.float64))
+        assert got.dtype == np.float32 and np.allclose(got, want, rtol=1e-5, atol=1e-38, equal_nan=True)
+        assert np.allclose(got, want, rtol=0, atol=3e-7, equal_nan=True)
+        finite = np.where(np.isfinite(layout), layout, 0)
+        assert np.allclose(ag.gelu(ag.asarray(finite)).numpy(), finite * scipy.special.ndtr(finite.astype(np.float64)),
+                           rtol=1e-5, atol=1e-38)
+
+
 @pytest.mark.parametrize("fn", [ag.sigmoid, ag.softplus, ag.log_sigmoid, ag.tanh, ag.gelu, ag.mish, ag.silu, ag.elu,
                                 ag.selu,
                                 ag.celu, ag.softsign, ag.erf, ag.erfc, ag.log_ndtr, ag.i0e])

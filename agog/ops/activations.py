@@ -7,7 +7,7 @@ from typing import Any
 
 from agog.errors import ArgumentError
 from agog.ops.row import composite, elementwise
-from agog.ops.special import _scipy
+from agog.ops.special import _ndtr
 
 _real: dict[str, Any] = {"to_float": True, "takes": "f", "widen": True}
 
@@ -89,11 +89,11 @@ _A, _B = math.sqrt(2 / math.pi), 0.044715
 
 
 def _gelu(np: Any, x: Any) -> Any:
-    return x * 0.5 * _scipy("erfc")(np, x * -_SQRT_HALF)
+    return x * _ndtr(np, x)
 
 
 def _gelu_vjp(xp: Any, g: Any, x: Any) -> Any:
-    return g * (xp.erfc(x * -_SQRT_HALF) * 0.5 + x * xp.exp(x * x * -0.5) * _INV_SQRT_2PI)
+    return g * (xp.ndtr(x) + x * xp.exp(x * x * -0.5) * _INV_SQRT_2PI)
 
 
 def _gelu_tanh(np: Any, x: Any) -> Any:

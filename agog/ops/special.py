@@ -40,7 +40,39 @@ erfinv = _row("erfinv(x) -> y", "erfinv", vjp={"x": lambda xp, g, y: g * (xp.exp
               domain=(-0.8, 0.8), error=16, doc="The inverse of `erf` on (-1, 1); infinite at the ends, nan outside.")
 erfcx = _row("erfcx(x) -> y", "erfcx", vjp={"x": lambda xp, g, x, y: g * (2 * x * y - _2_SQRT_PI)}, domain=(-1, 2),
              error=16, doc="`exp(x*x) * erfc(x)`, which does not underflow.")
-ndtr = _row("ndtr(x) -> y", "ndtr", vjp={"x": lambda xp, g, x: g * (xp.exp(-x * x / 2) / _SQRT_2PI)}, domain=(-2, 2),
+# erfc(z) = t * exp(-z*z + polynomial(t)) with t = 1 / (1 + z/2), for z >= 0 (Numerical Recipes, 6.2): 1.2e-7.
+_ERFC = (0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196, 1.00002368)
+_BLOCK = 1 << 14  # elements whose temporaries stay in the cache
+
+
+def _ndtr(np: Any, x: Any) -> Any:
+    """SciPy takes 20 to 30 ns for an element; for many float32 numbers a few vector operations are faster."""
+    if x.itemsize != 4 or x.size < 4096:
+        return _scipy("ndtr")(np, x)
+    out = np.empty(x.shape, x.dtype)
+    flat, done = x.reshape(-1), out.reshape(-1)
+    for i in range(0, flat.size, _BLOCK):
+        part = flat[i:i + _BLOCK]
+        z = np.absolute(part)
+        t = z * (0.5 * math.sqrt(0.5)) + 1
+        np.reciprocal(t, t)
+        p = t * _ERFC[0]
+        for c in _ERFC[1:]:
+            p += c
+            p *= t
+        p -= 1.26551223
+        z *= z
+        z *= 0.5
+        p -= z
+        np.exp(p, p)
+        p *= t
+        p *= 0.5  # the tail beyond |x|
+        done[i:i + _BLOCK] = np.where(part < 0, p, 1 - p)
+    return out
+
+
+ndtr = elementwise("ndtr(x) -> y", _ndtr, **_real, widen=True, reference=_scipy("ndtr"),
+                   vjp={"x": lambda xp, g, x: g * (xp.exp(-x * x / 2) / _SQRT_2PI)}, domain=(-2, 2),
             lower=lambda k, x: k.mul(k.erfc(k.mul(x, -math.sqrt(0.5))), 0.5), error=16,
             doc="The distribution function of the standard normal distribution.")
 ndtri = _row("ndtri(x) -> y", "ndtri", vjp={"x": lambda xp, g, y: g * (xp.exp(y * y / 2) * _SQRT_2PI)},
