@@ -287,3 +287,21 @@ def test_margins(rng):
 def test_parameters_are_checked(call, text):
     with pytest.raises(ArgumentError, match=text):
         call(ag.asarray(np.ones((2, 3))))
+
+
+def test_large_ones_go_by_blocks(rng):
+    """Above the size where work is shared out, results are those of the parts."""
+    x = rng.standard_normal((300, 1000))
+    t = rng.integers(0, 1000, 300)
+    t[5] = -100
+    for axis in (0, 1):
+        close(xp.softmax(ag.asarray(x), axis=axis), sp.softmax(x, axis))
+        close(xp.log_softmax(ag.asarray(x), axis=axis), sp.log_softmax(x, axis))
+    a = ag.asarray(x, requires_grad=True)
+    loss = xp.cross_entropy(a, ag.asarray(t))
+    loss.backward()
+    close(loss, reference_cross_entropy(x, t, None, -100, 0.0, "mean"))
+    want = sp.softmax(x, 1)
+    want[np.arange(300), t] -= 1
+    want[5] = 0
+    np.testing.assert_allclose(a.grad.numpy(), want / 299, atol=1e-14)

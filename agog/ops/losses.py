@@ -10,8 +10,9 @@ import math
 
 import numpy as np
 
+from agog.array import large
 from agog.errors import ArgumentError, AxisError, DTypeError, IndexingError, ShapeError
-from agog.ops.blocks import in_float32
+from agog.ops.blocks import in_float32, over_rows
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite, elementwise
 
@@ -28,6 +29,8 @@ def _check_axis(name):
 
 
 def _softmax(np, x, axis):
+    if x.size >= large.THRESHOLD:
+        return _by_rows(np, _softmax, x, axis)
     if not x.size:
         return x.copy()
     y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
@@ -37,12 +40,36 @@ def _softmax(np, x, axis):
 
 
 def _log_softmax(np, x, axis):
+    if x.size >= large.THRESHOLD:
+        return _by_rows(np, _log_softmax, x, axis)
     if not x.size:
         return x.copy()
     y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
     s = np.add.reduce(np.exp(y), axis, None, None, True)
     y -= np.log(s, s)
     return y
+
+
+def _softmax_into(np, x, y):
+    np.subtract(x, np.maximum.reduce(x, 1, None, None, True), y)
+    np.exp(y, y)
+    y /= np.add.reduce(y, 1, None, None, True)
+
+
+def _log_softmax_into(np, x, y):
+    np.subtract(x, np.maximum.reduce(x, 1, None, None, True), y)
+    s = np.add.reduce(np.exp(y), 1, None, None, True)
+    y -= np.log(s, s)
+
+
+def _by_rows(np, compute, x, axis):
+    """A large softmax, block by block along its rows, on several threads."""
+    rows = np.ascontiguousarray(np.moveaxis(x, axis, -1))
+    y = large.empty(rows.shape, x.dtype)
+    into = _softmax_into if compute is _softmax else _log_softmax_into
+    rows, out = rows.reshape(-1, rows.shape[-1]), y.reshape(-1, rows.shape[-1])
+    over_rows(*rows.shape, lambda i, j: into(np, rows[i:j], out[i:j]))
+    return np.moveaxis(y, -1, axis)
 
 
 def _softmax_rule(xp, g, y, axis):
@@ -109,17 +136,31 @@ def _targets(np, target, classes, ignore_index):
     return _class_index(np, target, classes, ignore_index)
 
 
-def _cross_entropy(np, x, target, ignore_index, reduction):
-    n, classes = x.shape
-    index, valid = _targets(np, target, classes, ignore_index)
+def _row_losses(np, x, index):
+    """(logsumexp, loss) of each row of logits."""
     top = np.maximum.reduce(x, 1, None, None, True)
     z = x - top
-    picked = z[np.arange(n), index]
+    picked = z[np.arange(x.shape[0]), index]
     np.exp(z, z)
     lse = np.add.reduce(z, 1)
     np.log(lse, lse)
     loss = lse - picked
     lse += top[:, 0]
+    return lse, loss
+
+
+def _cross_entropy(np, x, target, ignore_index, reduction):
+    n, classes = x.shape
+    index, valid = _targets(np, target, classes, ignore_index)
+    if x.size < large.THRESHOLD:
+        lse, loss = _row_losses(np, x, index)
+    else:
+        lse, loss = np.empty(n, x.dtype), np.empty(n, x.dtype)
+
+        def work(i, j):
+            lse[i:j], loss[i:j] = _row_losses(np, x[i:j], index[i:j])
+
+        over_rows(n, classes, work)
     if valid is not None:
         loss[~valid] = 0
         n = int(np.count_nonzero(valid))
@@ -153,10 +194,17 @@ def _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction):
         a = a / (n if valid is None else int(np.count_nonzero(valid))) if n else a
     if valid is not None:
         a = a * valid.astype(x.dtype)
-    p = x - lse[:, None]
-    np.exp(p, p)
-    p *= (a + h)[:, None]
-    p[np.arange(n), index] -= a
+    scale = a + h
+    p = large.empty(x.shape, x.dtype)
+
+    def work(i, j):
+        part = p[i:j]
+        np.subtract(x[i:j], lse[i:j, None], part)
+        np.exp(part, part)
+        part *= scale[i:j, None]
+        part[np.arange(j - i), index[i:j]] -= a[i:j] if a.ndim else a
+
+    over_rows(n, x.shape[1], work)
     return p
 
 
@@ -420,19 +468,29 @@ def l1_loss(xp, input, target, weight=None, reduction="mean"):
     return _reduce(xp, "l1_loss", loss if weight is None else loss * weight, reduction)
 
 
+def _huber(np, d, delta):
+    size = np.absolute(d)
+    inner = np.minimum(size, delta)
+    size -= inner * 0.5
+    size *= inner
+    return size
+
+
+elementwise("_huber(d, delta) -> y", _huber, takes="f", to_float=True, widen=True, domain=(0.2, 0.9),
+            vjp={"d": lambda xp, g, d, delta: g * xp.maximum(xp.minimum(d, delta), -delta),
+                 "delta": lambda xp, g, d, delta: g * xp.maximum(xp.abs(d) - delta, 0.0)},
+            lower=lambda k, d, delta: k.mul(k.min(k.abs(d), delta), k.sub(
+                k.abs(d), k.mul(0.5, k.min(k.abs(d), delta)))),
+            doc="d²/2 where |d| <= delta, else delta (|d| - delta/2).")
+
+
 @composite
 def huber_loss(xp, input, target, delta=1.0, reduction="mean"):
     """d²/2 for |d| <= delta, else delta (|d| - delta/2), with d = input - target."""
     if delta <= 0:
         raise ArgumentError(f"huber_loss: delta={delta}; it must be positive")
     _same_shape("huber_loss", input, target)
-    return _reduce(xp, "huber_loss", _huber(xp, input - target, delta), reduction)
-
-
-def _huber(xp, d, delta):
-    size = xp.abs(d)
-    inner = xp.minimum(size, delta)
-    return inner * (size - 0.5 * inner)
+    return _reduce(xp, "huber_loss", xp._huber(input - target, delta), reduction)
 
 
 @composite
@@ -442,7 +500,7 @@ def smooth_l1_loss(xp, input, target, beta=1.0, reduction="mean"):
         raise ArgumentError(f"smooth_l1_loss: beta={beta}; it must not be negative")
     _same_shape("smooth_l1_loss", input, target)
     d = input - target
-    return _reduce(xp, "smooth_l1_loss", _huber(xp, d, beta) / beta if beta else xp.abs(d), reduction)
+    return _reduce(xp, "smooth_l1_loss", xp._huber(d, beta) / beta if beta else xp.abs(d), reduction)
 
 
 @composite
