@@ -165,10 +165,10 @@ def _record(op: Op, tensors: list[Any], datas: list[Any], statics: tuple, outs: 
     if not op.vjp:
         return None
     if op.variadic:
-        parents = tuple(t._node for t in tensors)
+        parents = tuple([t._node for t in tensors])
     else:
-        parents = tuple(t._node if t is not None and r is not None else None for t, r in zip(tensors, op.rules))
-    if not any(p is not None for p in parents):
+        parents = tuple([t._node if t is not None and r is not None else None for t, r in zip(tensors, op.rules)])
+    if parents.count(None) == len(parents):
         return None
     if len(outs) == 1:
         if not dtypes.is_inexact(outs[0].dtype):

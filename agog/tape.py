@@ -63,14 +63,14 @@ def record(op: Op, parents: tuple, values: tuple, statics: tuple, shape: Any) ->
         keep_inputs, keep_output = op.keeps
         env = (values[:-1] if keep_inputs else None, values[-1] if keep_output else None) + statics
         for what, _ in op.derived:
-            env += (tuple(getattr(v, what) for v in values[:-1]),)
+            env += (tuple([getattr(v, what) for v in values[:-1]]),)
     else:
         mask = 0
         for i, p in enumerate(parents):
             if p is not None:
                 mask |= 1 << i
         keep = op.keeps[mask]
-        env = tuple(v if k else None for v, k in zip(values, keep)) if keep else (None,) * len(values)
+        env = tuple([v if k else None for v, k in zip(values, keep)]) if keep else (None,) * len(values)
         env += statics
         for what, i in op.derived:
             env += (getattr(values[i], what),)
