@@ -67,7 +67,7 @@ class Generator:
     def __reduce__(self) -> Any:
         return _restore, (self.state.tolist(),)
 
-    def __agog_watch__(self) -> tuple[Any, list[Any]]:
+    def __agog_watch__(self) -> tuple[Any, list[tuple[dict, str]]]:
         return id(self.state), []  # the state itself is a Tensor, which a recording reads afresh
 
     def __repr__(self) -> str:

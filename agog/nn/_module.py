@@ -144,12 +144,12 @@ class Module:
     def _changed(self) -> None:
         self.__dict__["_version"] = clock.tick()
 
-    def __agog_watch__(self) -> tuple[Any, list[Any]]:
-        """What staging guards: (versions of this module and all below, mutable plain attributes among them)."""
+    def __agog_watch__(self) -> tuple[Any, list[tuple[dict, str]]]:
+        """What staging guards: versions of this module and all below, and where they keep mutable plain attributes."""
         watched = self.__dict__.get("_watched")
         if watched is None or watched[0] != clock.now:
             modules = list(self.modules())
-            plain = [v for m in modules for k, v in m.__dict__.items()
+            plain = [(m.__dict__, k) for m in modules for k, v in m.__dict__.items()
                      if k not in _OWN and not isinstance(v, (*_UNWATCHED, Module))]
             watched = self.__dict__["_watched"] = (clock.now, tuple((id(m), m._version) for m in modules), plain)
         return watched[1], watched[2]

@@ -327,7 +327,7 @@ class Optimizer:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_scratch": {}}
 
-    def __agog_watch__(self) -> tuple[Any, list[Any]]:
+    def __agog_watch__(self) -> tuple[Any, list[tuple[dict, str]]]:
         """What staging guards: everything but values of Tensors. See `agog.staging.observe`."""
         return (self._version, *[(id(g), g._version) for g in self.param_groups]), []
 

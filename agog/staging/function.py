@@ -32,8 +32,8 @@ PATHS = 8
 FORMS = 64
 """Forms of arguments that a function keeps; more of them push out the least recently used."""
 
-ATTEMPTS = 3
-"""How often a form that could not be staged is recorded again: the first call may just have set something up."""
+ATTEMPTS = 2
+"""How often a form that cannot be staged is tried: the first call may just have set something up."""
 
 SMALL_ARRAY = 4096
 
@@ -91,6 +91,10 @@ class Function:
         if instance is None:
             return self
         return types.MethodType(self, instance)
+
+    def __agog_watch__(self) -> tuple[Any, list[Any]]:
+        """To another recording this is the function it wraps, not its caches."""
+        return id(self._fn), []
 
     def __repr__(self) -> str:
         return f"<staged {self.__name__}: {sum(len(f.recordings) for f in self._forms.values())} recordings>"
@@ -221,8 +225,7 @@ class Function:
             self._note(f"not staged: {why}")
             if self.strict:
                 raise StagingError(f"{self.__name__} cannot be staged: {why}") from None
-            if form.attempts >= 2 or not str(why).startswith("it changes"):
-                form.attempts = ATTEMPTS
+            if form.attempts >= ATTEMPTS:
                 self._say(str(why))
             return result
         form.reason, form.attempts = None, 0

@@ -18,11 +18,11 @@ class Guards:
 
     def __init__(self, watch: Watch, captured: list[Any]):
         names = {n for code in watch.codes for n in observe._attribute_names(code)}
-        dynamic = any({"getattr", "vars", "dir"} & observe._global_names(code) for code in watch.codes)
+        dynamic = watch._dynamic
         self.same: list[tuple[Place, Any]] = []
         self.equal: list[tuple[Place, type, Any]] = []
         self.functions: list[tuple[Place, Any, Any]] = []
-        self.watched: list[tuple[Place, Any, Any]] = []
+        self.watched = list(watch.watched.values())
         self.deep: list[tuple[Place, Any]] = []
         self.nodes = [(t, t._node) for t in captured]
         for key, place in watch.places.items():
@@ -43,11 +43,8 @@ class Guards:
             self.functions.append((place, value, value.__code__))
             if is_user_code(value.__code__.co_filename) and (value.__defaults__ or value.__kwdefaults__):
                 self.deep.append((place, before))
-        elif hasattr(type(value), "__agog_watch__"):
-            token, parts = value.__agog_watch__()
-            self.watched.append((place, value, token))
-            if parts:
-                self.deep.append((place, before))
+        elif isinstance(before, tuple) and before[0] == "object":
+            self.same.append((place, value))
         else:
             self.deep.append((place, before))
 
@@ -67,9 +64,9 @@ class Guards:
             now = place.read()
             if now is not value or now.__code__ is not code:
                 return place.name
-        for place, value, state in self.watched:
-            if place.read() is not value or value.__agog_watch__()[0] != state:
-                return place.name
+        for value, token, name in self.watched:
+            if value.__agog_watch__()[0] != token:
+                return name
         for place, before in self.deep:
             try:
                 if fingerprint(place.read(), None, place.name) != before:
@@ -80,8 +77,9 @@ class Guards:
 
     def names(self) -> list[str]:
         """What is watched, for `explain`."""
-        groups = (self.same, self.equal, self.functions, self.watched, self.deep)
-        return sorted({entry[0].name for group in groups for entry in group})  # type: ignore[attr-defined]
+        groups = (self.same, self.equal, self.functions, self.deep)
+        places = {entry[0].name for group in groups for entry in group}  # type: ignore[attr-defined]
+        return sorted(places | {name for _, _, name in self.watched})
 
 
 def observe_plain(value: Any) -> bool:

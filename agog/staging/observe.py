@@ -36,6 +36,7 @@ _FIXED = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, pro
           types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType, types.MethodDescriptorType,
           types.MethodWrapperType)
 _CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque)
+_DYNAMIC = frozenset({"getattr", "setattr", "delattr", "hasattr", "vars", "dir"})
 MAX_STATE = 20_000
 MAX_ARRAY_BYTES = 16 << 20
 
@@ -64,11 +65,12 @@ class Refuse(Exception):
 
 
 # ------------------------------------------------------------------------------------------------ fingerprints
-def fingerprint(value: Any, seen: dict[int, int] | None = None, name: str = "") -> Any:
-    """A hashable-free, comparable picture of plain mutable state: equal when nothing that matters changed.
+def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") -> Any:
+    """A comparable picture of plain mutable state: equal when nothing that matters changed.
 
-    Tensors count by identity (their values are the recorder's business), functions, classes and modules too; lists,
-    dicts, sets, small arrays and the attributes of ordinary objects by their contents.
+    Lists, dicts, sets and small arrays count by their contents. Tensors count by identity (their values are the
+    recorder's business), functions, classes, modules and ordinary objects too: the attributes of objects that code
+    reads are watched one by one. `seen` collects every mutable object that was met, by id.
 
     Raises Refuse for what cannot be watched: live iterators, huge containers and arrays.
     """
@@ -77,8 +79,8 @@ def fingerprint(value: Any, seen: dict[int, int] | None = None, name: str = "") 
         return (type(value), repr(value)) if isinstance(value, float | complex | np.generic) else (type(value), value)
     key = id(value)
     if key in seen:
-        return ("again", seen[key])
-    seen[key] = len(seen)
+        return ("again", key)
+    seen[key] = value
     if len(seen) > MAX_STATE:
         raise Refuse(f"{name or 'its state'} reaches more than {MAX_STATE} objects; pass less, or keep it in Tensors")
     if is_tensor(value):
@@ -113,13 +115,9 @@ def fingerprint(value: Any, seen: dict[int, int] | None = None, name: str = "") 
         return ("fixed", key)
     if isinstance(value, Leaf):
         return ("leaf", key)
-    watch = getattr(type(value), "__agog_watch__", None)
-    if watch is not None:
-        token, parts = watch(value)
-        return ("watched", key, token, [fingerprint(part, seen, name) for part in parts])
     if hasattr(value, "__next__"):
         raise Refuse(f"{name or 'it'} is an iterator ({type(value).__name__}); what it gives next cannot be known beforehand")
-    return _instance(value, key, seen, name)
+    return ("object", key, id(type(value)))
 
 
 def _state(generator: Any) -> Any:
@@ -129,24 +127,11 @@ def _state(generator: Any) -> Any:
     return repr(generator.get_state() if bits is None else bits.state)
 
 
-def _cell(cell: Any, seen: dict[int, int], name: str) -> Any:
+def _cell(cell: Any, seen: dict[int, Any], name: str) -> Any:
     try:
         return fingerprint(cell.cell_contents, seen, name)
     except ValueError:
         return "empty"
-
-
-def _instance(value: Any, key: int, seen: dict[int, int], name: str) -> Any:
-    parts: list[Any] = []
-    state = getattr(value, "__dict__", None)
-    if isinstance(state, dict):
-        parts.append([(k, fingerprint(v, seen, f"{name}.{k}")) for k, v in list(state.items())])
-    for cls in type(value).__mro__:
-        slots = cls.__dict__.get("__slots__", ())
-        for slot in (slots,) if isinstance(slots, str) else slots:
-            if slot not in ("__dict__", "__weakref__") and hasattr(value, slot):
-                parts.append((slot, fingerprint(getattr(value, slot), seen, f"{name}.{slot}")))
-    return ("object", key, id(type(value)), parts)
 
 
 def _key(k: Any) -> Any:
@@ -198,6 +183,10 @@ class Watch:
         self.arguments: list[tuple[str, Any, Any]] = []
         self.reached: set[int] = set()
         self.volatile: set[tuple[int, Any]] = set()
+        self.watched: dict[int, tuple[Any, Any, str]] = {}  # objects that say themselves what to watch
+        self._objects: dict[int, tuple[Any, str]] = {}
+        self._attributes: set[str] = set()
+        self._dynamic = False
         self._random: Any = None
         self._keep: list[Any] = []
         self._active = False
@@ -207,10 +196,12 @@ class Watch:
         """Begin watching; `arguments` are (name, value) pairs of everything that is not a Tensor."""
         self._random = (random.getstate(), _numpy_random())
         for name, value in arguments:
+            seen: dict[int, Any] = {}
             try:
-                self.arguments.append((name, value, fingerprint(value, None, name)))
+                self.arguments.append((name, value, fingerprint(value, seen, name)))
             except Refuse as refusal:
                 self.refuse(f"argument {refusal}")
+            self._note_objects(seen, name)
         self._enter_function(fn)
         self._streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Stream(self, sys.stdout, "stdout"), _Stream(self, sys.stderr, "stderr")
@@ -234,12 +225,11 @@ class Watch:
 
     def _enter_function(self, fn: Any) -> None:
         while isinstance(fn, types.MethodType):
-            self._note_value(("self", id(fn.__self__)), fn.__self__, "self")
+            self._note_objects({id(fn.__self__): fn.__self__}, "self")
             fn = fn.__func__
         if not isinstance(fn, types.FunctionType):
-            call = getattr(type(fn), "__call__", None)
-            self._note_value(("self", id(fn)), fn, type(fn).__name__)
-            fn = call
+            self._note_objects({id(fn): fn}, type(fn).__name__)
+            fn = getattr(type(fn), "__call__", None)
         if isinstance(fn, types.FunctionType):
             self._note_function(fn)
 
@@ -251,23 +241,66 @@ class Watch:
             self._note(Place(cell, None, name))
         for attribute in ("__code__", "__defaults__", "__kwdefaults__"):
             self._note(Place(fn, attribute, f"{attribute} of {fn.__name__}"))
-        self._note_globals(code, fn.__globals__)
+        self._note_code(code, fn.__globals__)
 
-    def _note_globals(self, code: types.CodeType, namespace: dict) -> None:
+    def _note_code(self, code: types.CodeType, namespace: dict) -> None:
+        """Code is about to run for the first time: what it reads is now as it was before."""
         if code in self.codes:
             return
         self.codes.add(code)
-        for name in _global_names(code):
+        globals_read, attributes = _global_names(code), _attribute_names(code)
+        if not self._dynamic and (globals_read & _DYNAMIC or "__dict__" in attributes):
+            self._dynamic = True
+            new = None
+        else:
+            new = attributes - self._attributes
+        self._attributes |= attributes
+        for value, name in list(self._objects.values()):
+            self._note_attributes(value, name, new)
+        for name in globals_read:
             if name in namespace:
-                place = Place(namespace, name, name)
-                self._note(place)
+                self._note(Place(namespace, name, name))
                 value = namespace[name]
                 if isinstance(value, types.ModuleType) and is_user_code(getattr(value, "__file__", None) or "<frozen"):
-                    for attribute in _attribute_names(code):
+                    for attribute in attributes:
                         if attribute in vars(value):
                             self._note(Place(vars(value), attribute, f"{name}.{attribute}"))
             elif not hasattr(_builtins(namespace), name):
                 self._note(Place(namespace, name, name))  # absent now; it could appear
+
+    def _note_objects(self, seen: dict[int, Any], name: str) -> None:
+        self.reached.update(seen)
+        for value in list(seen.values()):
+            if id(value) in self._objects or isinstance(value, (*_FIXED, *_CONTAINERS, np.ndarray, types.FunctionType)):
+                continue
+            if is_tensor(value) or isinstance(value, Leaf):
+                continue
+            self._objects[id(value)] = (value, name)
+            if len(self._objects) > MAX_STATE // 10:
+                self.refuse(f"{name} reaches more than {MAX_STATE // 10} objects with attributes")
+                return
+            self._note_attributes(value, name, None if self._dynamic else self._attributes)
+            self._note_class(value)
+
+    def _note_attributes(self, value: Any, name: str, wanted: Any) -> None:
+        """Watch attributes of an object: those named in `wanted`, or all (None)."""
+        watch = getattr(type(value), "__agog_watch__", None)
+        if watch is not None:
+            token, entries = watch(value)
+            self.watched.setdefault(id(value), (value, token, name))
+            for holder, key in entries:
+                if wanted is None or key in wanted:
+                    self._note(Place(holder, key, f"{name}.{key}"))
+            return
+        state = getattr(value, "__dict__", None)
+        if isinstance(state, dict):
+            for key in list(state) if wanted is None else wanted:
+                self._note(Place(state, key, f"{name}.{key}"))
+        for cls in type(value).__mro__:
+            slots = cls.__dict__.get("__slots__", ())
+            for slot in (slots,) if isinstance(slots, str) else slots:
+                if slot not in ("__dict__", "__weakref__") and (wanted is None or slot in wanted):
+                    self._note(Place(value, slot, f"{name}.{slot}"))
 
     def _note(self, place: Place) -> None:
         key = (id(place.holder), place.key)
@@ -275,15 +308,19 @@ class Watch:
             return
         self.places[key] = place
         value = place.read()
-        seen: dict[int, int] = {}
+        if value is _ABSENT:
+            self.before[key] = fingerprint(value)
+            return
+        seen: dict[int, Any] = {}
         try:
             self.before[key] = fingerprint(value, seen, place.name)
         except Refuse as refusal:
             self.refuse(str(refusal))
             self.before[key] = None
-        self.reached.update(seen)
+        self._note_objects(seen, place.name)
         self._note_callable(value)
-        self._note_class(value)
+        if isinstance(value, type):
+            self._note_class(value)
 
     def _note_value(self, key: Any, value: Any, name: str) -> None:
         holder = {"value": value}
@@ -291,6 +328,8 @@ class Watch:
         self._note(Place(holder, "value", name))
 
     def _note_callable(self, value: Any) -> None:
+        while hasattr(value, "__wrapped__") and not isinstance(value, type):
+            value = value.__wrapped__  # a decorated, perhaps staged, function: what it closes over counts
         if isinstance(value, types.FunctionType) and is_user_code(value.__code__.co_filename):
             for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):
                 self._note(Place(cell, None, name))
@@ -327,16 +366,14 @@ class Watch:
             if code.co_flags & (0x80 | 0x200):
                 self.refuse(f"{code.co_name} is a coroutine")
             if code not in self.codes:
-                self._note_globals(code, frame.f_globals)
+                self._note_code(code, frame.f_globals)
                 for name in code.co_freevars:
                     if name in frame.f_locals:
                         self._note_local(frame, name)
             if code.co_argcount and code.co_varnames[0] in ("self", "cls"):
                 owner = frame.f_locals.get(code.co_varnames[0], _ABSENT)
-                if owner is not _ABSENT and not is_tensor(owner) and ("self", id(owner)) not in self.before:
-                    self.before["self", id(owner)] = None
-                    self._keep.append(owner)
-                    self._note_value(("self", id(owner)), owner, code.co_varnames[0])
+                if owner is not _ABSENT and not is_tensor(owner) and id(owner) not in self._objects:
+                    self._note_objects({id(owner): owner}, code.co_varnames[0])
         elif event == "c_call":
             self._c_call(frame, arg)
 
@@ -402,6 +439,9 @@ class Watch:
         for name, value, before in self.arguments:
             if fingerprint(value, None, name) != before:
                 return f"it changes its argument {name}"
+        for value, token, name in self.watched.values():
+            if value.__agog_watch__()[0] != token:
+                return f"it changes {name}"
         state = (random.getstate(), _numpy_random())
         if state[0] != self._random[0] or not _same_random(state[1], self._random[1]):
             return "it draws random numbers from Python's or NumPy's generator; use agog.random"
