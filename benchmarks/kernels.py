@@ -19,7 +19,11 @@ from agog import config
 from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.rows import compile_row_program
 
-ROUNDS = 15
+ROUNDS = 61
+# Seconds of one measurement, far less than a scheduler's slice (some 3 ms): on a busy machine a measurement that
+# reaches the end of its slice is interrupted for several others, and that would always hit the slower of the two. It
+# cannot help where a single call takes milliseconds: on a busy machine, do not trust the last column.
+WINDOW = 0.0003
 
 ELEMENTWISE = {
     "a + b": (lambda k, a, b: a + b, lambda a, b, out: np.add(a, b, out=out)),
@@ -52,7 +56,7 @@ def ratio(kernel, reference):
     """The median ratio, and the kernel's median time."""
     kernel()
     once = seconds(reference, 1)
-    repeat = max(1, min(1000, int(0.002 / once)))
+    repeat = max(1, int(WINDOW / once))
     pairs = [(seconds(kernel, repeat), seconds(reference, repeat)) for _ in range(ROUNDS)]
     return statistics.median(r / k for k, r in pairs), statistics.median(k for k, _ in pairs)
 
