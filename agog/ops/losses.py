@@ -471,7 +471,7 @@ def l1_loss(xp, input, target, weight=None, reduction="mean"):
 def _huber(np, d, delta):
     size = np.absolute(d)
     inner = np.minimum(size, delta)
-    size -= inner * 0.5
+    size = size - inner * 0.5
     size *= inner
     return size
 
