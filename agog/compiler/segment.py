@@ -147,6 +147,8 @@ class Segment:
     def _matmul(self, step):
         x, y = step.inputs
         out = step.outputs[0]
+        if not out.size:
+            return (lambda pointers: None), [], False
         *lead, m, n = out.shape
         depth = x.shape[-1]
         (xr, xo, xs), (yr, yo, ys) = resolve(x), resolve(y)
@@ -176,8 +178,6 @@ class Segment:
 
         def emit(pointers):
             k = self.k
-            if not out.size:
-                return
             grain = rows * max(1, _CHUNK // (2 * rows * n * max(1, depth)))
 
             def one(a, b, c):

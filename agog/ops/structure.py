@@ -232,7 +232,7 @@ def _stacked(b: Any, inputs: Any, node: Any) -> Any:
     out = node.outputs[0]
     axis = node.static["axis"] % out.ndim
     return b.assemble(out.shape, str(out.dtype), [
-        (b.cast(x, str(out.dtype)), lambda a, key=(slice(None),) * axis + (i,): a[key]) for i, x in enumerate(inputs)])
+        (b.cast(x, str(out.dtype)), lambda a, key=(slice(None),) * axis + (i, Ellipsis): a[key]) for i, x in enumerate(inputs)])
 
 
 def _split_at(xp: Any, x: Any, index: int, axis: int) -> Any:
@@ -249,15 +249,20 @@ def _pad_constant(b: Any, inputs: Any, node: Any) -> Any:
 
 def _getitem_adjoint(b: Any, inputs: Any, node: Any) -> Any:
     out, index = node.outputs[0], node.static["index"]
-    return b.assemble(out.shape, str(out.dtype), [(inputs[0], lambda a: a[index] if a.ndim else a)], fill=0)
+    return b.assemble(out.shape, str(out.dtype), [(inputs[0], lambda a: a[_open(index)])], fill=0)
 
 
 def _setitem(b: Any, inputs: Any, node: Any) -> Any:
     (x, value), out, index = inputs, node.outputs[0], node.static["index"]
     while len(value.shape) and value.shape[0] == 1 and len(value.shape) > _rank(out.shape, index):
         value = b.reshape(value, value.shape[1:])
-    return b.assemble(out.shape, str(out.dtype), [(b.cast(value, str(out.dtype)), lambda a: a[(*index, Ellipsis)]
-                                                   if Ellipsis not in index else a[index])], fill=x)
+    return b.assemble(out.shape, str(out.dtype), [(b.cast(value, str(out.dtype)), lambda a: a[_open(index)])], fill=x)
+
+
+def _open(index: Any) -> tuple:
+    """The index with an Ellipsis, so that it always gives an array."""
+    index = index if isinstance(index, tuple) else (index,)
+    return index if Ellipsis in index else (*index, Ellipsis)
 
 
 def _rank(shape: tuple, index: tuple) -> int:
@@ -401,6 +406,7 @@ def _state() -> None:
     for name, rule in NEST.items():
         if name in TABLE and TABLE[name].nest is None:
             TABLE[name].nest = rule
+    TABLE["_getitem"].view = lambda np, x, index: x[_open(index)]
 
 
 _state()
