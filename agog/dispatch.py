@@ -408,7 +408,8 @@ def steady(op: Op) -> Callable[[Op, tuple, tuple], Any]:
         try:
             if config.special:
                 return apply(op, inputs, statics)
-            datas, common, needed = [], None, False
+            datas: list[Any] = []
+            common, needed = None, False
             for x, c in zip(inputs, promoted):
                 if x is None:
                     datas.append(None)
@@ -436,7 +437,7 @@ def steady(op: Op) -> Callable[[Op, tuple, tuple], Any]:
         if out is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
             return apply(op, inputs, statics)
         if needed and differentiable:
-            result = _record(op, inputs, datas, statics, (out,))
+            result = _record(op, list(inputs), datas, statics, (out,))
             if result is not None:
                 return result[0]
         t = _new(Tensor)

@@ -212,6 +212,8 @@ def test_creation_as_numpy():
     (lambda: ag.zeros((2, -3)), ShapeError, ["-3"]),
     (lambda: ag.zeros((10**6, 10**6)), OutOfMemoryError, ["GB"]),
     (lambda: ag.full((10**30,), 1.0), OutOfMemoryError, ["GB"]),
+    (lambda: ag.tile(ag.ones(3), (10**9, 10**9)), OutOfMemoryError, ["tile", "GB"]),
+    (lambda: ag.repeat(ag.ones(3), 10**15), OutOfMemoryError, ["repeat", "GB"]),
     (lambda: ag.eye(10**7), OutOfMemoryError, ["GB"]),
     (lambda: ag.arange(10**15), OutOfMemoryError, ["GB"]),
     (lambda: ag.zeros(("a",)), ArgumentTypeError, ["'a'"]),

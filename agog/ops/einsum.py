@@ -26,7 +26,8 @@ def _parse(text: str, shapes: tuple) -> tuple[tuple[tuple, ...], tuple, dict]:
         raise ArgumentError(f"einsum({text!r}): {len(terms)} terms for {len(shapes)} arrays; there must be one for "
                             "each, "
                             "separated by commas")
-    labels, sizes = [], {}
+    labels: list[tuple] = []
+    sizes: dict[Any, int] = {}
     for i, (term, shape) in enumerate(zip(terms, shapes)):
         labels.append(_labels(text, term, len(shape), f"arrays[{i}] of shape {shape}"))
         for label, n in zip(labels[-1], shape):

@@ -384,7 +384,7 @@ def one_hot(xp, indices, num_classes=None, dtype=None):
     dtype: the default float. Without num_classes it is the largest index plus one, read from the values.
     """
     _check_indices("one_hot", indices)
-    if num_classes is None:
+    if num_classes is None:  # a look at the values: staged code cannot know it otherwise
         num_classes = int(xp.max(indices)) + 1 if ax.size(indices.shape) else 0
     return xp._one_hot(indices, classes=ax.integer("one_hot", "num_classes", num_classes),
                        dtype=dtypes.default_float() if dtype is None else dtypes.dtype(dtype))

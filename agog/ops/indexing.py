@@ -210,11 +210,11 @@ def _check_template(op: str, x: Any, keys: tuple, template: tuple) -> None:
 
 
 def _read(np: Any, x: Any, *keys: Any) -> Any:
-    template, key = keys[-1], _filled(keys[-1], keys[:-1])
+    key = _filled(keys[-1], keys[:-1])
     try:
         return x[key]
     except IndexError as error:
-        raise _bad_key(x, key, template, error) from None
+        raise _bad_key(x, key, error) from None
 
 
 def _width(k: Any) -> int:
@@ -224,7 +224,7 @@ def _width(k: Any) -> int:
     return k.ndim if hasattr(k, "dtype") and k.dtype == bool else 1
 
 
-def _bad_key(x: Any, key: tuple, template: tuple, error: IndexError) -> IndexingError:
+def _bad_key(x: Any, key: tuple, error: Exception) -> IndexingError:
     """Which index of which array is outside which axis."""
     axis, named = 0, sum(_width(k) for k in key)
     for k in key:
@@ -340,17 +340,17 @@ Op("_getitem_arrays_adjoint(*xs; shape, template) -> y", _read_adjoint,
 
 
 def _write(np: Any, x: Any, value: Any, *keys: Any) -> Any:
-    template, key = keys[-1], _filled(keys[-1], keys[:-1])
+    key = _filled(keys[-1], keys[:-1])
     out = x.copy()
     try:
         out[key] = value
     except IndexError as error:
-        raise _bad_key(x, key, template, error) from None
+        raise _bad_key(x, key, error) from None
     except ValueError as error:
         try:
             x[key]
         except IndexError:
-            raise _bad_key(x, key, template, error) from None
+            raise _bad_key(x, key, error) from None
         raise _misfit(x, value, key) from None
     return out
 

@@ -78,7 +78,7 @@ inv = _row("inv(x) -> y", lambda np, x: np.linalg.inv(x), vjp={"x": lambda xp, g
            doc="The inverse of square matrices (..., n, n). Raises ArgumentError for a singular one.")
 
 
-def _check_solve(op: str, a: Any, b: Any) -> None:
+def _check_solve(op: str, a: Any, b: Any) -> tuple:
     square(op, a)
     rows = b.shape[0] if len(b.shape) == 1 else b.shape[-2] if b.shape else None
     if rows != a.shape[-1]:
@@ -87,6 +87,7 @@ def _check_solve(op: str, a: Any, b: Any) -> None:
                          f"not {describe(b)}")
     if len(b.shape) > 1:
         ax.broadcast(op, tuple(a.shape[:-2]), tuple(b.shape[:-2]))
+    return ()
 
 
 def _column(xp: Any, b: Any) -> Any:
@@ -127,7 +128,7 @@ def _batch_solve(name: str) -> Any:
 
 
 solve = _row("solve(a, b) -> x", lambda np, a, b: np.linalg.solve(a, b),
-             check=lambda a, b: _check_solve("solve", a, b) or (), batch=_batch_solve("solve"),
+             check=lambda a, b: _check_solve("solve", a, b), batch=_batch_solve("solve"),
              vjp={"a": _solve_rule_a,
                   "b": lambda xp, g, a, b_shape: xp.sum_to(_transposed_solve(xp, a, g, b_shape), b_shape)},
              samples=lambda s: [((regular(s, 3, 3), s(3, 2)), {}), ((regular(s, 3, 3), s(3)), {}),
@@ -168,7 +169,7 @@ def _triangular_back(xp: Any, g: Any, a: Any, b_shape: tuple, lower: bool, unit:
 triangular_solve = _row(
     "triangular_solve(a, b; lower=True, unit_diagonal=False) -> x", _triangular_solve,
     check=lambda a, b, lower, unit_diagonal:
-        _check_solve("triangular_solve", a, b) or (bool(lower), bool(unit_diagonal)),
+        (*_check_solve("triangular_solve", a, b), bool(lower), bool(unit_diagonal)),
     batch=_batch_solve("triangular_solve"),
     vjp={"a": lambda xp, g, a, x, b_shape, lower, unit_diagonal: xp.sum_to(_half(xp, _solve_a(
              xp, _triangular_back(xp, g, a, b_shape, lower, unit_diagonal), x, len(b_shape) == 1),

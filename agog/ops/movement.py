@@ -6,6 +6,7 @@ from typing import Any
 
 from agog.errors import ArgumentError, AxisError, ShapeError
 from agog.ops import axes as ax
+from agog.ops.creation import allocatable
 from agog.ops.explain import describe
 from agog.ops.row import Op, composite
 
@@ -323,7 +324,9 @@ def tile(xp, x, repetitions):
         return xp.reshape(x, shape)
     split = tuple(m for size in shape for m in (1, size))
     wide = tuple(m for r, size in zip(reps, shape) for m in (r, size))
-    return xp.reshape(xp.broadcast_to(xp.reshape(x, split), wide), tuple(r * size for r, size in zip(reps, shape)))
+    out = tuple(r * size for r, size in zip(reps, shape))
+    allocatable("tile", out, x.dtype)
+    return xp.reshape(xp.broadcast_to(xp.reshape(x, split), wide), out)
 
 
 @composite(samples=lambda s: [((s(2, 3),), {"repeats": 2, "axis": 1}), ((s(2, 3),), {"repeats": (2, 0, 1), "axis": -1}),
@@ -349,6 +352,7 @@ def repeat(xp, x, repeats, axis=None):
 
         return xp.take(x, np.repeat(np.arange(n), counts), axis=a)
     r, = ax.shape("repeat", ax.integer("repeat", "repeats", repeats), "repeats")
+    allocatable("repeat", (*x.shape, r), x.dtype)
     head, tail = tuple(x.shape[:a + 1]), tuple(x.shape[a + 1:])
     return xp.reshape(xp.broadcast_to(xp.reshape(x, (*head, 1, *tail)), (*head, r, *tail)), (*head[:-1], n * r, *tail))
 
