@@ -103,7 +103,11 @@ class _Partition:
         return [self.of[v.node] for v in node.inputs if v is not None and v.node in self.of]
 
     def _depend(self, group: Group, bits: int) -> None:
+        if group.before | bits == group.before:
+            return
         group.before |= bits
+        if not group.nodes:  # a new one: nothing depends on it yet
+            return
         for other in self.groups:
             if other.before & group.bit:
                 other.before |= bits
