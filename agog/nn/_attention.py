@@ -87,12 +87,13 @@ class MultiheadAttention(Module):
         if same:
             key = value = query
         q, k, v = (self._heads(x) for x in self._project(query, key, value))
-        mask = self._mask(q, k, key_padding_mask, attn_mask, is_causal and (attn_mask is not None or need_weights))
-        weights = None
-        if need_weights or (self.dropout and self.training):
+        mask, weights = self._mask(q, k, key_padding_mask, attn_mask), None
+        explicit = need_weights or (self.dropout and self.training)
+        if is_causal and (explicit or mask is not None):
+            causal = ag.triu(ag.full((q.shape[-2], k.shape[-2]), -math.inf, dtype=q.dtype), k=1)
+            mask = causal if mask is None else mask + causal
+        if explicit:
             scores = (q / math.sqrt(self.head_dim)) @ ag.matrix_transpose(k)
-            if mask is None and is_causal:
-                mask = _causal(q.shape[-2], k.shape[-2], q)
             weights = ag.softmax(scores if mask is None else scores + mask, axis=-1)
             if self.dropout and self.training:
                 weights = ag.dropout(weights, self.dropout, training=True)
@@ -112,17 +113,17 @@ class MultiheadAttention(Module):
     def _heads(self, x: Any) -> Any:
         return ag.swapaxes(ag.reshape(x, (x.shape[0], x.shape[1], self.num_heads, self.head_dim)), 1, 2)
 
-    def _mask(self, q: Any, k: Any, padding: Any, mask: Any, causal: bool) -> Any:
-        """All masks as one float mask to add to the scores, or None."""
+    def _mask(self, q: Any, k: Any, padding: Any, mask: Any) -> Any:
+        """Both masks as one float mask to add to the scores, or None."""
         n, h, length, source = q.shape[0], q.shape[1], q.shape[-2], k.shape[-2]
-        total = _causal(length, source, q) if causal else None
+        total = None
         if mask is not None:
             mask = _additive(mask, q)
             if mask.shape not in ((length, source), (n * h, length, source), (n, h, length, source)):
                 raise bad_input(self, mask, f"({length}, {source}) or ({n * h}, {length}, {source}) for attn_mask")
             if mask.ndim == 3:
                 mask = ag.reshape(mask, (n, h, length, source))
-            total = mask if total is None else total + mask
+            total = mask
         if padding is not None:
             padding = _additive(padding, q)
             if padding.shape not in ((n, source), (source,)):
@@ -138,10 +139,6 @@ class MultiheadAttention(Module):
 def _additive(mask: Any, like: Any) -> Any:
     mask = ag.asarray(mask)
     return ag.where(mask, ag.full((), -math.inf, dtype=like.dtype), 0.0) if mask.dtype == ag.bool else mask
-
-
-def _causal(length: int, source: int, like: Any) -> Any:
-    return ag.triu(ag.full((length, source), -math.inf, dtype=like.dtype), k=1)
 
 
 def _activation(given: Any) -> Callable[[Any], Any]:

@@ -19,8 +19,6 @@ __all__ = ["calculate_gain", "constant_", "dirac_", "eye_", "kaiming_normal_", "
 
 
 def _set(t: Any, value: Any) -> Tensor:
-    if not isinstance(t, Tensor):
-        raise ArgumentTypeError(f"nn.init: give a Tensor, not a {type(t).__name__}")
     return t.assign(value if value.device == t.device else value.to_device(t.device))
 
 
@@ -33,16 +31,18 @@ def _wide(t: Any) -> Any:
 
 def uniform_(t: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = None) -> Tensor:
     """Uniform between a and b."""
+    dtype = _wide(t)
     if not a <= b:
         raise ArgumentError(f"uniform_: a={a} is larger than b={b}")
-    return _set(t, ag.random.uniform(t.shape, dtype=_wide(t), generator=generator) * (b - a) + a)
+    return _set(t, ag.random.uniform(t.shape, dtype=dtype, generator=generator) * (b - a) + a)
 
 
 def normal_(t: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Tensor:
     """Normal with this mean and standard deviation."""
+    dtype = _wide(t)
     if std < 0:
         raise ArgumentError(f"normal_: std={std} is negative")
-    return _set(t, ag.random.normal(t.shape, dtype=_wide(t), generator=generator) * std + mean)
+    return _set(t, ag.random.normal(t.shape, dtype=dtype, generator=generator) * std + mean)
 
 
 def trunc_normal_(t: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0,
