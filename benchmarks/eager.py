@@ -80,7 +80,7 @@ def row(name, ours, peer, ratio, bar, **more):
 
 
 def print_row(r, others):
-    verdict = {True: "met", False: "MISSED", None: "no result"}[r["met"]]
+    verdict = {True: "met", False: "MISSED", None: "no result"}[r["met"]] + ("?" if r.get("noisy") else "")
     ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
     extra = "".join(f" {r.get('others', {}).get(p, ''):>8}" for p in others)
     print(f"{r['name']:<44} {r['agog']:>9} {r['peer']:>9} {ratio:>6} {r['bar']:>6} {verdict:<9}{extra} "
@@ -98,11 +98,12 @@ def timed_rows(a, workers, say):
         wrong = [p for p, r in results.items() if "check" in r and "check" in ours
                  and abs(r["check"] - ours["check"]) > 1e-3 * abs(ours["check"])]
         remark = "; ".join(errors + [f"{p} computes something else" for p in wrong])
-        if peer.get("other_cpu", 0) > 0.25:
-            remark += f" ({peer['other_cpu']:.1f} cores busy with something else)"
+        if noisy := peer.get("other_cpu", 0) > 0.25:
+            remark += (f" (busy machine: {peer['other_cpu']:.1f} cores used by others; fastest samples "
+                       f"{peer['ratio_of_fastest']:.2f})")
         ratio = None if judge in wrong or "us" not in ours else peer.get("ratio")
         say(row(case.name, show_time(ours["us"]) if "us" in ours else "", show_time(peer["us"]) if "us" in peer else "",
-                ratio, case.bar, remark=remark, results=results,
+                ratio, case.bar, remark=remark, noisy=noisy, results=results,
                 others={p: f"{results[p]['ratio']:.2f}" for p in a.peers[1:] if "ratio" in results[p]}))
 
 
@@ -160,6 +161,8 @@ def main():
         start_up_rows(a, say)
     missed = [r["name"] for r in rows if not r["met"]]
     print(f"\n{len(rows) - len(missed)} of {len(rows)} bars met" + (f"; not: {'; '.join(missed)}" if missed else ""))
+    if n := sum(bool(r.get("noisy")) for r in rows):
+        print(f"{n} of them never saw a quiet machine (marked ?): run again when nothing else runs.")
     if a.json:
         a.json.write_text(json.dumps(head | {"rows": rows}, indent=1) + "\n")
 

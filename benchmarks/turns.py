@@ -147,7 +147,8 @@ def compare(workers, name, rounds, seconds, patience):
     """{peer: {us, rounds, ...}} of one case, the peers taking turns; the first worker is the one that is judged.
 
     `ratio` is the median over the rounds of (first worker's time / this peer's time in the same round). Rounds in which
-    other processes used more than a quarter of a core do not count when there are enough quiet ones.
+    other processes used more than a quarter of a core do not count when there are enough quiet ones. `ratio_of_fastest`
+    compares the fastest samples, which a busy machine disturbs least.
     """
     results = {w.peer: w.ask("build", name) | {"rounds": []} for w in workers}
     alive = [w for w in workers if "error" not in results[w.peer]]
@@ -171,6 +172,7 @@ def compare(workers, name, rounds, seconds, patience):
             ratios = sorted(a["us"] / b["us"] for a, b in quiet)
             r |= {"us": statistics.median(b["us"] for _, b in quiet), "ratio": statistics.median(ratios),
                   "ratio_low": ratios[0], "ratio_high": ratios[-1],
+                  "ratio_of_fastest": min(a["us_min"] for a in ours) / min(b["us_min"] for b in r["rounds"]),
                   "other_cpu": max(max(a["other_cpu"], b["other_cpu"]) for a, b in quiet)}
     return results
 
