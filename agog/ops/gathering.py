@@ -37,7 +37,9 @@ def _check_take(x: Any, indices: Any, axis: Any) -> tuple:
 
 def _take(np: Any, x: Any, indices: Any, axis: int) -> Any:
     try:
-        return x.take(indices, axis)
+        if x.flags.c_contiguous:
+            return x.take(indices, axis)
+        return x[(_FULL,) * axis + (indices,)]  # take would copy all of x first
     except IndexError:
         raise _first_outside("take", x, indices, axis) from None
 
@@ -97,8 +99,8 @@ def add_rows(np: Any, n: int, indices: Any, g: Any) -> Any:
         return out
     if m and indices.min() < 0:
         indices = np.where(indices < 0, indices + n, indices)
-    if d == 1 and g.dtype.kind == "f":
-        return np.bincount(indices, g[:, 0], n).astype(g.dtype).reshape(n, 1)
+    if d == 1:
+        return add_at(np, n, indices, g[:, 0]).reshape(n, 1)
     from scipy.sparse import csc_array
 
     return csc_array((np.ones(m, g.dtype), indices, np.arange(m + 1)), shape=(n, m)) @ np.ascontiguousarray(g)
@@ -145,7 +147,7 @@ Op("_take_adjoint(g, indices; shape, axis=0) -> x", _take_adjoint,
 
 def add_at(np: Any, n: int, places: Any, g: Any) -> Any:
     """Zeros (n,) to which the elements of g (m,) are added at `places` (m,), which are not negative."""
-    if g.dtype.kind == "f" and g.size > 256 and g.dtype.itemsize != 2:
+    if g.dtype.kind == "f" and g.size > 256 and g.size > n // 4 and g.dtype.itemsize != 2:  # bincount is 2n large
         return np.bincount(places, g, n).astype(g.dtype, copy=False)
     out = np.zeros(n, g.dtype)
     np.add.at(out, places, g)

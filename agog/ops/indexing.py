@@ -251,8 +251,14 @@ def _check_read(*args: Any) -> tuple:
 
 
 def _places(np: Any, shape: tuple, key: tuple) -> Any:
-    """The position, in row-major order, of each element that `key` selects."""
-    return np.arange(ax.size(shape)).reshape(shape)[key]
+    """The position, in row-major order, of each element that `key` selects, with memory for those elements only."""
+    places, step = None, 1
+    for axis in reversed(range(len(shape))):
+        line = np.arange(shape[axis]) * step
+        part = np.broadcast_to(line.reshape((-1,) + (1,) * (len(shape) - 1 - axis)), shape)[key]
+        places = part if places is None else places + part
+        step *= shape[axis]
+    return np.zeros((), np.intp)[key] if places is None else places
 
 
 def _read_adjoint(np: Any, g: Any, *keys: Any) -> Any:
@@ -510,19 +516,27 @@ def index_update(xp, x, key, value, mode="set"):
     if len(arrays) > 1:
         return xp._setitem_arrays(x, value, *arrays, template=template)
     mask = arrays[0]
-    if (dtypes.kind(mask.dtype) == "b" and template == ("@",) and isinstance(value, int | float)
+    if (dtypes.kind(mask.dtype) == "b" and template == ("@",) and not getattr(value, "shape", ())
             and tuple(mask.shape) == tuple(x.shape[:len(mask.shape)])):
         if len(mask.shape) != len(x.shape):
             mask = xp.reshape(mask, (*mask.shape, *(1,) * (len(x.shape) - len(mask.shape))))
-        return xp.where(mask, xp.full((), value, dtype=x.dtype), x)
+        return xp.where(mask, _number_like(xp, value, x), x)
     return xp._setitem_array(x, value, mask, template=template)
+
+
+def _number_like(xp: Any, value: Any, x: Any) -> Any:
+    """A number or a 0-d array in the dtype of `x`."""
+    if not hasattr(value, "dtype"):
+        value = xp.full((), value)
+    _check_value(x, value, "mask")
+    return value if value.dtype == x.dtype else xp.astype(value, x.dtype)
 
 
 def _grow(xp: Any, x: Any, template: tuple, arrays: list, value: Any) -> Any:
     key = _filled(template, arrays)
     part = xp.index(x, key)
     if not hasattr(value, "shape"):
-        value = xp.full((), value, dtype=x.dtype)
+        value = xp.full((), value)
     _check_value(x, value, _show(key))
     if value.dtype != x.dtype:
         value = xp.astype(value, x.dtype)
