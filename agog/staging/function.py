@@ -19,9 +19,10 @@ import numpy as np
 from agog import config
 from agog.errors import ArgumentError, ArgumentTypeError, StagingError, StagingWarning, warn
 from agog.dispatch import wrap
-from agog.graph.interpret import run as interpret
+from agog.staging.calling import MISS, write_entry
 from agog.staging.checking import compare
 from agog.staging.explain import Explanation, explain
+from agog.staging.building import build
 from agog.staging.observe import _PLAIN, Watch, is_tensor
 from agog.staging.recorder import Recorder, recording
 from agog.staging.recording import GuardMissed, NotStageable, Recording
@@ -34,6 +35,9 @@ FORMS = 64
 
 ATTEMPTS = 2
 """How often a form that cannot be staged is tried: the first call may just have set something up."""
+
+ENTRIES = 4
+"""Recordings whose written-out calls are tried first."""
 
 SMALL_ARRAY = 4096
 
@@ -56,9 +60,25 @@ class eager:  # noqa: N801 - used as a context
     def __enter__(self) -> None:
         self.before = config.modes.staging
         config.modes.staging = False
+        config.enter_special()
 
     def __exit__(self, *exc: Any) -> None:
         config.modes.staging = self.before
+        config.leave_special()
+
+
+def describe(args: tuple, tensors: list[Any]) -> list[tuple[str, Any]] | None:
+    """Positional arguments for `write_entry`: None when some are neither Tensors nor plain, or one comes twice."""
+    out: list[tuple[str, Any]] = []
+    for x in args:
+        if is_tensor(x):
+            out.append(("tensor", len([o for o in out if o[0] == "tensor"])))
+        elif isinstance(x, str | bool | type(None)) or type(x) is int or (type(x) is float and x == x and x != 0):
+            out.append(("plain", x))
+        else:
+            return None
+    count = sum(kind == "tensor" for kind, _ in out)
+    return out if count == len(tensors) == len({id(t) for t in tensors}) else None
 
 
 class Function:
@@ -79,6 +99,7 @@ class Function:
             raise ArgumentError(f"function: limit={limit!r}; give a whole number of at least 1")
         self._fn, self.strict, self.check, self.background, self.limit = fn, strict, check, background, limit
         self._forms: dict[Any, _Form] = {}
+        self._entries: list[Any] = []  # of the recordings used last
         self._lock = threading.RLock()
         self._history: list[str] = []
         self._evicted = 0
@@ -101,6 +122,14 @@ class Function:
 
     # ------------------------------------------------------------------------------------------------- calling
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not config.special and not kwargs:
+            for entry in self._entries:
+                try:
+                    result = entry(args)
+                except Exception as error:  # nothing was committed: the eager run shows the error at the user's line
+                    return self._failed(error, args, kwargs)
+                if result is not MISS:
+                    return result
         modes = config.modes
         if modes.recorder is not None or not modes.staging:
             return self._fn(*args, **kwargs)
@@ -120,10 +149,14 @@ class Function:
                     return r.run(tensors)
                 except GuardMissed:
                     continue
-                except Exception as error:  # nothing was committed: the eager run shows the error at the user's line
-                    self._note(f"a native call failed ({type(error).__name__}) and ran eagerly")
-                    return self._fn(*args, **kwargs)
+                except Exception as error:
+                    return self._failed(error, args, kwargs)
         return self._record(key, form, args, kwargs, tensors, others)
+
+    def _failed(self, error: Exception, args: tuple, kwargs: dict) -> Any:
+        """A native call raised. Nothing was committed: the eager run shows the error at the user's line, if there is one."""
+        self._note(f"a native call failed ({type(error).__name__}: {error}) and ran eagerly")
+        return self._fn(*args, **kwargs)
 
     def _key(self, args: tuple, kwargs: dict) -> tuple[Any, list[Any], list[tuple[str, Any]]]:
         """The form of the arguments, their Tensors, and those that must be watched; a key of None: do not stage."""
@@ -231,10 +264,11 @@ class Function:
         form.reason, form.attempts = None, 0
         form.recordings.insert(0, made)
         self._note(f"recorded {made.graph.count()} operations{self._why(key)}")
+        described = None if kwargs or self.check or not config.modes.grad else describe(args, tensors)
         if self.background:
-            threading.Thread(target=self._compile, args=(made,), daemon=True).start()
+            threading.Thread(target=self._compile, args=(made, described), daemon=True).start()
         else:
-            self._compile(made)
+            self._compile(made, described)
         return result
 
     def _new_form(self, key: Any) -> _Form:
@@ -244,13 +278,11 @@ class Function:
         form = self._forms[key] = _Form([])
         return form
 
-    def _compile(self, made: Recording) -> None:
-        graph = made.graph
-
-        def program(inputs: list[Any]) -> list[Any]:
-            return list(interpret(graph, inputs))
-
-        made.program = program
+    def _compile(self, made: Recording, arguments: list[tuple[str, Any]] | None) -> None:
+        made.program = build(made.to_compile)
+        entry = write_entry(made, arguments)
+        if entry is not None:
+            self._entries = [entry, *self._entries[:ENTRIES - 1]]
 
     def _checked(self, r: Recording, tensors: list[Any], args: tuple, kwargs: dict) -> Any:
         """Compute natively without committing, run eagerly for real, and compare."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from agog import config, tape, tree
 from agog.autodiff.engine import conj, enable_grad, walk
-from agog.autodiff.functional import fresh
+from agog.autodiff.functional import fresh, stopped
 from agog.dispatch import apply, wrap
 from agog.graph.ir import Constant, Graph, Input, Node, Role, Value
 from agog.staging.guards import Guards
@@ -50,6 +50,7 @@ class Recording:
             raise NotStageable(recorder.reason)
         self.graph, self.guard_values = to_graph(name, recorder, self.slots, len(self.slots) - len(self.writes)
                                                  - sum(i is not None for _, i in self.gradients))
+        self.to_compile = to_graph(name, recorder, self.slots, 0, stops=False)[0] if recorder.stops else self.graph
         self.fetch: list[Any] = [source for _, source in recorder.sources]
         self.captured = [s.tensor for s in self.fetch if type(s) is Captured]
         self.guards = Guards(watch, self.captured)
@@ -62,6 +63,7 @@ class Recording:
             if type(source) is Gradient:
                 source.leaf = self._owner(source.leaf, tensors)
         self.specs = [recorder.specs[slot] for slot, _ in recorder.sources]
+        self.argument_specs = [(t._data.shape, t._data.dtype, None if t._node is None else type(t._node)) for t in tensors]
         self.effects = recorder.effects
         self.program: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
         self.calls = 0
@@ -193,7 +195,7 @@ class Recording:
         if self.live and config.modes.grad:
             self._attach(new, inputs)
         for i in self.spent:
-            new[i]._node = _spent(new[i])
+            new[i]._node = spent(new[i])
         for target, i in self.writes:
             (tensors[target] if type(target) is int else target)._data = outs[i]
         for owner, i in self.gradients:
@@ -242,7 +244,8 @@ def _freed(node: Any) -> bool:
     return (node.source if type(node) is Pick else node).env is None
 
 
-def _spent(t: Any) -> Any:
+def spent(t: Any) -> Any:
+    """The node of a result whose graph was used up inside the call, as after `backward()`."""
     node = object.__new__(tape.Node)
     node.op, node.parents, node.env, node.shape, node.seq = _SPENT, (), None, t.shape, tape._ticket()
     return node
@@ -284,8 +287,9 @@ class _StagedOp:
         return [found.get(s) for s in sources]
 
 
-def to_graph(name: str, recorder: Recorder, slots: list[int], results: int) -> tuple[Graph, list[Guard]]:
-    """The recorded operations as a graph, and the guards in their order.
+def to_graph(name: str, recorder: Recorder, slots: list[int], results: int,
+             stops: bool = True) -> tuple[Graph, list[Guard]]:
+    """The recorded operations as a graph, and the guards in their order. stops: keep where gradients stop.
 
     Outputs: the planned ones, then the value of each guard, then the values that effects deliver.
     """
@@ -300,6 +304,9 @@ def to_graph(name: str, recorder: Recorder, slots: list[int], results: int) -> t
         values[slot] = Constant(data)
     nodes = []
     for record in recorder.records:
+        if not stops and record.op is stopped:
+            values[record.outputs[0]] = values[record.inputs[0]]
+            continue
         args = [None if s is None else values[s] for s in record.inputs]
         outs = [Value(*recorder.specs[s]) for s in record.outputs]
         nodes.append(Node(record.op, args, record.statics, outs, (), record.line))
