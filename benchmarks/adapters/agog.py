@@ -34,7 +34,11 @@ def value_and_grad(f):
     def run(*args):
         args = [a if a.requires_grad else a.detach().requires_grad_() for a in args]
         y = f(*args)
-        return y, ag.gradients(y, args)
+        y.backward()
+        grads = [a.grad for a in args]
+        for a in args:
+            a.grad = None
+        return y, grads
 
     return run
 
