@@ -22,3 +22,4 @@ import agog.ops.linalg  # noqa: F401
 import agog.ops.decompositions  # noqa: F401
 import agog.ops.fourier  # noqa: F401
 import agog.ops.resizing  # noqa: F401
+import agog.ops.softmax  # noqa: F401

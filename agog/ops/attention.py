@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
-from agog.ops.blocks import BLOCK, in_float32
+from agog.ops.blocks import BLOCK, fresh, in_float32
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
 
@@ -75,9 +75,10 @@ class _Blocks:
 def _attention(np, *args):
     *xs, is_causal, scale = args
     q, v = xs[0], xs[2]
-    y = np.zeros(q.shape[:-1] + v.shape[-1:], q.dtype)
-    if not y.size or not xs[1].shape[-2]:
-        return y
+    shape = q.shape[:-1] + v.shape[-1:]
+    if not math.prod(shape) or not xs[1].shape[-2]:
+        return np.zeros(shape, q.dtype)
+    y = fresh(np, shape, q.dtype)
     blocks = _Blocks(xs, is_causal, scale)
     out = y.reshape(blocks.heads, blocks.rows, -1)
     buffer = np.empty((blocks.step, blocks.rows, blocks.columns), q.dtype)
@@ -95,7 +96,7 @@ def _attention_grad(g, xs, y, is_causal, scale):
         return [np.zeros(x.shape, x.dtype) for x in xs]
     blocks = _Blocks(xs, is_causal, scale)
     gs, ys = _merge(g), _merge(y)
-    dq, dk, dv = np.empty_like(blocks.q), np.empty_like(blocks.k), np.empty_like(blocks.v)
+    dq, dk, dv = (fresh(np, x.shape, x.dtype) for x in (blocks.q, blocks.k, blocks.v))
     shape = (blocks.step, blocks.rows, blocks.columns)
     buffer, slopes = np.empty(shape, y.dtype), np.empty(shape, y.dtype)
     dmask = None
@@ -255,7 +256,8 @@ def _embedding(np, indices, weight, padding_idx):
 def _embedding_grad(np, indices, g, rows, padding_idx):
     flat = indices.reshape(-1)
     g = g.reshape(flat.size, math.prod(g.shape[indices.ndim:]))
-    out = np.zeros((rows, g.shape[1]), g.dtype)
+    out = fresh(np, (rows, g.shape[1]), g.dtype)
+    out[...] = 0
     if padding_idx is not None:
         keep = flat != padding_idx
         flat, g = flat[keep], g[keep]

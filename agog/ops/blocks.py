@@ -14,6 +14,11 @@ BLOCK = 1 << 16
 """Elements worked on at a time: several arrays of so many float32 fit into an L2 cache."""
 
 
+def fresh(np_like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An uninitialised array for a result: in reused memory where it is large, because fresh pages are dear."""
+    return large.empty(shape, dtype) if np_like is np else np_like.empty(shape, dtype)
+
+
 def over_rows(rows: int, row_size: int, work: Callable[[int, int], Any]) -> None:
     """Call work(i, j) for consecutive ranges that cover range(rows), on several threads if there is enough to do.
 

@@ -15,6 +15,7 @@ from math import prod
 from operator import index
 
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
+from agog.ops.blocks import fresh
 from agog.ops.row import Op, composite
 
 _BLOCK_BYTES = 1 << 20  # of patches at a time: half of a typical L2 cache
@@ -99,7 +100,7 @@ def _conv(np, x, w, b, stride, padding, dilation, groups):
         y = np.zeros(shape, x.dtype)
         return y if b is None else y + b.reshape((-1,) + (1,) * len(kernel))
     points, og, depth = plan.points, o // groups, cg * plan.taps
-    y = np.empty((n, groups, og, points), x.dtype)
+    y = fresh(np, (n, groups, og, points), x.dtype)
     wm = np.ascontiguousarray(w).reshape(groups, og, depth)
     if groups == 1:
         y, wm = y[:, 0], wm[0]
@@ -138,7 +139,8 @@ def _conv_input_grad(np, g, w, size, stride, padding, dilation, groups):
     if _is_pointwise(kernel, padding):
         wt = w.reshape(groups, og, cg).swapaxes(1, 2)
         x = np.matmul(wt if groups > 1 else wt[0],
-                      g.reshape((n, groups, og, points) if groups > 1 else (n, og, points)))
+                      g.reshape((n, groups, og, points) if groups > 1 else (n, og, points)),
+                      out=fresh(np, (n, groups, cg, points) if groups > 1 else (n, cg, points), g.dtype))
         x = x.reshape((n, c) + out)
         if x.shape == shape:
             return x
@@ -165,7 +167,7 @@ def _scatter_patches(np, g, w, shape, stride, padding, dilation, groups):
     block = max(1, min(n, _BLOCK_BYTES // max(1, c * taps * points * g.itemsize)))
     cols = np.empty((block, groups, cg * taps, points), g.dtype)
     pad = np.empty((block, c) + reach, g.dtype)
-    x = np.empty(shape, g.dtype)
+    x = fresh(np, shape, g.dtype)
     gm = g.reshape(n, groups, og, points)
     inner = (slice(None), slice(None)) + tuple(slice(lo, lo + m) for (lo, _), m in zip(padding, size))
     for i in range(0, n, block):

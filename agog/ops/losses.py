@@ -1,4 +1,4 @@
-"""Losses, and the softmax that most of them rest on. Names and semantics are those of `torch.nn.functional`.
+"""Losses. Names and semantics are those of `torch.nn.functional`.
 
 `reduction` is 'mean', 'sum' or 'none'. Predictions and targets must have equal shapes: silent broadcasting of an
 (N, 1) prediction against an (N,) target is the classic bug of regression code, and is an error here.
@@ -11,100 +11,10 @@ import math
 import numpy as np
 
 from agog.array import large
-from agog.errors import ArgumentError, AxisError, DTypeError, IndexingError, ShapeError
-from agog.ops.blocks import in_float32, over_rows
+from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
+from agog.ops.blocks import fresh, in_float32, over_rows
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite, elementwise
-
-
-# ------------------------------------------------------------------------------------------------------ softmax
-def _check_axis(name):
-    def check(x, axis):
-        if type(axis) is not int or not -x.ndim <= axis < x.ndim:
-            raise AxisError(f"{name}(x={x.dtype}{list(x.shape)}, axis={axis!r}): the axis is a whole number from "
-                            f"{-x.ndim} to {x.ndim - 1}" if x.ndim else
-                            f"{name}: x is a single number (shape ()), which has no axis; give an array")
-        return (axis,)
-    return check
-
-
-def _softmax(np, x, axis):
-    if x.size >= large.THRESHOLD:
-        return _by_rows(np, _softmax, x, axis)
-    if not x.size:
-        return x.copy()
-    y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
-    np.exp(y, y)
-    y /= np.add.reduce(y, axis, None, None, True)
-    return y
-
-
-def _log_softmax(np, x, axis):
-    if x.size >= large.THRESHOLD:
-        return _by_rows(np, _log_softmax, x, axis)
-    if not x.size:
-        return x.copy()
-    y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
-    s = np.add.reduce(np.exp(y), axis, None, None, True)
-    y -= np.log(s, s)
-    return y
-
-
-def _softmax_into(np, x, y):
-    np.subtract(x, np.maximum.reduce(x, 1, None, None, True), y)
-    np.exp(y, y)
-    y /= np.add.reduce(y, 1, None, None, True)
-
-
-def _log_softmax_into(np, x, y):
-    np.subtract(x, np.maximum.reduce(x, 1, None, None, True), y)
-    s = np.add.reduce(np.exp(y), 1, None, None, True)
-    y -= np.log(s, s)
-
-
-def _by_rows(np, compute, x, axis):
-    """A large softmax, block by block along its rows, on several threads."""
-    rows = np.ascontiguousarray(np.moveaxis(x, axis, -1))
-    y = large.empty(rows.shape, x.dtype)
-    into = _softmax_into if compute is _softmax else _log_softmax_into
-    rows, out = rows.reshape(-1, rows.shape[-1]), y.reshape(-1, rows.shape[-1])
-    over_rows(*rows.shape, lambda i, j: into(np, rows[i:j], out[i:j]))
-    return np.moveaxis(y, -1, axis)
-
-
-def _softmax_rule(xp, g, y, axis):
-    return (g - xp.sum(g * y, axis=axis, keepdims=True)) * y
-
-
-def _log_softmax_rule(xp, g, y, axis):
-    return g - xp.exp(y) * xp.sum(g, axis=axis, keepdims=True)
-
-
-def _batch_axis(name):
-    return lambda xp, batched, inputs, statics: getattr(xp, name)(
-        inputs[0], axis=statics[0] + 1 if statics[0] >= 0 else statics[0])
-
-
-softmax = Op(
-    "softmax(x; axis=-1) -> y", _softmax, vjp={"x": _softmax_rule},
-    jvp={"x": lambda xp, t, y, axis: (t - xp.sum(t * y, axis=axis, keepdims=True)) * y},
-    to_float=True, takes="f", widen=True, kind="softmax", check=_check_axis("softmax"), batch=_batch_axis("softmax"),
-    samples=lambda s: [((s(3, 4),), {}), ((s(2, 3, 4),), {"axis": 1}), ((s(5, lo=80, hi=100),), {"axis": 0})],
-    doc="exp(x) / sum(exp(x)) along `axis` (default: the last), computed without overflow. A slice that is all -inf "
-        "gives NaN.")
-log_softmax = Op(
-    "log_softmax(x; axis=-1) -> y", _log_softmax, vjp={"x": _log_softmax_rule},
-    jvp={"x": lambda xp, t, y, axis: t - xp.sum(xp.exp(y) * t, axis=axis, keepdims=True)},
-    to_float=True, takes="f", widen=True, kind="softmax", check=_check_axis("log_softmax"),
-    batch=_batch_axis("log_softmax"),
-    samples=lambda s: [((s(3, 4),), {}), ((s(2, 3, 4),), {"axis": 1}), ((s(5, lo=80, hi=100),), {"axis": 0})],
-    doc="log(softmax(x)) along `axis`, computed as x - logsumexp(x): exact where softmax underflows.")
-
-
-@composite
-def softmin(xp, x, axis=-1):
-    """softmax(-x) along `axis`."""
-    return xp.softmax(-x, axis=axis)
 
 
 # ------------------------------------------------------------------------------------------------ class indices
@@ -195,7 +105,7 @@ def _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction):
     if valid is not None:
         a = a * valid.astype(x.dtype)
     scale = a + h
-    p = large.empty(x.shape, x.dtype)
+    p = fresh(np, x.shape, x.dtype)
 
     def work(i, j):
         part = p[i:j]
@@ -281,7 +191,9 @@ def _same_shape(name, x, target, xname="input", tname="target"):
 
 
 # --------------------------------------------------------------------------------------------- classification
-@composite
+@composite(samples=lambda s: [
+    ((s(5, 4), s.ints(4, 5)), {}), ((s(2, 4, 3), s.ints(4, 2, 3)), {"label_smoothing": 0.1, "reduction": "sum"}),
+    ((s(5, 4), s.ints(4, 5), s(4, lo=0.5, hi=2)), {}), ((s(4, 3), s(4, 3, lo=0.1, hi=0.9)), {"reduction": "none"})])
 def cross_entropy(xp, logits, target, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
     """Cross entropy of unnormalised `logits` (N, C) or (N, C, d1, ...) or (C,) with class indices or probabilities.
 
@@ -361,7 +273,7 @@ def _cross_entropy_weighted(xp, logits, target, weight, ignore_index, smoothing,
     return total / xp.sum(share) if reduction == "mean" else total
 
 
-@composite
+@composite(samples=lambda s: [((s(5, 4), s.ints(4, 5)), {}), ((s(2, 4, 3), s.ints(4, 2, 3), s(4, lo=0.5, hi=2)), {})])
 def nll_loss(xp, log_probs, target, weight=None, ignore_index=-100, reduction="mean"):
     """Negative log likelihood: -log_probs[target] for log-probabilities (N, C), (N, C, d1, ...) or (C,).
 
@@ -401,7 +313,7 @@ elementwise(
     domain=(0.05, 0.95), doc="-(t log p + (1 - t) log(1 - p)), logarithms cut off at -100.")
 
 
-@composite
+@composite(samples=lambda s: [((s(4, 3, lo=0.1, hi=0.9), s(4, 3, lo=0.1, hi=0.9)), {})])
 def binary_cross_entropy(xp, probs, target, weight=None, reduction="mean"):
     """-(t log p + (1 - t) log(1 - p)) for probabilities in [0, 1]; logarithms are cut off at -100, as in torch.
 
@@ -414,7 +326,8 @@ def binary_cross_entropy(xp, probs, target, weight=None, reduction="mean"):
     return _reduce(xp, "binary_cross_entropy", loss, reduction)
 
 
-@composite
+@composite(samples=lambda s: [((s(4, 3), s(4, 3, lo=0.1, hi=0.9)), {}),
+                              ((s(4, 3), s(4, 3, lo=0.1, hi=0.9), s(3), s(3, lo=0.5)), {"reduction": "none"})])
 def binary_cross_entropy_with_logits(xp, logits, target, weight=None, pos_weight=None, reduction="mean"):
     """Binary cross entropy of sigmoid(logits), as softplus(x) - x t: no overflow and no loss of precision.
 
@@ -431,7 +344,7 @@ def binary_cross_entropy_with_logits(xp, logits, target, weight=None, pos_weight
     return _reduce(xp, "binary_cross_entropy_with_logits", loss, reduction)
 
 
-@composite
+@composite(samples=lambda s: [((s(4, 3), s(4, 3, lo=0.1, hi=0.9)), {}), ((s(4, 3), s(4, 3)), {"log_target": True})])
 def kl_div(xp, log_probs, target, reduction="mean", log_target=False):
     """t (log t - log_probs), elementwise, with 0 where t = 0; 'batchmean' divides the sum by the size of axis 0.
 
@@ -452,7 +365,7 @@ def kl_div(xp, log_probs, target, reduction="mean", log_target=False):
 
 
 # --------------------------------------------------------------------------------------------------- regression
-@composite
+@composite(samples=lambda s: [((s(4, 3), s(4, 3)), {}), ((s(2, 3), s(2, 3)), {"reduction": "sum"})])
 def mse_loss(xp, input, target, weight=None, reduction="mean"):
     """(input - target)², of equal shapes (or a single number as target)."""
     _same_shape("mse_loss", input, target)
@@ -460,7 +373,7 @@ def mse_loss(xp, input, target, weight=None, reduction="mean"):
     return _reduce(xp, "mse_loss", loss if weight is None else loss * weight, reduction)
 
 
-@composite
+@composite(samples=lambda s: [((s(4, 3, lo=1, hi=2), s(4, 3, lo=-2, hi=0.5)), {})])
 def l1_loss(xp, input, target, weight=None, reduction="mean"):
     """|input - target|, of equal shapes."""
     _same_shape("l1_loss", input, target)
@@ -484,7 +397,7 @@ elementwise("_huber(d, delta) -> y", _huber, takes="f", to_float=True, widen=Tru
             doc="d²/2 where |d| <= delta, else delta (|d| - delta/2).")
 
 
-@composite
+@composite(samples=lambda s: [((s(4, 3), s(4, 3)), {"delta": 0.8})])
 def huber_loss(xp, input, target, delta=1.0, reduction="mean"):
     """d²/2 for |d| <= delta, else delta (|d| - delta/2), with d = input - target."""
     if delta <= 0:
@@ -493,7 +406,7 @@ def huber_loss(xp, input, target, delta=1.0, reduction="mean"):
     return _reduce(xp, "huber_loss", xp._huber(input - target, delta), reduction)
 
 
-@composite
+@composite(samples=lambda s: [((s(4, 3), s(4, 3)), {"beta": 0.8})])
 def smooth_l1_loss(xp, input, target, beta=1.0, reduction="mean"):
     """Huber loss divided by beta: d²/(2 beta) for |d| < beta, else |d| - beta/2. beta=0 is the L1 loss."""
     if beta < 0:
@@ -503,7 +416,7 @@ def smooth_l1_loss(xp, input, target, beta=1.0, reduction="mean"):
     return _reduce(xp, "smooth_l1_loss", xp._huber(d, beta) / beta if beta else xp.abs(d), reduction)
 
 
-@composite
+@composite(samples=lambda s: [((s(4, 3), s(4, 3), s(4, 3, lo=0.5)), {"full": True})])
 def gaussian_nll_loss(xp, input, target, var, full=False, eps=1e-6, reduction="mean"):
     """Negative log likelihood of `target` under Normal(input, var): (log v + (input - target)² / v) / 2.
 
@@ -520,7 +433,7 @@ def gaussian_nll_loss(xp, input, target, var, full=False, eps=1e-6, reduction="m
     return _reduce(xp, "gaussian_nll_loss", loss, reduction)
 
 
-@composite
+@composite(samples=lambda s: [((s(4, 3), s(4, 3, lo=1.1, hi=4)), {"full": True})])
 def poisson_nll_loss(xp, input, target, log_input=True, full=False, eps=1e-8, reduction="mean"):
     """Negative log likelihood of counts `target` under Poisson(rate): rate - target log(rate).
 
@@ -537,28 +450,28 @@ def poisson_nll_loss(xp, input, target, log_input=True, full=False, eps=1e-8, re
 
 
 # ------------------------------------------------------------------------------------------- margins, distances
-@composite
+@composite(samples=lambda s: [((s(4, 3), s(4, 3)), {}), ((s(2, 3), s(2, 3)), {"reduction": "sum"})])
 def hinge_loss(xp, input, target, margin=1.0, reduction="mean"):
     """max(0, margin - target * input) with targets -1 and 1: the loss of support vector machines."""
     _same_shape("hinge_loss", input, target)
     return _reduce(xp, "hinge_loss", xp.maximum(margin - input * target, 0.0), reduction)
 
 
-@composite
+@composite(samples=lambda s: [((s(4, 3, lo=-1, hi=0.9), s(4, 3, lo=0.5)), {})])
 def hinge_embedding_loss(xp, input, target, margin=1.0, reduction="mean"):
     """`input` where target is 1, max(0, margin - input) where it is -1."""
     _same_shape("hinge_embedding_loss", input, target)
     return _reduce(xp, "hinge_embedding_loss", xp.where(target > 0, input, xp.maximum(margin - input, 0.0)), reduction)
 
 
-@composite
+@composite(samples=lambda s: [((s(5), s(5), s(5)), {"margin": 0.3})])
 def margin_ranking_loss(xp, x1, x2, target, margin=0.0, reduction="mean"):
     """max(0, -target (x1 - x2) + margin): target 1 asks for x1 > x2, target -1 for x1 < x2."""
     _same_shape("margin_ranking_loss", x1, x2, "x1", "x2")
     return _reduce(xp, "margin_ranking_loss", xp.maximum((x2 - x1) * target + margin, 0.0), reduction)
 
 
-@composite
+@composite(samples=lambda s: [((s(4, 3), s(4, 3)), {}), ((s(2, 3), s(2, 3)), {"reduction": "sum"})])
 def soft_margin_loss(xp, input, target, reduction="mean"):
     """log(1 + exp(-target * input)) with targets -1 and 1."""
     _same_shape("soft_margin_loss", input, target)
@@ -570,7 +483,7 @@ def _norm(xp, x, axis, eps, keepdims=False):
     return xp.sqrt(xp.maximum(xp.sum(x * x, axis=axis, keepdims=keepdims), eps * eps))
 
 
-@composite
+@composite(samples=lambda s: [((s(4, 3), s(4, 3)), {}), ((s(4, 3, 2), s(3, 2)), {"axis": -1})])
 def cosine_similarity(xp, x1, x2, axis=1, eps=1e-8):
     """x1 · x2 / (|x1| |x2|) along `axis`; norms below eps count as eps. x1 and x2 broadcast."""
     eps = max(eps, 1e-18)
@@ -589,7 +502,7 @@ def cosine_embedding_loss(xp, x1, x2, target, margin=0.0, reduction="mean"):
     return _reduce(xp, "cosine_embedding_loss", loss, reduction)
 
 
-@composite
+@composite(samples=lambda s: [((s(4, 3), s(4, 3)), {}), ((s(4, 3), s(4, 3)), {"p": 3.0})])
 def pairwise_distance(xp, x1, x2, p=2.0, eps=1e-6, keepdims=False):
     """The p-norm of x1 - x2 + eps along the last axis (as torch defines it)."""
     if p <= 0:
@@ -605,7 +518,8 @@ def pairwise_distance(xp, x1, x2, p=2.0, eps=1e-6, keepdims=False):
     return xp.sum(size ** p, axis=-1, keepdims=keepdims) ** (1.0 / p)
 
 
-@composite
+@composite(samples=lambda s: [((s(5, 3), s(5, 3), s(5, 3)), {}),
+                              ((s(5, 3), s(5, 3), s(5, 3)), {"swap": True, "p": 3.0})])
 def triplet_margin_loss(xp, anchor, positive, negative, margin=1.0, p=2.0, eps=1e-6, swap=False, reduction="mean"):
     """max(0, d(anchor, positive) - d(anchor, negative) + margin) over rows, with the p-norm distance.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from agog.errors import ArgumentError, AxisError, ShapeError
-from agog.ops.blocks import in_float32, over_rows
+from agog.ops.blocks import fresh, in_float32, over_rows
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
 
@@ -47,7 +47,7 @@ def _standardize(np, x, out, eps, centered):
 def _fused_norm(np, *args):
     *xs, n, eps, centered = args
     x = xs[0]
-    y = np.empty(x.shape, x.dtype)
+    y = fresh(np, x.shape, x.dtype)
     if not x.size:
         return y
     rows, out = _flat(x, n), _flat(y, n)
@@ -73,7 +73,7 @@ def _fused_norm_grad(g, xs, n, eps, centered):
         return [np.zeros(p.shape, p.dtype) for p in xs]
     rows, gs = _flat(x, n), _flat(g, n)
     size = rows.shape[1]
-    dx = np.empty(rows.shape, x.dtype)
+    dx = fresh(np, rows.shape, x.dtype)
     weight = xs[1].reshape(-1) if len(xs) > 1 else None
     sums: dict[int, Any] = {}
 
@@ -213,7 +213,7 @@ def _batch_norm(np, x, weight, bias, eps, axis):
     blocks = _as_blocks(x, axis)
     count = blocks.shape[0] * blocks.shape[2]
     mean = _sums(np, blocks) / count
-    y = blocks - mean[:, None]
+    y = np.subtract(blocks, mean[:, None], fresh(np, blocks.shape, x.dtype))
     var = _dots(np, y, y) / count
     scale = 1.0 / np.sqrt(var + eps)
     y *= (scale if weight is None else scale * weight)[:, None]
@@ -246,14 +246,14 @@ def _batch_norm_x_raw(gy, gm, gv, x, weight, mean, var, eps, axis):
     """The same, in two arrays."""
     blocks, gs = _as_blocks(x, axis), _as_blocks(gy, axis)
     count = blocks.shape[0] * blocks.shape[2]
-    dx = blocks - mean[:, None]
+    dx = np.subtract(blocks, mean[:, None], fresh(np, blocks.shape, x.dtype))
     r = 1.0 / np.sqrt(var + eps)
     wr = r if weight is None else r * weight
     line = (2.0 * gv - wr * r * r * _dots(np, gs, dx)) / count
     level = (gm - wr * _sums(np, gs)) / count
     dx *= line[:, None]
     dx += level[:, None]
-    dx += gs * wr[:, None]
+    dx += np.multiply(gs, wr[:, None], fresh(np, gs.shape, gs.dtype))
     return dx.reshape(x.shape)
 
 
@@ -269,7 +269,8 @@ def _batch_norm_weight(xp, g, x, mean, var, eps, axis):
 
 @in_float32
 def _batch_norm_weight_raw(gy, x, mean, r, axis):
-    return _dots(np, _as_blocks(x, axis) - mean[:, None], _as_blocks(gy, axis)) * r
+    x = _as_blocks(x, axis)
+    return _dots(np, np.subtract(x, mean[:, None], fresh(np, x.shape, x.dtype)), _as_blocks(gy, axis)) * r
 
 
 def _batch_norm_bias(xp, g, axis):

@@ -17,7 +17,7 @@ import numpy as np
 from agog.array import dtypes
 from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError
 from agog.ops import axes as ax
-from agog.ops.blocks import over_rows
+from agog.ops.blocks import fresh, over_rows
 from agog.ops.row import Op, composite
 
 DRAW, SPLIT, FOLD = 0, 1, 2
@@ -119,8 +119,8 @@ def _floating(key, shape, dtype, narrow, wide, number=0):
     """A float array filled by `narrow` (in float32) or `wide` (in float64)."""
     dtype = dtypes.dtype(dtype)
     if dtype == np.float64:
-        return _fill(key, np.empty(shape, np.float64), 1, wide, number)
-    return _fill(key, np.empty(shape, np.float32), 2, narrow, number).astype(dtype, copy=False)
+        return _fill(key, fresh(np, shape, np.dtype(np.float64)), 1, wide, number)
+    return _fill(key, fresh(np, shape, np.dtype(np.float32)), 2, narrow, number).astype(dtype, copy=False)
 
 
 # ------------------------------------------------------------------------------------------------------------- checks
@@ -583,7 +583,7 @@ def _dropout_mask(np, key, shape, p, dtype):
     def work(words, part):
         np.multiply(words.view(np.uint16)[:part.size] >= limit, scale, out=part)
 
-    return _fill(key, np.empty(shape, dtype), 4, work)
+    return _fill(key, fresh(np, shape, dtype), 4, work)
 
 
 Op("_dropout_mask(key; shape, p, dtype) -> mask", _dropout_mask, **_KEYED,

@@ -1,0 +1,97 @@
+"""Softmax and its logarithm. Large ones go block by block along their rows, on several threads."""
+
+from __future__ import annotations
+
+from agog.array import large
+from agog.errors import AxisError
+from agog.ops.blocks import fresh, over_rows
+from agog.ops.row import Op, composite
+
+
+def _check_axis(name):
+    def check(x, axis):
+        if type(axis) is not int or not -x.ndim <= axis < x.ndim:
+            raise AxisError(f"{name}(x={x.dtype}{list(x.shape)}, axis={axis!r}): the axis is a whole number from "
+                            f"{-x.ndim} to {x.ndim - 1}" if x.ndim else
+                            f"{name}: x is a single number (shape ()), which has no axis; give an array")
+        return (axis,)
+    return check
+
+
+def _softmax(np, x, axis):
+    if x.size >= large.THRESHOLD:
+        return _by_rows(np, _softmax, x, axis)
+    if not x.size:
+        return x.copy()
+    y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
+    np.exp(y, y)
+    y /= np.add.reduce(y, axis, None, None, True)
+    return y
+
+
+def _log_softmax(np, x, axis):
+    if x.size >= large.THRESHOLD:
+        return _by_rows(np, _log_softmax, x, axis)
+    if not x.size:
+        return x.copy()
+    y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
+    s = np.add.reduce(np.exp(y), axis, None, None, True)
+    y -= np.log(s, s)
+    return y
+
+
+def _softmax_into(np, x, y):
+    np.subtract(x, np.maximum.reduce(x, 1, None, None, True), y)
+    np.exp(y, y)
+    y /= np.add.reduce(y, 1, None, None, True)
+
+
+def _log_softmax_into(np, x, y):
+    np.subtract(x, np.maximum.reduce(x, 1, None, None, True), y)
+    s = np.add.reduce(np.exp(y), 1, None, None, True)
+    y -= np.log(s, s)
+
+
+def _by_rows(np, compute, x, axis):
+    """A large softmax, block by block along its rows, on several threads."""
+    rows = np.ascontiguousarray(np.moveaxis(x, axis, -1))
+    y = fresh(np, rows.shape, x.dtype)
+    into = _softmax_into if compute is _softmax else _log_softmax_into
+    rows, out = rows.reshape(-1, rows.shape[-1]), y.reshape(-1, rows.shape[-1])
+    over_rows(*rows.shape, lambda i, j: into(np, rows[i:j], out[i:j]))
+    return np.moveaxis(y, -1, axis)
+
+
+def _softmax_rule(xp, g, y, axis):
+    return (g - xp.sum(g * y, axis=axis, keepdims=True)) * y
+
+
+def _log_softmax_rule(xp, g, y, axis):
+    return g - xp.exp(y) * xp.sum(g, axis=axis, keepdims=True)
+
+
+def _batch_axis(name):
+    return lambda xp, batched, inputs, statics: getattr(xp, name)(
+        inputs[0], axis=statics[0] + 1 if statics[0] >= 0 else statics[0])
+
+
+softmax = Op(
+    "softmax(x; axis=-1) -> y", _softmax, vjp={"x": _softmax_rule},
+    jvp={"x": lambda xp, t, y, axis: (t - xp.sum(t * y, axis=axis, keepdims=True)) * y},
+    to_float=True, takes="f", widen=True, kind="softmax", check=_check_axis("softmax"), batch=_batch_axis("softmax"),
+    samples=lambda s: [((s(3, 4),), {}), ((s(2, 3, 4),), {"axis": 1}), ((s(5, lo=80, hi=100),), {"axis": 0})],
+    doc="exp(x) / sum(exp(x)) along `axis` (default: the last), computed without overflow. A slice that is all -inf "
+        "gives NaN.")
+log_softmax = Op(
+    "log_softmax(x; axis=-1) -> y", _log_softmax, vjp={"x": _log_softmax_rule},
+    jvp={"x": lambda xp, t, y, axis: t - xp.sum(xp.exp(y) * t, axis=axis, keepdims=True)},
+    to_float=True, takes="f", widen=True, kind="softmax", check=_check_axis("log_softmax"),
+    batch=_batch_axis("log_softmax"),
+    samples=lambda s: [((s(3, 4),), {}), ((s(2, 3, 4),), {"axis": 1}), ((s(5, lo=80, hi=100),), {"axis": 0})],
+    doc="log(softmax(x)) along `axis`, computed as x - logsumexp(x): exact where softmax underflows.")
+
+
+@composite(samples=lambda s: [((s(3, 4),), {})])
+def softmin(xp, x, axis=-1):
+    """softmax(-x) along `axis`."""
+    return xp.softmax(-x, axis=axis)
