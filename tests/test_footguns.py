@@ -269,6 +269,30 @@ def test_generator_consumed():
         same(f(T(0)), T(next(twin)))
 
 
+def test_generators_made_inside_are_fine_and_started_outside_are_not():
+    scale = 2.0
+
+    @ag.function(strict=True)
+    def f(x):
+        a, b = (x * k * scale for k in (1.0, 2.0))
+        return a + b
+
+    for v in (1, 2, 3):
+        same(f(T(v)), T(6 * v))
+
+    def count():
+        i = 0
+        while True:
+            yield i
+            i += 1
+
+    source = count()
+    next(source)
+    g = ag.function(lambda x: x + next(source))
+    for i in range(1, 5):
+        same(g(T(0)), T(i))
+
+
 def test_python_and_numpy_random():
     @ag.function
     def f(x):

@@ -12,6 +12,7 @@ import array
 import collections
 import dis
 import functools
+import inspect
 import os
 import random
 import sys
@@ -361,9 +362,9 @@ class Watch:
                 return
             if frame.f_globals.get("__name__", "").startswith("namedtuple_"):
                 return
-            if code.co_flags & 0x20 and frame.f_lasti > 4 and code not in self.codes:  # a generator goes on that others began
+            if code.co_flags & inspect.CO_GENERATOR and code not in self.codes and frame.f_lasti > _generator_start(code):
                 self.refuse(f"the generator {code.co_name} was started outside")
-            if code.co_flags & (0x80 | 0x200):
+            if code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
                 self.refuse(f"{code.co_name} is a coroutine")
             if code not in self.codes:
                 self._note_code(code, frame.f_globals)
@@ -469,6 +470,12 @@ def _loads(code: types.CodeType, name: str) -> bool:
 def _builtins(namespace: dict) -> Any:
     found = namespace.get("__builtins__")
     return found if isinstance(found, types.ModuleType) else types.SimpleNamespace(**(found or {}))
+
+
+@functools.lru_cache(maxsize=4096)
+def _generator_start(code: types.CodeType) -> int:
+    """Where the frame of a generator stands that was made and not yet started."""
+    return next((i.offset for i in dis.get_instructions(code) if i.opname in ("RETURN_GENERATOR", "GEN_START")), 0)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -44,7 +44,7 @@ def value_and_grad(f):
 
 
 def trainer(loss, params, opt, lr):
-    p = {k: leaf(v) for k, v in params.items()}
+    p = {k: ag.asarray(v, requires_grad=True) for k, v in params.items()}
     if opt == "adamw":
         o = ag.optim.AdamW(p.values(), lr=lr, weight_decay=0.1)
     else:
@@ -62,7 +62,7 @@ def trainer(loss, params, opt, lr):
 
 array = ag.asarray
 fn = staged
-leaf = lambda x: ag.asarray(x).requires_grad_()
+leaf = lambda x: ag.asarray(x, requires_grad=not compiled)  # ag.value_and_grad needs no leaves
 numpy = lambda t: t.detach().numpy()
 wait = lambda t: None
 truth = bool
