@@ -160,12 +160,18 @@ class Builder:
         out = tuple(Symbol(v, self) for v in outputs)
         return out if len(op.outputs) > 1 else out[0]
 
+    def _operand(self, x: Any) -> Any:
+        """None, a weak number, or a Value."""
+        if x is None or type(x) in _SCALARS:
+            return x
+        return x.item() if isinstance(x, np.generic) and x.dtype.kind in "biufc" else self.value(x)
+
     def _promoted(self, op: Op, inputs: tuple) -> list[Value | None]:
         if op.variadic:
             chosen = [bool(op.promotes)] * len(inputs)
         else:
             chosen = [n in op.promotes for n in op.inputs]
-        xs = [x if x is None or type(x) in _SCALARS else self.value(x) for x in inputs]
+        xs = [self._operand(x) for x in inputs]
         common = None
         for x, c in zip(xs, chosen):
             if c and isinstance(x, Value):

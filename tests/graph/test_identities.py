@@ -51,8 +51,9 @@ def graph_of(identity, dtype):
     statics = {k: np.dtype(values[v]) if isinstance(v, str) else v for k, v in statics.items()}
     names = inputs_of(identity)
     functions = {n: getattr(xp, n) for n in (
-        "log exp sum sqrt square reshape permute_dims broadcast_to flip _getitem astype softmax log_softmax "
-        "logsumexp sigmoid log_sigmoid log1p reciprocal where logical_not maximum minimum positive conj real abs relu floor ceil round trunc sign cos cosh").split()}
+        "log exp sum sqrt square reshape permute_dims broadcast_to flip _getitem astype softmax log_softmax logsumexp "
+        "sigmoid log_sigmoid log1p reciprocal where logical_not maximum minimum positive conj real abs relu floor ceil "
+        "round trunc sign cos cosh").split()}
     code = compile(identity.text, "identity", "eval")
     chooses = "where" in identity.text
     specs = [(() if n == "c" and not chooses else shape, "bool" if n == "c" and chooses else dtype) for n in names]

@@ -14,6 +14,7 @@ DTYPES = ["float32", "float64", "float32", "int64", "bool", "float16"]
 UNARY = ("negative abs exp log tanh sigmoid sqrt square relu floor sign logical_not reciprocal log1p positive isnan "
          "sin").split()
 BINARY = "add subtract multiply divide maximum minimum less equal logical_and add multiply".split()
+KINDS = "unary binary binary number reduce movement where softmax matmul cast mask form".split()
 NUMBERS = [0, 1, -1, 2, 0.0, -0.0, 1.0, 0.5, -1.0, 4.0, True]
 
 
@@ -44,7 +45,7 @@ def pick(draw, values):
 
 def draw_step(draw, b, values, floats):
     x = pick(draw, values)
-    kind = draw(st.sampled_from("unary binary binary number reduce movement where softmax matmul cast mask form".split()))
+    kind = draw(st.sampled_from(KINDS))
     if kind == "unary":
         return getattr(xp, draw(st.sampled_from(UNARY[:9] if floats else UNARY)))(x)
     if kind == "binary":
