@@ -9,7 +9,7 @@ import ctypes
 
 import numpy as np
 
-from agog.compiler import contractions, jit, pool
+from agog.compiler import contractions, jit, pool, products
 from agog.compiler.call import _BUFFER_BYTES, _METH_FASTCALL, _MethodDef
 from agog.compiler.ir import FLOATS, Module
 from agog.compiler.kernel import Kernel
@@ -25,6 +25,7 @@ __all__ = ["Segment"]
 _STACK = 1 << 15  # bytes of arena that are put on the stack
 _PARALLEL = 1 << 21  # instructions times elements from which threads pay
 _CHUNK = 1 << 19
+_INLINE = 1 << 19  # multiplications up to which a product is written out for its sizes
 _RELEASE = 1 << 21  # the same, from which the GIL is released
 
 
@@ -36,6 +37,7 @@ class Segment:
         self.module = Module(target)
         self.threads = threads
         self.names, self.work, self.texts, self.notes = {}, 0, [], []
+        self.imports, self.keep = {}, []
 
     # ------------------------------------------------------------------------------------------------ building
     def build(self, units, arrays, constants):
@@ -152,60 +154,78 @@ class Segment:
         *lead, m, n = out.shape
         depth = x.shape[-1]
         (xr, xo, xs), (yr, yo, ys) = resolve(x), resolve(y)
-        roots = [xr, yr, out]
         dtype = out.dtype
-        work = 2 * count(out.shape) * depth
-        self.work += work
-        pack = n > 1 and ys[-1] != 1
-        b_strides = (n, 1) if pack else (ys[-2], 1)
-        parallel = self.threads and work >= _PARALLEL and m >= 16
-        key = ("matmul", dtype, (m, depth, n), xs[-2:], b_strides, parallel)
-        height = [1]
-
-        def make(name):
-            height[0] = contractions.emit_matmul(self.module, name, dtype, (m, depth, n), xs[-2:], b_strides, parallel)
-
-        name = self._function(key, "matmul", make, f"({m}, {depth}) @ ({depth}, {n}) {dtype}")
-        rows = contractions.tile(self.target, dtype, m, n)[0]
-        if pack:
-            packed = Buffer((depth, n), dtype)
-            roots.append(packed)
-            pack_name = self._transpose(dtype, depth, n, ys[-2:])
-        self.notes.append((name, step, None, parallel))
-        items = list(np.ndindex(*lead))
-        x_lead = [0] * (len(lead) - (len(x.shape) - 2)) + [s if k != 1 else 0 for s, k in zip(xs[:-2], x.shape[:-2])]
-        y_lead = [0] * (len(lead) - (len(y.shape) - 2)) + [s if k != 1 else 0 for s, k in zip(ys[:-2], y.shape[:-2])]
+        self.work += 2 * count(out.shape) * depth
+        x_lead = [0] * (len(lead) - (x.ndim - 2)) + [s if k != 1 else 0 for s, k in zip(xs[:-2], x.shape[:-2])]
+        y_lead = [0] * (len(lead) - (y.ndim - 2)) + [s if k != 1 else 0 for s, k in zip(ys[:-2], y.shape[:-2])]
+        lead, (x_lead, y_lead, z_lead) = _merged(lead, [x_lead, y_lead, contiguous(out.shape)[:-2]])
+        small = m * n * depth <= _INLINE and (n == 1 or ys[-1] == 1 or m * n * depth <= _INLINE // 8)
+        make = self._small_matmul if small else self._large_matmul
+        product, extra = make(step, dtype, (m, depth, n), xs[-2:], ys[-2:], lead[-1:], [s[-1:] for s in (x_lead, y_lead, z_lead)])
+        loops = lead if small else lead[:-1]
 
         def emit(pointers):
             k = self.k
-            grain = rows * max(1, _CHUNK // (2 * rows * n * max(1, depth)))
 
-            def one(a, b, c):
-                if pack:
-                    k.call_known(pack_name, None, b, pointers[3])
-                    b = pointers[3]
-                if parallel:
-                    self._share(name, [a, b, c], m, grain)
-                else:
-                    k.call_known(name, None, a, b, c)
-
-            a, b, c = k.at(pointers[0], xo, dtype), k.at(pointers[1], yo, dtype), pointers[2]
-            if len(items) <= 1:
-                one(a, b, c)
-                return
-
-            def loops(axis, a, b, c):
-                if axis == len(lead):
-                    one(a, b, c)
+            def walk(axis, a, b, c):
+                if axis == len(loops):
+                    product(a, b, c, *pointers[3:])
                     return
-                inner = m * n * count(lead[axis + 1:])
-                k.loop(0, lead[axis], 1, lambda i: loops(
-                    axis + 1, k.at(a, k.mul(i, x_lead[axis]), dtype), k.at(b, k.mul(i, y_lead[axis]), dtype),
-                    k.at(c, k.mul(i, inner), dtype)))
+                k.loop(0, loops[axis], 1, lambda i: walk(
+                    axis + 1, *[k.at(p, k.mul(i, s[axis]) if s[axis] != 1 else i, dtype) if s[axis] else p
+                                for p, s in zip((a, b, c), (x_lead, y_lead, z_lead))]))
 
-            loops(0, a, b, c)
+            walk(0, k.at(pointers[0], xo, dtype), k.at(pointers[1], yo, dtype), pointers[2])
 
-        return emit, roots, False
+        return emit, [xr, yr, out, *extra], False
+
+    def _small_matmul(self, step, dtype, sizes, a_strides, b_strides, lead, lead_strides):
+        """A kernel for these sizes, written out."""
+        m, depth, n = sizes
+        pack = n > 1 and b_strides[-1] != 1
+        b_walk = (n, 1) if pack else (b_strides[0], 1)
+        name = self._function(
+            ("matmul", dtype, sizes, a_strides, b_walk), "matmul",
+            lambda name: contractions.emit_matmul(self.module, name, dtype, sizes, a_strides, b_walk, False),
+            f"({m}, {depth}) @ ({depth}, {n}) {dtype}")
+        self.notes.append((name, step, None, False))
+        pack_name = self._transpose(dtype, depth, n, b_strides) if pack else None
+
+        def product(a, b, c, packed=None):
+            if pack:
+                self.k.call_known(pack_name, None, b, packed)
+                b = packed
+            self.k.call_known(name, None, a, b, c)
+
+        return product, [Buffer((depth, n), dtype)] if pack else []
+
+    def _large_matmul(self, step, dtype, sizes, a_strides, b_strides, lead, lead_strides):
+        """A call of the general product, which packs, and shares its work out."""
+        symbol, address, code, tiles = products.task(dtype, self.target)
+        self.imports[symbol] = address
+        self.keep.append(code)
+        m, depth, n = sizes
+        batch = lead[0] if lead else 1
+        size = ITEMSIZE[dtype]
+        ab, bb, cb = (s[0] * size if s else 0 for s in lead_strides)
+        by_rows, per_task, tasks = products.shares(tiles, dtype, self.target, m, n, depth, batch, self.threads)
+        self.notes.append((symbol, step, None, batch * tasks > 1))
+        numbers = [a_strides[0] * size, a_strides[1] * size, ab, None, b_strides[0] * size, b_strides[1] * size, bb, None,
+                   n * size, cb, m, n, depth, batch, 0, None, int(by_rows), per_task, tasks]
+
+        def product(a, b, c):
+            k = self.k
+            job = k.alloca(8 * (len(numbers) + 1), 64)
+            values = [a, *numbers[:3], b, *numbers[4:7], c, *numbers[8:]]
+            for i, v in enumerate(values):
+                value = k.const(0, "int64") if v is None else v if not isinstance(v, int) else k.const(v, "int64")
+                k.store(value, k.at(job, i, "int64"))
+            if batch * tasks > 1:
+                k.call(pool.SYMBOL, None, k.symbol(symbol), job, k.const(batch * tasks, "int64"), k.const(1, "int64"))
+            else:
+                k.call(symbol, None, job, k.const(0, "int64"), k.const(1, "int64"), k.const(0, "int32"), external=True)
+
+        return product, []
 
     def _transpose(self, dtype, rows, columns, strides):
         """A function that copies a strided matrix into a contiguous one."""
@@ -360,9 +380,10 @@ class Segment:
     # ------------------------------------------------------------------------------------------------ loading
     def load(self):
         """The builtin as a Python callable over the arrays."""
-        imports = pool.imports() if pool.SYMBOL in self.module.externals or pool.SYMBOL in self.module.declarations else {}
-        self.module.externals.discard(pool.SYMBOL)
-        code = jit.load(self.module, ["builtin"], imports)
+        imports = dict(self.imports)
+        if pool.SYMBOL in self.module.declarations:
+            imports |= pool.imports()
+        code = jit.load(self.module, ["builtin"], imports, self.keep)
         # busy, arena; then (from byte 64) the constants
         self.context = np.zeros(8 + max(1, len(self.constants)), np.int64)
         self.block = np.empty(self.arena + 64, np.uint8) if self.arena > _STACK else None
@@ -380,3 +401,22 @@ class Segment:
         return new(ctypes.byref(definition), me, None)
 
 
+
+
+def _merged(sizes, rows):
+    """Sizes and strides with axes of size 1 dropped and neighbours made one where all arrays walk them as one."""
+    sizes, rows = list(sizes), [list(r) for r in rows]
+    for i in reversed(range(len(sizes))):
+        if sizes[i] == 1:
+            del sizes[i]
+            for r in rows:
+                del r[i]
+    i = 0
+    while i + 1 < len(sizes):
+        if all(r[i] == r[i + 1] * sizes[i + 1] for r in rows):
+            sizes[i : i + 2] = [sizes[i] * sizes[i + 1]]
+            for r in rows:
+                del r[i]
+        else:
+            i += 1
+    return sizes, rows

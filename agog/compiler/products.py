@@ -1,0 +1,43 @@
+"""The general matrix product (`gemm`) as a function that compiled programs call with a job of their own."""
+
+import functools
+
+from agog import config
+from agog.compiler import gemm, jit
+from agog.compiler.ir import Module
+from agog.compiler.kernel import Kernel
+from agog.compiler.targets import ITEMSIZE
+
+__all__ = ["shares", "task"]
+
+
+_PARALLEL = 1 << 20  # multiplications that pay for waking a thread
+
+
+@functools.cache
+def task(dtype, target):
+    """(symbol, address, code, tiles): `symbol(job, begin, end, thread)` does tasks of a job laid out as `gemm._FIELDS`."""
+    module = Module(target)
+    writer = gemm._Writer(module, dtype)
+    for part in (writer.edge, writer.micro_kernels, writer.packing, writer.block, writer.dots, writer.task):
+        part()
+    symbol = f"agog_product_{dtype}"
+    k = Kernel(module, symbol, [("job", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")])
+    k.call_known("task", None, *k.arguments)
+    k.ret()
+    k.finish()
+    code = jit.load(module, [symbol])
+    return symbol, code[symbol], code, writer.tiles
+
+
+def shares(tiles, dtype, target, m, n, depth, batch, threads):
+    """(by rows, length of a task along that axis, tasks for each matrix), as `gemm` would divide it."""
+    work = m * n * depth * batch
+    count = config.num_threads if threads else 1
+    alone = count <= 1 or work < _PARALLEL
+    wanted = 1 if alone else -(-(count * 2 if work >= gemm._LARGE else count) // batch)
+    by_rows = m > n
+    unit = tiles.tall[0] if by_rows else tiles.tall[1] * target.vector_bytes // ITEMSIZE[dtype]
+    length = m if by_rows else n
+    per_task = max(1, -(-(-(-length // unit)) // wanted)) * unit
+    return by_rows, per_task, -(-length // per_task)
