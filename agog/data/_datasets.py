@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -62,16 +62,52 @@ class TensorDataset:
         return tuple(rows(t, index) for t in self.tensors)
 
 
+class Access(NamedTuple):
+    """How to get at the items of a dataset: a batch at once (or None), one item, and how many there are (or None)."""
+
+    take: Callable[[Any], Any] | None
+    item: Callable[[int], Any]
+    length: int | None
+
+
+def access(dataset: Any, who: str) -> Access:
+    """How `who` gets at the items of `dataset`. Raises ArgumentTypeError when it is none."""
+    if isinstance(dataset, Tensor | np.ndarray):
+        if not dataset.ndim:
+            raise ShapeError(f"{who}: an array of no axes has no rows")
+        return Access(lambda index: rows(dataset, index), dataset.__getitem__, dataset.shape[0])
+    if isinstance(dataset, tuple) and dataset and all(isinstance(p, Tensor | np.ndarray) for p in dataset):
+        together = TensorDataset(*dataset)
+        return Access(together.take, lambda i: tuple(p[i] for p in dataset), len(together))
+    if isinstance(dataset, dict) and dataset:
+        if not all(isinstance(p, Tensor | np.ndarray) for p in dataset.values()):
+            raise ArgumentTypeError(f"{who}: a dict must have arrays as values")
+        together = TensorDataset(*dataset.values())
+        return Access(lambda index: dict(zip(dataset, together.take(index))),
+                      lambda i: {k: p[i] for k, p in dataset.items()}, len(together))
+    if isinstance(dataset, TensorDataset):
+        return Access(dataset.take, dataset.__getitem__, len(dataset))
+    if isinstance(dataset, Subset):
+        return Access(None if dataset.access.take is None else dataset.take, dataset.__getitem__, len(dataset))
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        return Access(None, dataset.__getitem__, len(dataset))
+    if hasattr(dataset, "__iter__"):
+        return Access(None, lambda i: None, None)
+    raise ArgumentTypeError(f"{who}: a {type(dataset).__name__} is no dataset; give arrays, something with len() and "
+                            "items by number, or an iterable")
+
+
 class Subset:
-    """The items of `dataset` at `indices`."""
+    """The items of `dataset` (whatever a DataLoader takes that has a length) at `indices`."""
 
     def __init__(self, dataset: Any, indices: Sequence[int]):
-        self.dataset, self.indices = dataset, as_indices(indices)
-        n = len(dataset)
-        if self.indices.size and not -n <= self.indices.min() <= self.indices.max() < n:
+        self.dataset, self.access, found = dataset, access(dataset, "Subset"), as_indices(indices)
+        n = self.access.length
+        if n is None:
+            raise ArgumentTypeError(f"Subset: a {type(dataset).__name__} has no length and no items by number")
+        if found.size and not -n <= found.min() <= found.max() < n:
             raise IndexingError(f"Subset: an index lies outside the {n} items of the dataset")
-        if hasattr(dataset, "take") and not isinstance(dataset, Tensor | np.ndarray):
-            self.take = self._take
+        self.indices = np.where(found < 0, found + n, found)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -79,10 +115,14 @@ class Subset:
     def __getitem__(self, i: int) -> Any:
         if not -len(self) <= i < len(self):
             raise IndexingError(f"Subset[{i}]: there are {len(self)} items")
-        return self.dataset[int(self.indices[i])]
+        return self.access.item(int(self.indices[i]))
 
-    def _take(self, index: Any) -> Any:
-        return self.dataset.take(self.indices[index])
+    def take(self, index: Any) -> Any:
+        """A batch: the items at an array of numbers, or a slice, of a dataset made of arrays."""
+        if self.access.take is None:
+            raise ArgumentTypeError(f"Subset.take: the items of a {type(self.dataset).__name__} can only be had one "
+                                    "by one")
+        return self.access.take(self.indices[index])
 
 
 def random_split(dataset: Any, lengths: Sequence[float], seed: int | None = None) -> list[Subset]:
@@ -92,7 +132,9 @@ def random_split(dataset: Any, lengths: Sequence[float], seed: int | None = None
              first parts, one each)
     seed     the same seed gives the same parts; None draws one from `agog.random`
     """
-    n = len(dataset)
+    n = access(dataset, "random_split").length
+    if n is None:
+        raise ArgumentTypeError(f"random_split: a {type(dataset).__name__} has no length")
     if all(isinstance(x, int) for x in lengths) and sum(lengths) == n and min(lengths, default=0) >= 0:
         sizes = [int(x) for x in lengths]
     elif lengths and math.isclose(sum(lengths), 1.0) and min(lengths) >= 0:

@@ -7,12 +7,9 @@ import threading
 from itertools import islice
 from typing import Any, Callable, Iterator
 
-import numpy as np
-
 from agog.data._collate import collate
-from agog.data._datasets import new_seed, permutation, rows
-from agog.errors import ArgumentError, ArgumentTypeError, CheckpointError, ShapeError
-from agog.tensor import Tensor
+from agog.data._datasets import access, new_seed, permutation
+from agog.errors import ArgumentError, ArgumentTypeError, CheckpointError
 
 
 class DataLoader:
@@ -40,9 +37,8 @@ class DataLoader:
                 raise ArgumentError(f"DataLoader({name}={value}): give a whole number of at least {least}")
         self.dataset, self.batch_size, self.shuffle, self.drop_last = dataset, batch_size, shuffle, drop_last
         self.collate_fn, self.prefetch = collate_fn, prefetch
-        self._take, self._n = _taker(dataset)
-        if collate_fn is not None:
-            self._take = None
+        self._access = access(dataset, "DataLoader")
+        self._n = self._access.length
         if self._n is None and shuffle:
             raise ArgumentError(f"DataLoader: a {type(dataset).__name__} has no length and no items by number, so it "
                                 "cannot be shuffled")
@@ -92,11 +88,11 @@ class DataLoader:
         order = permutation(self._n, self.seed, epoch) if self.shuffle else None
         for b in range(start, len(self)):
             i, j = b * size, min((b + 1) * size, self._n)
-            if self._take is not None:
-                yield self._take(slice(i, j) if order is None else order[i:j])
+            if self._access.take is not None and self.collate_fn is None:
+                yield self._access.take(slice(i, j) if order is None else order[i:j])
             else:
                 numbers = range(i, j) if order is None else order[i:j].tolist()
-                yield (self.collate_fn or collate)([_item(self.dataset, k) for k in numbers])
+                yield (self.collate_fn or collate)([self._access.item(k) for k in numbers])
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next pass be this epoch."""
@@ -112,40 +108,6 @@ class DataLoader:
             raise CheckpointError("DataLoader.load_state_dict: expected the keys 'seed', 'epoch' and 'batch'")
         self.seed, self.epoch, self._batch = (int(state_dict[k]) for k in ("seed", "epoch", "batch"))
         self._pending = True
-
-
-def _item(dataset: Any, i: int) -> Any:
-    if isinstance(dataset, tuple):
-        return tuple(_item(d, i) for d in dataset)
-    if isinstance(dataset, dict):
-        return {k: _item(d, i) for k, d in dataset.items()}
-    return dataset[i]
-
-
-def _taker(dataset: Any) -> tuple[Callable[[Any], Any] | None, int | None]:
-    """(a function that cuts out a batch, or None if items are fetched one by one; the length or None)."""
-    if isinstance(dataset, Tensor | np.ndarray):
-        if not dataset.ndim:
-            raise ShapeError("DataLoader: an array of no axes has no rows")
-        return (lambda index: rows(dataset, index)), dataset.shape[0]
-    if isinstance(dataset, tuple | dict) and dataset:
-        parts = list(dataset.values()) if isinstance(dataset, dict) else list(dataset)
-        if all(isinstance(p, Tensor | np.ndarray) for p in parts):
-            lengths = [p.shape[0] if p.ndim else 0 for p in parts]
-            if len(set(lengths)) > 1:
-                raise ShapeError(f"DataLoader: the arrays have {', '.join(map(str, lengths))} rows; they must have "
-                                 "equally many")
-            if isinstance(dataset, dict):
-                return (lambda index: {k: rows(p, index) for k, p in dataset.items()}), lengths[0]
-            return (lambda index: tuple(rows(p, index) for p in parts)), lengths[0]
-        if isinstance(dataset, dict):
-            raise ArgumentTypeError("DataLoader: a dict must have arrays as values")
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        return getattr(dataset, "take", None), len(dataset)
-    if hasattr(dataset, "__iter__"):
-        return None, None
-    raise ArgumentTypeError(f"DataLoader: a {type(dataset).__name__} is no dataset; give arrays, something with len() "
-                            "and items by number, or an iterable")
 
 
 _END = object()

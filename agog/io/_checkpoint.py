@@ -100,12 +100,12 @@ def load(path: Any) -> Any:
     except Exception as error:  # the library raises errors of its own for each kind of damage
         raise CheckpointError(f"{where} is damaged, cut off, or no checkpoint at all ({error}); "
                               f"it has {len(content)} bytes") from None
-    if "agog.tree" not in metadata:
+    if metadata.get("format") != "agog" and not any(key.startswith("agog.") for key in metadata):
         return {name: asarray(_array(name, e, where), copy=False) for name, e in entries.items()}
     if metadata.get("agog.format") != _FORMAT:
         raise CheckpointError(f"{where} has format {metadata.get('agog.format')!r} of agog "
                               f"{metadata.get('agog.version')}; this version reads format {_FORMAT!r}")
-    text = metadata["agog.tree"]
+    text = metadata.get("agog.tree", "")
     if str(zlib.crc32(text.encode())) != metadata.get("agog.sum"):
         raise CheckpointError(f"{where} is damaged: its description does not match its checksum")
     try:
@@ -117,7 +117,7 @@ def load(path: Any) -> Any:
             if zlib.crc32(data.reshape(-1).view(np.uint8)) != sums[name]:
                 raise CheckpointError(f"{where} is damaged: the array {name!r} does not match its checksum")
             wanted = dtypes.dtype(dtype)
-            return data.view(wanted).reshape(data.shape[:-1]) if wanted.kind == "c" else data
+            return data.reshape(-1).view(wanted).reshape(data.shape[:-1]) if wanted.kind == "c" else data
 
         return decode(described["tree"], array)
     except AgogError:

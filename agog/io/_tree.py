@@ -27,7 +27,9 @@ def encode(obj: Any, arrays: dict[str, np.ndarray], path: str = "") -> Any:
         while name in arrays:
             name += "_"
         stored = np.ascontiguousarray(data, found).reshape(data.shape)
-        arrays[name] = stored.view(dtypes.real_of(found)).reshape(*data.shape, 2) if found.kind == "c" else stored
+        if found.kind == "c":
+            stored = stored.reshape(-1).view(dtypes.real_of(found)).reshape(*data.shape, 2)
+        arrays[name] = stored
         return {"": kind, "name": name, "dtype": found.name}
     if hasattr(obj, "state_dict"):
         return encode(obj.state_dict(), arrays, path)

@@ -35,7 +35,8 @@ clock = _Clock()
 
 
 _OWN = ("_kinds", "_hooks", "_watched", "_chain", "training", "_version")
-_UNWATCHED: tuple[type, ...] = (type(None), bool, int, float, complex, str, bytes, type, Tensor)  # changing these is setting an attribute
+# Other values of these types come only by setting an attribute, which is a new version.
+_UNWATCHED: tuple[type, ...] = (type(None), bool, int, float, complex, str, bytes, type, Tensor)
 
 
 class Loaded(NamedTuple):
@@ -372,6 +373,9 @@ class Module:
         for n, v in values.items():
             mine[n].assign(v)
         return Loaded(missing, unexpected)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_watched", "_chain")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
