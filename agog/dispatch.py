@@ -395,8 +395,8 @@ def reduction(op: Op) -> Callable[..., Any]:
 
 
 def steady(op: Op) -> Callable[[Op, tuple, tuple], Any]:
-    """What `apply` does for a row with one output, when all inputs are Tensors of dtypes that need no cast."""
-    raw, check, differentiable = op.raw, op.check, bool(op.vjp)
+    """What `apply` does in ordinary eager mode, when all inputs are Tensors of dtypes that need no cast."""
+    raw, check, differentiable, many = op.raw, op.check, bool(op.vjp), len(op.outputs) > 1
     promoted = repeat(bool(op.promotes)) if op.variadic else [n in op.promotes for n in op.inputs]
     good: dict[Any, bool] = {}  # dtype of the promoted inputs: whether the row takes it without a cast
 
@@ -430,12 +430,17 @@ def steady(op: Op) -> Callable[[Op, tuple, tuple], Any]:
             if check is not None:
                 statics = check(*datas, *statics)
             out = raw(*datas, *statics)
-            if type(out) is not _nd:
+            if many:
+                out = tuple([_array(o) for o in out])
+            elif type(out) is not _nd:
                 out = _asarray(out)
         except Exception:
             out = None
         if out is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
             return apply(op, inputs, statics)
+        if many:
+            result = _record(op, list(inputs), datas, statics, out) if needed else None
+            return tuple([wrap(o) for o in out]) if result is None else result
         if needed and differentiable:
             result = _record(op, list(inputs), datas, statics, (out,))
             if result is not None:
@@ -461,7 +466,7 @@ def function(op: Op) -> Callable[..., Any]:
     elif op.kind == "reduction" and op.statics == _REDUCTION and not op.widen:
         fn = reduction(op)
     else:
-        return call_with_signature(op, apply if not op.inputs or len(op.outputs) > 1 else steady(op))
+        return call_with_signature(op, steady(op))
     fn.__name__ = fn.__qualname__ = op.name
     fn.__doc__, fn.__module__ = op.doc, "agog"
     fn.op = op  # type: ignore[attr-defined]

@@ -143,6 +143,8 @@ def einsum(xp, subscripts, *arrays):
     if not isinstance(subscripts, str):
         raise ArgumentTypeError("einsum: the first argument is the expression, for example 'ij,jk->ik', not "
                                 f"{subscripts!r}")
+    if len(arrays) == 1 and isinstance(arrays[0], tuple | list):
+        arrays = tuple(arrays[0])
     if not arrays:
         raise ArgumentError(f"einsum({subscripts!r}): no arrays given")
     shapes = tuple(tuple(x.shape) for x in arrays)
