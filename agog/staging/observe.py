@@ -475,7 +475,7 @@ def _builtins(namespace: dict) -> Any:
 @functools.lru_cache(maxsize=4096)
 def _generator_start(code: types.CodeType) -> int:
     """Where the frame of a generator stands that was made and not yet started."""
-    return next((i.offset for i in dis.get_instructions(code) if i.opname in ("RETURN_GENERATOR", "GEN_START")), 0)
+    return next((i.offset for i in dis.get_instructions(code) if i.opname == "RESUME"), 0)
 
 
 @functools.lru_cache(maxsize=4096)
