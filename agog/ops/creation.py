@@ -7,6 +7,8 @@ import os
 from functools import lru_cache
 from typing import Any
 
+import numpy
+
 from agog.array import dtypes
 from agog.errors import ArgumentError, ArgumentTypeError, OutOfMemoryError
 from agog.ops import axes as ax
@@ -36,7 +38,15 @@ def allocatable(op: str, shape: tuple[int, ...], dtype: Any) -> None:
                                "GB of memory here; use a smaller shape or dtype")
 
 
+_known: dict[Any, Any] = {}  # dtype objects by themselves: to look at a dtype's name takes a microsecond
+
+
 def _typed(op: str, dtype: Any) -> Any:
+    if isinstance(dtype, numpy.dtype):
+        found = _known.get(dtype)
+        if found is None:
+            found = _known[dtype] = dtypes.dtype(dtype)
+        return found
     if isinstance(dtype, int) and not isinstance(dtype, bool):
         raise ArgumentTypeError(f"{op}: {dtype!r} is not a dtype; give the shape as one tuple: {op}((2, 3))")
     return dtypes.default_float() if dtype is None else dtypes.dtype(dtype)
