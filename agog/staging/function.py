@@ -309,12 +309,13 @@ class Function:
 
     # ---------------------------------------------------------------------------------------------- seeing inside
     def _find(self, args: tuple, kwargs: dict) -> Recording | None:
-        """The recording that a call with these arguments would use first."""
+        """The recording that a call with these arguments would use, else the newest for their form."""
         key, tensors, _ = self._key(args, kwargs)
         form = self._forms.get(key)
         if form is None:
             return None
-        return next((r for r in form.recordings if r.applies(tensors) is None), None)
+        fitting = [r for r in form.recordings if r.applies(tensors) is None]
+        return next(iter([*fitting, *form.recordings]), None)
 
     def _found(self, args: tuple, kwargs: dict, what: str) -> Recording:
         found = self._find(args, kwargs)
