@@ -14,7 +14,7 @@ from agog.tensor import Tensor
 
 _add, _multiply, _subtract, _divide, _sqrt, _negative = (np.add, np.multiply, np.subtract, np.divide, np.sqrt,
                                                          np.negative)
-_maximum, _sign = np.maximum, np.sign
+_maximum, _minimum = np.maximum, np.minimum
 
 
 class Adam(Optimizer):
@@ -151,13 +151,13 @@ class Lion(Optimizer):
             beta1, beta2 = group["betas"]
             c = group.cache[dtype] = (
                 *scalars(dtype, group["lr"], beta1, 1 - beta1, beta2, 1 - beta2,
-                         1.0 - group["lr"] * group["weight_decay"]),
+                         1.0 - group["lr"] * group["weight_decay"], 1.0, 1e38 if dtype.itemsize == 4 else 1e307),
                 bool(group["weight_decay"]), group["maximize"])
         return c
 
     def _kernel(self, c: tuple, s: np.ndarray, t: np.ndarray, p: np.ndarray, g: np.ndarray,
                 *moments: np.ndarray) -> None:
-        lr, beta1, left1, beta2, left2, decay, decays, maximize = c
+        lr, beta1, left1, beta2, left2, decay, one, huge, decays, maximize = c
         m = moments[0]
         if maximize:
             g = _negative(g)
@@ -166,7 +166,10 @@ class Lion(Optimizer):
         _multiply(m, beta1, s)
         _multiply(g, left1, t)
         _add(s, t, s)
-        _sign(s, s)
+        _multiply(s, huge, s)  # twice, clipped: the sign, of which NumPy's own function is slow
+        _multiply(s, huge, s)
+        _maximum(s, -one, out=s)
+        _minimum(s, one, out=s)
         _multiply(s, lr, s)
         _subtract(p, s, p)
         _multiply(m, beta2, m)

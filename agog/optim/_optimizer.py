@@ -174,13 +174,12 @@ class Optimizer:
         if scratch is None:
             scratch = self._scratch[dtype] = (np.empty(BLOCK, dtype), np.empty(BLOCK, dtype))
         s, t = scratch
-        kernel = self._kernel
-        last = n - n % BLOCK
-        for i in range(0, last, BLOCK):
-            j = i + BLOCK
-            kernel(c, s, t, *[a[i:j] for a in flat])
-        if last < n:
-            kernel(c, s[:n - last], t[:n - last], *[a[last:] for a in flat])
+        # Threads do not pay here: with blocks as small as this they wait for the interpreter's lock.
+        for i in range(0, n, BLOCK):
+            j = min(i + BLOCK, n)
+            if j - i < BLOCK:
+                s, t = s[:j - i], t[:j - i]
+            self._kernel(c, s, t, *[a[i:j] for a in flat])
 
     def _start(self, p: Tensor, group: Group) -> dict[str, Tensor]:
         state = self.state[p] = self._init(_real_form(ag, p.detach()), group)
