@@ -98,14 +98,19 @@ def match_node(pattern: Call, node: Node, names: dict[str, Any]) -> dict[str, An
             return None
     orders = [node.inputs, node.inputs[::-1]] if node.op.commutative else [node.inputs]
     for inputs in orders:
-        found: dict[str, Any] | None = names
-        for p, v in zip(pattern.args, inputs):
-            found = _match(p, v, found)
-            if found is None:
-                break
-        else:
+        found = _match_all(pattern.args, inputs, names)
+        if found is not None:
             return found
     return None
+
+
+def _match_all(patterns: tuple, values: tuple, names: dict[str, Any]) -> dict[str, Any] | None:
+    for p, v in zip(patterns, values):
+        found = _match(p, v, names)
+        if found is None:
+            return None
+        names = found
+    return names
 
 
 def _match(pattern: Any, value: Value | None, names: dict[str, Any]) -> dict[str, Any] | None:

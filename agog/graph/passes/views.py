@@ -47,13 +47,16 @@ def strided(node: Node) -> tuple[int, tuple[int, ...]] | None:
 
 def stretched(value: Value | None) -> Value | None:
     """The smaller value that `value` is a broadcast of, by NumPy's rules; None: it is none."""
-    if value is None or not is_view(value.node):
+    node = None if value is None else value.node
+    if value is None or node is None or not is_view(node):
         return None
-    small = value.node.inputs[0]
+    small = node.inputs[0]
+    if small is None:
+        return None
     n, m = len(value.shape), len(small.shape)
     if m > n or any(a not in (1, b) for a, b in zip(small.shape[::-1], value.shape[::-1])):
         return None
-    found = strided(value.node)
+    found = strided(node)
     if found is None or found[0] != 0:
         return None
     want, step = [0] * n, 1
