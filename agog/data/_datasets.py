@@ -100,7 +100,7 @@ def access(dataset: Any, who: str) -> Access:
 class Subset:
     """The items of `dataset` (whatever a DataLoader takes that has a length) at `indices`."""
 
-    def __init__(self, dataset: Any, indices: Sequence[int]):
+    def __init__(self, dataset: Any, indices: Any):
         self.dataset, self.access, found = dataset, access(dataset, "Subset"), as_indices(indices)
         n = self.access.length
         if n is None:

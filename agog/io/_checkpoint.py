@@ -47,11 +47,15 @@ def save(path: Any, obj: Any) -> None:
     library = _library()
     arrays: dict[str, np.ndarray] = {}
     tree = encode(obj, arrays)
-    sums = {name: zlib.crc32(a.reshape(-1).view(np.uint8)) for name, a in arrays.items()}
+    sums = {name: _sum(a) for name, a in arrays.items()}
     text = json.dumps({"tree": tree, "sums": sums}, separators=(",", ":"))
     metadata = {"format": "agog", "agog.version": _version.__version__, "agog.format": _FORMAT, "agog.tree": text,
                 "agog.sum": str(zlib.crc32(text.encode()))}
     _write(os.fspath(path), library.serialize({name: _spec(library, a) for name, a in arrays.items()}, metadata))
+
+
+def _sum(a: np.ndarray) -> int:
+    return zlib.crc32(a.reshape(-1).view(np.uint8).data)
 
 
 def _spec(library: Any, a: np.ndarray) -> Any:
@@ -114,7 +118,7 @@ def load(path: Any) -> Any:
 
         def array(name: str, dtype: str) -> np.ndarray:
             data = _array(name, entries[name], where)
-            if zlib.crc32(data.reshape(-1).view(np.uint8)) != sums[name]:
+            if _sum(data) != sums[name]:
                 raise CheckpointError(f"{where} is damaged: the array {name!r} does not match its checksum")
             wanted = dtypes.dtype(dtype)
             return data.reshape(-1).view(wanted).reshape(data.shape[:-1]) if wanted.kind == "c" else data

@@ -52,7 +52,7 @@ class MultiheadAttention(Module):
         for name, p in self._own("parameter"):
             if name != "in_proj_bias":
                 init.xavier_uniform_(p)
-        if self.in_proj_bias is not None:
+        if self.in_proj_bias is not None and self.out_proj.bias is not None:
             init.zeros_(self.in_proj_bias)
             init.zeros_(self.out_proj.bias)
 

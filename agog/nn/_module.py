@@ -397,7 +397,7 @@ class Module:
         return self._hook(1, hook)
 
     def _hook(self, when: int, hook: Callable[..., Any]) -> Callable[[], None]:
-        hooks = self._hooks or ([], [])
+        hooks: tuple[list[Any], list[Any]] = self._hooks or ([], [])
         hooks[when].append(hook)
         self._hooks = hooks
 
@@ -467,7 +467,8 @@ def _warn_hidden(who: str, name: str, value: Any) -> None:
     """A list of modules is not found: say so, at the user's line."""
     items = value.values() if isinstance(value, dict) else value
     if any(isinstance(v, Module | Parameter) for v in items):
-        user, frame, level = user_frame(2), sys._getframe(0), 1
+        user, level = user_frame(2), 1
+        frame: Any = sys._getframe(0)
         while frame is not None and frame is not user:
             frame, level = frame.f_back, level + 1
         warnings.warn(f"{who}.{name} is a {type(value).__name__} with modules or parameters in it, which parameters() "

@@ -32,7 +32,7 @@ class _BatchNorm(Module):
 
     def reset_parameters(self) -> None:
         """Weights of one, biases of zero, and no statistics."""
-        if self.affine:
+        if self.weight is not None and self.bias is not None:
             init.ones_(self.weight)
             init.zeros_(self.bias)
         if self.track_running_stats:

@@ -59,7 +59,7 @@ class _Recurrent(Module):
         for layer in range(num_layers):
             size = input_size if layer == 0 else hidden_size * (2 if bidirectional else 1)
             for suffix in self._suffixes(layer):
-                shapes = {"weight_ih": (n, size), "weight_hh": (n, hidden_size)}
+                shapes: dict[str, tuple[int, ...]] = {"weight_ih": (n, size), "weight_hh": (n, hidden_size)}
                 if bias:
                     shapes |= {"bias_ih": (n,), "bias_hh": (n,)}
                 for name, shape in shapes.items():
@@ -157,7 +157,7 @@ class RNN(_Recurrent):
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype,
                          device=device)
 
-    def _step(self, *args: Any) -> tuple:  # type: ignore[override]
+    def _step(self, *args: Any) -> tuple:
         return (_tanh_step if self.nonlinearity == "tanh" else _relu_step)(*args)
 
 

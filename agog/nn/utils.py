@@ -6,6 +6,7 @@ import math
 from typing import Any, Iterable
 
 import agog as ag
+from agog.array import dtypes
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.nn._module import Module
 from agog.tensor import Tensor
@@ -43,14 +44,14 @@ def clip_grad_norm_(parameters: Any, max_norm: float, norm_type: float = 2.0,
     """
     if not max_norm >= 0:
         raise ArgumentError(f"clip_grad_norm_: max_norm={max_norm}; give a number of at least 0")
-    params = [p for p in _list(parameters) if p.grad is not None]
+    pairs = [(p, p.grad) for p in _list(parameters) if p.grad is not None]
     with ag.no_grad():
-        norm = get_total_norm([p.grad for p in params], norm_type)
+        norm = get_total_norm([g for _, g in pairs], norm_type)
         if error_if_nonfinite and not bool(ag.isfinite(norm)):
             raise ArgumentError(f"clip_grad_norm_: the norm of the gradients is {norm.item()}")
         factor = ag.clip(max_norm / (norm + 1e-6), max=1.0)
-        for p in params:
-            p.grad = p.grad * factor.astype(ag.abs(p.grad).dtype, copy=False)
+        for p, g in pairs:
+            p.grad = g * factor.astype(dtypes.real_of(g.dtype), copy=False)
     return norm
 
 

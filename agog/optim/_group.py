@@ -26,7 +26,8 @@ class Group(dict):
     __slots__ = ("_version", "_rate", "cache", "check")
 
     def __init__(self, values: dict[str, Any], check: Callable[[str, Any], Any]):
-        self._version, self._rate, self.check = 0, None, check
+        self._version, self.check = 0, check
+        self._rate: Tensor | None = None
         self.cache: dict[Any, Any] = {}
         dict.__init__(self)
         for key, value in values.items():

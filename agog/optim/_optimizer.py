@@ -295,7 +295,8 @@ class Optimizer:
                 raise CheckpointError(f"{who}.load_state_dict: the saved hyper-parameter {key!r} is none of {who}")
         for key, saved in state_dict["state"].items():
             p = params[int(key)]
-            shapes = self._init(_real_form(ag, p.detach()), {**group_of[id(p)], **groups[self._group_index(p)]})
+            settings: Any = {**group_of[id(p)], **groups[self._group_index(p)]}
+            shapes = self._init(_real_form(ag, p.detach()), settings)
             if shapes.keys() != saved.keys():
                 raise CheckpointError(f"{who}.load_state_dict: the saved state of parameter {key} has "
                                       f"{sorted(saved)}, this optimizer keeps {sorted(shapes)}")

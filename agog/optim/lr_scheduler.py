@@ -87,7 +87,7 @@ class LambdaLR(LRScheduler):
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]]):
         groups = len(getattr(optimizer, "param_groups", ()))
-        self.factors = list(lr_lambda) if isinstance(lr_lambda, list | tuple) else [lr_lambda] * groups
+        self.factors = list(lr_lambda) if not callable(lr_lambda) else [lr_lambda] * groups
         if len(self.factors) != groups:
             raise ArgumentError(f"LambdaLR: {len(self.factors)} functions for {groups} parameter groups")
         super().__init__(optimizer)
@@ -205,8 +205,8 @@ class OneCycleLR(LRScheduler):
         self.div_factor = number("div_factor", div_factor)
         self.final_div_factor = number("final_div_factor", final_div_factor)
         groups = len(getattr(optimizer, "param_groups", ()))
-        several = isinstance(max_lr, list | tuple)
-        self.max_lrs = [number("max_lr", m) for m in (max_lr if several else [max_lr] * groups)]
+        highs = list(max_lr) if isinstance(max_lr, list | tuple) else [max_lr] * groups
+        self.max_lrs = [number("max_lr", m) for m in highs]
         if len(self.max_lrs) != groups:
             raise ArgumentError(f"OneCycleLR: {len(self.max_lrs)} values of max_lr for {groups} parameter groups")
         self.cycle_momentum, self.base_momentum, self.max_momentum = cycle_momentum, base_momentum, max_momentum
