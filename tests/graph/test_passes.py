@@ -6,10 +6,11 @@ import pytest
 from agog.errors import AgogError
 from agog.graph import Builder, build, forms, optimize, show_passes, verify, xp
 from agog.graph.passes import fuse as fusion
+from agog.graph.passes.dead import dead
 from agog.graph.passes.fold import fold
 from agog.graph.passes.fuse import fuse
 from agog.graph.passes.pipeline import PIPELINE
-from agog.graph.passes.share import dead, share
+from agog.graph.passes.share import share
 from agog.graph.passes.views import stretched, views
 from agog.graph.rewrite import inline
 
@@ -78,6 +79,39 @@ def test_dead_code():
     b.guard(xp.sum(x) > 0, True)
     y, = b.scan(lambda v: (xp.sin(v), xp.cos(v))[0], [], [x])
     assert names(dead(b.build([y]))) == ["sum", "greater", "guard", "scan"]
+
+
+def test_dead_code_inside():
+    b = Builder("g")
+    x, y = b.input((3,), F4), b.input((3,), F4)
+    a, _ = b.cond(xp.sum(x) > 0, lambda v, w: (v * 2, w * 3), lambda v, w: (v, v), [x, y])
+    c, _, rows, _ = b.scan(lambda c, d, v, w: (c + v, d * w, c * c, xp.sin(w)),
+                           [a, xp.exp(y)], [xp.stack([x, x]), xp.stack([y, y])])
+    i, z, _ = b.while_loop(lambda i, z, u: i < 3, lambda i, z, u: (i + 1, z * y, u + z), [np.zeros((), "i8"), c, y])
+    graph = b.build([z, rows])
+    after = verify(dead(graph))
+    assert "exp" not in names(after) and names(after).count("_stacked") == 1
+    cond, scan, loop = (n for n in after.nodes if n.graphs)
+    assert len(cond.inputs) == 2 and len(cond.outputs) == 1
+    assert scan.statics == (1, 1, 2, False) and len(scan.outputs) == 2
+    assert loop.statics == (2,) and len(loop.inputs) == 3
+    assert dead(after) is after
+    arrays = np.ones(3, F4), np.full(3, 2, F4)
+    for p, q in zip(after.run(*arrays), graph.run(*arrays)):
+        np.testing.assert_array_equal(p, q)
+
+
+def test_what_a_guard_inside_of_a_loop_reads_is_carried():
+    b = Builder("g")
+    x = b.input((), F4)
+
+    def body(c, d):
+        d.builder.guard(d < 100, True)
+        return c + 1, d * 2
+
+    c, d = b.scan(body, [x, x], length=3)
+    after = verify(dead(b.build([c])))
+    assert after.nodes[0].statics[0] == 2
 
 
 # --------------------------------------------------------------------------------------------------------- views

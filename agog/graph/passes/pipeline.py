@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any, Callable, Iterable
 
 from agog.graph.ir import Graph
+from agog.graph.passes.dead import dead
 from agog.graph.passes.fold import fold
 from agog.graph.passes.fuse import fuse
-from agog.graph.passes.share import dead, share
+from agog.graph.passes.share import share
 from agog.graph.passes.simplify import simplify, stabilise
 from agog.graph.passes.views import views
 from agog.graph.verify import verify

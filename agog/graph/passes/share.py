@@ -1,4 +1,4 @@
-"""Common subexpressions: what is computed twice is computed once. Dead code: what nobody reads is not computed."""
+"""Common subexpressions: what is computed twice is computed once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Sequence
 from agog.graph import forms
 from agog.graph.build import Builder
 from agog.graph.ir import Constant, Graph, Node, Value, freeze
-from agog.graph.rewrite import prune, rewrite
+from agog.graph.rewrite import rewrite
 
 _BYTES = 1 << 12
 """Constants up to this size are compared by their bytes, larger ones by identity."""
@@ -45,8 +45,3 @@ def share(graph: Graph) -> Graph:
     out = rewrite(graph, replace, deep=share)
     outputs = [one(v) for v in out.outputs]
     return out if all(a is b for a, b in zip(outputs, out.outputs)) else out.replaced(outputs=outputs)
-
-
-def dead(graph: Graph) -> Graph:
-    """`graph` without what nobody reads; guards and effects stay."""
-    return prune(rewrite(graph, None, deep=dead))
