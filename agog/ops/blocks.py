@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -28,24 +29,36 @@ def over_rows(rows: int, row_size: int, work: Callable[[int, int], Any]) -> None
     if rows <= step:
         work(0, rows)
         return
-    starts = iter(range(0, rows, step))
-    if config.num_threads == 1 or rows * row_size < large.THRESHOLD:
+
+    def run(starts: Iterator[int]) -> None:
         for i in starts:
             work(i, min(i + step, rows))
+
+    share(range(0, rows, step), run, rows * row_size >= large.THRESHOLD)
+
+
+def share(tasks: Iterable[Any], run: Callable[[Iterator[Any]], Any], threads: bool = True) -> None:
+    """run(tasks) on each thread of the pool: every task is handed to one of them, as they are free."""
+    todo = iter(tasks)
+    if not threads or config.num_threads == 1:
+        run(todo)
         return
     lock = threading.Lock()
 
-    def run() -> None:
-        with np.errstate(all="ignore"):
-            while True:
-                with lock:
-                    i = next(starts, None)
-                if i is None:
-                    return
-                work(i, min(i + step, rows))
+    def handed() -> Iterator[Any]:
+        while True:
+            with lock:
+                task = next(todo, lock)
+            if task is lock:
+                return
+            yield task
 
-    helpers = [large._executor().submit(run) for _ in range(config.num_threads - 1)]
-    run()
+    def work() -> None:
+        with np.errstate(all="ignore"):
+            run(handed())
+
+    helpers = [large._executor().submit(work) for _ in range(config.num_threads - 1)]
+    work()
     for h in helpers:
         if not h.cancel():
             h.result()

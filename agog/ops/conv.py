@@ -15,11 +15,13 @@ from math import prod
 from operator import index
 
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
-from agog.ops.blocks import fresh
+from agog.ops.blocks import fresh, share
 from agog.ops.row import Op, composite
 
 _BLOCK_BYTES = 1 << 20  # of patches at a time: half of a typical L2 cache
 _FEW = 64  # positions below which one product takes the patches of many samples
+_SMALL = 1_000_000  # multiplications up to which OpenBLAS computes a product in the calling thread
+_WORTH = 1 << 21  # multiplications from which threads are worth their trouble
 
 
 def _outer_sizes(sizes, kernel, stride, padding, dilation):
@@ -50,12 +52,16 @@ class _Plan:
         self.points = prod(self.out)
         row = channels * self.taps * prod(self.out[1:]) * itemsize
         whole = max(row * self.out[0], 1)
-        self.block = max(1, min(samples, _BLOCK_BYTES // whole))
+        self.block = max(1, min(-(-samples // 8), _BLOCK_BYTES // whole))
         self.rows = self.out[0] if whole <= 2 * _BLOCK_BYTES else max(1, _BLOCK_BYTES // max(row, 1))
         self.rest = prod(self.out[1:])
 
-    def patches(self, x, channel_major):
-        """Yield (samples, rows, patches) for every block; `patches` is overwritten by the next.
+    def blocks(self):
+        """The first samples of the blocks."""
+        return range(0, self.samples, self.block)
+
+    def patches(self, x, channel_major, starts):
+        """Yield (samples, rows, patches) for the blocks at `starts`; `patches` is overwritten by the next.
 
         The shape of `patches` is (channels, *kernel, n, *out) if channel_major, else (n, channels, *kernel, *out).
         """
@@ -64,7 +70,7 @@ class _Plan:
         view = windows(np, x if pad is None else pad, self.kernel, self.stride, self.dilation, self.out)
         order = tuple(range(1, 2 + k)) + (0,) + tuple(range(2 + k, 2 + 2 * k))
         buffer = np.empty(self.block * self.channels * self.taps * self.rows * self.rest, x.dtype)
-        for i in range(0, self.samples, self.block):
+        for i in starts:
             j = min(i + self.block, self.samples)
             if pad is None:
                 part = view[i:j]
@@ -79,6 +85,30 @@ class _Plan:
                 target = buffer[:piece.size].reshape(piece.shape)
                 np.copyto(target, piece)
                 yield slice(i, j), slice(r * self.rest, e * self.rest), target
+
+
+def _cut(points, work):
+    """Columns of a product with `work` multiplications each that OpenBLAS takes in one thread; 0 if they are too few.
+
+    Such products run side by side on our threads, together with the building of their patches.
+    """
+    parts = -(-points * work // _SMALL)
+    columns = -(-points // max(1, parts))
+    return columns if columns >= min(points, 24) else 0
+
+
+def _pieces(x, columns):
+    """A view (..., k, p) -> (..., p // columns, k, columns)."""
+    n = x.shape[-1] // columns
+    return x[..., :n * columns].reshape(x.shape[:-1] + (n, columns)).swapaxes(-3, -2)
+
+
+def _product(np, a, x, out, columns):
+    """out = a @ x for a (g, m, k), x (n, g, k, p), piece by piece."""
+    whole = x.shape[-1] // columns * columns
+    np.matmul(a[:, None], _pieces(x, columns), out=_pieces(out, columns))
+    if whole < x.shape[-1]:
+        np.matmul(a, x[..., whole:], out=out[..., whole:])
 
 
 def _is_pointwise(kernel, padding):
@@ -100,6 +130,7 @@ def _conv(np, x, w, b, stride, padding, dilation, groups):
         y = np.zeros(shape, x.dtype)
         return y if b is None else y + b.reshape((-1,) + (1,) * len(kernel))
     points, og, depth = plan.points, o // groups, cg * plan.taps
+    columns = _cut(points, og * depth)
     y = fresh(np, (n, groups, og, points), x.dtype)
     wm = np.ascontiguousarray(w).reshape(groups, og, depth)
     if groups == 1:
@@ -110,15 +141,26 @@ def _conv(np, x, w, b, stride, padding, dilation, groups):
         np.matmul(wm, x, out=y)
         if b is not None:
             y += bias
+    elif columns and (points >= _FEW or groups > 1):
+        out, wg = y.reshape(n, groups, og, points), wm.reshape(groups, og, depth)
+
+        def run(starts):
+            for block, where, cols in plan.patches(x, False, starts):
+                part = out[block, ..., where]
+                _product(np, wg, cols.reshape(part.shape[:2] + (depth, -1)), part, min(columns, part.shape[-1]))
+                if b is not None:
+                    part += b.reshape(groups, og, 1)
+
+        share(plan.blocks(), run, n * o * depth * points > _WORTH)
     elif points < _FEW and groups == 1:
-        for block, where, cols in plan.patches(x, True):
+        for block, where, cols in plan.patches(x, True, plan.blocks()):
             part = np.matmul(wm, cols.reshape(depth, -1))
             if b is not None:
                 part += bias
             target = y[block, :, where]
             target[...] = part.reshape(o, target.shape[0], -1).transpose(1, 0, 2)
     else:
-        for block, where, cols in plan.patches(x, False):
+        for block, where, cols in plan.patches(x, False, plan.blocks()):
             part = y[block, ..., where]
             m = part.shape[0]
             cols = cols.reshape((m, groups, depth, -1) if groups > 1 else (m, depth, -1))
@@ -163,23 +205,34 @@ def _scatter_patches(np, g, w, shape, stride, padding, dilation, groups):
     og, points, taps = o // groups, prod(out), prod(kernel)
     reach = tuple(max((e - 1) * s + d * (k - 1) + 1, lo + m)
                   for e, s, d, k, (lo, _), m in zip(out, stride, dilation, kernel, padding, size))
-    wt = w.reshape(groups, og, cg * taps).swapaxes(1, 2)
-    block = max(1, min(n, _BLOCK_BYTES // max(1, c * taps * points * g.itemsize)))
-    cols = np.empty((block, groups, cg * taps, points), g.dtype)
-    pad = np.empty((block, c) + reach, g.dtype)
+    wt = np.ascontiguousarray(w.reshape(groups, og, cg * taps).swapaxes(1, 2))
+    block = max(1, min(-(-n // 8), _BLOCK_BYTES // max(1, c * taps * points * g.itemsize)))
     x = fresh(np, shape, g.dtype)
     gm = g.reshape(n, groups, og, points)
-    inner = (slice(None), slice(None)) + tuple(slice(lo, lo + m) for (lo, _), m in zip(padding, size))
-    for i in range(0, n, block):
-        m = min(block, n - i)
-        np.matmul(wt, gm[i:i + m], out=cols[:m])
-        parts = cols[:m].reshape((m, c) + kernel + out)
-        target = pad[:m]
-        target[...] = 0
-        for at in product(*map(range, kernel)):
-            where = tuple(slice(a * d, a * d + (e - 1) * s + 1, s) for a, d, e, s in zip(at, dilation, out, stride))
-            target[(slice(None), slice(None)) + where] += parts[(slice(None), slice(None)) + at]
-        x[i:i + m] = target[inner]
+    both = (slice(None), slice(None))
+    inner = both + tuple(slice(lo, lo + m) for (lo, _), m in zip(padding, size))
+    taps_at = [(both + at, both + tuple(slice(a * d, a * d + (e - 1) * s + 1, s)
+                                        for a, d, e, s in zip(at, dilation, out, stride)))
+               for at in product(*map(range, kernel))]
+    columns = _cut(points, og * cg * taps)
+
+    def run(starts):
+        cols = np.empty((block, groups, cg * taps, points), g.dtype)
+        pad = np.empty((block, c) + reach, g.dtype)
+        for i in starts:
+            m = min(block, n - i)
+            if columns:
+                _product(np, wt, gm[i:i + m], cols[:m], columns)
+            else:
+                np.matmul(wt, gm[i:i + m], out=cols[:m])
+            parts = cols[:m].reshape((m, c) + kernel + out)
+            target = pad[:m]
+            target[...] = 0
+            for at, where in taps_at:
+                target[where] += parts[at]
+            x[i:i + m] = target[inner]
+
+    share(range(0, n, block), run, bool(columns) and n * o * cg * taps * points > _WORTH)
     return x
 
 
@@ -199,11 +252,40 @@ def _conv_weight_grad(np, x, g, kernel, stride, padding, dilation, groups):
         return np.matmul(gs, xs.swapaxes(1, 2)).reshape(shape)
     plan = _Plan(np, n, c, x.shape[2:], kernel, stride, padding, dilation, groups, x.itemsize)
     total = np.zeros((groups, og, cg * plan.taps), x.dtype)
+    columns = _cut(points, og * cg * plan.taps)
+    if columns and points >= _FEW:
+        sums = {}
+
+        def run(starts):
+            for block, where, cols in plan.patches(x, False, starts):
+                gs = gm[block, :, where]
+                gs = gs.reshape(gs.shape[0], groups, og, -1)
+                sums[block.start, where.start] = _summed_products(
+                    np, gs, cols.reshape(gs.shape[:2] + (-1, gs.shape[-1])), min(columns, gs.shape[-1]))
+
+        share(plan.blocks(), run, n * o * cg * plan.taps * points > _WORTH)
+        for key in sorted(sums):
+            total += sums[key]
+        return total.reshape(shape)
     part = np.empty_like(total)
-    for block, where, cols in plan.patches(x, True):
+    for block, where, cols in plan.patches(x, True, plan.blocks()):
         gs = gm[block, :, where].transpose(1, 0, 2).reshape(groups, og, -1)
         total += np.matmul(gs, cols.reshape(groups, cg * plan.taps, -1).swapaxes(1, 2), out=part)
     return total.reshape(shape)
+
+
+def _summed_products(np, g, x, columns):
+    """The sum over n of g (n, groups, m, p) @ x (n, groups, k, p) transposed, piece by piece.
+
+    It is g that is transposed, and copied, because OpenBLAS leaves products with x transposed to all of its threads.
+    """
+    whole = x.shape[-1] // columns * columns
+    gt = np.ascontiguousarray(g.swapaxes(-1, -2))
+    pieces = gt[:, :, :whole].reshape(g.shape[:2] + (-1, columns, g.shape[2]))
+    total = np.add.reduce(np.matmul(_pieces(x, columns), pieces), (0, 2))
+    if whole < x.shape[-1]:
+        total += np.add.reduce(np.matmul(x[..., whole:], gt[:, :, whole:]), 0)
+    return total.swapaxes(-1, -2)
 
 
 # --------------------------------------------------------------------------------------------------- batching rules
