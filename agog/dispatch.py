@@ -126,34 +126,39 @@ def apply(op: Op, inputs: tuple, statics: tuple) -> Any:
 
     Raises the errors of `agog.errors`, which name the user's line.
     """
-    tensors = _promote(op, _operands(op, inputs))
-    datas = [None if t is None else t._data for t in tensors]
-    if op.check is not None:
-        statics = op.check(*datas, *statics)
-    for d in datas:
-        if type(d) is not _nd and d is not None and hasattr(d, "__agog_level__"):
-            top = max((d for d in datas if hasattr(d, "__agog_level__")), key=lambda d: d.__agog_level__)
-            out = type(top).__agog_interpret__(op, tensors, statics)
-            break
-    else:
-        try:
-            with np.errstate(all="ignore"):
-                out = op.raw(*datas, *statics)
-        except AgogError:
-            raise
-        except Exception as error:
-            raise explain(op, datas, statics, error) from None
-    many = len(op.outputs) > 1
-    outs = tuple(_array(o) for o in out) if many else (_array(out),)
-    result = _record(op, tensors, datas, statics, outs) if config.modes.grad else None
-    if result is None:
-        result = tuple(wrap(o) for o in outs)
-    if config.op_hooks:
-        for hook in list(config.op_hooks):
-            hook(op, datas, outs)
-    if config.modes.recorder is not None:
-        config.modes.recorder.on_op(op, tensors, statics, result)
-    return result if many else result[0]
+    try:
+        tensors = _promote(op, _operands(op, inputs))
+        datas = [None if t is None else t._data for t in tensors]
+        if op.check is not None:
+            statics = op.check(*datas, *statics)
+        for d in datas:
+            if type(d) is not _nd and d is not None and hasattr(d, "__agog_level__"):
+                top = max((d for d in datas if hasattr(d, "__agog_level__")), key=lambda d: d.__agog_level__)
+                out = type(top).__agog_interpret__(op, tensors, statics)
+                break
+        else:
+            try:
+                with np.errstate(all="ignore"):
+                    out = op.raw(*datas, *statics)
+            except AgogError:
+                raise
+            except Exception as error:
+                raise explain(op, datas, statics, error) from None
+        many = len(op.outputs) > 1
+        outs = tuple(_array(o) for o in out) if many else (_array(out),)
+        result = _record(op, tensors, datas, statics, outs) if config.modes.grad else None
+        if result is None:
+            result = tuple(wrap(o) for o in outs)
+        if config.op_hooks:
+            for hook in list(config.op_hooks):
+                hook(op, datas, outs)
+        if config.modes.recorder is not None:
+            config.modes.recorder.on_op(op, tensors, statics, result)
+        return result if many else result[0]
+    except Exception:
+        if config.special and config.modes.recorder is not None:
+            config.modes.recorder.on_error(op)
+        raise
 
 
 def _array(out: Any) -> Any:

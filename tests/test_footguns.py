@@ -4,6 +4,9 @@ Every test calls a staged function and its plain twin in the same situation, sev
 """
 
 import contextlib
+import contextvars
+import dataclasses
+import functools
 import gc
 import io
 import math
@@ -11,6 +14,7 @@ import os
 import random
 import threading
 import time
+import types
 import warnings
 import weakref
 
@@ -912,3 +916,245 @@ def test_explicit_control_flow():
     same(ag.vmap(lambda v: ag.cond(v > 0, lambda u: u * 2, lambda u: -u, v))(T(1, -3)), T(2, 3))
     same(ag.vmap(lambda v: ag.while_loop(lambda u: u < 10, lambda u: u * 2, v))(T(1, 3, 20)), T(16, 12, 20))
     same(ag.grad(lambda v: ag.scan(lambda c, u: (c * u, None), ag.asarray(1.0), v)[0])(T(2, 3)), T(3, 2))
+
+
+# --------------------------------------------------------------------------------------------- further afield
+def test_try_except_that_fails_first():
+    def f(x, i):
+        try:
+            return ag.take(x, i, axis=0)
+        except IndexError:
+            return x[0] * 0 - 1
+
+    staged = ag.function(f)
+    for i in (9, 9, 0, 1, 9, 2):
+        same(staged(T(1, 2, 3), ag.asarray(i)), f(T(1, 2, 3), ag.asarray(i)))
+
+
+def test_default_float_changed_between_calls():
+    staged = ag.function(lambda x: x + ag.ones(2))
+    assert staged(T(1, 2)).dtype == ag.float32
+    assert staged(T(1, 2)).dtype == ag.float32
+    ag.set_default_float("float64")
+    try:
+        assert staged(T(1, 2)).dtype == ag.float64
+    finally:
+        ag.set_default_float("float32")
+    assert staged(T(1, 2)).dtype == ag.float32
+
+
+def test_environment_and_context_variables(monkeypatch):
+    variable = contextvars.ContextVar("scale", default=1.0)
+    f = ag.function(lambda x: x * float(os.environ.get("AGOG_TEST_SCALE", "1")))
+    g = ag.function(lambda x: x * variable.get())
+    for scale in (1.0, 1.0, 3.0, 2.0):
+        monkeypatch.setenv("AGOG_TEST_SCALE", str(scale))
+        variable.set(scale)
+        same(f(T(2)), T(2 * scale))
+        same(g(T(2)), T(2 * scale))
+
+
+def test_partial_with_a_mutable_argument():
+    config = {"k": 1.0}
+    f = ag.function(functools.partial(lambda c, x: x * c["k"], config))
+    h = functools.partial(lambda c, x: x * c["k"], config)
+    g = ag.function(lambda x: h(x))
+    for k in (1.0, 1.0, 4.0, 2.0, 2.0):
+        config["k"] = k
+        same(f(T(3)), T(3 * k))
+        same(g(T(3)), T(3 * k))
+
+
+def test_closure_of_a_function_argument():
+    def make(k):
+        def inner(x):
+            return x * k
+
+        def set_k(v):
+            nonlocal k
+            k = v
+
+        return inner, set_k
+
+    inner, set_k = make(1.0)
+    f = ag.function(lambda fn, x: fn(x) + 1)
+    for k in (1.0, 1.0, 5.0, 5.0, 2.0):
+        set_k(k)
+        same(f(inner, T(2)), T(2 * k + 1))
+
+
+def test_set_argument_mutated_by_the_caller():
+    f = ag.function(lambda x, s: x * len(s))
+    s = {1}
+    same(f(T(2), s), T(2))
+    same(f(T(2), s), T(2))
+    s.add(2)
+    same(f(T(2), s), T(4))
+
+
+def test_objects_inside_containers_and_properties():
+    class Layer:
+        def __init__(self, k):
+            self._k = k
+
+        @property
+        def k(self):
+            return self._k * 2
+
+    class Net:
+        def __init__(self):
+            self.layers = [Layer(1.0), Layer(2.0)]
+            self.extra = {"scale": types.SimpleNamespace(value=1.0)}
+
+        def __call__(self, x):
+            for layer in self.layers:
+                x = x * layer.k
+            return x * self.extra["scale"].value
+
+    net = Net()
+    f = ag.function(net)
+    for i in range(7):
+        if i == 2:
+            net.layers[1]._k = 7.0
+        if i == 4:
+            net.extra["scale"].value = 3.0
+        if i == 5:
+            net.layers.append(Layer(0.5))
+        same(f(T(1)), net(T(1)))
+
+
+def test_objects_that_answer_for_themselves():
+    class Config:
+        def __init__(self, **values):
+            self.__dict__["_values"] = values
+
+        def __getattr__(self, name):
+            return self.__dict__["_values"][name]
+
+        def __getitem__(self, name):
+            return self.__dict__["_values"][name]
+
+    c = Config(k=1.0)
+    f = ag.function(lambda x: x * c.k * c["k"])
+    for k in (1.0, 1.0, 3.0, 3.0):
+        c._values["k"] = k
+        same(f(T(1)), T(k * k))
+
+
+def test_getattr_with_a_computed_name():
+    class Knobs:
+        a = 1.0
+
+    knobs = Knobs()
+    f = ag.function(lambda x: x * getattr(knobs, "a"))  # noqa: B009 - the trap itself
+    same(f(T(1)), T(1))
+    same(f(T(1)), T(1))
+    Knobs.a = 2.0
+    same(f(T(1)), T(2))
+    knobs.a = 3.0
+    same(f(T(1)), T(3))
+
+
+def test_thread_local_state():
+    local = threading.local()
+    f = ag.function(lambda x: x * local.k)
+    local.k = 1.0
+    same(f(T(1)), T(1))
+    same(f(T(1)), T(1))
+    seen = []
+
+    def work():
+        local.k = 5.0
+        seen.append(f(T(1)))
+
+    t = threading.Thread(target=work)
+    t.start()
+    t.join()
+    same(seen[0], T(5))
+
+
+def test_monkeypatched_method():
+    class Box2:
+        def gain(self):
+            return 2.0
+
+        def __call__(self, x):
+            return x * self.gain()
+
+    box = Box2()
+    f = ag.function(box)
+    same(f(T(1)), T(2))
+    same(f(T(1)), T(2))
+    Box2.gain = lambda self: 7.0
+    same(f(T(1)), T(7))
+    box.gain = lambda: 9.0
+    same(f(T(1)), T(9))
+
+
+def test_dataclass_arguments_and_results():
+    @dataclasses.dataclass
+    class Batch:
+        x: ag.Tensor
+        scale: float
+
+    @ag.function(strict=True)
+    def f(b):
+        return Batch(b.x * b.scale, b.scale + 1)
+
+    for v, s in ((1, 2.0), (2, 2.0), (2, 3.0)):
+        out = f(Batch(T(v), s))
+        assert isinstance(out, Batch) and out.scale == s + 1
+        same(out.x, T(v * s))
+
+
+def test_other_threads_may_print_while_we_record(capsys):
+    stop = threading.Event()
+
+    def chatter():
+        while not stop.is_set():
+            print("chatter")
+
+    t = threading.Thread(target=chatter)
+    t.start()
+    try:
+        f = ag.function(lambda x: x * 2, strict=True)
+        for v in (1, 2, 3):
+            same(f(T(v)), T(2 * v))
+    finally:
+        stop.set()
+        t.join()
+
+
+def test_counter_through_a_helper_module_level_list():
+    log = []
+
+    def note(x):
+        log.append(1)
+        return x
+
+    f = ag.function(lambda x: note(x) + len(log))
+    for i in range(1, 5):
+        same(f(T(0)), T(i))
+
+
+def test_custom_gradient_and_hooks_inside():
+    seen = []
+
+    @ag.custom_gradient
+    def clip_gradient(x):
+        return x, lambda g: ag.clip(g, -1, 1)
+
+    w = T(3, requires_grad=True)
+
+    def f(x):
+        y = clip_gradient(w * x)
+        loss = (y * 10).sum()
+        loss.backward()
+        g = w.grad
+        w.grad = None
+        return loss.detach(), g
+
+    staged = ag.function(f)
+    for v in (1, 2, 3):
+        same(staged(T(v)), f(T(v)))
+    assert seen == []

@@ -53,8 +53,20 @@ def default_complex() -> np.dtype:
     return _COMPLEX_OF.get(_default_float, complex64)
 
 
+_known: dict[Any, np.dtype] = {}
+
+
 def dtype(spec: Any) -> np.dtype:
     """The dtype that `spec` names: a dtype, its name, a NumPy scalar type, or `bool`, `int`, `float`, `complex`."""
+    if type(spec) is str or isinstance(spec, np.dtype):
+        found = _known.get(spec)
+        if found is None:
+            found = _known[spec] = _resolve(spec)
+        return found
+    return _resolve(spec)
+
+
+def _resolve(spec: Any) -> np.dtype:
     if isinstance(spec, np.dtype):
         if spec.isnative and spec.name in _NAMES:
             return spec if spec.name == "bfloat16" else np.dtype(spec.name)

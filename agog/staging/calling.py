@@ -23,7 +23,8 @@ MISS = object()
 def write_entry(r: Recording, arguments: list[tuple[str, Any]] | None) -> Callable[[tuple], Any] | None:
     """The entry of a recording; None when this call needs the general path.
 
-    arguments: for each positional argument ("tensor", index) or ("plain", value); None if there are others.
+    arguments: for each positional argument ("tensor", index), ("plain", value) or ("same", object); None if there are
+    others.
     """
     native = getattr(r.program, "call", None)
     if arguments is None or native is None or r.live or r.leaf_states and any(type(o) is int for o, _ in r.leaf_states):
@@ -70,6 +71,9 @@ def _check_arguments(w: _Writer, r: Recording, arguments: list[tuple[str, Any]])
     found: dict[int, str] = {}
     specs = r.argument_specs
     for i, (kind, what) in enumerate(arguments):
+        if kind == "same":
+            w.line(f"if a{i} is not {w.name(what)}: return MISS")
+            continue
         if kind == "plain":
             if what is None or what is True or what is False:
                 w.line(f"if a{i} is not {what}: return MISS")

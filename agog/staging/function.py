@@ -7,8 +7,10 @@ depend on whether a call was staged.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
+import os
 import threading
 import types
 import weakref
@@ -42,6 +44,19 @@ ENTRIES = 4
 SMALL_ARRAY = 4096
 
 
+_recording_lock = threading.Lock()
+"""One recording at a time in the process: a recording watches stdout and other things that threads share."""
+
+
+def _after_fork() -> None:
+    global _recording_lock
+    _recording_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class _Form:
     """What is known for one form of the arguments."""
 
@@ -73,6 +88,8 @@ def describe(args: tuple, tensors: list[Any]) -> list[tuple[str, Any]] | None:
     for x in args:
         if is_tensor(x):
             out.append(("tensor", len([o for o in out if o[0] == "tensor"])))
+        elif not isinstance(x, (*_PLAIN, list, tuple, dict, np.ndarray)) and not dataclasses.is_dataclass(x):
+            out.append(("same", x))
         elif isinstance(x, str | bool | type(None)) or type(x) is int or (type(x) is float and x == x and x != 0):
             out.append(("plain", x))
         else:
@@ -100,7 +117,6 @@ class Function:
         self._fn, self.strict, self.check, self.background, self.limit = fn, strict, check, background, limit
         self._forms: dict[Any, _Form] = {}
         self._entries: list[Any] = []  # of the recordings used last
-        self._lock = threading.RLock()
         self._history: list[str] = []
         self._evicted = 0
         self._warned: set[str] = set()
@@ -187,6 +203,11 @@ class Function:
                 items = list(x.items()) if isinstance(x, dict) else list(enumerate(x))
                 parts.append((kind, tuple((type(k), k) for k, _ in items) if isinstance(x, dict) else len(items)))
                 return all(add(f"{name}[{k!r}]", v) for k, v in items)
+            elif dataclasses.is_dataclass(x) and not isinstance(x, type):
+                others.append((name, x))
+                names = tuple(f.name for f in dataclasses.fields(x))
+                parts.append((kind, names))
+                return all(add(f"{name}.{n}", getattr(x, n, None)) for n in names)
             elif kind is np.ndarray:
                 if x.nbytes > SMALL_ARRAY or x.dtype.hasobject:
                     self._say(f"argument {name} is a NumPy array of {x.nbytes} bytes; pass ag.asarray({name}) to have "
@@ -226,14 +247,12 @@ class Function:
             self._say(f"it was called with more than {5 * FORMS} different forms of arguments (Python numbers count by "
                       "value); pass what varies as a Tensor")
             return self._fn(*args, **kwargs)
-        if threading.current_thread() is not threading.main_thread() and not self._lock.acquire(blocking=False):
-            return self._fn(*args, **kwargs)  # somebody else is recording: do not wait for a compiler
-        elif threading.current_thread() is threading.main_thread():
-            self._lock.acquire()
+        if not _recording_lock.acquire(blocking=False):
+            return self._fn(*args, **kwargs)  # another thread is recording: do not wait for it, nor for its compiler
         try:
             return self._record_locked(key, args, kwargs, tensors, others)
         finally:
-            self._lock.release()
+            _recording_lock.release()
 
     def _record_locked(self, key: Any, args: tuple, kwargs: dict, tensors: list[Any], others: list[tuple[str, Any]]) -> Any:
         watch = Watch()

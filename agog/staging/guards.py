@@ -30,7 +30,7 @@ class Guards:
                 continue
             self._add(place, watch.before[key])
         for name, value, before in watch.arguments:
-            if not observe_plain(value) and not isinstance(value, dict | list | tuple | set):
+            if not observe_plain(value) and not isinstance(value, dict | list | tuple):  # those are in the key
                 self._add(Place({"value": value}, "value", name), before)
 
     def _add(self, place: Place, before: Any) -> None:

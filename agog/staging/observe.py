@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import collections
+import contextvars
 import dis
 import functools
 import inspect
@@ -17,6 +18,7 @@ import os
 import random
 import sys
 import sysconfig
+import threading
 import types
 import zlib
 from typing import Any, Callable, Iterable
@@ -24,6 +26,7 @@ from typing import Any, Callable, Iterable
 import numpy as np
 
 from agog import config
+from agog.array import dtypes
 from agog.tape import Leaf
 
 _LIBRARIES = tuple(os.path.normpath(p) + os.sep for p in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"),
@@ -55,6 +58,13 @@ def is_user_code(filename: str) -> bool:
     if filename.startswith(_AGOG) or filename.startswith(_FROZEN):
         return False
     return not filename.startswith(_LIBRARIES)
+
+
+@functools.lru_cache(maxsize=4096)
+def is_user_class(cls: type) -> bool:
+    """True for classes defined in the user's code."""
+    module = sys.modules.get(cls.__module__)
+    return cls is not object and (cls.__module__ == "__main__" or is_user_code(getattr(module, "__file__", None) or "<frozen"))
 
 
 def is_tensor(x: Any) -> bool:
@@ -110,13 +120,17 @@ def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") 
         return ("function", key, id(value.__code__), fingerprint(value.__defaults__, seen, name),
                 fingerprint(value.__kwdefaults__, seen, name), fingerprint(value.__dict__ or None, seen, name),
                 [_cell(c, seen, name) for c in value.__closure__ or ()])
+    if isinstance(value, functools.partial):
+        return ("partial", key, [fingerprint(v, seen, name) for v in (value.func, value.args, value.keywords)])
+    if isinstance(value, threading.local):
+        raise Refuse(f"{name or 'it'} differs from thread to thread (threading.local)")
     if isinstance(value, types.MethodType):
         return ("method", id(value.__func__), fingerprint(value.__self__, seen, name))
     if isinstance(value, _FIXED):
         return ("fixed", key)
     if isinstance(value, Leaf):
         return ("leaf", key)
-    if hasattr(value, "__next__"):
+    if hasattr(type(value), "__next__"):
         raise Refuse(f"{name or 'it'} is an iterator ({type(value).__name__}); what it gives next cannot be known beforehand")
     return ("object", key, id(type(value)))
 
@@ -186,6 +200,7 @@ class Watch:
         self.volatile: set[tuple[int, Any]] = set()
         self.watched: dict[int, tuple[Any, Any, str]] = {}  # objects that say themselves what to watch
         self._objects: dict[int, tuple[Any, str]] = {}
+        self._new: dict[int, Any] = {}
         self._attributes: set[str] = set()
         self._dynamic = False
         self._random: Any = None
@@ -203,6 +218,8 @@ class Watch:
             except Refuse as refusal:
                 self.refuse(f"argument {refusal}")
             self._note_objects(seen, name)
+            self._note_callable(value)
+        self._note(Place(vars(dtypes), "_default_float", "the default float"))
         self._enter_function(fn)
         self._streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Stream(self, sys.stdout, "stdout"), _Stream(self, sys.stderr, "stderr")
@@ -225,9 +242,13 @@ class Watch:
             self.reason = reason
 
     def _enter_function(self, fn: Any) -> None:
-        while isinstance(fn, types.MethodType):
-            self._note_objects({id(fn.__self__): fn.__self__}, "self")
-            fn = fn.__func__
+        while isinstance(fn, types.MethodType | functools.partial):
+            if isinstance(fn, functools.partial):
+                self._note_value((id(fn), "arguments"), (fn.args, fn.keywords), "an argument of the partial function")
+                fn = fn.func
+            else:
+                self._note_objects({id(fn.__self__): fn.__self__}, "self")
+                fn = fn.__func__
         if not isinstance(fn, types.FunctionType):
             self._note_objects({id(fn): fn}, type(fn).__name__)
             fn = getattr(type(fn), "__call__", None)
@@ -262,9 +283,10 @@ class Watch:
             if name in namespace:
                 self._note(Place(namespace, name, name))
                 value = namespace[name]
-                if isinstance(value, types.ModuleType) and is_user_code(getattr(value, "__file__", None) or "<frozen"):
-                    for attribute in attributes:
-                        if attribute in vars(value):
+                if isinstance(value, types.ModuleType) and not value.__name__.partition(".")[0] == "agog":
+                    own = is_user_code(getattr(value, "__file__", None) or "<frozen")
+                    for attribute in attributes & vars(value).keys():
+                        if own or not callable(vars(value)[attribute]):
                             self._note(Place(vars(value), attribute, f"{name}.{attribute}"))
             elif not hasattr(_builtins(namespace), name):
                 self._note(Place(namespace, name, name))  # absent now; it could appear
@@ -294,8 +316,11 @@ class Watch:
                     self._note(Place(holder, key, f"{name}.{key}"))
             return
         state = getattr(value, "__dict__", None)
+        if _answers_itself(type(value)):
+            wanted = None
         if isinstance(state, dict):
-            for key in list(state) if wanted is None else wanted:
+            every = state.keys() | {k for c in type(value).__mro__ if is_user_class(c) for k in vars(c)}
+            for key in sorted(every, key=str) if wanted is None else wanted:
                 self._note(Place(state, key, f"{name}.{key}"))
         for cls in type(value).__mro__:
             slots = cls.__dict__.get("__slots__", ())
@@ -329,8 +354,8 @@ class Watch:
         self._note(Place(holder, "value", name))
 
     def _note_callable(self, value: Any) -> None:
-        while hasattr(value, "__wrapped__") and not isinstance(value, type):
-            value = value.__wrapped__  # a decorated, perhaps staged, function: what it closes over counts
+        while (inner := inspect.getattr_static(value, "__wrapped__", None)) is not None and not isinstance(value, type):
+            value = inner  # a decorated, perhaps staged, function: what it closes over counts
         if isinstance(value, types.FunctionType) and is_user_code(value.__code__.co_filename):
             for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):
                 self._note(Place(cell, None, name))
@@ -339,8 +364,7 @@ class Watch:
         """Class attributes and methods of a user's object can be replaced; they are read through its class."""
         cls = value if isinstance(value, type) else type(value)
         for base in cls.__mro__:
-            module = sys.modules.get(base.__module__)
-            if base is object or not is_user_code(getattr(module, "__file__", None) or "<frozen") and base.__module__ != "__main__":
+            if not is_user_class(base):
                 continue
             for name, attribute in list(vars(base).items()):
                 if name in ("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__slots__", "__qualname__"):
@@ -358,6 +382,8 @@ class Watch:
     def _profile(self, frame: types.FrameType, event: str, arg: Any) -> None:
         if event == "call":
             code = frame.f_code
+            if code is config.ENVIRONMENT_READER and _from_user(frame):
+                self.refuse("it reads an environment variable")
             if not is_user_code(code.co_filename) or config.modes.recorder is None:
                 return
             if frame.f_globals.get("__name__", "").startswith("namedtuple_"):
@@ -366,14 +392,17 @@ class Watch:
                 self.refuse(f"the generator {code.co_name} was started outside")
             if code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
                 self.refuse(f"{code.co_name} is a coroutine")
-            if code not in self.codes:
-                self._note_code(code, frame.f_globals)
-                for name in code.co_freevars:
-                    if name in frame.f_locals:
-                        self._note_local(frame, name)
+            self._note_code(code, frame.f_globals)
+            for name in code.co_freevars:
+                if name in frame.f_locals:
+                    self._note_local(frame, name)
             if code.co_argcount and code.co_varnames[0] in ("self", "cls"):
                 owner = frame.f_locals.get(code.co_varnames[0], _ABSENT)
-                if owner is not _ABSENT and not is_tensor(owner) and id(owner) not in self._objects:
+                if owner is _ABSENT or is_tensor(owner) or id(owner) in self._objects or id(owner) in self._new:
+                    return
+                if code.co_name == "__init__" and not getattr(owner, "__dict__", None):
+                    self._new[id(owner)] = owner  # made here: what happens to it is no side effect
+                else:
                     self._note_objects({id(owner): owner}, code.co_varnames[0])
         elif event == "c_call":
             self._c_call(frame, arg)
@@ -400,6 +429,10 @@ class Watch:
             self.refuse(f"it calls {owner.__name__}.{name}()")
         elif module in _IMPURE_MODULES and (module, name) not in _HARMLESS:
             self.refuse(f"it calls {module}.{name}()")
+        elif isinstance(owner, contextvars.ContextVar):
+            self.refuse(f"it reads the context variable {owner.name}")
+        elif module == "_thread" and name == "get_ident" and is_user_code(frame.f_code.co_filename):
+            self.refuse("it asks which thread it runs in")
         elif owner is not None and type(owner).__module__ in ("_io", "io") and not isinstance(owner, _Stream):
             self.refuse(f"it uses a file ({type(owner).__name__}.{name})")
 
@@ -447,6 +480,13 @@ class Watch:
         if state[0] != self._random[0] or not _same_random(state[1], self._random[1]):
             return "it draws random numbers from Python's or NumPy's generator; use agog.random"
         return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _answers_itself(cls: type) -> bool:
+    """True for classes that compute attributes or items: which of their own they read for that is not in the user's code."""
+    return any({"__getattr__", "__getattribute__", "__getitem__"} & vars(base).keys() for base in cls.__mro__
+               if base is not object and base.__module__ != "builtins")
 
 
 def _from_user(frame: types.FrameType | None) -> bool:
@@ -514,10 +554,11 @@ class _Stream:
     """Stands in for stdout or stderr during a recording: writing is a side effect, and still happens once."""
 
     def __init__(self, watch: Watch, stream: Any, name: str):
-        self._watch, self._stream, self._name = watch, stream, name
+        self._watch, self._stream, self._name, self._thread = watch, stream, name, threading.get_ident()
 
     def write(self, text: str) -> Any:
-        self._watch.refuse(f"it writes to {self._name} (print); use ag.print to print from a staged function")
+        if threading.get_ident() == self._thread:
+            self._watch.refuse(f"it writes to {self._name} (print); use ag.print to print from a staged function")
         return self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:

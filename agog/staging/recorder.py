@@ -210,6 +210,10 @@ class Recorder:
         where = None if frame is None else Where(frame.f_code.co_filename, frame.f_lineno)
         self.records.append(Record(op, inputs, statics, outputs, where))
 
+    def on_error(self, op: Any) -> None:
+        """An operation raised. If the function goes on, which way it went depends on values that no guard knows."""
+        self.refuse(f"{op.name} raised an error, and the function caught it")
+
     def on_scalar(self, tensor: Any, what: str) -> Any:
         """Python looks at the single value of a Tensor: from here on, this is one path of several."""
         data = tensor._data
