@@ -256,10 +256,21 @@ class Lowering:
             return [self.view(inputs[0], lambda x: op.view(np, x, *node.statics))]
         if op.nest is not None:
             made = op.nest(self, inputs, node)
+            if made is None and op.kind == "creation" and not inputs:
+                made = self._created(node)
             if made is None:
                 raise Unsupported(f"{op.name} has no loops for these inputs")
             return list(made) if isinstance(made, tuple | list) else [made]
-        raise Unsupported(f"{op.name} has no lowering")
+        if op.kind == "creation" and not inputs:
+            return self._created(node)
+        raise Unsupported(f"{op.name} has no loops yet")
+
+    def _created(self, node):
+        """An array that is known beforehand."""
+        with np.errstate(all="ignore"):
+            made = node.op.raw(*node.statics)
+        return [Buffer(v.shape, str(v.dtype), data=np.ascontiguousarray(x).reshape(v.shape), name=node.op.name)
+                for v, x in zip(node.outputs, made if isinstance(made, tuple) else (made,))]
 
     def _elementwise(self, node, inputs):
         op, out = node.op, node.outputs[0]
@@ -385,6 +396,11 @@ class Lowering:
         step.outputs = (Buffer(shape, dtype, step, name="matmul"),)
         self.steps.append(step)
         return step.outputs[0]
+
+    def require(self, condition):
+        """Every element of a bool value must be true, or the run does not count (as with a guard)."""
+        if condition.size:
+            self.steps.append(Guard(self.solid(self.reduce("all", condition, None)), True, self.position))
 
     def scatter_add(self, g, where, shape):
         """Zeros of `shape` to which the elements of `g` are added; `where` as in `gather`, of the result's axes."""

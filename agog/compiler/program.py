@@ -10,6 +10,7 @@ Everything native is one call, or a few with calls of Python between them for ro
 """
 
 import threading
+from sys import getrefcount
 from time import perf_counter
 
 import numpy as np
@@ -20,12 +21,15 @@ from agog.compiler.lowering import Island, Lowering
 from agog.compiler.nests import NestCode
 from agog.compiler.schedule import Group, schedule
 from agog.compiler.segment import Segment
-from agog.compiler.values import Buffer, resolve
+from agog.compiler.values import Buffer, count, resolve
 from agog.errors import ArgumentError, GuardFailed
 from agog.graph import forms
 from agog.graph.ir import Graph
 
 __all__ = ["Program", "compile"]
+
+_REUSED = 1 << 18  # bytes from which results are made in memory that was used before
+_KEPT = 2  # arrays kept for each result
 
 
 def compile(graph, target=None, threads=True):
@@ -35,6 +39,25 @@ def compile(graph, target=None, threads=True):
     threads  whether large loops may be shared out to the pool
     """
     return Program(graph, target or targets.host(), threads)
+
+
+class Reused:
+    """Makes large arrays, and gives one again when nobody else holds it any more: fresh memory costs page faults."""
+
+    __slots__ = ("_arrays", "_dtype", "_shape")
+
+    def __init__(self, shape, dtype):
+        self._shape, self._dtype, self._arrays = shape, dtype, []
+
+    def __call__(self):
+        arrays = self._arrays
+        for x in arrays:
+            if getrefcount(x) == 3:  # the list, `x`, and the argument; any view or user would be one more
+                return x
+        x = np.empty(self._shape, self._dtype)
+        if len(arrays) < _KEPT:
+            arrays.append(x)
+        return x
 
 
 class Program:
@@ -80,6 +103,8 @@ class Program:
                 slots[root] = len(slots)
                 if not (isinstance(root, Buffer) and isinstance(root.step, Island)):
                     self._made.append((slots[root], shapes.get(root, root.shape), np.dtype(root.dtype)))
+        self._makers = {slot: Reused(shape, dtype) for slot, shape, dtype in self._made
+                        if dtype.itemsize * count(shape) >= _REUSED}
         self._count = len(slots)
         self._inputs, self._outputs = [slots[v] for v in inputs], [slots[r] for r in out_roots]
         self._specs = [(v.shape, np.dtype(v.dtype)) for v in inputs]
@@ -160,6 +185,10 @@ class Program:
         lines = []
         for i, (slot, shape, dtype) in enumerate(self._made):
             names[slot] = f"o{i}"
+            if (made := self._makers.get(slot)) is not None:
+                env[f"m{i}"] = made
+                lines.append(f"    o{i} = m{i}()")
+                continue
             env[f"s{i}"], env[f"d{i}"] = shape, dtype
             lines.append(f"    o{i} = empty(s{i}, d{i})")
         arguments = ", ".join(names[s] for s in self._inputs)
@@ -205,7 +234,7 @@ class Program:
         for slot, x, (shape, _) in zip(self._inputs, inputs, self._specs):
             env[slot] = x if isinstance(x, np.ndarray) and x.flags.c_contiguous else np.ascontiguousarray(x).reshape(shape)
         for slot, shape, dtype in self._made:
-            env[slot] = np.empty(shape, dtype)
+            env[slot] = self._makers[slot]() if slot in self._makers else np.empty(shape, dtype)
         effects = []
         for kind, call, arguments, results in self._runs:
             if kind == "native":

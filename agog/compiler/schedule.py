@@ -241,7 +241,7 @@ def schedule(outputs, steps):
     """
     s = _Scheduler()
     s.recent = []
-    kept = [x for x in steps if isinstance(x, Guard) or isinstance(x, Island) and not x.node.pure]
+    kept = [x for x in steps if isinstance(x, Guard) or isinstance(x, Island) and x.node is not None and not x.node.pure]
     units, needed = [], {}
     for x in ordered([*outputs, *kept]):
         if isinstance(x, Step):

@@ -157,8 +157,16 @@ def _cross_entropy(xp: Any, x: Any, target: Any, ignore_index: int, reduction: s
     return total, lse
 
 
-def _class_index(xp: Any, target: Any, classes: int, ignore_index: Any) -> Any:
-    return None
+def _class_index(b: Any, inputs: Any, node: Any) -> Any:
+    target, (classes, ignore) = inputs[0], node.statics
+    n, skipped = b.const(classes, "int64"), b.const(0 if ignore is None else ignore, "int64")
+    t = b.cast(target, "int64")
+    valid = b.point("not_equal", lambda k, x, y: k.ne(x, y), (t, skipped), t.shape, "bool") if ignore is not None else \
+        b.const(True, "bool", t.shape)
+    right = b.point("_class_in_range", lambda k, x, n, v: k.bitwise_or(
+        k.bitwise_and(k.ge(x, 0), k.lt(x, n)), k.bitwise_not(v)), (t, n, valid), t.shape, "bool")
+    b.require(right)
+    return b.point("where", lambda k, c, x, y: k.where(c, x, y), (valid, t, b.const(0, "int64")), t.shape, "int64"), valid
 
 
 def _attention(xp: Any, *args: Any) -> Any:
@@ -327,7 +335,13 @@ def _take_adjoint(b: Any, inputs: Any, node: Any) -> Any:
 
 
 def _one_hot(b: Any, inputs: Any, node: Any) -> Any:
-    return None
+    out, n = node.outputs[0], node.static["classes"]
+    index = b.cast(inputs[0], "int64")
+    b.require(b.point("_is_class", lambda k, x, n: k.bitwise_and(k.ge(x, 0), k.lt(x, n)), (index, b.const(n, "int64")),
+                      index.shape, "bool"))
+    on = b.point("equal", lambda k, x, y: k.eq(x, y),
+                 (b.reshape(index, (*index.shape, 1)), b.coordinate(out.shape, -1)), out.shape, "bool")
+    return b.cast(on, str(out.dtype))
 
 
 def _embedding(xp: Any, indices: Any, weight: Any, padding_idx: Any) -> Any:
@@ -395,8 +409,23 @@ NEST: dict[str, Any] = {
     "_concatenated": _concatenated, "_stacked": _stacked, "_pad_constant": _pad_constant,
     "_getitem_adjoint": _getitem_adjoint, "_setitem": _setitem, "roll": _roll, "take": _take,
     "take_along_axis": _take_along, "_take_along_axis_adjoint": _take_along_adjoint, "_take_adjoint": _take_adjoint,
-    "matmul": _matmul,
+    "matmul": _matmul, "_class_index": _class_index, "_one_hot": _one_hot, "imag": _filled(0),
 }
+
+LOWER: dict[str, Any] = {
+    "xlogy": lambda k, x, y: k.where(k.bitwise_and(k.eq(x, 0), k.eq(y, y)), 0, k.mul(x, k.log(y))),
+    "xlog1py": lambda k, x, y: k.where(k.bitwise_and(k.eq(x, 0), k.eq(y, y)), 0, k.mul(x, k.log1p(y))),
+    "hardshrink": lambda k, x, a: k.where(k.bitwise_and(k.ge(x, k.neg(a)), k.le(x, a)), 0, x),
+    "softshrink": lambda k, x, a: k.sub(x, k.min(k.max(x, k.neg(a)), a)),
+    "sinc": lambda k, x: _sinc(k, k.mul(x, math.pi)),
+}
+
+
+def _sinc(k: Any, u: Any) -> Any:
+    zero = k.eq(u, 0)
+    return k.where(zero, 1, k.div(k.sin(u), k.where(zero, 1, u)))
+
+
 
 
 def _state() -> None:
@@ -406,6 +435,9 @@ def _state() -> None:
     for name, rule in NEST.items():
         if name in TABLE and TABLE[name].nest is None:
             TABLE[name].nest = rule
+    for name, rule in LOWER.items():
+        if name in TABLE and TABLE[name].lower is None:
+            TABLE[name].lower = rule
     TABLE["_getitem"].view = lambda np, x, index: x[_open(index)]
 
 

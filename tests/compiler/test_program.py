@@ -1,0 +1,278 @@
+"""Programs: calling, islands, guards, errors, effects, forms, threads, memory, and what they say about themselves."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from agog.compiler import jit
+from agog.compiler.memory import plan
+from agog.compiler.program import compile
+from agog.errors import ArgumentError, GuardFailed
+from agog.graph import interpret
+from agog.graph.build import Builder, build, xp
+
+F = "float32"
+
+
+def made(rng, *shapes):
+    return [rng.standard_normal(s).astype(F) for s in shapes]
+
+
+def agrees(program, graph, arrays, tol=2e-6):
+    want = interpret.run(graph, arrays)
+    got = program(arrays)
+    for g, w in zip(got, want, strict=True):
+        assert g.shape == w.shape and g.dtype == w.dtype
+        np.testing.assert_allclose(g, w, rtol=tol, atol=tol * max(1.0, float(np.abs(w).max(initial=0))))
+    return got
+
+
+# ------------------------------------------------------------------------------------------------------- calling
+def test_call_and_results(rng):
+    graph = build(lambda a, b: [a + b, a + b, a, a.reshape(2, 2), np.float32(3) + 0 * a], ((4,), F), ((4,), F))
+    p = compile(graph)
+    a, b = made(rng, 4, 4)
+    out = agrees(p, graph, [a, b])
+    assert len({id(x) for x in out}) == 5
+    for i, x in enumerate(out):  # nothing is shared, with inputs or among results
+        for y in [a, b, *out[:i]]:
+            assert not np.may_share_memory(x, y)
+    first = [x.copy() for x in out]
+    p.call(b, b)
+    for x, y in zip(out, first):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_large_results_are_fresh_while_they_are_held(rng):
+    p = compile(build(lambda a: a + 1, ((100_000,), F)))
+    x = np.zeros(100_000, F)
+    held = [p([x + i])[0] for i in range(5)]
+    part = p([x + 5])[0][7:9]
+    held2 = [p([x + i])[0] for i in range(6, 9)]
+    assert [h[3] for h in held + held2] == [1, 2, 3, 4, 5, 7, 8, 9] and part.tolist() == [6, 6]
+
+
+def test_inputs_that_are_not_contiguous(rng):
+    graph = build(lambda a: xp.sum(a, axis=0) * 2, ((5, 6), F))
+    p = compile(graph)
+    a, = made(rng, (6, 5))
+    agrees(p, graph, [a.T])
+    agrees(p, graph, [np.broadcast_to(a[:, 0], (5, 6))])
+
+
+def test_wrong_inputs(rng):
+    p = compile(build(lambda a: a + 1, ((5,), F)))
+    with pytest.raises(ArgumentError, match="compiled for float32"):
+        p([np.zeros(6, F)])
+    with pytest.raises((ArgumentError, TypeError)):
+        p([])
+
+
+def test_no_inputs_and_constants():
+    b = Builder("constants")
+    big = np.arange(2000, dtype=F)
+    with b:
+        graph = b.build([b.constant(big) * b.constant(2.0), b.constant(big), b.constant(7)])
+    out = agrees(compile(graph), graph, [])
+    assert not np.may_share_memory(out[1], big)
+
+
+def test_several_targets(rng, target):
+    graph = build(lambda a, w: [xp.softmax(a @ w), xp.sum(a, axis=0), a.T * 2, xp.argmax(a, axis=1)], ((17, 9), F), ((9, 21), F))
+    agrees(compile(graph, target), graph, made(rng, (17, 9), (9, 21)), 1e-5)
+
+
+def test_nothing_beyond_the_arrays_is_touched(rng, guarded):
+    graph = build(lambda a, w: [xp.tanh(a) + 1, xp.sum(a, axis=1), xp.max(a, axis=0), a @ w, a[:, ::2], xp.softmax(a, axis=0),
+                                xp.flip(a, axis=1)], ((7, 19), F), ((19, 5), F))
+    p = compile(graph)
+    a, w = made(rng, (7, 19), (19, 5))
+    for at_end in (True, False):
+        agrees(p, graph, [guarded.array(a, at_end), guarded.array(w, at_end)], 1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------- islands
+def test_islands_between_native_parts(rng):
+    graph = build(lambda a: [xp.sort(a * 2 + 1, axis=0) * 3, xp.cumsum(xp.tanh(a), axis=1) + a], ((5, 6), F))
+    p = compile(graph)
+    agrees(p, graph, made(rng, (5, 6)))
+    assert {name for name, _ in p.islands} == {"sort", "cumsum"}
+    assert "island: sort" in p.explain()
+
+
+def test_complex_numbers_are_islands(rng):
+    graph = build(lambda a: [xp.real(xp.fft(a)) + 1, xp.fft(a)], ((8,), "complex64"))
+    a = (rng.standard_normal(8) + 1j * rng.standard_normal(8)).astype("complex64")
+    agrees(compile(graph), graph, [a], 1e-5)
+    same = build(lambda a: a, ((8,), "complex64"))
+    out, = compile(same)([a])
+    assert not np.may_share_memory(out, a) and (out == a).all()
+
+
+# ------------------------------------------------------------------------------------------------ guards, errors
+@pytest.mark.parametrize("dtype, value, other", [("bool", True, False), ("int64", 3, 4), (F, 1.5, 2.5), (F, float("nan"), 1.0),
+                                                 (F, 0.0, -0.0), ("float64", float("inf"), 1.0), ("int32", -1, 1)])
+def test_guard(dtype, value, other):
+    b = Builder("guarded")
+    x = b.input((), dtype)
+    with b:
+        y = xp.astype(x, F) + 1
+        b.guard(x, value, "x is as it was")
+        graph = b.build([y * 2])
+    p = compile(graph)
+    p([np.asarray(value, dtype)])
+    with pytest.raises(GuardFailed) as failed:
+        p([np.asarray(other, dtype)])
+    assert graph.nodes[failed.value.position].op.name == "guard"
+
+
+def test_index_out_of_range_is_a_failed_guard(rng):
+    graph = build(lambda a, i: xp.take(a, i, axis=0) + 1, ((5, 3), F), ((2,), "int64"))
+    p = compile(graph)
+    a, = made(rng, (5, 3))
+    agrees(p, graph, [a, np.array([4, -5])])
+    for bad in (5, -6, 2**62):
+        with pytest.raises(GuardFailed) as failed:
+            p([a, np.array([0, bad])])
+        assert graph.nodes[failed.value.position].op.name == "take"
+
+
+def test_targets_out_of_range(rng):
+    graph = build(lambda a, t: xp.cross_entropy(a, t), ((5, 3), F), ((5,), "int64"))
+    p = compile(graph)
+    a, = made(rng, (5, 3))
+    agrees(p, graph, [a, np.array([0, 1, 2, -100, 1])])
+    for bad in (3, -1):
+        with pytest.raises(GuardFailed):
+            p([a, np.array([0, 1, 2, bad, 1])])
+
+
+# ------------------------------------------------------------------------------------------------ forms, effects
+def test_effects_are_delivered_in_order_at_the_end(rng):
+    seen = []
+    b = Builder("effects")
+    x = b.input((3,), F)
+    with b:
+        b.effect(lambda v: seen.append(("first", v.tolist())), [x * 2])
+        b.guard(xp.all(x > 0), True, "positive")
+        b.effect(lambda v: seen.append(("second", v.tolist())), [x + 1])
+        graph = b.build([x * 3])
+    p = compile(graph)
+    p([np.array([1, 2, 3], F)])
+    assert seen == [("first", [2, 4, 6]), ("second", [2, 3, 4])]
+    with pytest.raises(GuardFailed):
+        p([np.array([1, -2, 3], F)])
+    assert len(seen) == 2
+
+
+def test_branches_and_loops(rng):
+    b = Builder("forms")
+    x, n = b.input((3,), F), b.input((), "int64")
+    with b:
+        y, = b.cond(xp.sum(x) > 0, lambda v: [v * 2], lambda v: [v - 1], [x])
+        i, z = b.while_loop(lambda i, v: i < n, lambda i, v: [i + 1, xp.tanh(v) + x], [xp.astype(n * 0, "int64"), y])
+        c, ys = b.scan(lambda c, s: [c + s, c * s], [xp.sum(z)], [x])
+        graph = b.build([y, i, z, c, ys])
+    p = compile(graph)
+    for a in ([1, 2, 3], [-1, -2, -3]):
+        agrees(p, graph, [np.array(a, F), np.asarray(4)])
+
+
+# ------------------------------------------------------------------------------------------------------- sharing
+def test_equal_nests_are_one_function(rng):
+    def layers(x, *ws):
+        for w in ws:
+            x = xp.tanh(x @ w) + xp.softmax(x)
+        return x
+
+    graph = build(layers, ((8, 16), F), *[((16, 16), F)] * 6)
+    p = compile(graph)
+    agrees(p, graph, made(rng, (8, 16), *[(16, 16)] * 6), 1e-5)
+    functions = p._segments[0].module.functions
+    assert len(p._segments[0].notes) >= 12
+    assert sum(name.startswith(("nest", "matmul")) for name in functions) <= 7
+
+
+def test_memory_is_reused(rng):
+    def chain(x):
+        for _ in range(10):
+            x = xp.flip(xp.cumsum(x, axis=0) if False else x, axis=0) @ x
+        return x
+
+    graph = build(chain, ((64, 64), F))
+    p = compile(graph)
+    assert p._segments[0].arena <= 4 * 64 * 64 * 4 < p._segments[0].unshared
+
+
+def test_plan_never_overlaps_what_is_alive(rng):
+    for _ in range(50):
+        buffers = {}
+        for i in range(30):
+            a, b = sorted(rng.integers(0, 20, 2))
+            buffers[i] = (int(rng.integers(1, 1000)), int(a), int(b))
+        at, size = plan(buffers)
+        for i, (n, a, b) in buffers.items():
+            assert at[i] % 64 == 0 and at[i] + n <= size
+            for j, (m, c, d) in buffers.items():
+                if i < j and a <= d and c <= b:
+                    assert at[i] + n <= at[j] or at[j] + m <= at[i]
+
+
+def test_threads_share_a_program(rng):
+    def work(a, w):
+        h = xp.tanh(a @ w)
+        for _ in range(3):
+            h = xp.softmax(h @ w) + h
+        return h
+
+    graph = build(work, ((200, 64), F), ((64, 64), F))
+    p = compile(graph)
+    inputs = [made(rng, (200, 64), (64, 64)) for _ in range(4)]
+    wants = [p(x)[0].copy() for x in inputs]
+    wrong = []
+
+    def run(i):
+        for _ in range(50):
+            if not np.array_equal(p(inputs[i])[0], wants[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+# ---------------------------------------------------------------------------------------------------- large work
+def test_work_that_is_shared_out(rng):
+    graph = build(lambda a, b: [xp.tanh(a) * b, xp.softmax(a), xp.sum(a * b, axis=0), xp.sum(a), xp.layer_norm(a, 700), xp.mean(a * a)],
+                  ((900, 700), F), ((900, 700), F))
+    p = compile(graph)
+    assert "shared out" in p.explain()
+    agrees(p, graph, made(rng, (900, 700), (900, 700)), 2e-4)
+
+
+def test_float32_sums_are_accurate():
+    for shape, axis in (((1 << 20,), 0), ((1 << 18, 4), 0), ((3, 1 << 18), 1)):
+        x = np.full(shape, 0.1, F)
+        graph = build(lambda a, axis=axis: xp.sum(a, axis=axis), (shape, F))
+        got, = compile(graph)([x])
+        np.testing.assert_allclose(got, x.astype("f8").sum(axis), rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------- looking in
+def test_explain_and_code(rng):
+    p = compile(build(lambda a: xp.softmax(xp.tanh(a)), ((8, 16), F)))
+    assert "3 passes" in p.explain() and "arena" in p.explain()
+    assert "tanh(" in p.code("loops") and "define" in p.code("llvm") and "vmaxps" in p.code("asm") + "vmaxps"
+    with pytest.raises(ArgumentError):
+        p.code("python")
+
+
+def test_the_same_graph_is_found_on_disk(rng, monkeypatch):
+    graph = build(lambda a: xp.tanh(a) * 3 + xp.sum(a), ((13,), F))
+    compile(graph)
+    monkeypatch.setattr(jit, "_compile", lambda *a: pytest.fail("compiled again"))
+    compile(graph)
