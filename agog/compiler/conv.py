@@ -1,0 +1,337 @@
+"""Convolutions of any number of dimensions up to three, their gradients, and how each is planned.
+
+    conv("float32").forward(x, w, b, stride, padding, dilation, groups)     -> y
+    conv("float32").input_grad(g, w, size, stride, padding, dilation, groups)  -> dx
+    conv("float32").weight_grad(x, g, kernel, stride, padding, dilation, groups) -> dw
+
+The arguments are those of the rows of `ops.conv`. A plan is a table of numbers that the native code follows (see
+`conv_kernels`), made once for each kind of call. All sizes are run-time numbers: one object serves every shape.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from math import prod
+from typing import Any, Callable, NamedTuple, Sequence
+
+import numpy as np
+
+from agog.compiler import call, conv_kernels, jit, pool, targets
+from agog.compiler.conv_kernels import GRADIENT, HEAD, SUB, Tiles
+from agog.compiler.targets import ITEMSIZE, Target
+
+__all__ = ["Conv", "Plan", "conv", "plan"]
+
+_BAND = 384 << 10  # bytes of input that one unit copies: it should stay in the second level cache
+_DEPTH = 320  # steps of k in a block: then the tiles' operands stay in the first level cache
+_PARALLEL = 1 << 17  # multiplications from which threads pay
+_SUMS = 4 << 20  # bytes of partial sums of a gradient of weights
+_MOST_UNITS = 16  # into how many partial sums a gradient of weights may be divided
+_WASTE = 0.25  # of the products computed at least so many must be wanted
+
+FORWARD, FORWARD_PLAIN, WEIGHTS = 0, 1, 2
+
+
+class Plan(NamedTuple):
+    """What one kind of call does: the native function (FORWARD, WEIGHTS), its table, and the result's shape."""
+
+    kind: int
+    table: np.ndarray
+    shape: tuple[int, ...]
+
+
+class Conv:
+    """Convolutions of one dtype. Methods return None for what `plan` finds better done by matrix products."""
+
+    __slots__ = ("dtype", "native", "no_bias", "target")
+
+    def __init__(self, dtype: str, target: Target, native: Callable[..., None]) -> None:
+        self.dtype, self.target, self.native = np.dtype(dtype), target, native
+        self.no_bias = np.empty(0, dtype)
+
+    def forward(
+        self, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: int, relu: bool = False,
+        empty: Any = np.empty,
+    ) -> Any:
+        """The row `conv`, with relu if wanted."""
+        p = plan(self.target, self.dtype.name, "forward", x.shape, w.shape, (), stride, padding, dilation, groups,
+                 b is not None, relu)
+        return self._run(p, x, w, b, empty)
+
+    def input_grad(
+        self, g: Any, w: Any, size: Any, stride: Any, padding: Any, dilation: Any, groups: int, empty: Any = np.empty
+    ) -> Any:
+        """The row `conv_input_grad`."""
+        p = plan(self.target, self.dtype.name, "input", g.shape, w.shape, tuple(size), stride, padding, dilation, groups)
+        return self._run(p, g, w, None, empty)
+
+    def weight_grad(
+        self, x: Any, g: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int, empty: Any = np.empty
+    ) -> Any:
+        """The row `conv_weight_grad`."""
+        p = plan(self.target, self.dtype.name, "weight", x.shape, g.shape, tuple(kernel), stride, padding, dilation, groups)
+        return self._run(p, x, g, None, empty)
+
+    def _run(self, p: Plan | None, x: Any, w: Any, b: Any, empty: Any) -> Any:
+        if p is None:
+            return None
+        pool.refresh()
+        x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
+        out = empty(p.shape, self.dtype)
+        if b is None:
+            self.native(out, x, w, self.no_bias, p.table, p.kind or FORWARD_PLAIN)
+        else:
+            self.native(out, x, w, np.ascontiguousarray(b), p.table, p.kind)
+        return out
+
+
+@functools.cache
+def conv(dtype: str, target: Target | None = None) -> Conv:
+    """The convolutions of "float32" or "float64"; compiled at the first call on a machine, then read from disk."""
+    target = target or targets.host()
+    module = conv_kernels.build(dtype, target)
+    parameters = call.OUT + call.IN * 4 + call.INT
+    return Conv(dtype, target, call.bind(module, f"conv_{dtype}", parameters, imports=pool.imports()))
+
+
+@functools.cache
+def code(dtype: str, target: Target | None = None) -> jit.Code:
+    """The same as functions for other native code: "conv" and "gradient", of (out, x, w, bias or null, table)."""
+    module = conv_kernels.build(dtype, target or targets.host())
+    return jit.load(module, ["conv", "gradient"], pool.imports())
+
+
+# ------------------------------------------------------------------------------------------------------------- plans
+@functools.lru_cache(maxsize=4096)
+def plan(
+    target: Target,
+    dtype: str,
+    what: str,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    bias: bool = False,
+    relu: bool = False,
+) -> Plan | None:
+    """The plan of a call, or None where there is nothing to compute or matrix products over patches are better.
+
+    what : "forward" (x, w), "input" (g, w; size) or "weight" (x, g; kernel as size)
+    """
+    if len(x) > 5 or not prod(x) or not prod(w):
+        return None
+    full = lambda shape: (*shape[:2], *(1,) * (5 - len(shape)), *shape[2:])
+    stride, dilation = full((0, 0, *stride))[2:], full((0, 0, *dilation))[2:]
+    rank = len(x) - 2
+    size3 = (1,) * (3 - rank) + tuple(size)
+    padding = ((0, 0),) * (3 - rank) + tuple(padding)
+    c = _Case(target, dtype, full(x), full(w), stride, padding, dilation, groups)
+    if what == "weight":
+        table, shape = c.weight_grad(size3, size)
+        return None if table is None else Plan(WEIGHTS, table, shape)
+    made = c.forward(bias, relu) if what == "forward" else c.input_grad(size3)
+    if made is None:
+        return None
+    table, shape = made
+    return Plan(FORWARD, table, (*shape[:2], *shape[5 - rank :]))
+
+
+class _Sub(NamedTuple):
+    """A convolution of stride 1 in the phases of its input; the axes are (depth, height, width).
+
+    taps : for each tap of the kernel, its place in w in elements, and per axis the first input position it reads
+    count : results per axis, of which the first is at `start` and the others follow `step` apart
+    move : how far the input moves from one result to the next, per axis
+    """
+
+    taps: list[tuple[int, tuple[int, int, int]]]
+    count: tuple[int, int, int]
+    start: tuple[int, int, int]
+    step: tuple[int, int, int]
+    move: tuple[int, int, int]
+
+
+class _Case:
+    """One kind of call. x and w have five axes."""
+
+    def __init__(self, target: Target, dtype: str, x: Any, w: Any, stride: Any, padding: Any, dilation: Any, groups: int):
+        self.target, self.size, self.lanes = target, ITEMSIZE[dtype], target.lanes(dtype)
+        self.tiles = Tiles(target)
+        self.x, self.w, self.stride, self.padding, self.dilation, self.groups = x, w, stride, padding, dilation, groups
+
+    def forward(self, bias: bool, relu: bool) -> Any:
+        o, cg, *kernel = self.w
+        out = [
+            (n + lo + hi - d * (k - 1) - 1) // s + 1
+            for n, k, s, (lo, hi), d in zip(self.x[2:], kernel, self.stride, self.padding, self.dilation)
+        ]
+        if min(out) < 1:
+            return None
+        taps = []
+        for i, at in enumerate(itertools.product(*map(range, kernel))):
+            taps.append((i, tuple(a * d - lo for a, d, (lo, _) in zip(at, self.dilation, self.padding))))
+        sub = _Sub(taps, tuple(out), (0, 0, 0), (1, 1, 1), tuple(self.stride))
+        shape = (self.x[0], o, *out)
+        row = cg * prod(kernel)
+        return self._table([sub], shape, o // self.groups, row, prod(kernel), o // self.groups * row, bias, relu)
+
+    def input_grad(self, size: tuple[int, ...]) -> Any:
+        o, cg, *kernel = self.w
+        if not prod(size):
+            return None
+        subs = []
+        for phase in itertools.product(*(range(min(s, n)) for s, n in zip(self.stride, size))):
+            taps = []
+            for i, at in enumerate(itertools.product(*map(range, kernel))):
+                first = [p + lo - a * d for p, (lo, _), a, d in zip(phase, self.padding, at, self.dilation)]
+                if all(f % s == 0 for f, s in zip(first, self.stride)):
+                    taps.append((i, tuple(f // s for f, s in zip(first, self.stride))))
+            count = tuple((n - p - 1) // s + 1 for n, p, s in zip(size, phase, self.stride))
+            subs.append(_Sub(taps, count, phase, tuple(self.stride), (1, 1, 1)))
+        shape = (self.x[0], cg * self.groups, *size)
+        points = prod(kernel)
+        return self._table(subs, shape, cg, points, cg * points, o // self.groups * cg * points, False, False)
+
+    def _table(
+        self, subs: Sequence[_Sub], shape: Any, outputs: int, w_row: int, w_channel: int, w_group: int, bias: bool, relu: bool
+    ) -> Any:
+        """The table of `conv`: `w_row`, `w_channel` are from one output and input channel to the next in w."""
+        size, lanes, groups = self.size, self.lanes, self.groups
+        samples, channels, *places = self.x
+        channels //= groups
+        most, vectors = self.tiles.choose(outputs)
+        blocks = -(-outputs // most)
+        width = vectors * lanes
+        y_row, y_slice, y_plane = shape[4] * size, prod(shape[3:]) * size, prod(shape[2:]) * size
+        numbers: list[int] = []
+        words: list[list[int]] = []
+        packed, scratch, work, useful = 0, 0, 0, 0
+        base = len(HEAD) + len(SUB) * len(subs)
+
+        def array(values: Sequence[int]) -> int:
+            numbers.extend(values)
+            return base + len(numbers) - len(values)
+
+        for s in subs:
+            depths = sorted({at[0] for _, at in s.taps})
+            # Taps of one phase are a whole number of moves apart; a phase starts where its first tap does.
+            phases: dict[tuple[int, int], list[int]] = {}
+            for _, at in s.taps:
+                key = (at[1] % s.move[1], at[2] % s.move[2])
+                low = phases.setdefault(key, [at[1], at[2]])
+                low[0], low[1] = min(low[0], at[1]), min(low[1], at[2])
+            keys = list(phases)
+            shifts = []
+            for i, at in s.taps:
+                key = (at[1] % s.move[1], at[2] % s.move[2])
+                h, w = ((a - b) // m for a, b, m in zip(at[1:], phases[key], s.move[1:]))
+                shifts.append((i, depths.index(at[0]), keys.index(key), h, w))
+            margin = max((h for *_, h, _ in shifts), default=0)
+            columns = s.count[2] + max((w for *_, w in shifts), default=0)
+            each = max(1, channels * len(depths) * len(keys) * columns * size)
+            band = max(1, min(s.count[1], _BAND // each - margin))
+            bands = -(-s.count[1] // band)
+            band = -(-s.count[1] // bands)
+            plane = (band + margin) * columns * size
+            held = channels * len(depths) * len(keys) * plane
+            area = plane * len(keys)
+            steps = channels * len(shifts)
+            off = [
+                (c * len(depths) + d) * area + p * plane + (h * columns + w) * size
+                for c in range(channels) for _, d, p, h, w in shifts
+            ]
+            places_w = [(c * w_channel + i) * size for c in range(channels) for i, *_ in shifts]
+            last_h, last_w = (
+                (a - 1) * m + max((at[j] for _, at in s.taps), default=0) for j, a, m in
+                zip((1, 2), s.count[1:], s.move[1:])
+            )
+            first = [min((at[j] for _, at in s.taps), default=0) for j in range(3)]
+            last_d = (s.count[0] - 1) * s.move[0] + max(depths, default=0)
+            inside = first[1] >= 0 and first[2] >= 0 and last_h < places[1] and last_w < places[2]
+            inside = inside and first[0] >= 0 and last_d < places[0] and len(keys) <= 1
+            parts = -(-steps // _DEPTH) or 1
+            total = (band - 1) * columns + s.count[2]
+            units = samples * groups * s.count[0] * bands
+            words.append(_words(
+                SUB, steps=steps, depth=-(-steps // parts) or 1, w_at=array(places_w), off_at=array(off), packed_at=packed,
+                t_n=s.count[0], h_n=s.count[1], w_n=s.count[2],
+                y_start=s.start[0] * y_slice + s.start[1] * y_row + s.start[2] * size, y_t=s.step[0] * y_slice,
+                y_h=s.step[1] * y_row, y_w=s.step[2] * size, taps_d=len(depths), d_at=array(depths), t_step=s.move[0],
+                d_n=places[0], phases=len(keys), phase_at=array([n for key in keys for n in phases[key]]),
+                h_step=s.move[1], w_step=s.move[2], row=columns * size, plane=plane, band=band, bands=bands,
+                clear=not inside, units=units,
+            ))
+            packed += groups * outputs * steps * size
+            scratch = max(scratch, held)
+            work += units * outputs * steps * -(-total // lanes) * lanes
+            useful += samples * groups * prod(s.count) * outputs * steps
+        if useful < _WASTE * work:
+            return None
+        temp_at = -(-(scratch + 2 * width * size) // 64) * 64
+        head = _words(
+            HEAD, out_size=prod(shape) * size, x_size=prod(self.x) * size, w_size=prod(self.w) * size,
+            bias_size=outputs * groups * size if bias else 0, samples=samples, groups=groups, channels=channels,
+            outputs=outputs, x_plane=prod(places) * size, x_slice=prod(places[1:]) * size, x_h=places[1], x_w=places[2],
+            y_plane=y_plane, packed_size=packed, scratch_size=temp_at + (outputs + 1) * width * size, temp_at=temp_at,
+            blocks=blocks, low=outputs // blocks, longer=outputs % blocks, vectors=vectors, w_row=w_row * size,
+            w_group=w_group * size, relu=relu, alone=work < _PARALLEL, subs=len(subs),
+        )
+        return np.array([n for part in (head, *words, numbers) for n in part], np.int64), shape
+
+    def weight_grad(self, kernel: tuple[int, ...], given: Any) -> Any:
+        """The table of `gradient`; self.w is the shape of g."""
+        size, lanes, groups = self.size, self.lanes, self.groups
+        samples, channels, *places = self.x
+        o, out = self.w[1] // groups, self.w[2:]
+        channels //= groups
+        taps = prod(kernel)
+        depths = [a * self.dilation[0] - self.padding[0][0] for a in range(kernel[0])]
+        kept = (kernel[1] - 1) * self.dilation[1] + 1
+        columns = (out[2] - 1) * self.stride[2] + (kernel[2] - 1) * self.dilation[2] + 1
+        wide = -(-o // lanes) * lanes * size
+        # Partial sums: over chunks of samples and parts of the channels, whose number depends on the sizes alone.
+        most = min(_MOST_UNITS, max(1, samples * channels * groups))
+        chunks = max(1, min(samples, most // groups or 1, _SUMS // (groups * channels * taps * wide)))
+        chunk = -(-samples // chunks)
+        chunks = -(-samples // chunk)
+        parts = max(1, min(channels, most // (chunks * groups)))
+        part = -(-channels // parts)
+        row_bytes = (part * kernel[0] * columns * self.stride[1] + out[2] * self.tiles.gradient[1] * lanes) * size
+        band = max(1, min(out[1], _BAND // row_bytes))
+        bands = -(-out[1] // band)
+        band = -(-out[1] // bands)
+        plane = ((band - 1) * self.stride[1] + kept) * columns * size
+        if part > 1 and part * kernel[0] * plane > 4 * _BAND:  # a part that is small enough for the cache
+            part = max(1, 4 * _BAND // (kernel[0] * plane))
+        parts = -(-channels // part)
+        off = [
+            (c * kernel[0] + d) * plane + (h * self.dilation[1] * columns + w * self.dilation[2]) * size
+            for c in range(part) for d, h, w in itertools.product(*map(range, kernel))
+        ]
+        base = len(GRADIENT)
+        work = samples * groups * channels * taps * o * prod(out)
+        gt_at = -(-(part * kernel[0] * plane) // 64) * 64 + 64
+        shape = (o * groups, channels, *given)
+        head = _words(
+            GRADIENT, out_size=prod(shape) * size, x_size=prod(self.x) * size, w_size=prod(self.w) * size, bias_size=0,
+            samples=samples, groups=groups, channels=channels, outputs=o, x_plane=prod(places) * size,
+            x_slice=prod(places[1:]) * size, x_h=places[1], x_w=places[2], g_plane=prod(out) * size,
+            g_slice=prod(out[1:]) * size, t_n=out[0], h_n=out[1], w_n=out[2], taps=taps, taps_d=kernel[0], d_at=base,
+            t_step=self.stride[0], d_n=places[0], h_start=-self.padding[1][0], w_start=-self.padding[2][0],
+            h_step=self.stride[1], w_step=self.stride[2], row=columns * size, plane=plane, off_at=base + len(depths),
+            kept=kept, chunks=chunks, chunk=chunk, parts=parts, part=part, band=band, bands=bands, wide=wide,
+            packed_size=chunks * groups * channels * taps * wide,
+            scratch_size=gt_at + band * out[2] * self.tiles.gradient[1] * lanes * size + 64, gt_at=gt_at,
+            alone=work < _PARALLEL,
+        )
+        return np.array([*head, *depths, *off], np.int64), shape
+
+
+def _words(names: Sequence[str], **values: int) -> list[int]:
+    """The values in the order of the table."""
+    assert len(values) == len(names), set(names) ^ set(values)
+    return [int(values[name]) for name in names]

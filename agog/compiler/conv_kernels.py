@@ -1,0 +1,679 @@
+"""The native code of convolutions: it follows a table of numbers that `conv` makes for each kind of call.
+
+Forward, and the gradient of the input. The input of some rows of one sample is copied, with its padding, to where it
+stays in the cache; rows there are as long as a row of results and its margin. Then a shift of the kernel is a shift of
+the address: the results of all rows are one long run q, and
+
+    y[o, q] = sum over k of w[o, k] x[offset[k] + q]
+
+which is a matrix product whose right operand is read in place. What it computes between the rows is dropped. A stride
+is a copy of the input in phases (every other row, say), so that taps of one phase are adjacent again; in the gradient
+of the input it is several convolutions, one for every phase of the result.
+
+Gradient of the weights: dw[k, o] = sum over p of x[offset[k] + p] g[p, o], with g transposed and x read in place, one
+number after another. Samples are divided into as many sums as the sizes say, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+from agog.compiler import call, pool
+from agog.compiler.ir import Module, Value
+from agog.compiler.kernel import Kernel
+from agog.compiler.packing import Packing
+from agog.compiler.targets import Target
+
+__all__ = ["GRADIENT", "HEAD", "SUB", "Tiles", "build"]
+
+#: Words of a table. Sizes, strides and places are in bytes, except for what is counted; `..._at` is a word of the table.
+HEAD = (
+    "out_size x_size w_size bias_size samples groups channels outputs x_plane x_slice x_h x_w y_plane packed_size "
+    "scratch_size temp_at blocks low longer vectors w_row w_group relu alone subs"
+).split()
+SUB = (
+    "steps depth w_at off_at packed_at t_n h_n w_n y_start y_t y_h y_w taps_d d_at t_step d_n phases phase_at "
+    "h_step w_step row plane band bands clear units"
+).split()
+GRADIENT = (
+    "out_size x_size w_size bias_size samples groups channels outputs x_plane x_slice x_h x_w g_plane g_slice "
+    "t_n h_n w_n taps taps_d d_at t_step d_n h_start w_start h_step w_step row plane off_at kept chunks chunk "
+    "parts part band bands wide packed_size scratch_size gt_at alone"
+).split()
+
+#: What a task is told: addresses, then the sub-convolution.
+_JOB = ("out", "x", "w", "bias", "table", "packed", "sub")
+
+
+class Tiles:
+    """The register tiles of a machine: (most rows, vectors) of tall and of flat ones, and for gradients of weights."""
+
+    def __init__(self, target: Target) -> None:
+        many = target.registers >= 32
+        self.tall, self.flat = ((14, 2), (8, 3)) if many else ((6, 2), (3, 3))
+        self.gradient = (10, 2) if many else (6, 2)
+
+    def choose(self, rows: int) -> tuple[int, int]:
+        """(most rows, vectors) for a number of rows in all."""
+        return self.flat if rows <= self.flat[0] else self.tall
+
+    def kernels(self) -> list[tuple[int, int]]:
+        """Every (rows, vectors) that the two shapes come to."""
+        half = (self.tall[0] + 1) // 2
+        out = [(r, v) for r in range(1, self.flat[0] + 1) for v in range(1, self.flat[1] + 1)]
+        out += [(r, v) for r in range(min(half, self.flat[0] + 1), self.tall[0] + 1) for v in range(1, self.tall[1] + 1)]
+        return list(dict.fromkeys(out))
+
+
+class Words:
+    """The fields of a table, loaded where they are asked for."""
+
+    def __init__(self, k: Kernel, base: Value, names: Sequence[str]) -> None:
+        self._k, self._base, self._names, self._seen = k, base, names, {}
+        for name in names:  # all at the start of the function: what is not used costs nothing
+            self._seen[name] = k.load(k.at(base, names.index(name), "int64"), "int64")
+
+    def __getattr__(self, name: str) -> Value:
+        return self._seen[name]
+
+    def array(self, at: Value) -> Value:
+        """The address of the word `at` of the table."""
+        return self._k.at(self._base, at, "int64")
+
+
+def build(dtype: str, target: Target) -> Module:
+    """The module of one dtype: `conv(out, x, w, bias, table)` and `gradient(out, x, g, bias, table)`."""
+    module = Module(target)
+    writer = _Writer(module, dtype)
+    writer.tile_kernels()
+    writer.pad()
+    writer.flush()
+    writer.scratch()
+    writer.pack_weights()
+    writer.unit()
+    writer.conv()
+    writer.gradient_kernels()
+    writer.pack_transposed()
+    writer.gradient_unit()
+    writer.gradient_sum()
+    writer.gradient()
+    writer.interface()
+    return module
+
+
+class _Writer(Packing):
+    def __init__(self, module: Module, dtype: str) -> None:
+        super().__init__(module, dtype)
+        self.tiles = Tiles(module.target)
+
+    def _table(self, name: str, kernels: Sequence[tuple[int, int]], prefix: str) -> None:
+        """A table of addresses by rows * 4 + vectors."""
+        most = max(r for r, _ in kernels)
+        words = [f"ptr @{prefix}_{r}_{v}" if (r, v) in kernels else "ptr null" for r in range(most + 1) for v in range(4)]
+        self.module.globals[name] = f"@{name} = internal constant [{len(words)} x ptr] [{', '.join(words)}]"
+
+    # -- memory
+
+    def scratch(self) -> None:
+        """`take(slot, size)` and `give(slot, memory)`: memory kept between calls, one piece for every number.
+
+        A piece is taken by an atomic exchange, so that two callers cannot both have it; its size is in front of it.
+        """
+        self.module.globals["kept"] = "@kept = internal global [1025 x ptr] zeroinitializer"
+        k, (slot, size) = self.function("take", "", "slot size", result="ptr")
+        place = k.at(k.symbol("@kept"), slot, "ptr")
+        old = k.op(f"atomicrmw xchg ptr {place.text}, ptr null acquire", "ptr")
+
+        def fresh() -> list[Value]:
+            k.call("free", None, old, external=True)
+            made = k.call("malloc", "ptr", size + 192, external=True)
+            k.if_(k.ne_null(made), lambda: k.store(size, made) and None)
+            return [made]
+
+        def look() -> list[Value]:
+            return list(k.if_(k.load(old, "int64") >= size, lambda: [old], fresh))
+
+        k.ret(k.if_(k.ne_null(old), look, fresh)[0])
+        k.finish()
+        k, (memory, slot) = self.function("give", "memory", "slot")
+        place = k.at(k.symbol("@kept"), slot, "ptr")
+        back = k.op(f"atomicrmw xchg ptr {place.text}, {memory.typed} release", "ptr")
+        k.if_(k.ne_null(back), lambda: k.call("free", None, back, external=True))
+        k.ret()
+        k.finish()
+
+    def _aligned(self, k: Kernel, memory: Value) -> Value:
+        address = k.op(f"ptrtoint ptr {memory.text} to i64", "int64")
+        return k.op(f"inttoptr i64 {k.bitwise_and(address + 127, -64).text} to ptr", "ptr")
+
+    # -- forward
+
+    def tile_kernels(self) -> None:
+        """`tile_R_V(a, b, off, c, steps, c_row, first)`: C [R][V vectors] (+)= A [k][R] times b[off[k] ...]."""
+        dtype, lanes = self.dtype, self.lanes
+        for rows, vectors in self.tiles.kernels():
+            k, (a, b, off, c, steps, c_row, first) = self.function(
+                f"tile_{rows}_{vectors}", "a b off c", "steps c_row first"
+            )
+            places = [k.offset(k.offset(c, c_row * r), v * self.vector_bytes) for r in range(rows) for v in range(vectors)]
+            zero = k.const(0.0, dtype, lanes)
+            start = k.if_(
+                k.ne(first, 0), lambda: [zero] * len(places), lambda: [k.load(p, dtype, lanes) for p in places]
+            )
+
+            def step(i: Value, a: Any, *tile: Value) -> list[Value]:
+                at = k.offset(b, k.load(k.at(off, i, "int64"), "int64"))
+                bs = [k.load(k.offset(at, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
+                out = []
+                for r in range(rows):
+                    element = k.splat(k.load(k.offset(a, r * self.size), dtype))
+                    out += [k.fma(element, bs[v], tile[r * vectors + v]) for v in range(vectors)]
+                return [k.offset(a, rows * self.size), *out]
+
+            _, *tile = k.loop(0, steps, 1, step, [a, *start])
+            for value, place in zip(tile, places, strict=True):
+                k.store(value, place)
+            k.ret()
+            k.finish()
+        self._table("tiles", self.tiles.kernels(), "tile")
+
+    def pad(self) -> None:
+        """`pad(source, destination, rows, row, columns, h, w, h_step, w_step, x_h, x_w)`: rows of an image.
+
+        destination[r][s] = source[h + r h_step][w + s w_step] where there is such an element; the rest is left alone.
+        """
+        k, (source, destination, rows, row, columns, h, w, h_step, w_step, x_h, x_w) = self.function(
+            "pad", "source destination", "rows row columns h w h_step w_step x_h x_w"
+        )
+        zero, one = k.const(0, "int64"), k.const(1, "int64")
+
+        def inside(start: Value, step: Value, count: Value, size: Value) -> tuple[Value, Value]:
+            """The indices i in range(count) with 0 <= start + i step < size."""
+            low = k.where(start < 0, k.op(f"sdiv i64 {(step - 1 - start).text}, {step.text}", "int64"), zero)
+            high = k.op(f"sdiv i64 {(size - 1 - start + step).text}, {step.text}", "int64")
+            high = k.where(start >= size, zero, k.where(high < count, high, count))
+            return low, high
+
+        r0, r1 = inside(h, h_step, rows, x_h)
+        s0, s1 = inside(w, w_step, columns, x_w)
+        whole = s0 + k.bitwise_and(k.where(s1 > s0, s1 - s0, zero), -self.lanes)
+        left = s1 - whole
+        partial = k.partial(k.where(left > 0, left, zero))
+
+        def one_row(r: Value) -> None:
+            line = k.at(source, (h + r * h_step) * x_w + w, self.dtype)
+            target = k.offset(destination, r * row)
+
+            def dense() -> None:
+                k.loop(
+                    s0, whole, self.lanes,
+                    lambda s: k.store(k.load(k.at(line, s, self.dtype), self.dtype, self.lanes), k.at(target, s, self.dtype)),
+                )
+                k.if_(
+                    left > 0,
+                    lambda: partial.store(partial.load(k.at(line, whole, self.dtype), self.dtype), k.at(target, whole, self.dtype)),
+                )
+
+            def sparse() -> None:
+                k.loop(
+                    s0, s1, 1,
+                    lambda s: k.store(k.load(k.at(line, s * w_step, self.dtype), self.dtype), k.at(target, s, self.dtype)),
+                )
+
+            k.if_(k.eq(w_step, one), dense, sparse)
+
+        k.loop(r0, r1, 1, one_row)
+        k.ret()
+        k.finish()
+
+    def flush(self) -> None:
+        """`flush(temp, y, bias, rows, temp_row, start, count, row, w_n, y_h, y_w, y_plane, relu)`.
+
+        temp holds results [rows][start ... start + count) of the long run; those that exist go to y, an image a row.
+        """
+        k, (temp, y, bias, rows, temp_row, start, count, row, w_n, y_h, y_w, y_plane, relu) = self.function(
+            "flush", "temp y bias", "rows temp_row start count row w_n y_h y_w y_plane relu"
+        )
+        dtype, lanes, size = self.dtype, self.lanes, self.size
+        has_bias, clips = k.ne_null(bias), k.ne(relu, 0)
+        end = start + count
+        first = k.op(f"udiv i64 {start.text}, {row.text}", "int64")
+        last = k.op(f"udiv i64 {(end - 1).text}, {row.text}", "int64")
+
+        def finished(value: Value, o: Value) -> Value:
+            splat = (lambda v: k.splat(v)) if value.lanes > 1 else (lambda v: v)
+            (value,) = k.if_(has_bias, lambda: [value + splat(k.load(k.at(bias, o, dtype), dtype))], lambda: [value])
+            (value,) = k.if_(clips, lambda: [k.max(value, 0.0)], lambda: [value])
+            return value
+
+        def segment(r: Value) -> None:
+            base = r * row
+            begin = k.where(start > base, start - base, 0)
+            stop = k.where(end - base < w_n, end - base, w_n)
+            line, source = k.offset(y, r * y_h), k.at(temp, base - start, dtype)
+
+            def dense() -> None:
+                def chunk(s: Value) -> None:
+                    left = stop - s
+                    partial = k.partial(k.where(left < lanes, left, lanes))
+
+                    def each(store: Any) -> None:
+                        def channel(o: Value, at: Any, to: Any) -> list[Value]:
+                            store(finished(k.load(at, dtype, lanes), o), to)
+                            return [k.offset(at, temp_row), k.offset(to, y_plane)]
+
+                        k.loop(0, rows, 1, channel, [k.at(source, s, dtype), k.at(line, s, dtype)])
+
+                    k.if_(left >= lanes, lambda: each(k.store), lambda: each(partial.store))
+
+                k.loop(begin, stop, lanes, chunk)
+
+            def sparse() -> None:
+                def channel(o: Value) -> None:
+                    at, to = k.offset(source, o * temp_row), k.offset(line, o * y_plane)
+                    k.loop(
+                        begin, stop, 1,
+                        lambda s: k.store(finished(k.load(k.at(at, s, dtype), dtype), o), k.offset(to, s * y_w)),
+                    )
+
+                k.loop(0, rows, 1, channel)
+
+            k.if_(k.eq(y_w, size), dense, sparse)
+
+        k.loop(first, last + 1, 1, segment)
+        k.ret()
+        k.finish()
+
+    def _block(self, k: Kernel, f: Words, b: Value) -> tuple[Value, Value]:
+        """(rows, first row) of a block of output channels."""
+        return f.low + k.cast(b < f.longer, "int64"), b * f.low + k.where(b < f.longer, b, f.longer)
+
+    def _task(self, name: str) -> tuple[Kernel, dict[str, Value], Value, Value, Value]:
+        arguments = [("job", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")]
+        k = Kernel(self.module, name, arguments, None, self.lanes, internal=True)
+        job, begin, end, thread = k.arguments
+        fields = {name: k.load(k.at(job, i, "ptr"), "ptr") for i, name in enumerate(_JOB)}
+        return k, fields, begin, end, k.bitwise_and(k.cast(thread, "int64"), 1023)
+
+    def pack_weights(self) -> None:
+        """The weights of groups and blocks in the order in which tiles read them: [k][rows]."""
+        k, job, begin, end, _ = self._task("pack_weights")
+        f, s = Words(k, job["table"], HEAD), Words(k, job["sub"], SUB)
+        places = k.at(job["table"], s.w_at, "int64")
+
+        def block(i: Value) -> None:
+            group = k.op(f"udiv i64 {i.text}, {f.blocks.text}", "int64")
+            rows, row = self._block(k, f, i - group * f.blocks)
+            source = k.offset(job["w"], group * f.w_group + row * f.w_row)
+            target = k.offset(job["packed"], s.packed_at + (group * f.outputs + row) * s.steps * self.size)
+
+            def step(j: Value, target: Any) -> list[Value]:
+                at = k.offset(source, k.load(k.at(places, j, "int64"), "int64"))
+                k.loop(
+                    0, rows, 1,
+                    lambda r: k.store(k.load(k.offset(at, r * f.w_row), self.dtype), k.at(target, r, self.dtype)),
+                )
+                return [k.at(target, rows, self.dtype)]
+
+            k.loop(0, s.steps, 1, step, [target])
+
+        k.loop(begin, end, 1, block)
+        k.ret()
+        k.finish()
+
+    def unit(self) -> None:
+        """Some rows of one sample's results."""
+        k, job, begin, end, thread = self._task("units")
+        f, s = Words(k, job["table"], HEAD), Words(k, job["sub"], SUB)
+        size, lanes = self.size, self.lanes
+        table = job["table"]
+        memory = k.call_known("take", "ptr", thread, f.scratch_size)
+        scratch = self._aligned(k, memory)
+        temp = k.offset(scratch, f.temp_at)
+        width = f.vectors * lanes
+        temp_row = width * size
+
+        def one(u: Value) -> None:
+            def split(value: Value, by: Value) -> tuple[Value, Value]:
+                quotient = k.op(f"udiv i64 {value.text}, {by.text}", "int64")
+                return quotient, value - quotient * by
+
+            rest, band = split(u, s.bands)
+            rest, t = split(rest, s.t_n)
+            sample, group = split(rest, f.groups)
+            image = sample * f.groups + group
+            row = band * s.band
+            left = s.h_n - row
+            rows = k.where(left < s.band, left, s.band)
+            x = k.offset(job["x"], image * f.channels * f.x_plane)
+            y = k.offset(job["out"], image * f.outputs * f.y_plane + s.y_start + t * s.y_t + row * s.y_h)
+            bias = job["bias"]
+            (bias,) = k.if_(k.ne_null(bias), lambda: [k.at(bias, group * f.outputs, self.dtype)], lambda: [bias])
+            area = s.plane * s.phases
+            clear = f.channels * s.taps_d * area
+            k.if_(
+                k.ne(s.clear, 0),
+                lambda: k.call("llvm.memset.p0.i64", None, scratch, k.const(0, "uint8"), clear, k.const(False, "bool")),
+            )
+            held = k.op(f"udiv i64 {s.plane.text}, {s.row.text}", "int64")
+            columns = k.op(f"udiv i64 {s.row.text}, {size}", "int64")
+            last = s.h_n - row  # no row of the copy beyond what this band needs
+            held = k.where(last < s.band, held - (s.band - last), held)
+
+            def channel(c: Value) -> None:
+                def tap(d: Value) -> None:
+                    depth = t * s.t_step + k.load(k.at(table, s.d_at + d, "int64"), "int64")
+
+                    def copy() -> None:
+                        source = k.offset(x, c * f.x_plane + depth * f.x_slice)
+                        target = k.offset(scratch, (c * s.taps_d + d) * area)
+
+                        def phase(p: Value) -> None:
+                            at = k.at(table, s.phase_at + p * 2, "int64")
+                            h = k.load(at, "int64") + row * s.h_step
+                            w = k.load(k.at(at, 1, "int64"), "int64")
+                            k.call_known(
+                                "pad", None, source, k.offset(target, p * s.plane), held, s.row, columns, h, w,
+                                s.h_step, s.w_step, f.x_h, f.x_w,
+                            )
+
+                        k.loop(0, s.phases, 1, phase)
+
+                    k.if_((depth >= 0) & (depth < s.d_n), copy)
+
+                k.loop(0, s.taps_d, 1, tap)
+
+            k.loop(0, f.channels, 1, channel)
+            total = (rows - 1) * columns + s.w_n
+            weights = k.offset(job["packed"], s.packed_at + group * f.outputs * s.steps * size)
+
+            def panel(start: Value) -> None:
+                left = total - start
+                count = k.where(left < width, left, width)
+                vectors = k.op(f"udiv i64 {(count + (lanes - 1)).text}, {lanes}", "int64")
+                right = k.at(scratch, start, self.dtype)
+
+                def depth(first: Value) -> None:
+                    left = s.steps - first
+                    steps = k.where(left < s.depth, left, s.depth)
+                    offsets = k.at(table, s.off_at + first, "int64")
+                    begins = k.cast(k.eq(first, 0), "int64")
+
+                    def block(b: Value) -> None:
+                        rows, row = self._block(k, f, b)
+                        kernel = k.load(k.at(k.symbol("@tiles"), rows * 4 + vectors, "ptr"), "ptr")
+                        a = k.at(weights, row * s.steps + first * rows, self.dtype)
+                        k.call_address(kernel, a, right, offsets, k.offset(temp, row * temp_row), steps, temp_row, begins)
+
+                    k.loop(0, f.blocks, 1, block)
+
+                k.loop(0, k.where(s.steps > 0, s.steps, 1), s.depth, depth)
+                k.call_known(
+                    "flush", None, temp, y, bias, f.outputs, temp_row, start, count, columns, s.w_n, s.y_h, s.y_w,
+                    f.y_plane, f.relu,
+                )
+
+            k.loop(0, total, width, panel)
+
+        k.if_(k.ne_null(memory), lambda: k.loop(begin, end, 1, one) and None)
+        k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, thread))
+        k.ret()
+        k.finish()
+
+    def _share(self, k: Kernel, task: str, job: Value, count: Value, alone: Value) -> None:
+        """Run a task over range(count), on the pool unless there is little to do."""
+        zero, one = k.const(0, "int64"), k.const(1, "int64")
+        k.if_(
+            k.ne(alone, 0),
+            lambda: k.call_known(task, None, job, zero, count, k.const(0, "int32")),
+            lambda: k.call(pool.SYMBOL, None, k.symbol(f"@{task}"), job, count, one),
+        )
+
+    def _entry(self, name: str) -> tuple[Kernel, Any]:
+        """An exported function of (out, x, w, bias, table)."""
+        arguments = [(n, "ptr") for n in _JOB[:5]]
+        k = Kernel(self.module, name, arguments, None, self.lanes)
+        return k, k.arguments
+
+    def conv(self) -> None:
+        """`conv(out, x, w, bias, table)`: pack the weights, then all units, for every sub-convolution."""
+        k, arguments = self._entry("conv")
+        table = arguments[-1]
+        f = Words(k, table, HEAD)
+        slot = k.const(1024, "int64")
+        memory = k.call_known("take", "ptr", slot, f.packed_size)
+        job = k.alloca(8 * len(_JOB), 64)
+        for i, value in enumerate([*arguments, self._aligned(k, memory)]):
+            k.store(value, k.at(job, i, "ptr"))
+
+        def sub(i: Value) -> None:
+            place = k.at(table, i * len(SUB) + len(HEAD), "int64")
+            k.store(place, k.at(job, 6, "ptr"))
+            units = k.load(k.at(place, SUB.index("units"), "int64"), "int64")
+            self._share(k, "pack_weights", job, f.groups * f.blocks, f.alone)
+            self._share(k, "units", job, units, f.alone)
+
+        k.if_(k.ne_null(memory), lambda: k.loop(0, f.subs, 1, sub) and None)
+        k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, slot))
+        k.ret()
+        k.finish()
+
+    # -- the gradient of the weights
+
+    def gradient_kernels(self) -> None:
+        """`grad_R_V(x, off, g, c, rows, columns, x_row, x_column, c_row, first)`: C [R][V] += x[off[r] + p] g[p][V]."""
+        dtype, lanes = self.dtype, self.lanes
+        most, widest = self.tiles.gradient
+        kernels = [(r, v) for r in range(1, most + 1) for v in range(1, widest + 1)]
+        for rows, vectors in kernels:
+            k, (x, off, g, c, lines, columns, x_row, x_column, c_row, first) = self.function(
+                f"grad_{rows}_{vectors}", "x off g c", "lines columns x_row x_column c_row first"
+            )
+            starts = [k.offset(x, k.load(k.at(off, r, "int64"), "int64")) for r in range(rows)]
+            places = [k.offset(k.offset(c, c_row * r), v * self.vector_bytes) for r in range(rows) for v in range(vectors)]
+            zero = k.const(0.0, dtype, lanes)
+            tile = k.if_(
+                k.ne(first, 0), lambda: [zero] * len(places), lambda: [k.load(p, dtype, lanes) for p in places]
+            )
+
+            def line(i: Value, g: Any, *tile: Value) -> list[Value]:
+                def point(j: Value, g: Any, at: Any, *tile: Value) -> list[Value]:
+                    bs = [k.load(k.offset(g, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
+                    out = []
+                    for r in range(rows):
+                        element = k.splat(k.load(k.offset(starts[r], at), dtype))
+                        out += [k.fma(element, bs[v], tile[r * vectors + v]) for v in range(vectors)]
+                    return [k.offset(g, vectors * self.vector_bytes), at + x_column, *out]
+
+                g, _, *tile = k.loop(0, columns, 1, point, [g, i * x_row, *tile])
+                return [g, *tile]
+
+            _, *tile = k.loop(0, lines, 1, line, [g, *tile])
+            for value, place in zip(tile, places, strict=True):
+                k.store(value, place)
+            k.ret()
+            k.finish()
+        self._table("grads", kernels, "grad")
+
+    def gradient_unit(self) -> None:
+        """The sums over some samples for some channels of one group: [taps][outputs] in packed memory."""
+        k, job, begin, end, thread = self._task("gradient_units")
+        f = Words(k, job["table"], GRADIENT)
+        size, lanes, table = self.size, self.lanes, job["table"]
+        most, widest = self.tiles.gradient
+        memory = k.call_known("take", "ptr", thread, f.scratch_size)
+        scratch = self._aligned(k, memory)
+        gt = k.offset(scratch, f.gt_at)
+
+        def split(value: Value, by: Value) -> tuple[Value, Value]:
+            quotient = k.op(f"udiv i64 {value.text}, {by.text}", "int64")
+            return quotient, value - quotient * by
+
+        def one(u: Value) -> None:
+            rest, part = split(u, f.parts)
+            chunk, group = split(rest, f.groups)
+            c0 = part * f.part
+            left = f.channels - c0
+            channels = k.where(left < f.part, left, f.part)
+            taps = channels * f.taps
+            sums = k.offset(job["packed"], ((chunk * f.groups + group) * f.channels + c0) * f.taps * f.wide)
+            clear = channels * f.taps_d * f.plane
+            n0 = chunk * f.chunk
+            n1 = n0 + f.chunk
+            n1 = k.where(n1 < f.samples, n1, f.samples)
+            panels = k.op(f"udiv i64 {(taps + (most - 1)).text}, {most}", "int64")
+            low = k.op(f"udiv i64 {taps.text}, {panels.text}", "int64")
+            longer = taps - panels * low
+
+            def sample(n: Value) -> None:
+                x = k.offset(job["x"], ((n * f.groups + group) * f.channels + c0) * f.x_plane)
+                g = k.offset(job["w"], (n * f.groups + group) * f.outputs * f.g_plane)
+
+                def slab(t: Value) -> None:
+                    def band(b: Value) -> None:
+                        row = b * f.band
+                        left = f.h_n - row
+                        rows = k.where(left < f.band, left, f.band)
+                        first = k.cast(k.eq(n, n0) & k.eq(t, 0) & k.eq(b, 0), "int64")
+                        no = k.const(False, "bool")
+                        k.call("llvm.memset.p0.i64", None, scratch, k.const(0, "uint8"), clear, no)
+                        held = (rows - 1) * f.h_step + f.kept
+                        columns = k.op(f"udiv i64 {f.row.text}, {size}", "int64")
+                        step = k.const(1, "int64")
+
+                        def channel(c: Value) -> None:
+                            def tap(d: Value) -> None:
+                                depth = t * f.t_step + k.load(k.at(table, f.d_at + d, "int64"), "int64")
+
+                                def copy() -> None:
+                                    k.call_known(
+                                        "pad", None, k.offset(x, c * f.x_plane + depth * f.x_slice),
+                                        k.offset(scratch, (c * f.taps_d + d) * f.plane), held, f.row, columns,
+                                        f.h_start + row * f.h_step, f.w_start, step, step, f.x_h, f.x_w,
+                                    )
+
+                                k.if_((depth >= 0) & (depth < f.d_n), copy)
+
+                            k.loop(0, f.taps_d, 1, tap)
+
+                        k.loop(0, channels, 1, channel)
+                        points = rows * f.w_n
+                        source = k.offset(g, t * f.g_slice + row * f.w_n * size)
+
+                        def outputs(o: Value) -> None:
+                            left = f.outputs - o
+                            count = k.where(left < widest * lanes, left, widest * lanes)
+                            vectors = k.op(f"udiv i64 {(count + (lanes - 1)).text}, {lanes}", "int64")
+                            k.call_known(
+                                "pack_transposed", None, k.offset(source, o * f.g_plane), gt, f.g_plane,
+                                k.const(size, "int64"), count, count, points, vectors * self.vector_bytes,
+                            )
+
+                            def panel(p: Value) -> None:
+                                height = low + k.cast(p < longer, "int64")
+                                above = p * low + k.where(p < longer, p, longer)
+                                kernel = k.load(k.at(k.symbol("@grads"), height * 4 + vectors, "ptr"), "ptr")
+                                k.call_address(
+                                    kernel, scratch, k.at(table, f.off_at + above, "int64"), gt,
+                                    k.at(k.offset(sums, above * f.wide), o, self.dtype), rows, f.w_n,
+                                    f.row * f.h_step, f.w_step * size, f.wide, first,
+                                )
+
+                            k.loop(0, panels, 1, panel)
+
+                        k.loop(0, f.outputs, widest * lanes, outputs)
+
+                    k.loop(0, f.bands, 1, band)
+
+                k.loop(0, f.t_n, 1, slab)
+
+            k.loop(n0, n1, 1, sample)
+
+        k.if_(k.ne_null(memory), lambda: k.loop(begin, end, 1, one) and None)
+        k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, thread))
+        k.ret()
+        k.finish()
+
+    def gradient_sum(self) -> None:
+        """The sums of all chunks, for a channel of a group at a time, to dw [outputs][taps]."""
+        k, job, begin, end, _ = self._task("gradient_sum")
+        f = Words(k, job["table"], GRADIENT)
+        lanes, dtype = self.lanes, self.dtype
+        steps = f.channels * f.taps
+        between = f.groups * steps * f.wide
+        buffer = k.alloca(self.vector_bytes)
+
+        def channel(i: Value) -> None:
+            group = k.op(f"udiv i64 {i.text}, {f.channels.text}", "int64")
+            first = (i - group * f.channels) * f.taps
+
+            def tap(j: Value) -> None:
+                place = first + j
+                source = k.offset(job["packed"], (group * steps + place) * f.wide)
+                target = k.at(job["out"], group * f.outputs * steps + place, dtype)
+
+                def outputs(o: Value) -> None:
+                    at = k.at(source, o, dtype)
+                    total = k.loop(
+                        1, f.chunks, 1, lambda c, s: [s + k.load(k.offset(at, c * between), dtype, lanes)],
+                        [k.load(at, dtype, lanes)],
+                    )[0]
+                    k.store(total, buffer)
+                    left = f.outputs - o
+                    k.loop(
+                        0, k.where(left < lanes, left, lanes), 1,
+                        lambda e: k.store(k.load(k.at(buffer, e, dtype), dtype), k.at(target, (o + e) * steps, dtype)),
+                    )
+
+                k.loop(0, f.outputs, lanes, outputs)
+
+            k.loop(0, f.taps, 1, tap)
+
+        k.loop(begin, end, 1, channel)
+        k.ret()
+        k.finish()
+
+    def gradient(self) -> None:
+        """`gradient(out, x, g, bias, table)`; there is no bias."""
+        k, arguments = self._entry("gradient")
+        f = Words(k, arguments[-1], GRADIENT)
+        slot = k.const(1024, "int64")
+        memory = k.call_known("take", "ptr", slot, f.packed_size)
+        job = k.alloca(8 * len(_JOB), 64)
+        for i, value in enumerate([*arguments, self._aligned(k, memory)]):
+            k.store(value, k.at(job, i, "ptr"))
+
+        def work() -> None:
+            self._share(k, "gradient_units", job, f.chunks * f.groups * f.parts, f.alone)
+            self._share(k, "gradient_sum", job, f.groups * f.channels, f.alone)
+
+        k.if_(k.ne_null(memory), work)
+        k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, slot))
+        k.ret()
+        k.finish()
+
+    # -- the interface: (out, x, w, bias, table, kind)
+
+    def interface(self) -> None:
+        """`check` and `run` for `call.bind`: kind 0 is `conv`, 1 the same without a bias, 2 `gradient`."""
+        k, (slots, sizes) = self.function("check", "slots sizes", "", call.native_calls, "ptr")
+        table = k.load(k.at(slots, 4, "ptr"), "ptr")
+        good = None
+        for i in range(4):
+            right = k.eq(k.load(k.at(table, i, "int64"), "int64"), k.load(k.at(sizes, i, "int64"), "int64"))
+            good = right if good is None else good & right
+        message = self.module.string("the arrays of a convolution do not have the sizes it was planned for")
+        k.ret(k.where(good, k.const(0, "ptr"), k.symbol(message)))
+        k.finish()
+        k, (slots, sizes) = self.function("run", "slots sizes", "", call.native_calls)
+        out, x, w, bias, table = (k.load(k.at(slots, i, "ptr"), "ptr") for i in range(5))
+        kind = k.load(k.at(slots, 5, "int64"), "int64")
+        null = k.const(0, "ptr")
+        (bias,) = k.if_(k.eq(kind, 0), lambda: [bias], lambda: [null])
+        k.if_(
+            k.eq(kind, 2),
+            lambda: k.call_known("gradient", None, out, x, w, null, table),
+            lambda: k.call_known("conv", None, out, x, w, bias, table),
+        )
+        k.ret()
+        k.finish()
