@@ -42,7 +42,7 @@ _FROM = {  # names that live in a room of their own, imported when first used
     "agog.control": ("cond", "while_loop", "scan", "print", "assert_", "callback"),
     "agog.random": ("dropout", "rand", "randn", "randint", "randperm", "rand_like", "randn_like"),
     "agog.staging.function": ("function", "eager", "Function"),
-    "agog.namespace": ("can_cast", "result_type", "finfo", "iinfo", "isdtype", "from_dlpack", "astype", "is_tensor",
+    "agog.namespace": ("broadcast_shapes", "can_cast", "result_type", "finfo", "iinfo", "isdtype", "from_dlpack", "astype", "is_tensor",
                        "set_default_float", "default_float", "tensor", "from_numpy", "manual_seed", "arange", "zeros", "ones",
                        "full", "empty", "linspace", "eye", "zeros_like", "ones_like", "full_like", "empty_like",
                        "__array_namespace_info__", "logspace", "tri", "permute_dims", "reshape"),

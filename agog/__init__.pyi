@@ -48,12 +48,13 @@ from agog.control import (
 )
 from agog.errors import AgogError as AgogError
 from agog.namespace import (
-    __array_namespace_info__ as __array_namespace_info__, arange as arange, astype as astype, can_cast as can_cast,
-    default_float as default_float, empty as empty, empty_like as empty_like, eye as eye, finfo as finfo,
-    from_dlpack as from_dlpack, from_numpy as from_numpy, full as full, full_like as full_like, iinfo as iinfo,
-    is_tensor as is_tensor, isdtype as isdtype, linspace as linspace, logspace as logspace, manual_seed as manual_seed,
-    ones as ones, ones_like as ones_like, permute_dims as permute_dims, reshape as reshape, result_type as result_type,
-    set_default_float as set_default_float, tensor as tensor, tri as tri, zeros as zeros, zeros_like as zeros_like,
+    __array_namespace_info__ as __array_namespace_info__, arange as arange, astype as astype,
+    broadcast_shapes as broadcast_shapes, can_cast as can_cast, default_float as default_float, empty as empty,
+    empty_like as empty_like, eye as eye, finfo as finfo, from_dlpack as from_dlpack, from_numpy as from_numpy,
+    full as full, full_like as full_like, iinfo as iinfo, is_tensor as is_tensor, isdtype as isdtype,
+    linspace as linspace, logspace as logspace, manual_seed as manual_seed, ones as ones, ones_like as ones_like,
+    permute_dims as permute_dims, reshape as reshape, result_type as result_type, set_default_float as set_default_float,
+    tensor as tensor, tri as tri, zeros as zeros, zeros_like as zeros_like,
 )
 from agog.random import (
     dropout as dropout, rand as rand, rand_like as rand_like, randint as randint, randn as randn,
@@ -133,6 +134,7 @@ __all__ = [
     "bitwise_xor",
     "bool",
     "broadcast_arrays",
+    "broadcast_shapes",
     "broadcast_to",
     "callback",
     "can_cast",
@@ -684,8 +686,8 @@ def bitwise_right_shift(x: Array, y: Array, /) -> Tensor:
 def bitwise_xor(x: Array, y: Array, /) -> Tensor:
     """`x ^ y`, bit by bit."""
 
-def broadcast_arrays(*arrays: Array) -> list[Tensor]:
-    """The arrays stretched to their common shape: a list. Raises ShapeError."""
+def broadcast_arrays(*arrays: Array) -> tuple[Tensor, ...]:
+    """The arrays stretched to their common shape: a tuple. Raises ShapeError."""
 
 def broadcast_to(x: Array, shape: int | Sequence[int]) -> Tensor:
     """`x` stretched to `shape` by NumPy's broadcasting rules. Raises ShapeError."""
@@ -1275,8 +1277,8 @@ def mean(
 def median(x: Array, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
     """The middle element over `axis`, or the mean of the two in the middle (as NumPy; PyTorch takes the lower)."""
 
-def meshgrid(*arrays: Array, indexing: str = 'xy') -> list[Tensor]:
-    """The coordinates of a grid: a list with one array for each of the 1-d `arrays`.
+def meshgrid(*arrays: Array, indexing: str = 'xy') -> tuple[Tensor, ...]:
+    """The coordinates of a grid: a tuple with one array for each of the 1-d `arrays`.
 
     indexing: "ij" for shapes (n0, n1, ...), "xy" for (n1, n0, ...).
     """
@@ -1698,7 +1700,7 @@ def topk(
 ) -> tuple[Tensor, Tensor]:
     """The `k` largest (or smallest) elements along `axis`, best first, and their int64 indices: a pair."""
 
-def trace(x: Array, offset: Any = 0) -> Tensor:
+def trace(x: Array, /, offset: Any = 0, dtype: DType | None = None) -> Tensor:
     """The sum along the diagonal `offset` of matrices (..., m, n)."""
 
 def triangular_solve(a: Array, b: Array, lower: builtins.bool = True, unit_diagonal: builtins.bool = False) -> Tensor:

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from agog.tensor import public
+from agog.dispatch import tensors
+from agog.tensor import Tensor, public
 
-__all__ = ["fft", "fftfreq", "fftn", "fftshift", "hfft", "ifft", "ifftn", "ifftshift", "ihfft", "irfft", "irfftn", "rfft",
-           "rfftfreq", "rfftn"]
+_NAMES = "fft fftfreq fftn fftshift hfft ifft ifftn ifftshift ihfft irfft irfftn rfft rfftfreq rfftn"
+__all__ = _NAMES.split()  # noqa: PLE0605 - those that are not below come from the op table
+
+
+def fftfreq(n: int, /, *, d: float = 1.0, dtype: Any = None, device: Any = None) -> Tensor:
+    """The frequencies of the result of fft for `n` samples at distance `d`: cycles per unit of d."""
+    return _placed(tensors.fftfreq(n, d, dtype), device)
+
+
+def rfftfreq(n: int, /, *, d: float = 1.0, dtype: Any = None, device: Any = None) -> Tensor:
+    """The n // 2 + 1 frequencies of the result of rfft for `n` samples at distance `d`: cycles per unit of d."""
+    return _placed(tensors.rfftfreq(n, d, dtype), device)
+
+
+def _placed(x: Tensor, device: Any) -> Tensor:
+    return x if device is None else x.to_device(device)
 
 
 def __getattr__(name: str) -> Any:

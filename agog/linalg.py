@@ -4,12 +4,44 @@ from __future__ import annotations
 
 from typing import Any
 
-from agog.tensor import public
+from agog.dispatch import tensors
+from agog.tensor import Tensor, asarray, public
 
-__all__ = ["cholesky", "cond", "cross", "det", "diagonal", "eig", "eigh", "eigvals", "eigvalsh", "expm", "inv", "lstsq", "matmul",
-           "matrix_norm", "matrix_power", "matrix_rank", "matrix_transpose", "norm", "outer", "pinv", "qr", "slogdet", "solve",
-           "svd", "svdvals", "tensordot", "trace", "triangular_solve", "vecdot", "vector_norm"]
+_NAMES = ("cholesky cond cross det diagonal eig eigh eigvals eigvalsh expm inv lstsq matmul matrix_norm matrix_power "
+          "matrix_rank matrix_transpose norm outer pinv qr slogdet solve svd svdvals tensordot trace triangular_solve "
+          "vecdot vector_norm")
+__all__ = _NAMES.split()  # noqa: PLE0605 - those that are not below come from the op table
 _OTHER_NAMES = {"norm": "vector_norm"}
+
+
+def matrix_rank(x: Any, /, *, rtol: Any = None) -> Tensor:
+    """How many singular values of matrices (..., m, n) are larger than `rtol` times the largest: int64 of shape (...).
+
+    rtol: a number, or a Tensor with one for each matrix (...); max(m, n) * eps by default.
+    """
+    if not isinstance(rtol, Tensor):
+        return tensors.matrix_rank(asarray(x), rtol=rtol)
+    values = tensors.svdvals(asarray(x))
+    return tensors.sum(_counts(values, rtol), axis=-1)
+
+
+def pinv(x: Any, /, *, rtol: Any = None) -> Tensor:
+    """The Moore-Penrose pseudo-inverse (..., n, m) of matrices (..., m, n).
+
+    rtol: singular values below `rtol` times the largest count as 0: a number, or a Tensor with one for each matrix
+    (...); max(m, n) * eps by default. The gradient holds where the rank does not change.
+    """
+    if not isinstance(rtol, Tensor):
+        return tensors.pinv(asarray(x), rtol=rtol)
+    u, values, vh = tensors.svd(asarray(x), full_matrices=False)
+    kept = _counts(values, rtol)
+    inverse = tensors.where(kept, 1 / tensors.where(kept, values, 1), 0)
+    return tensors.conj(vh).mT @ (inverse[..., None] * tensors.conj(u).mT)
+
+
+def _counts(values: Tensor, rtol: Tensor) -> Tensor:
+    """Which singular values (..., k), in descending order, count as more than 0."""
+    return values > rtol[..., None] * values[..., :1]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 
-
 from agog.array import device as devices
 from agog.array import dtypes
 from agog.array.dtypes import default_float, set_default_float
 from agog.dispatch import operand, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, DTypeError
+from agog.ops import axes as axis_rules
 from agog.tensor import Tensor, asarray
 
-__all__ = ["arange", "astype", "can_cast", "default_float", "empty", "empty_like", "eye", "finfo", "from_dlpack",
-           "from_numpy", "full", "full_like", "iinfo", "is_tensor", "isdtype", "linspace", "logspace", "manual_seed", "ones",
-           "ones_like", "permute_dims", "reshape", "result_type", "set_default_float", "tensor", "tri", "zeros", "zeros_like"]
+__all__ = ["arange", "astype", "broadcast_shapes", "can_cast", "default_float", "empty", "empty_like", "eye", "finfo",
+           "from_dlpack", "from_numpy", "full", "full_like", "iinfo", "is_tensor", "isdtype", "linspace", "logspace",
+           "manual_seed", "ones", "ones_like", "permute_dims", "reshape", "result_type", "set_default_float", "tensor",
+           "tri", "zeros", "zeros_like"]
 
 
 def _placed(t: Any, device: Any, requires_grad: bool) -> Tensor:
@@ -31,24 +32,24 @@ def _dtype(dtype: Any) -> Any:
     return None if dtype is None else dtypes.dtype(dtype)
 
 
-def _shape(shape: tuple) -> Any:
+def _shape(shape: Any, sizes: tuple) -> Any:
     """`zeros(2, 3)` as well as `zeros((2, 3))`."""
-    return shape[0] if len(shape) == 1 else shape
+    return (shape, *sizes) if sizes else shape
 
 
-def zeros(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros(shape: Any, *sizes: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A Tensor of zeros: `zeros((2, 3))` or `zeros(2, 3)`; float32 by default."""
-    return _placed(tensors.zeros(_shape(shape), _dtype(dtype)), device, requires_grad)
+    return _placed(tensors.zeros(_shape(shape, sizes), _dtype(dtype)), device, requires_grad)
 
 
-def ones(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(shape: Any, *sizes: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A Tensor of ones: `ones((2, 3))` or `ones(2, 3)`; float32 by default."""
-    return _placed(tensors.ones(_shape(shape), _dtype(dtype)), device, requires_grad)
+    return _placed(tensors.ones(_shape(shape, sizes), _dtype(dtype)), device, requires_grad)
 
 
-def empty(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty(shape: Any, *sizes: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A Tensor whose elements are whatever the memory held."""
-    return _placed(tensors.empty(_shape(shape), _dtype(dtype)), device, requires_grad)
+    return _placed(tensors.empty(_shape(shape, sizes), _dtype(dtype)), device, requires_grad)
 
 
 def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -77,7 +78,9 @@ def empty_like(x: Any, /, *, dtype: Any = None, device: Any = None) -> Tensor:
 def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None, device: Any = None) -> Tensor:
     """A Tensor of x's shape with every element `fill_value`."""
     base = _like(tensors.zeros_like, x, dtype, device)
-    return base + tensors.astype(fill_value, base.dtype)
+    if isinstance(fill_value, Tensor):
+        return base + fill_value.astype(base.dtype)
+    return _placed(tensors.full(base.shape, fill_value, base.dtype), base.device, False)
 
 
 def _like(fn: Any, x: Any, dtype: Any, device: Any) -> Tensor:
@@ -99,7 +102,8 @@ def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None,
     return _placed(tensors.arange(start, stop, step, _dtype(dtype)), device, False)
 
 
-def linspace(start: Any, stop: Any, /, num: int, *, dtype: Any = None, device: Any = None, endpoint: bool = True) -> Tensor:
+def linspace(start: Any, stop: Any, /, num: int, *, dtype: Any = None, device: Any = None,
+             endpoint: bool = True) -> Tensor:
     """`num` evenly spaced numbers from `start` to `stop`, which is included unless endpoint=False."""
     a, b = (x.item() if isinstance(x, Tensor) else x for x in (start, stop))
     return _placed(tensors.linspace(a, b, num, dtype=_dtype(dtype), endpoint=endpoint), device, False)
@@ -178,18 +182,25 @@ def result_type(*arrays_and_dtypes: Any) -> Any:
     return found
 
 
+def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:
+    """The common shape of arrays of these shapes. Raises ShapeError when there is none."""
+    return axis_rules.broadcast("broadcast_shapes", *[axis_rules.shape("broadcast_shapes", s) for s in shapes])
+
+
+_HOLDS = {"b": "b", "i": "biu", "u": "bu", "f": "bf", "c": "bfc"}
+
+
 def can_cast(from_: Any, to: Any, /) -> bool:
     """True when every value of dtype (or Tensor) `from_` fits into `to` by the promotion rules."""
     a = from_.dtype if isinstance(from_, Tensor) else dtypes.dtype(from_)
     b = dtypes.dtype(to)
     try:
-        return dtypes.promote(a, b) == b and dtypes.kind(a) in {"b": "b", "i": "biu", "u": "bu", "f": "bfiu", "c": "bfciu"}[
-            dtypes.kind(b)] and not (dtypes.kind(a) in "iu" and dtypes.kind(b) in "fc")
+        return dtypes.promote(a, b) == b and dtypes.kind(a) in _HOLDS[dtypes.kind(b)]
     except DTypeError:
         return False
 
 
-class finfo:  # noqa: N801 - the standard's name
+class finfo:
     """Limits of a floating dtype: bits, eps, max, min, smallest_normal, dtype (of the real part for complex)."""
 
     def __init__(self, type: Any, /):
@@ -210,7 +221,7 @@ class finfo:  # noqa: N801 - the standard's name
         return f"finfo(dtype={self.dtype}, eps={self.eps}, max={self.max}, smallest_normal={self.smallest_normal})"
 
 
-class iinfo:  # noqa: N801
+class iinfo:
     """Limits of an integer dtype: bits, max, min, dtype."""
 
     def __init__(self, type: Any, /):
@@ -257,7 +268,7 @@ def permute_dims(x: Any, /, axes: Any) -> Tensor:
     return tensors.permute_dims(x, tuple(axes))
 
 
-class __array_namespace_info__:  # noqa: N801
+class __array_namespace_info__:
     """What this namespace offers, as the Array API's inspection functions tell it."""
 
     __module__ = "agog"
@@ -270,14 +281,14 @@ class __array_namespace_info__:  # noqa: N801
         """Where creation functions put their results."""
         return devices.CPU
 
-    def devices(self) -> list[str]:
+    def devices(self) -> tuple[str, ...]:
         """The devices that there are."""
-        return devices.available()
+        return tuple(devices.available())
 
     def default_dtypes(self, *, device: Any = None) -> dict[str, Any]:
         """The dtypes of Python numbers."""
-        return {"real floating": default_float(), "complex floating": dtypes.default_complex(), "integral": dtypes.int64,
-                "indexing": dtypes.int64}
+        return {"real floating": default_float(), "complex floating": dtypes.default_complex(),
+                "integral": dtypes.int64, "indexing": dtypes.int64}
 
     def dtypes(self, *, device: Any = None, kind: Any = None) -> dict[str, Any]:
         """All dtypes of the standard, or those of a kind."""

@@ -556,7 +556,7 @@ def _rebuild(cls: type, data: np.ndarray, requires_grad: bool) -> Tensor:
     return out.requires_grad_() if requires_grad else out
 
 
-_WITH_DTYPE = {"sum", "prod", "mean", "cumulative_sum", "cumulative_prod"}
+_WITH_DTYPE = {"sum", "prod", "mean", "cumulative_sum", "cumulative_prod", "trace"}
 
 
 def public(name: str) -> Callable[..., Any]:

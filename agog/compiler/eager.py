@@ -27,7 +27,9 @@ _worker: threading.Thread | None = None
 
 def _lowered() -> dict[Any, Op]:
     """Rows whose computation is one ufunc and that know how to be compiled."""
-    return {op.raw: op for op in TABLE.values() if op.elementwise and op.lower is not None and isinstance(op.raw, np.ufunc)}
+    rows = [op for op in TABLE.values() if op.elementwise and op.lower is not None]
+    ufuncs = [getattr(np, getattr(op.impl, "ufunc", ""), op.raw) for op in rows]
+    return {ufunc: op for ufunc, op in zip(ufuncs, rows) if isinstance(ufunc, np.ufunc)}
 
 
 _rows = _lowered()

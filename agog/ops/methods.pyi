@@ -186,8 +186,8 @@ class Methods:
     def bitwise_xor(self, y: Array, /) -> Tensor:
         """`x ^ y`, bit by bit."""
 
-    def broadcast_arrays(self, *arrays: Array) -> list[Tensor]:
-        """The arrays stretched to their common shape: a list. Raises ShapeError."""
+    def broadcast_arrays(self, *arrays: Array) -> tuple[Tensor, ...]:
+        """The arrays stretched to their common shape: a tuple. Raises ShapeError."""
 
     def broadcast_to(self, shape: int | Sequence[int]) -> Tensor:
         """`x` stretched to `shape` by NumPy's broadcasting rules. Raises ShapeError."""
@@ -786,8 +786,8 @@ class Methods:
     def median(self, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
         """The middle element over `axis`, or the mean of the two in the middle (as NumPy; PyTorch takes the lower)."""
 
-    def meshgrid(self, *arrays: Array, indexing: str = 'xy') -> list[Tensor]:
-        """The coordinates of a grid: a list with one array for each of the 1-d `arrays`.
+    def meshgrid(self, *arrays: Array, indexing: str = 'xy') -> tuple[Tensor, ...]:
+        """The coordinates of a grid: a tuple with one array for each of the 1-d `arrays`.
 
         indexing: "ij" for shapes (n0, n1, ...), "xy" for (n1, n0, ...).
         """
@@ -1207,7 +1207,7 @@ class Methods:
     ) -> tuple[Tensor, Tensor]:
         """The `k` largest (or smallest) elements along `axis`, best first, and their int64 indices: a pair."""
 
-    def trace(self, offset: Any = 0) -> Tensor:
+    def trace(self, /, offset: Any = 0, dtype: DType | None = None) -> Tensor:
         """The sum along the diagonal `offset` of matrices (..., m, n)."""
 
     def triangular_solve(self, b: Array, lower: builtins.bool = True, unit_diagonal: builtins.bool = False) -> Tensor:

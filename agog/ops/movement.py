@@ -99,9 +99,9 @@ def sum_to(xp, x, shape):
 
 @composite
 def broadcast_arrays(xp, *arrays):
-    """The arrays stretched to their common shape: a list. Raises ShapeError."""
+    """The arrays stretched to their common shape: a tuple. Raises ShapeError."""
     shape = ax.broadcast("broadcast_arrays", *[x.shape for x in arrays])
-    return [x if x.shape == shape else xp.broadcast_to(x, shape) for x in arrays]
+    return tuple(x if x.shape == shape else xp.broadcast_to(x, shape) for x in arrays)
 
 
 # ------------------------------------------------------------------------------------------------------ order of axes
@@ -359,7 +359,7 @@ def repeat(xp, x, repeats, axis=None):
 
 @composite
 def meshgrid(xp, *arrays, indexing="xy"):
-    """The coordinates of a grid: a list with one array for each of the 1-d `arrays`.
+    """The coordinates of a grid: a tuple with one array for each of the 1-d `arrays`.
 
     indexing: "ij" for shapes (n0, n1, ...), "xy" for (n1, n0, ...).
     """
@@ -378,7 +378,7 @@ def meshgrid(xp, *arrays, indexing="xy"):
     for i, x in enumerate(arrays):
         line = tuple(sizes[i] if j == order.index(i) else 1 for j in range(n))
         out.append(xp.broadcast_to(xp.reshape(x, line), shape))
-    return out
+    return tuple(out)
 
 
 # --------------------------------------------------------------------------------------------------------- diagonals

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from agog.array import large
 from agog.ops.row import elementwise
 
 _LN2, _LN10 = math.log(2), math.log(10)
@@ -39,8 +40,25 @@ exp = elementwise("exp(x) -> y", **_float, vjp={"x": lambda xp, g, y: g * y}, lo
                   domain=(-3, 3), doc="The exponential function.")
 exp2 = elementwise("exp2(x) -> y", **_float, vjp={"x": lambda xp, g, y: g * y * _LN2}, lower=lambda k, x: k.exp2(x),
                    domain=(-3, 3), doc="`2 ** x`.")
-expm1 = elementwise("expm1(x) -> y", **_float, vjp={"x": lambda xp, g, y: g * y + g}, lower=lambda k, x: k.expm1(x),
-                    domain=(-2, 2), doc="`exp(x) - 1`, accurate near 0.")
+
+
+def _expm1(np: Any, x: Any) -> Any:
+    """The standard says what infinities and nan give; for complex numbers NumPy has it in exp, but not in expm1."""
+    if x.dtype.kind != "c":
+        return np.expm1(x) if x.size < large.THRESHOLD else large.unary(np.expm1, x)
+    y = np.asarray(np.expm1(x))
+    finite = np.isfinite(x)
+    if not finite.all():
+        y = np.where(finite, y, np.exp(x) - 1)
+    y.real += 0  # of -0 too the result is 0
+    return y
+
+
+_expm1.ufunc = "expm1"  # type: ignore[attr-defined]
+
+
+expm1 = elementwise("expm1(x) -> y", _expm1, **_float, vjp={"x": lambda xp, g, y: g * y + g},
+                    lower=lambda k, x: k.expm1(x), domain=(-2, 2), doc="`exp(x) - 1`, accurate near 0.")
 log = elementwise("log(x) -> y", **_float, vjp={"x": lambda xp, g, x: g / x}, lower=lambda k, x: k.log(x),
                   domain=(0.3, 3), doc="The natural logarithm; -inf at 0, nan for negative real `x`.")
 log1p = elementwise("log1p(x) -> y", **_float, vjp={"x": lambda xp, g, x: g / (x + 1)}, lower=lambda k, x: k.log1p(x),
