@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import agog as ag
+from agog import config
 from agog.dispatch import tensors as xp
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
 from agog.ops import attention as module
@@ -73,6 +74,27 @@ def test_causal(rng, rows, columns):
     mask = np.where(np.tri(rows, columns, dtype=bool), 0, -np.inf)
     close(xp.scaled_dot_product_attention(*map(ag.asarray, (q, k, v)), is_causal=True, scale=0.3),
           plain(q, k, v, mask, 0.3))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_long_sequences_go_by_pieces(rng, threads):
+    """Sizes at which products are cut, with something left over."""
+    q, k, v = rng.standard_normal((3, 130, 64)), *rng.standard_normal((2, 3, 301, 64))
+    g, m = rng.standard_normal((3, 130, 64)), rng.standard_normal((130, 301))
+    old = config.num_threads
+    try:
+        config.set_num_threads(threads)
+        a = [ag.asarray(x, requires_grad=True) for x in (q, k, v, m)]
+        y = xp.scaled_dot_product_attention(*a)
+        (y * ag.asarray(g)).sum().backward()
+    finally:
+        config.set_num_threads(old)
+    close(y, plain(q, k, v, m), 1e-11)
+    h = 1e-6
+    for i, x in enumerate((q, k, v, m)):
+        d = rng.standard_normal(x.shape)
+        two = [plain(*[y + s * h * d if j == i else y for j, y in enumerate((q, k, v, m))]) for s in (1, -1)]
+        np.testing.assert_allclose((a[i].grad.numpy() * d).sum(), ((two[0] - two[1]) * g).sum() / (2 * h), rtol=1e-5)
 
 
 def test_rows_that_may_attend_to_nothing():

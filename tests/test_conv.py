@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from agog import config
 from agog.errors import ArgumentError, ShapeError
 from agog.ops import conv as module
 from agog.ops.namespaces import raw
@@ -81,6 +82,41 @@ def test_block_sizes_do_not_matter(rng, case, monkeypatch):
         monkeypatch.setattr(module, "_FEW", few)
         for a, b in zip(want, rows()):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("case", [((9, 8, 33, 31), (16, 8, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+                                  ((5, 4, 41, 37), (64, 4, 5, 5), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+                                  ((3, 8, 300), (40, 4, 9), (1,), ((4, 4),), (1,), 2),
+                                  ((2, 3, 150, 160), (8, 3, 7, 7), (1, 1), ((3, 3), (3, 3)), (1, 1), 1)], ids=str)
+def test_large_ones_go_by_pieces(rng, case, threads):
+    """Sizes at which products are cut and shared out, with something left over; 2 MiB of patches for one sample."""
+    xs, ws, *statics = case
+    x, w = rng.standard_normal(xs), rng.standard_normal(ws)
+    old = config.num_threads
+    try:
+        config.set_num_threads(threads)
+        y = raw.conv(x, w, None, *statics)
+        g = rng.standard_normal(y.shape)
+        dx, dw = raw.conv_input_grad(g, w, xs[2:], *statics), raw.conv_weight_grad(x, g, ws[2:], *statics)
+    finally:
+        config.set_num_threads(old)
+    at = (1, 5, *(n // 2 for n in y.shape[2:]))
+    np.testing.assert_allclose(y[at], plain_point(x, w, at, statics[1]), rtol=1e-11)
+    np.testing.assert_allclose(y[(-1, -1) + (-1,) * (len(xs) - 2)], plain_point(
+        x, w, (xs[0] - 1, ws[0] - 1, *(n - 1 for n in y.shape[2:])), statics[1]), rtol=1e-11)
+    want = (y * g).sum()
+    np.testing.assert_allclose((dx * x).sum(), want, rtol=1e-9)
+    np.testing.assert_allclose((dw * w).sum(), want, rtol=1e-9)
+
+
+def plain_point(x, w, at, padding):
+    """One element of a convolution of stride 1 without dilation, whose groups follow from the shapes."""
+    n, o, *p = at
+    cg = w.shape[1]
+    group = o // (w.shape[0] // (x.shape[1] // cg))
+    part = np.pad(x[n, group * cg:(group + 1) * cg], ((0, 0), *padding))
+    return (part[(slice(None), *(slice(i, i + k) for i, k in zip(p, w.shape[2:])))] * w[o]).sum()
 
 
 def test_noncontiguous_inputs(rng):

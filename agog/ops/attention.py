@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
-from agog.ops.blocks import BLOCK, fresh, in_float32
+from agog.ops.blocks import BLOCK, WORTH_THREADS, fresh, in_float32, share, small_product
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
 
@@ -27,12 +27,36 @@ def _merge(x):
     return np.ascontiguousarray(x).reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
 
 
+def _transposed(x):
+    """(B, S, E) -> (B, E, S), copied: see `small_product`."""
+    return np.ascontiguousarray(x.swapaxes(1, 2))
+
+
+def _product(a, b, out):
+    """out = a @ b for stacks of matrices, in pieces of rows that each take one thread."""
+    (_, rows, k), columns = a.shape, b.shape[2]
+    step = small_product() // max(1, k * columns)
+    if step >= rows or step < 16:
+        return np.matmul(a, b, out=out)
+    step = -(-rows // -(-rows // step))
+    whole = rows // step * step
+    np.matmul(_piece(a[:, :whole], step), b[:, None], out=_piece(out[:, :whole], step))
+    if whole < rows:
+        np.matmul(a[:, whole:], b, out=out[:, whole:])
+    return out
+
+
+def _piece(x, step):
+    return x.reshape(x.shape[0], x.shape[1] // step, step, x.shape[2])
+
+
 class _Blocks:
     """Blocks of heads whose scores stay in the cache, and the masks that belong to them."""
 
     def __init__(self, xs, is_causal, scale):
         q, k, v, *mask = xs
         self.q, self.k, self.v = _merge(q), _merge(k), _merge(v)
+        self.kt = _transposed(self.k)
         self.scale = scale
         (self.heads, self.rows, _), self.columns = self.q.shape, self.k.shape[1]
         size = self.rows * self.columns
@@ -48,9 +72,10 @@ class _Blocks:
         elif is_causal:
             self.mask, self.shared = _causal(np, self.rows, self.columns, q.dtype), True
 
-    def __iter__(self):
-        for i in range(0, self.heads, self.step):
-            yield slice(i, min(i + self.step, self.heads))
+    def share(self, run):
+        """run(blocks of heads) on the threads that are worth it."""
+        blocks = [slice(i, min(i + self.step, self.heads)) for i in range(0, self.heads, self.step)]
+        share(blocks, run, self.q.size * self.columns > WORTH_THREADS)
 
     def weights(self, at, buffer):
         """Unnormalised attention weights of some heads, in `buffer`, and their sums: (n, L, S), (n, L, 1).
@@ -58,7 +83,7 @@ class _Blocks:
         A row with everything masked gets zeros.
         """
         q = self.q[at] * self.scale
-        s = np.matmul(q, self.k[at].swapaxes(1, 2), out=buffer[:q.shape[0]])
+        s = _product(q, self.kt[at], buffer[:q.shape[0]])
         if self.mask is not None:
             s += self.mask if self.shared else self.mask[at]
         top = np.maximum.reduce(s, 2, None, None, True)
@@ -81,11 +106,15 @@ def _attention(np, *args):
     y = fresh(np, shape, q.dtype)
     blocks = _Blocks(xs, is_causal, scale)
     out = y.reshape(blocks.heads, blocks.rows, -1)
-    buffer = np.empty((blocks.step, blocks.rows, blocks.columns), q.dtype)
-    for at in blocks:
-        _, s, total = blocks.weights(at, buffer)
-        part = np.matmul(s, blocks.v[at], out=out[at])
-        part /= total
+
+    def run(todo):
+        buffer = np.empty((blocks.step, blocks.rows, blocks.columns), q.dtype)
+        for at in todo:
+            _, s, total = blocks.weights(at, buffer)
+            part = _product(s, blocks.v[at], out[at])
+            part /= total
+
+    blocks.share(run)
     return y
 
 
@@ -97,27 +126,31 @@ def _attention_grad(g, xs, y, is_causal, scale):
     blocks = _Blocks(xs, is_causal, scale)
     gs, ys = _merge(g), _merge(y)
     dq, dk, dv = (fresh(np, x.shape, x.dtype) for x in (blocks.q, blocks.k, blocks.v))
-    shape = (blocks.step, blocks.rows, blocks.columns)
-    buffer, slopes = np.empty(shape, y.dtype), np.empty(shape, y.dtype)
-    dmask = None
-    if len(xs) > 3:
-        dmask = np.zeros_like(blocks.mask) if blocks.shared else np.empty_like(blocks.mask, shape=(
-            blocks.heads, blocks.rows, blocks.columns))
-    for at in blocks:
-        q, p, total = blocks.weights(at, buffer)
-        p /= total
-        part = gs[at]
-        np.matmul(p.swapaxes(1, 2), part, out=dv[at])
-        ds = np.matmul(part, blocks.v[at].swapaxes(1, 2), out=slopes[:p.shape[0]])
-        ds -= np.vecdot(part, ys[at])[:, :, None]
-        ds *= p
-        if dmask is not None:
-            if blocks.shared:
-                dmask += _fold(np.add.reduce(ds, 0), dmask.shape)
-            else:
+    vt = _transposed(blocks.v)
+    dmask, shared = None, {}
+    if len(xs) > 3 and not blocks.shared:
+        dmask = np.empty((blocks.heads, blocks.rows, blocks.columns), y.dtype)
+
+    def run(todo):
+        buffer, slopes = np.empty((2, blocks.step, blocks.rows, blocks.columns), y.dtype)
+        for at in todo:
+            q, p, total = blocks.weights(at, buffer)
+            p /= total
+            part = gs[at]
+            _product(p.swapaxes(1, 2), part, dv[at])
+            ds = _product(part, vt[at], slopes[:p.shape[0]])
+            ds -= np.vecdot(part, ys[at])[:, :, None]
+            ds *= p
+            if dmask is not None:
                 dmask[at] = ds
-        np.matmul(ds, blocks.k[at], out=dq[at])
-        np.matmul(ds.swapaxes(1, 2), q, out=dk[at])
+            elif len(xs) > 3:
+                shared[at.start] = _fold(np.add.reduce(ds, 0), blocks.mask.shape)
+            _product(ds, blocks.k[at], dq[at])
+            _product(ds.swapaxes(1, 2), q, dk[at])
+
+    blocks.share(run)
+    if shared:
+        dmask = np.add.reduce([shared[i] for i in sorted(shared)], 0)
     dq *= scale
     found = [dq.reshape(xs[0].shape), dk.reshape(xs[1].shape), dv.reshape(xs[2].shape)]
     if dmask is not None:

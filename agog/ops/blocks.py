@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,21 @@ BLOCK = 1 << 16
 def fresh(np_like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     """An uninitialised array for a result: in reused memory where it is large, because fresh pages are dear."""
     return large.empty(shape, dtype) if np_like is np else np_like.empty(shape, dtype)
+
+
+@lru_cache(maxsize=1)
+def small_product() -> int:
+    """Multiplications up to which OpenBLAS computes a matrix product in the calling thread.
+
+    Larger ones wake and wait for its own threads, which is slow when another process holds a core. With AVX-512 it has
+    kernels for small matrices (not for a transposed right factor); otherwise its general threshold holds.
+    """
+    simd = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
+    return 1_000_000 if any(f == "X86_V4" or f.startswith("AVX512") for f in simd) else 65536 * 4
+
+
+WORTH_THREADS = 1 << 21
+"""Multiplications from which sharing out products over threads is worth the trouble."""
 
 
 def over_rows(rows: int, row_size: int, work: Callable[[int, int], Any]) -> None:

@@ -15,13 +15,11 @@ from math import prod
 from operator import index
 
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
-from agog.ops.blocks import fresh, share
+from agog.ops.blocks import WORTH_THREADS, fresh, share, small_product
 from agog.ops.row import Op, composite
 
 _BLOCK_BYTES = 1 << 20  # of patches at a time: half of a typical L2 cache
 _FEW = 64  # positions below which one product takes the patches of many samples
-_SMALL = 1_000_000  # multiplications up to which OpenBLAS computes a product in the calling thread
-_WORTH = 1 << 21  # multiplications from which threads are worth their trouble
 
 
 def _outer_sizes(sizes, kernel, stride, padding, dilation):
@@ -92,7 +90,7 @@ def _cut(points, work):
 
     Such products run side by side on our threads, together with the building of their patches.
     """
-    parts = -(-points * work // _SMALL)
+    parts = -(-points * work // small_product())
     columns = -(-points // max(1, parts))
     return columns if columns >= min(points, 24) else 0
 
@@ -151,7 +149,7 @@ def _conv(np, x, w, b, stride, padding, dilation, groups):
                 if b is not None:
                     part += b.reshape(groups, og, 1)
 
-        share(plan.blocks(), run, n * o * depth * points > _WORTH)
+        share(plan.blocks(), run, n * o * depth * points > WORTH_THREADS)
     elif points < _FEW and groups == 1:
         for block, where, cols in plan.patches(x, True, plan.blocks()):
             part = np.matmul(wm, cols.reshape(depth, -1))
@@ -232,7 +230,7 @@ def _scatter_patches(np, g, w, shape, stride, padding, dilation, groups):
                 target[where] += parts[at]
             x[i:i + m] = target[inner]
 
-    share(range(0, n, block), run, bool(columns) and n * o * cg * taps * points > _WORTH)
+    share(range(0, n, block), run, bool(columns) and n * o * cg * taps * points > WORTH_THREADS)
     return x
 
 
@@ -263,7 +261,7 @@ def _conv_weight_grad(np, x, g, kernel, stride, padding, dilation, groups):
                 sums[block.start, where.start] = _summed_products(
                     np, gs, cols.reshape(gs.shape[:2] + (-1, gs.shape[-1])), min(columns, gs.shape[-1]))
 
-        share(plan.blocks(), run, n * o * cg * plan.taps * points > _WORTH)
+        share(plan.blocks(), run, n * o * cg * plan.taps * points > WORTH_THREADS)
         for key in sorted(sums):
             total += sums[key]
         return total.reshape(shape)
