@@ -35,6 +35,8 @@ class DataLoader:
                 raise ArgumentTypeError(f"DataLoader({name}={value!r}): give a whole number")
             if value < least:
                 raise ArgumentError(f"DataLoader({name}={value}): give a whole number of at least {least}")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 64):
+            raise ArgumentError(f"DataLoader(seed={seed!r}): give a whole number from 0 to 2**64 - 1, or None")
         self.dataset, self.batch_size, self.shuffle, self.drop_last = dataset, batch_size, shuffle, drop_last
         self.collate_fn, self.prefetch = collate_fn, prefetch
         self._access = access(dataset, "DataLoader")

@@ -92,18 +92,17 @@ class Module:
 
     def _locate(self, error: Any) -> None:
         """Note on an error that passes through which module it comes from: `encoder.0 (Linear)`."""
-        inner, path = getattr(error, "_module", (None, ""))
+        inner, path, kind, note = getattr(error, "_module", (None, "", type(self).__name__, ""))
         if inner is not None:
             name = next((n for n, m in self.named_children() if m is inner), None)
             if name is None:
                 return
-            error.__notes__.pop()
             path = f"{name}.{path}" if path else name
-            where, _, kind = error._where
-        else:
-            kind = type(self).__name__
-        error._module, error._where = (self, path), (path, "", kind)
-        error.add_note(f"    in {path or 'module'} ({kind})" + (f" of {type(self).__name__}" if path else ""))
+            if note in error.__notes__:
+                error.__notes__.remove(note)
+        note = f"    in {path or 'module'} ({kind})" + (f" of {type(self).__name__}" if path else "")
+        error._module = (self, path, kind, note)
+        error.add_note(note)
 
     # ---------------------------------------------------------------------------------------------- attributes
     def __setattr__(self, name: str, value: Any) -> None:

@@ -57,6 +57,7 @@ def trunc_normal_(t: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.
 
 def constant_(t: Tensor, value: float) -> Tensor:
     """All elements `value`."""
+    _wide(t)
     return _set(t, ag.full(t.shape, value, dtype=t.dtype, device=t.device))
 
 

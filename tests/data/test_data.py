@@ -237,6 +237,7 @@ def test_tensors_are_not_copied_when_cut_in_order():
     (lambda: DataLoader(Y, 0), errors.ArgumentError, "batch_size=0"),
     (lambda: DataLoader(Y, 2.0), errors.ArgumentTypeError, "batch_size=2.0"),
     (lambda: DataLoader(Y, prefetch=-1), errors.ArgumentError, "prefetch=-1"),
+    (lambda: DataLoader(Y, seed=-1), errors.ArgumentError, "seed=-1"),
     (lambda: DataLoader(3), errors.ArgumentTypeError, "a int is no dataset"),
     (lambda: DataLoader(np.array(1.0)), errors.ShapeError, "no axes"),
     (lambda: DataLoader((X, Y[:9])), errors.ShapeError, "10, 9 rows"),

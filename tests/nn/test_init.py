@@ -91,6 +91,7 @@ def test_gains():
 
 @pytest.mark.parametrize(("act", "error", "text"), [
     (lambda: init.uniform_(3), errors.ArgumentTypeError, "give a Tensor"),
+    (lambda: init.zeros_([1.0]), errors.ArgumentTypeError, "give a Tensor, not a list"),
     (lambda: init.uniform_(empty(1), 2.0, 1.0), errors.ArgumentError, "larger than"),
     (lambda: init.normal_(empty(1), 0.0, -1.0), errors.ArgumentError, "negative"),
     (lambda: init.trunc_normal_(empty(1), a=1.0, b=0.0), errors.ArgumentError, "a < b"),
