@@ -50,7 +50,7 @@ def own(t: Tensor) -> np.ndarray:
 class Optimizer:
     """The base class. An optimizer changes the parameters it was given by the gradients in their `.grad`.
 
-    params    Tensors, (name, Tensor) pairs, a dict of Tensors, or dicts {"params": ..., hyper-parameters of this group ...}
+    params    Tensors, (name, Tensor) pairs, a dict of Tensors, or dicts {"params": ..., settings of this group ...}
     defaults  hyper-parameters for groups that do not say otherwise
 
     A subclass defines `_init`, `_update`, and for speed `_moments`, `_constants` and `_kernel`.
