@@ -2,7 +2,7 @@
 
 import hypothesis.strategies as st
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 
 from agog.array import dtypes
 from agog.errors import AgogError
@@ -35,7 +35,12 @@ def programs(draw, floats=False, steps=14):
                 continue
             values += new if isinstance(new, tuple) else (new,)
     outs = [values[i] for i in draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=3))]
-    return b.build([*outs, values[-1]])
+    graph = b.build([*outs, values[-1]])
+    try:
+        outputs(graph, arguments(graph, 0))
+    except AgogError:  # the largest of nothing
+        assume(False)
+    return graph
 
 
 def pick(draw, values):
