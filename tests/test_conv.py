@@ -77,9 +77,12 @@ def test_block_sizes_do_not_matter(rng, case, monkeypatch):
     rows = (lambda: (raw.conv(x, w, None, *statics), raw.conv_input_grad(g, w, xs[2:], *statics),
                      raw.conv_weight_grad(x, g, ws[2:], *statics)))
     want = rows()
-    for size, few in ((1, 64), (1000, 0), (3000, 10 ** 9)):
+    million = 10 ** 6
+    for size, few, small in ((1, 64, 1), (1000, 0, million), (3000, million, million), (million, 0, 1),
+                             (million, 0, 3000)):
         monkeypatch.setattr(module, "_BLOCK_BYTES", size)
         monkeypatch.setattr(module, "_FEW", few)
+        monkeypatch.setattr(module, "small_product", lambda small=small: small)
         for a, b in zip(want, rows()):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
