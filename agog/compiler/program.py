@@ -32,13 +32,14 @@ _REUSED = 1 << 18  # bytes from which results are made in memory that was used b
 _KEPT = 2  # arrays kept for each result
 
 
-def compile(graph, target=None, threads=True):
+def compile(graph, target=None, threads=True, profile=False):
     """A Program that computes `graph`.
 
     target   a `targets.Target`; this machine by default
     threads  whether large loops may be shared out to the pool
+    profile  count the cycles of each step: `program.profile()`
     """
-    return Program(graph, target or targets.host(), threads)
+    return Program(graph, target or targets.host(), threads, profile)
 
 
 class Reused:
@@ -66,7 +67,8 @@ class Program:
     `failed` of a GuardFailed (an attribute `position`) is the number of the graph's node that did not hold.
     """
 
-    def __init__(self, graph: Graph, target, threads=True):
+    def __init__(self, graph: Graph, target, threads=True, profile=False):
+        self._profile = profile
         self.graph, self.target = graph, target
         start = perf_counter()
         lowering = Lowering(target)
@@ -111,7 +113,7 @@ class Program:
         self._runs, self._segments = [], []
         for r in runs:
             if isinstance(r, list):
-                segment = Segment(self.target, lowering.functions, needed, links, threads)
+                segment = Segment(self.target, lowering.functions, needed, links, threads, self._profile)
                 roots = dict.fromkeys(root for u in r for root in self._roots(u, needed, links))
                 arrays = [root for root in slots if root in roots]
                 constants = [root for root in roots if isinstance(root, Buffer) and root.data is not None]
@@ -281,6 +283,20 @@ class Program:
             name = "copy" if island.node is None else island.node.op.name
             lines.append(f"island: {name}: {island.why}")
         return "\n".join(lines)
+
+    def profile(self):
+        """Where the native steps spent their time so far, the dearest first; for a program compiled with profile=True."""
+        rows = {}
+        for s in self._segments:
+            for (name, u, code, parallel), n in zip(s.notes, s.cycles()):
+                what = repr(u) if isinstance(u, Group) else f"{type(u).__name__.lower()} {[v.shape for v in u.inputs]}"
+                row = rows.setdefault((name, what, parallel), [0, 0, code])
+                row[0] += n
+                row[1] += 1
+        total = sum(r[0] for r in rows.values()) or 1
+        return "\n".join(f"{100 * n / total:5.1f} %  {times:3d} x {name}: {what}{', shared out' if parallel else ''}"
+                         + (f", lanes {code.lanes} x {code.unroll}, axis {code.vector}, passes {code.passes}" if code else "")
+                         for (name, what, parallel), (n, times, code) in sorted(rows.items(), key=lambda i: -i[1][0]))
 
     def code(self, form="loops"):
         """The text of the native parts: "loops", "llvm" or "asm"."""

@@ -312,15 +312,16 @@ def _in_order(units):
 
 
 def nest_of(g, needed, found):
-    """(Nest, roots of its arguments) of a group."""
+    """(Nest, its arguments) of a group: an argument is (root, offset), so that nests at other offsets are the same."""
     exprs, args, memo, leaf = [], [], {}, {}
     numbers = {}
 
-    def arg(root):
-        if root not in numbers:
-            numbers[root] = len(args)
-            args.append(root)
-        return numbers[root]
+    def arg(root, offset=0):
+        key = root, offset
+        if key not in numbers:
+            numbers[key] = len(args)
+            args.append(key)
+        return numbers[key]
 
     def emit(*e):
         if e not in leaf:
@@ -346,7 +347,7 @@ def nest_of(g, needed, found):
         if isinstance(root, Coord):
             at = next((place[i] for i, a in enumerate(link.axes) if a == root.axis), None)
             return emit("coord", "int64", at) if at is not None else emit("const", "int64", 0, "0")
-        return emit("load", root.dtype, arg(root), link.offset, spread(link.strides, place))
+        return emit("load", root.dtype, arg(root, link.offset), 0, spread(link.strides, place))
 
     for v in g.members:
         place = g.place[v]
@@ -374,11 +375,11 @@ def nest_of(g, needed, found):
         reduced = g.reduced or set()
         each = bool(set(p for p in g.place[v] if p is not None) & reduced) or not reduced
         if isinstance(v, Part):
-            stores.append(Store(arg(v.target), v.offset, spread(v.strides, g.place[v]), memo[v], each))
+            stores.append(Store(arg(v.target, v.offset), 0, spread(v.strides, g.place[v]), memo[v], each))
         if v in needed:
             stores.append(Store(arg(v), 0, spread(contiguous(v.shape), g.place[v]), memo[v], each))
     reduced = tuple(a in (g.reduced or ()) for a in range(len(g.domain)))
-    return normalized(Nest(g.domain, reduced, tuple(a.dtype for a in args), tuple(exprs), tuple(stores))), args
+    return normalized(Nest(g.domain, reduced, tuple(a.dtype for a, _ in args), tuple(exprs), tuple(stores))), args
 
 
 def _number(c):

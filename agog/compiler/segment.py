@@ -32,10 +32,10 @@ _RELEASE = 1 << 21  # the same, from which the GIL is released
 class Segment:
     """Emits the function of `units`. `arrays` are the roots that are NumPy arrays, in the order of the arguments."""
 
-    def __init__(self, target, functions, needed, links, threads=True):
+    def __init__(self, target, functions, needed, links, threads=True, profile=False):
         self.target, self.functions, self.needed, self.links = target, functions, needed, links
         self.module = Module(target)
-        self.threads = threads
+        self.threads, self.profile = threads, profile
         self.names, self.work, self.texts, self.notes = {}, 0, [], []
         self.imports, self.keep = {}, []
 
@@ -68,14 +68,23 @@ class Segment:
         roots = {r: None for p in prepared for r in p[1]}
         for root in roots:
             pointer(root)
-        for emit, roots, fails in prepared:
+        if self.profile:
+            self.module.globals["cycles"] = f"@cycles = global [{max(1, len(prepared))} x i64] zeroinitializer"
+        for number, (emit, roots, fails) in enumerate(prepared):
+            before = self._clock() if self.profile else None
             emit([self.pointers[r] for r in roots])
+            if self.profile:
+                place = k.at(k.symbol("@cycles"), number, "int64")
+                k.store(k.add(k.load(place, "int64"), k.sub(self._clock(), before)), place)
             if fails:
                 seen = k.load(self.status, "int64")
                 self._leave_if(k.ne(seen, 0), seen)
         k.ret(k.const(0, "int64"))
         k.finish()
         self._builtin()
+
+    def _clock(self):
+        return self.k.call("llvm.readcyclecounter", "int64")
 
     def _leave_if(self, bad, code):
         k = self.k
@@ -107,8 +116,9 @@ class Segment:
         return self._guard(u)
 
     def _group(self, g):
-        nest, roots = nest_of(g, self.needed, self.links)
+        nest, places = nest_of(g, self.needed, self.links)
         if not nest.stores:
+            self.notes.append(("nothing", g, None, False))
             return (lambda pointers: None), [], False
         code = NestCode(self.target, nest, self.functions)
         parallel = self.threads and code.work >= _PARALLEL and code.split > 1
@@ -117,7 +127,11 @@ class Segment:
                               lambda name: code.emit(self.module, name, parallel), str(nest))
         self.notes.append((name, g, code, parallel))
 
+        roots = list(dict.fromkeys(root for root, _ in places))
+
         def emit(pointers):
+            at = dict(zip(roots, pointers))
+            pointers = [self.k.at(at[root], offset, root.dtype) for root, offset in places]
             arguments = [*pointers, self.k.const(0, "ptr") if self.status is None else self.status]
             if not parallel:
                 self.k.call_known(name, None, *arguments)
@@ -150,6 +164,7 @@ class Segment:
         x, y = step.inputs
         out = step.outputs[0]
         if not out.size:
+            self.notes.append(("nothing", step, None, False))
             return (lambda pointers: None), [], False
         *lead, m, n = out.shape
         depth = x.shape[-1]
@@ -378,12 +393,16 @@ class Segment:
         return k.op(f"call ptr (ptr, ...) @Py_BuildValue(ptr {self.module.string('')})", "ptr")
 
     # ------------------------------------------------------------------------------------------------ loading
+    def cycles(self):
+        """Cycles of each step so far, when profiled."""
+        return list((ctypes.c_int64 * len(self.notes)).from_address(self.loaded["cycles"]))
+
     def load(self):
         """The builtin as a Python callable over the arrays."""
         imports = dict(self.imports)
         if pool.SYMBOL in self.module.declarations:
             imports |= pool.imports()
-        code = jit.load(self.module, ["builtin"], imports, self.keep)
+        code = self.loaded = jit.load(self.module, ["builtin"] + ["cycles"] * self.profile, imports, self.keep)
         # busy, arena; then (from byte 64) the constants
         self.context = np.zeros(8 + max(1, len(self.constants)), np.int64)
         self.block = np.empty(self.arena + 64, np.uint8) if self.arena > _STACK else None
