@@ -14,6 +14,8 @@ from itertools import count
 from typing import Any, Callable
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from agog.errors import GradientError
 from agog.ops.row import Op
 
@@ -144,12 +146,16 @@ def pullback(xp: Any, roots: list[Any], cotangents: list[Any], wanted: set[Any] 
             if parent is None:
                 continue
             fn, count, pick = rule
-            if count == 1:
-                part = fn(xp, g, pick(env))
-            elif count == 0:
-                part = fn(xp, g)
-            else:
-                part = fn(xp, g, *pick(env))
+            try:
+                if count == 1:
+                    part = fn(xp, g, pick(env))
+                elif count == 0:
+                    part = fn(xp, g)
+                else:
+                    part = fn(xp, g, *pick(env))
+            except FloatingPointError:  # the user made NumPy raise on overflow and the like; that is for their own code
+                with np.errstate(all="ignore"):
+                    part = fn(xp, g, *(() if not count else (pick(env),) if count == 1 else pick(env)))
             if part is None:
                 continue
             if stretched and parent.shape != shape and part.shape != parent.shape:

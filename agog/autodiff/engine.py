@@ -7,6 +7,7 @@ the gradient of a real loss by a complex Tensor points uphill (PyTorch's convent
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
@@ -111,11 +112,7 @@ def walk(roots: Sequence[Any], cotangents: Sequence[Any], *, retain: bool, creat
              and all(g is None or type(g._data) is np.ndarray for g in cotangents))
     if plain:
         gs = [_one(t._data.dtype) if g is None else _conj_raw(g._data) for t, g in zip(roots, cotangents)]
-        try:
-            return tape.pullback(raw, nodes, gs, wanted, retain=retain, stop=stop)
-        except FloatingPointError:  # the user made NumPy raise on overflow and the like
-            with np.errstate(all="ignore"):
-                return tape.pullback(raw, nodes, gs, wanted, retain=True, stop=stop)
+        return tape.pullback(raw, nodes, gs, wanted, retain=retain, stop=stop)
     gs = [tensors.ones_like(t.detach()) if g is None else conj(g) for t, g in zip(roots, cotangents)]
     if create_graph:
         with enable_grad():
@@ -177,12 +174,7 @@ def backward_scalar(t: Any, retain_graph: bool) -> None:
     """`backward` of one scalar in ordinary eager mode: the common case, in few statements."""
     data = t._data
     one = _ones.get(data.dtype)
-    try:
-        found = tape.pullback(raw, (t._node,), (_one(data.dtype) if one is None else one,), retain=retain_graph)
-    except FloatingPointError:  # the user made NumPy raise on overflow and the like
-        backward([t], [None], retain_graph=True)
-        return
-    _accumulate(found, False)
+    _accumulate(tape.pullback(raw, (t._node,), (_one(data.dtype) if one is None else one,), retain=retain_graph), False)
 
 
 def _accumulate(found: dict[Any, Any], create_graph: bool) -> None:
@@ -247,10 +239,10 @@ def register_hook(t: Any, hook: Callable[[Any], Any]) -> Callable[[], None]:
     node = t._node
     if node is None:
         raise GradientError("a hook needs a Tensor that requires a gradient")
-    dtype = t.dtype
+    shape, dtype = t.shape, t.dtype  # (not the node: it must not be kept alive by its own hook)
 
     def run(g: Any) -> Any:
-        tensor = finish(g, node.shape, dtype)
+        tensor = finish(g, shape, dtype)
         new = hook(tensor)
         if new is None:
             return None
@@ -259,12 +251,13 @@ def register_hook(t: Any, hook: Callable[[Any], Any]) -> Callable[[], None]:
 
     entries = tape.hooks.setdefault(node, [])
     entries.append(run)
+    ref = weakref.ref(node)
 
     def remove() -> None:
         if run in entries:
             entries.remove(run)
-            if not entries:
-                tape.hooks.pop(node, None)
+            if not entries and ref() is not None:
+                tape.hooks.pop(ref(), None)
 
     return remove
 
