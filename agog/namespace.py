@@ -187,15 +187,12 @@ def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:
     return axis_rules.broadcast("broadcast_shapes", *[axis_rules.shape("broadcast_shapes", s) for s in shapes])
 
 
-_HOLDS = {"b": "b", "i": "biu", "u": "bu", "f": "bf", "c": "bfc"}
-
-
 def can_cast(from_: Any, to: Any, /) -> bool:
-    """True when every value of dtype (or Tensor) `from_` fits into `to` by the promotion rules."""
+    """True when a Tensor or dtype `from_` together with `to` gives `to` by the rules of promotion."""
     a = from_.dtype if isinstance(from_, Tensor) else dtypes.dtype(from_)
     b = dtypes.dtype(to)
     try:
-        return dtypes.promote(a, b) == b and dtypes.kind(a) in _HOLDS[dtypes.kind(b)]
+        return dtypes.promote(a, b) == b
     except DTypeError:
         return False
 

@@ -404,7 +404,7 @@ class Tensor(Methods):
         if type(self._node) is Leaf and config.modes.grad:
             raise GradientError("a leaf Tensor that requires a gradient cannot be assigned into; "
                                 "clone() it first, or use ag.no_grad()")
-        value = value if operand(value) is not None else asarray(value)
+        value = _as_value(value, self.dtype)
         new = tensors.index_update(self, key, value)
         self._data = new._data
         if type(self._node) is not Leaf:
@@ -530,11 +530,25 @@ class At:
 
     def set(self, value: Any) -> Tensor:
         """A copy of x with `value` at the key."""
-        return tensors.index_update(self.x, self.key, value, mode="set")
+        return tensors.index_update(self.x, self.key, _as_value(value, self.x.dtype), mode="set")
 
     def add(self, value: Any) -> Tensor:
         """A copy of x with `value` added at the key; repeated indices add up."""
-        return tensors.index_update(self.x, self.key, value, mode="add")
+        return tensors.index_update(self.x, self.key, _as_value(value, self.x.dtype), mode="add")
+
+
+def _as_value(value: Any, dtype: np.dtype) -> Any:
+    """What is assigned into a Tensor of `dtype`: a Tensor, an array, or a number, which then has the dtype's precision."""
+    found = operand(value)
+    if found is None:
+        return asarray(value)
+    if isinstance(found, Tensor):
+        return value
+    dt = dtypes.weak(dtype, found)
+    try:
+        return dispatch.constant(np.array(found, dt))
+    except OverflowError:
+        raise DTypeError(f"x[...] = {value}: the number does not fit into {dt}") from None
 
 
 _new = object.__new__
