@@ -10,9 +10,12 @@ A row is lowered by the first of these that it has:
 A row that has none of them, or whose dtypes kernels do not have, is an island: Python calls its computation.
 """
 
+from collections import Counter
+
 import numpy as np
 
 from agog.array import dtypes
+from agog.compiler.ir import FLOATS
 from agog.compiler.nests import cost_of
 from agog.compiler.targets import ITEMSIZE
 from agog.compiler.values import (
@@ -36,6 +39,9 @@ from agog.errors import AgogError
 from agog.graph import forms
 from agog.graph.build import Builder, xp
 from agog.graph.ir import Constant, Graph
+from agog.ops import structure
+
+_THIN = 128  # inner size up to which products are put together
 
 __all__ = ["Guard", "Island", "Lowering", "Matmul", "decomposed"]
 
@@ -152,6 +158,39 @@ def _opened(b, node, inputs):
     return values
 
 
+def sums_of_products(graph):
+    """{node: (matrix products, other terms)} for sums of several thin products that nobody else reads."""
+    uses = Counter(v for node in graph.nodes for v in node.inputs if v is not None)
+    uses.update(v for v in graph.outputs for _ in range(2))
+
+    def inner(v):
+        return uses[v] == 1 and v.node is not None and v.node.op is structure.SUM
+
+    def is_sum(node):
+        return node.op is structure.SUM and all(v.spec == node.outputs[0].spec for v in node.inputs) and len(
+            node.outputs[0].shape) == 2 and str(node.outputs[0].dtype) in FLOATS
+
+    sums = [n for n in graph.nodes if is_sum(n)]
+    read_by_sum = {v for n in sums for v in n.inputs if inner(v) and is_sum(v.node)}
+    found = {}
+    for node in sums:
+        if node.outputs[0] in read_by_sum:
+            continue
+        products, rest, stack = [], [], list(reversed(node.inputs))
+        while stack:
+            v = stack.pop()
+            if v in read_by_sum:
+                stack.extend(reversed(v.node.inputs))
+            elif uses[v] == 1 and v.node is not None and v.node.op is structure.PRODUCT and len(
+                    v.node.inputs[0].shape) == len(v.node.inputs[1].shape) == 2 and v.node.inputs[0].shape[1] <= _THIN:
+                products.append(v.node)
+            else:
+                rest.append(v)
+        if len(products) > 2:
+            found[node] = products, rest
+    return found
+
+
 class Lowering:
     """Lowers one graph. Its methods are what `nest` rules of rows are written with."""
 
@@ -166,7 +205,7 @@ class Lowering:
     def graph(self, graph):
         """Lower all nodes; returns (inputs, outputs) as Vals."""
         graph, positions = decomposed(graph)
-        self.env = {}
+        self.env, self.sums = {}, sums_of_products(graph)
         inputs = []
         for i, v in enumerate(graph.inputs):
             b = Buffer(v.shape, str(v.dtype), name=v.role.path or v.name or f"input{i}")
@@ -250,6 +289,8 @@ class Lowering:
         for v in (*inputs, *node.outputs):
             if v is not None and str(v.dtype) not in ITEMSIZE:
                 raise Unsupported(f"kernels have no {v.dtype}")
+        if node in self.sums:
+            return [self._long_product(node, *self.sums[node])]
         if op.lower is not None and op.elementwise:
             return [self._elementwise(node, inputs)]
         if op.view is not None and len(node.outputs) == 1:
@@ -271,6 +312,24 @@ class Lowering:
             made = node.op.raw(*node.statics)
         return [Buffer(v.shape, str(v.dtype), data=np.ascontiguousarray(x).reshape(v.shape), name=node.op.name)
                 for v, x in zip(node.outputs, made if isinstance(made, tuple) else (made,))]
+
+    def _long_product(self, node, products, rest):
+        """x1 @ y1 + x2 @ y2 + ... + rest as [x1 x2 ...] @ [y1; y2; ...] + rest."""
+        out = node.outputs[0]
+        dtype, (m, n) = str(out.dtype), out.shape
+        rows, columns, start = [], [], 0
+        depth = sum(p.inputs[0].shape[1] for p in products)
+        for p in products:
+            x, y = (self.read(v) for v in p.inputs)
+            stop = start + x.shape[1]
+            rows.append((self.view(x, lambda a: a.T), lambda a, i=start, j=stop: a[i:j]))
+            columns.append((y, lambda a, i=start, j=stop: a[i:j]))
+            start = stop
+        x = self.view(self.assemble((depth, m), dtype, rows), lambda a: a.T)
+        total = self.matmul(x, self.assemble((depth, n), dtype, columns), (m, n), dtype)
+        for v in rest:
+            total = self.point(node.op.name, node.op.lower, (total, self.read(v)), (m, n), dtype)
+        return total
 
     def _elementwise(self, node, inputs):
         op, out = node.op, node.outputs[0]

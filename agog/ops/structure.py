@@ -428,6 +428,10 @@ def _sinc(k: Any, u: Any) -> Any:
 
 
 
+#: The rows of `x + y` and `x @ y`: a sum of products is a product of longer matrices.
+SUM, PRODUCT = TABLE["add"], TABLE["matmul"]
+
+
 def _state() -> None:
     for name, rule in DECOMPOSE.items():
         if name in TABLE and TABLE[name].decompose is None:
