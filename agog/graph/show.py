@@ -14,15 +14,16 @@ from agog.graph.build import number
 from agog.graph.ir import Graph, Node, Value, describe
 
 _ROW, _GAP, _HEIGHT, _CHAR = 78, 26, 38, 6.7
+_FAR = 12  # layers from which a line goes straight, behind the boxes
 
 _STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;margin:1.5rem;background:Canvas;color:CanvasText;color-scheme:light dark}
 h2{font-size:1rem;margin:1.5rem 0 .3rem}pre{font-size:12px;overflow-x:auto}
 svg{max-width:none;font:12px ui-monospace,monospace}div.drawing{overflow-x:auto}
 rect{fill:Canvas;stroke:CanvasText;stroke-opacity:.55;rx:6}
-.elementwise rect,.cast rect{fill:#7aa6da33}.reduction rect,.softmax rect{fill:#c397d833}
-.contraction rect,.conv rect,.product rect,.attention rect{fill:#e7875233}.movement rect{fill:#99999926}
-.form rect{fill:#b9ca4a33}.input rect{rx:18;fill:#70c0b133}.output rect{rx:18;fill:#d54e5333}
+g{--c:#999}.elementwise,.cast{--c:#4a90d9}.reduction,.softmax,.normalization{--c:#a06cd5}.form{--c:#a3b82d}
+.contraction,.conv,.product,.attention{--c:#e07b39}.input{--c:#2fa48d}.output{--c:#d0434c}
+g rect{fill:color-mix(in srgb,var(--c) 18%,Canvas)}.input rect,.output rect{rx:18}
 text{fill:CanvasText;text-anchor:middle}text.spec{font-size:10px;opacity:.75}
 path{fill:none;stroke:CanvasText;stroke-opacity:.4}g.step:hover rect{stroke-width:2.5}
 """
@@ -118,6 +119,7 @@ def _layers(boxes: list[_Box]) -> None:
     for box in boxes:  # an input stands just above its first reader
         if not box.sources and readers[box]:
             box.layer = max(min(r.layer for r in readers[box]) - 1, 0)
+    boxes += [bend for box in list(boxes) for bend in _bends(box, readers)]
     layers: list[list[_Box]] = [[] for _ in range(last + 1)]
     for box in boxes:
         layers[box.layer].append(box)
@@ -127,6 +129,21 @@ def _layers(boxes: list[_Box]) -> None:
             near = {b: (b.sources if sweep % 2 == 0 else readers[b]) for b in layer}
             layer.sort(key=lambda b: sum(n.x for n in near[b]) / len(near[b]) if near[b] else b.x)
         _spread(layers)
+
+
+def _bends(box: _Box, readers: dict[_Box, list[_Box]]) -> list[_Box]:
+    """Places, one in each layer between, that lines to `box` from farther up go through, so that they cross no box."""
+    made = []
+    for i, source in enumerate(box.sources):
+        if box.layer - source.layer > _FAR:
+            continue
+        while source.layer < box.layer - 1:
+            bend = _Box("", "", "bend", "")
+            bend.width, bend.layer, bend.sources = 0, source.layer + 1, [source]
+            readers[bend] = [box]
+            made.append(bend)
+            source = box.sources[i] = bend
+    return made
 
 
 def _spread(layers: list[list[_Box]]) -> None:
@@ -150,6 +167,9 @@ def _svg(boxes: list[_Box]) -> str:
             out.append(f'<path d="M{x0:.1f} {y0}C{x0:.1f} {middle} {x1:.1f} {middle} {x1:.1f} {y1}"/>')
     for box in boxes:
         y = box.layer * _ROW + 8
+        if box.kind == "bend":
+            out.append(f'<path d="M{box.x:.1f} {y}V{y + _HEIGHT}"/>')
+            continue
         body = (f'<g class="step {box.kind}"><title>{html.escape(box.title)}</title>'
                 f'<rect x="{box.x - box.width / 2:.1f}" y="{y}" width="{box.width:.1f}" height="{_HEIGHT}"/>'
                 f'<text x="{box.x:.1f}" y="{y + 16}">{html.escape(box.label)}</text>'
