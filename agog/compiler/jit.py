@@ -43,8 +43,11 @@ _lock = threading.Lock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
+# LLVM's handles of loaded code by number. They live here and not in `Code`, so that a collection of cycles in one thread
+# never finalizes a handle that another is just closing.
+_handles: dict[int, Any] = {}
 # Code that was collected while the lock was held, perhaps by this very thread: unloaded by whoever has it next.
-_dead: list[Any] = []
+_dead: list[int] = []
 
 
 @contextlib.contextmanager
@@ -58,7 +61,7 @@ def _llvm_lock() -> Iterator[None]:
 
 def _bury() -> None:
     while _dead:
-        _dead.pop().close()
+        _handles.pop(_dead.pop()).close()
 
 
 _numbers = itertools.count()
@@ -73,7 +76,8 @@ class Code:
     """
 
     def __init__(self, tracker: Any, addresses: dict[str, int], keep: Any = ()) -> None:
-        self._tracker, self._addresses, self._keep = tracker, addresses, keep
+        self._number, self._addresses, self._keep = next(_numbers), addresses, keep
+        _handles[self._number] = tracker
 
     def __getitem__(self, name: str) -> int:
         return self._addresses[name]
@@ -81,13 +85,13 @@ class Code:
     def __del__(
         self,
         _lock: Any = _lock,
-        _dead: list[Any] = _dead,
+        _dead: list[int] = _dead,
         _bury: Callable[[], None] = _bury,
         _finalizing: Callable[[], bool] = sys.is_finalizing,
     ) -> None:
         # At exit the operating system does this better, and other threads may still be inside.
-        if not _finalizing() and self._tracker is not None:
-            _dead.append(self._tracker)
+        if not _finalizing():
+            _dead.append(self._number)
             if _lock.acquire(blocking=False):  # a collection can come at any moment: never wait, never re-enter LLVM
                 try:
                     _bury()
