@@ -360,7 +360,7 @@ class Tensor(Methods):
     def __iter__(self) -> Iterator[Tensor]:
         if not self._data.shape:
             raise ArgumentTypeError("a 0-d Tensor cannot be iterated over; use x.item()")
-        return (self[i] for i in range(self._data.shape[0]))
+        return iter(tensors.unstack(self))
 
     def __contains__(self, value: Any) -> bool:
         return bool((self == value).any())

@@ -8,6 +8,7 @@ import numpy as np
 
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
 from agog.ops.blocks import BLOCK, WORTH_THREADS, fresh, in_float32, share, small_product
+from agog.ops.gathering import add_rows
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
 
@@ -289,21 +290,10 @@ def _embedding(np, indices, weight, padding_idx):
 def _embedding_grad(np, indices, g, rows, padding_idx):
     flat = indices.reshape(-1)
     g = g.reshape(flat.size, math.prod(g.shape[indices.ndim:]))
-    out = fresh(np, (rows, g.shape[1]), g.dtype)
-    out[...] = 0
     if padding_idx is not None:
         keep = flat != padding_idx
         flat, g = flat[keep], g[keep]
-    if not flat.size:
-        return out
-    order = np.argsort(flat, kind="stable")
-    ordered = flat[order]
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    if starts.size == flat.size:
-        out[ordered] = g[order]
-    else:
-        out[ordered[starts]] = np.add.reduceat(g[order], starts, 0)
-    return out
+    return add_rows(np, rows, flat, g)
 
 
 def _embedding_check(indices, weight, padding_idx):
