@@ -8,6 +8,7 @@ rows. Both give None where they do not fit. Only the compiler imports this.
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -355,6 +356,81 @@ def _embedding_adjoint(xp: Any, indices: Any, g: Any, rows: int, padding_idx: An
     return xp._take_adjoint(g, indices, shape=(rows, g.shape[-1]), axis=0)
 
 
+# ------------------------------------------------------------------------------------------------------- pooling
+def _taps(x_shape: tuple, out: tuple, kernel: tuple, stride: tuple, dilation: tuple) -> Any:
+    """The index that takes, for each place in a window, that element of every window."""
+    for at in product(*map(range, kernel)):
+        yield (slice(None), slice(None), *[slice(a * d, a * d + (n - 1) * s + 1, s)
+                                           for a, d, s, n in zip(at, dilation, stride, out[2:])])
+
+
+def _padded(b: Any, x: Any, padding: tuple, value: Any) -> Any:
+    if not any(lo or hi for lo, hi in padding):
+        return x
+    shape = x.shape[:2] + tuple(n + lo + hi for n, (lo, hi) in zip(x.shape[2:], padding))
+    inner = (slice(None), slice(None), *[slice(lo, lo + n) for n, (lo, _) in zip(x.shape[2:], padding)])
+    return b.assemble(shape, x.dtype, [(x, lambda a: a[inner])], fill=value)
+
+
+def _lowest(dtype: str) -> Any:
+    d = np.dtype(dtype)
+    return -math.inf if d.kind == "f" else False if d.kind == "b" else int(np.iinfo(d).min)
+
+
+def _max_pool(b: Any, inputs: Any, node: Any) -> Any:
+    kernel, stride, padding, dilation = node.statics
+    out, x = node.outputs[0].shape, inputs[0]
+    if not x.size or math.prod(kernel) > 32:
+        return None
+    x, y = _padded(b, x, padding, _lowest(x.dtype)), None
+    for at in _taps(x.shape, out, kernel, stride, dilation):
+        tap = b.view(x, lambda a, at=at: a[at])
+        y = tap if y is None else b.point("maximum", lambda k, u, v: k.max(u, v), (y, tap), out, x.dtype)
+    return b.copy(y) if math.prod(kernel) == 1 else y
+
+
+def _max_scatter(b: Any, inputs: Any, node: Any) -> Any:
+    (g, x, y), (kernel, stride, padding, dilation) = inputs, node.statics
+    apart = all(s >= d * (k - 1) + 1 for k, s, d in zip(kernel, stride, dilation))
+    if not y.size or math.prod(kernel) > 16 or not apart or any(lo or hi for lo, hi in padding):
+        return None
+    taken, parts = None, []
+    for at in _taps(x.shape, y.shape, kernel, stride, dilation):
+        tap = b.view(x, lambda a, at=at: a[at])
+        hit = b.point("equal", lambda k, u, v: k.eq(u, v), (tap, y), y.shape, "bool")
+        first = hit if taken is None else b.point("_first", lambda k, h, t: k.bitwise_and(h, k.bitwise_not(t)),
+                                                  (hit, taken), y.shape, "bool")
+        taken = hit if taken is None else b.point("logical_or", lambda k, h, t: k.bitwise_or(h, t), (hit, taken), y.shape, "bool")
+        value = b.point("where", lambda k, c, u, v: k.where(c, u, v), (first, g, b.const(0, g.dtype)), y.shape, g.dtype)
+        parts.append((value, lambda a, at=at: a[at]))
+    tiled = math.prod(y.shape) * math.prod(kernel) == math.prod(x.shape)
+    return b.assemble(x.shape, g.dtype, parts, fill=None if tiled else 0)
+
+
+def _avg_pool(b: Any, inputs: Any, node: Any) -> Any:
+    (x,), (kernel, stride, padding, bounds) = inputs, node.statics
+    out = node.outputs[0].shape
+    if not x.size or math.prod(kernel) > 32 or any(lo or hi for lo, hi in padding) or any(
+            (n - k) % s for n, k, s in zip(x.shape[2:], kernel, stride)):
+        return None
+    y = None
+    for at in _taps(x.shape, out, kernel, stride, (1,) * len(kernel)):
+        tap = b.view(x, lambda a, at=at: a[at])
+        y = tap if y is None else b.point("add", lambda k, u, v: k.add(u, v), (y, tap), out, x.dtype)
+    return b.point("multiply", lambda k, u, v: k.mul(u, v), (y, b.const(1.0 / math.prod(kernel), x.dtype)), out, x.dtype)
+
+
+def _avg_pool_adjoint(b: Any, inputs: Any, node: Any) -> Any:
+    (g,), (size, kernel, stride, padding, bounds) = inputs, node.statics
+    out = node.outputs[0].shape
+    if not g.size or kernel != stride or math.prod(kernel) > 32 or any(lo or hi for lo, hi in padding) or any(
+            n % k for n, k in zip(out[2:], kernel)):
+        return None
+    share = b.point("multiply", lambda k, u, v: k.mul(u, v), (g, b.const(1.0 / math.prod(kernel), g.dtype)), g.shape, g.dtype)
+    return b.assemble(out, g.dtype, [(share, lambda a, at=at: a[at])
+                                     for at in _taps(out, g.shape, kernel, stride, (1,) * len(kernel))])
+
+
 # -------------------------------------------------------------------------------------------------- contractions
 def _matmul(b: Any, inputs: Any, node: Any) -> Any:
     x, y = inputs
@@ -410,6 +486,8 @@ NEST: dict[str, Any] = {
     "_getitem_adjoint": _getitem_adjoint, "_setitem": _setitem, "roll": _roll, "take": _take,
     "take_along_axis": _take_along, "_take_along_axis_adjoint": _take_along_adjoint, "_take_adjoint": _take_adjoint,
     "matmul": _matmul, "_class_index": _class_index, "_one_hot": _one_hot, "imag": _filled(0),
+    "_max_pool": _max_pool, "_max_pool_scatter": _max_scatter, "_avg_pool": _avg_pool,
+    "_avg_pool_adjoint": _avg_pool_adjoint,
 }
 
 LOWER: dict[str, Any] = {
