@@ -102,6 +102,37 @@ _CHUNK = 1 << 16
 accelerate: Callable[..., Any] | None = None
 """Set by the compiler when it is loaded: `accelerate(ufunc, inputs, out) -> bool`, True if it did the work."""
 
+kernels: dict[str, Callable[..., Any]] = {}
+"""Native computations of whole rows by the row's name, set by the compiler when it is loaded: see `native`."""
+
+_KERNEL_FROM = 1 << 14
+"""Steps of work (multiplications, say) from which a kernel of a row is asked for."""
+
+_LOAD_AFTER = 1 << 27
+"""Steps of such work that NumPy does before the compiler is loaded: some 10 ms."""
+
+_done = 0
+
+
+def native(name: str, work: int, *arguments: Any) -> Any:
+    """What the row's native kernel computes, or None where there is no kernel that takes these arguments.
+
+    `work` is about how many steps the computation has. The first calls get None while the compiler is being loaded
+    in the background, for which there must have been enough work.
+    """
+    global _done
+    if work < _KERNEL_FROM:
+        return None
+    kernel = kernels.get(name)
+    if kernel is not None:
+        return kernel(*arguments)
+    if not kernels and _loader is None:
+        _done += work
+        if _done > _LOAD_AFTER:
+            _load_compiler()
+    return None
+
+
 _loader: threading.Thread | None = None
 
 

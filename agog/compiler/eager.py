@@ -6,6 +6,7 @@ row's `lower` rule; from then on that operation on large arrays is one native lo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -15,7 +16,9 @@ import numpy as np
 
 from agog import config
 from agog.array import large
+from agog.compiler.conv import conv
 from agog.compiler.elementwise import compile_elementwise
+from agog.compiler.pooling import max_pool
 from agog.ops.row import TABLE, Op
 
 _DTYPES = {"float32", "float64", "int32", "int64"}
@@ -41,7 +44,9 @@ def accelerate(ufunc: Any, inputs: tuple, out: np.ndarray) -> bool:
     kernel = _kernels.get(key)
     if kernel is None:
         if key not in _kernels:
-            _request(key, len(inputs))
+            _kernels[key] = None  # asked for once
+            if ufunc in _rows and out.dtype.name in _DTYPES:
+                _request(_compile, key)
         return False
     arrays = [x if type(x) is np.ndarray else np.array(x, out.dtype) for x in inputs]
     for x in arrays:
@@ -51,29 +56,66 @@ def accelerate(ufunc: Any, inputs: tuple, out: np.ndarray) -> bool:
     return True
 
 
-def _request(key: Any, n: int) -> None:
+def _request(make: Any, *key: Any) -> None:
+    """Have the thread that compiles call `make(*key)`."""
     global _worker
-    ufunc, dtype = key[:2]
-    _kernels[key] = None  # asked for once
-    if ufunc not in _rows or dtype.name not in _DTYPES:
-        return
     with _lock:
         if _worker is None:
             _worker = threading.Thread(target=_work, name="agog-compile", daemon=True)
             _worker.start()
-    _wanted.put(key)
+    _wanted.put((make, key))
 
 
 def _work() -> None:
     while True:
-        key = _wanted.get()
-        ufunc, dtype, *whole = key
-        op = _rows[ufunc]
-        try:
-            _kernels[key] = compile_elementwise(op.name, op.lower, [dtype.name] * len(whole), [dtype.name],
-                                                ["contiguous" if w else "scalar" for w in whole])
-        except Exception:  # a dtype that the rule cannot be compiled for: NumPy goes on doing it
-            _kernels[key] = None
+        make, key = _wanted.get()
+        # What cannot be compiled, such as a dtype that the row's rule does not take, NumPy goes on doing.
+        with contextlib.suppress(Exception):
+            make(*key)
+
+
+def _compile(key: Any) -> None:
+    ufunc, dtype, *whole = key
+    op = _rows[ufunc]
+    _kernels[key] = compile_elementwise(op.name, op.lower, [dtype.name] * len(whole), [dtype.name],
+                                        ["contiguous" if w else "scalar" for w in whole])
+
+
+class _Family:
+    """Kernels of some rows, made together for each dtype when one is first wanted: `make(dtype)` has the methods."""
+
+    def __init__(self, make: Any, **methods: str) -> None:
+        self.make, self.methods = make, methods
+        self.ready: dict[Any, Any] = {}
+
+    def kernel(self, method: str) -> Any:
+        """`kernel(*arguments)` for `large.native`."""
+        ready = self.ready
+
+        def kernel(first: Any, *rest: Any) -> Any:
+            dtype = first.dtype
+            made = ready.get(dtype)
+            if made is None:
+                if dtype not in ready:
+                    ready[dtype] = None  # asked for once
+                    if dtype.name in ("float32", "float64"):
+                        _request(self._make, dtype)
+                return None
+            for x in rest[:2]:
+                if type(x) is np.ndarray and x.dtype != dtype:
+                    return None
+            return getattr(made, method)(first, *rest, empty=large.empty)
+
+        return kernel
+
+    def _make(self, dtype: Any) -> None:
+        self.ready[dtype] = self.make(dtype.name)
+
+
+_families = (
+    _Family(conv, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
+    _Family(max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
+)
 
 
 def _after_fork() -> None:
@@ -83,6 +125,9 @@ def _after_fork() -> None:
         _wanted.get_nowait()
     for key in [k for k, v in _kernels.items() if v is None]:
         del _kernels[key]
+    for family in _families:
+        for dtype in [d for d, made in family.ready.items() if made is None]:
+            del family.ready[dtype]
 
 
 if hasattr(os, "register_at_fork"):
@@ -93,3 +138,5 @@ def enable() -> None:
     """Let `agog.array.large` use these kernels."""
     if config.native:
         large.accelerate = accelerate
+        for family in _families:
+            large.kernels |= {row: family.kernel(method) for row, method in family.methods.items()}

@@ -36,6 +36,11 @@ WORTH_THREADS = 1 << 21
 """Multiplications from which sharing out products over threads is worth the trouble."""
 
 
+def native(np_like: Any, name: str, work: int, *arguments: Any) -> Any:
+    """What a native kernel of the row computes (see `large.native`), or None: then NumPy does it."""
+    return large.native(name, work, *arguments) if np_like is np else None
+
+
 def over_rows(rows: int, row_size: int, work: Callable[[int, int], Any]) -> None:
     """Call work(i, j) for consecutive ranges that cover range(rows), on several threads if there is enough to do.
 

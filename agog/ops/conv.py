@@ -15,7 +15,7 @@ from math import prod
 from operator import index
 
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
-from agog.ops.blocks import WORTH_THREADS, fresh, share, small_product
+from agog.ops.blocks import WORTH_THREADS, fresh, native, share, small_product
 from agog.ops.row import Op, composite
 
 _BLOCK_BYTES = 1 << 20  # of patches at a time: half of a typical L2 cache
@@ -128,6 +128,9 @@ def _conv(np, x, w, b, stride, padding, dilation, groups):
         y = np.zeros(shape, x.dtype)
         return y if b is None else y + b.reshape((-1,) + (1,) * len(kernel))
     points, og, depth = plan.points, o // groups, cg * plan.taps
+    done = native(np, "conv", n * o * points * depth, x, w, b, stride, padding, dilation, groups)
+    if done is not None:
+        return done
     columns = _cut(points, og * depth)
     y = fresh(np, (n, groups, og, points), x.dtype)
     wm = np.ascontiguousarray(w).reshape(groups, og, depth)
@@ -176,6 +179,10 @@ def _conv_input_grad(np, g, w, size, stride, padding, dilation, groups):
     if not g.size or not w.size or not prod(shape):
         return np.zeros(shape, g.dtype)
     og, out, points = o // groups, g.shape[2:], prod(g.shape[2:])
+    work = g.size * cg * prod(kernel)
+    done = native(np, "conv_input_grad", work, g, w, size, stride, padding, dilation, groups)
+    if done is not None:
+        return done
     if _is_pointwise(kernel, padding):
         wt = w.reshape(groups, og, cg).swapaxes(1, 2)
         x = np.matmul(wt if groups > 1 else wt[0],
@@ -241,6 +248,10 @@ def _conv_weight_grad(np, x, g, kernel, stride, padding, dilation, groups):
     shape = (o, cg) + kernel
     if not g.size or not x.size:
         return np.zeros(shape, x.dtype)
+    work = g.size * cg * prod(kernel)
+    done = native(np, "conv_weight_grad", work, x, g, kernel, stride, padding, dilation, groups)
+    if done is not None:
+        return done
     gm = g.reshape(n, o, points)
     if _is_pointwise(kernel, padding):
         x = _strided(np, x[(slice(None), slice(None)) + tuple(slice(0, e * s) for e, s in zip(g.shape[2:], stride))],

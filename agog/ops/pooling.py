@@ -12,6 +12,7 @@ from itertools import product
 import numpy as np
 
 from agog.errors import ArgumentError, ShapeError
+from agog.ops.blocks import native
 from agog.ops.conv import batched_form, each_axis, windows
 from agog.ops.row import Op, composite
 
@@ -107,6 +108,9 @@ def _lowest(np, dtype):
 def _max_pool(np, x, kernel, stride, padding, dilation):
     if not x.size:
         return np.zeros(x.shape[:2] + _out_sizes(x.shape[2:], kernel, stride, padding, dilation), x.dtype)
+    done = native(np, "_max_pool", x.size, x, kernel, stride, padding, dilation)
+    if done is not None:
+        return done
     y = _along_windows(_padded(np, x, padding, _lowest(np, x.dtype)), np.maximum, kernel, stride, dilation)
     return y.copy() if y.base is not None else y
 
@@ -127,6 +131,9 @@ def _taps(np, x, y, kernel, stride, dilation):
 
 
 def _max_scatter(np, g, x, y, kernel, stride, padding, dilation):
+    done = native(np, "_max_pool_scatter", 2 * x.size, g, x, y, kernel, stride, padding, dilation)
+    if done is not None:
+        return done
     padded = _padded(np, x, padding, _lowest(np, x.dtype))
     out = np.zeros(padded.shape, g.dtype)
     apart = all(s >= d * (k - 1) + 1 for k, s, d in zip(kernel, stride, dilation))
