@@ -9,7 +9,7 @@ stays one number until a rule needs it whole.
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heappushpop
 from itertools import count
 from typing import Any, Callable
 from weakref import WeakKeyDictionary
@@ -99,7 +99,7 @@ def pullback(xp: Any, roots: list[Any], cotangents: list[Any], wanted: set[Any] 
     pending: dict[Any, Any] = {}
     found: dict[Any, Any] = {}
     heap: list[tuple[int, Any]] = []
-    hooked = len(hooks) > 0
+    hooked = bool(hooks.data)  # (len() of a weak dictionary is a call into Python)
     for root, g in zip(roots, cotangents):
         if type(root) is Leaf:
             found[root] = found[root] + g if root in found else g
@@ -109,8 +109,13 @@ def pullback(xp: Any, roots: list[Any], cotangents: list[Any], wanted: set[Any] 
             pending[root] = g
             heap.append((root.seq, root))
     heapify(heap)
-    while heap:
-        node = heappop(heap)[1]
+    following: Any = None  # a node that just got its first cotangent, kept out of the heap: in a chain it comes next
+    while heap or following is not None:
+        if following is None:
+            node = heappop(heap)[1]
+        else:
+            node = heappushpop(heap, (following.seq, following))[1]
+            following = None
         g = pending.pop(node)
         if hooked and node in hooks:
             g = _run_hooks(xp, node, g)
@@ -166,7 +171,10 @@ def pullback(xp: Any, roots: list[Any], cotangents: list[Any], wanted: set[Any] 
                 pending[parent] = pending[parent] + part
             else:
                 pending[parent] = part
-                heappush(heap, (parent.seq, parent))
+                if following is None:
+                    following = parent
+                else:
+                    heappush(heap, (parent.seq, parent))
     if hooked:
         for node in list(found):
             if type(node) is Leaf and node in hooks:

@@ -190,6 +190,9 @@ class Tensor(Methods):
     @grad.setter
     def grad(self, value: Any) -> None:
         node = self._node
+        if value is None and type(node) is Leaf and not config.special:
+            node.grad = None
+            return
         if type(node) is not Leaf:
             if value is None:
                 return

@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
 
-from agog import config, tape
+from agog import config, dispatch, tape
 from agog.dispatch import tensors, wrap
 from agog.errors import ArgumentTypeError, GradientError, ShapeError
 from agog.ops.namespaces import raw
@@ -61,6 +61,7 @@ def is_grad_enabled() -> bool:
     return config.modes.grad
 
 
+_new, _ndarray = object.__new__, np.ndarray
 _ones: dict[np.dtype, np.ndarray] = {}
 
 
@@ -179,8 +180,16 @@ def backward_scalar(t: Any, retain_graph: bool) -> None:
 
 def _accumulate(found: dict[Any, Any], create_graph: bool) -> None:
     """Add cotangents of leaves to their gradients."""
+    plain = not config.special
     for leaf, g in found.items():
         if type(leaf) is not Leaf:
+            continue
+        if plain and leaf.grad is None and type(g) is _ndarray and g.dtype is leaf.dtype and g.shape == leaf.shape \
+                and g.dtype.kind == "f":
+            t = _new(dispatch.Tensor)  # the common case, written out
+            t._data = g
+            t._node = None
+            leaf.grad = t
             continue
         if type(g) is np.ndarray and g.dtype is leaf.dtype and g.shape == leaf.shape and g.dtype.kind == "f":
             g = wrap(g)
