@@ -34,11 +34,15 @@ FORWARD, FORWARD_PLAIN, WEIGHTS = 0, 1, 2
 
 
 class Plan(NamedTuple):
-    """What one kind of call does: the native function (FORWARD, WEIGHTS), its table, and the result's shape."""
+    """What one kind of call does: the native function (FORWARD, WEIGHTS), its table, and the result's shape.
+
+    `work` is the number of multiplications, and additions.
+    """
 
     kind: int
     table: np.ndarray
     shape: tuple[int, ...]
+    work: int
 
 
 class Conv:
@@ -132,12 +136,13 @@ def plan(
     c = _Case(target, dtype, full(x), full(w), stride, padding, dilation, groups)
     if what == "weight":
         table, shape = c.weight_grad(size3, size)
-        return None if table is None else Plan(WEIGHTS, table, shape)
+        return Plan(WEIGHTS, table, shape, 2 * w[0] * prod(w[2:]) * prod(shape))
     made = c.forward(bias, relu) if what == "forward" else c.input_grad(size3)
     if made is None:
         return None
     table, shape = made
-    return Plan(FORWARD, table, (*shape[:2], *shape[5 - rank :]))
+    places = shape[2:] if what == "forward" else x[2:]
+    return Plan(FORWARD, table, (*shape[:2], *shape[5 - rank :]), 2 * x[0] * prod(places) * prod(w))
 
 
 class _Sub(NamedTuple):

@@ -16,6 +16,7 @@ import numpy as np
 
 from agog.array import dtypes
 from agog.compiler.ir import FLOATS
+from agog.compiler.natives import native
 from agog.compiler.nests import cost_of
 from agog.compiler.targets import ITEMSIZE
 from agog.compiler.values import (
@@ -71,6 +72,14 @@ class Guard(Step):
 
 class Matmul(Step):
     """(..., m, k) @ (..., k, n); the operands may be any views."""
+
+
+class Call(Step):
+    """Native code that is there already: `function(out, inputs ...)`, all of them addresses (null for None)."""
+
+    def __init__(self, inputs, native, position):
+        super().__init__(inputs, position)
+        self.native = native
 
 
 class ScatterAdd(Step):
@@ -460,6 +469,22 @@ class Lowering:
         """Every element of a bool value must be true, or the run does not count (as with a guard)."""
         if condition.size:
             self.steps.append(Guard(self.solid(self.reduce("all", condition, None)), True, self.position))
+
+    def native(self, name, inputs, node):
+        """The row by the native code that `natives` has under that name, or None."""
+        out = node.outputs[0]
+        dtype = name_of(out.dtype)
+        if any(v is not None and v.dtype != dtype for v in inputs):
+            return None
+        made = native(name, self.target, dtype, [None if v is None else v.shape for v in inputs], node.statics)
+        if made is None:
+            return None
+        table = Buffer(made.table.shape, "int64", data=made.table, name=f"{name} table")
+        inputs = [*map(self.solid, inputs), *[None] * (3 - len(inputs)), table]
+        step = Call(inputs, made, self.position)
+        step.outputs = (Buffer(out.shape, dtype, step, name=name),)
+        self.steps.append(step)
+        return step.outputs[0]
 
     def scatter_add(self, g, where, shape):
         """Zeros of `shape` to which the elements of `g` are added; `where` as in `gather`, of the result's axes."""

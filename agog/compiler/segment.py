@@ -13,7 +13,7 @@ from agog.compiler import contractions, jit, pool, products
 from agog.compiler.call import _BUFFER_BYTES, _METH_FASTCALL, _MethodDef
 from agog.compiler.ir import FLOATS, Module
 from agog.compiler.kernel import Kernel
-from agog.compiler.lowering import Guard, Matmul, ScatterAdd
+from agog.compiler.lowering import Call, Guard, Matmul, ScatterAdd
 from agog.compiler.memory import plan
 from agog.compiler.nests import NestCode
 from agog.compiler.schedule import Group, nest_of
@@ -113,6 +113,8 @@ class Segment:
             return self._matmul(u)
         if isinstance(u, ScatterAdd):
             return self._scatter(u)
+        if isinstance(u, Call):
+            return self._call(u)
         return self._guard(u)
 
     def _group(self, g):
@@ -258,6 +260,22 @@ class Segment:
             k.finish()
 
         return self._function(("pack", repr(nest)), "pack", make, str(nest))
+
+    def _call(self, step):
+        made = step.native
+        self.imports[made.symbol] = made.address
+        self.keep.append(made.code)
+        self.work += made.work
+        self.notes.append((made.symbol, step, None, False))
+        roots = [step.outputs[0], *[resolve(v)[0] for v in step.inputs if v is not None]]
+
+        def emit(pointers):
+            out, *rest = pointers
+            given = iter(rest)
+            arguments = [self.k.const(0, "ptr") if v is None else next(given) for v in step.inputs]
+            self.k.call(made.symbol, None, out, *arguments, external=True)
+
+        return emit, roots, False
 
     def _scatter(self, step):
         g = step.inputs[0]

@@ -380,6 +380,9 @@ def _lowest(dtype: str) -> Any:
 def _max_pool(b: Any, inputs: Any, node: Any) -> Any:
     kernel, stride, padding, dilation = node.statics
     out, x = node.outputs[0].shape, inputs[0]
+    made = b.native("max_pool", inputs, node)
+    if made is not None:
+        return made
     if not x.size or math.prod(kernel) > 32:
         return None
     x, y = _padded(b, x, padding, _lowest(x.dtype)), None
@@ -391,6 +394,9 @@ def _max_pool(b: Any, inputs: Any, node: Any) -> Any:
 
 def _max_scatter(b: Any, inputs: Any, node: Any) -> Any:
     (g, x, y), (kernel, stride, padding, dilation) = inputs, node.statics
+    made = b.native("max_scatter", inputs, node)
+    if made is not None:
+        return made
     apart = all(s >= d * (k - 1) + 1 for k, s, d in zip(kernel, stride, dilation))
     if not y.size or math.prod(kernel) > 16 or not apart or any(lo or hi for lo, hi in padding):
         return None
@@ -405,6 +411,11 @@ def _max_scatter(b: Any, inputs: Any, node: Any) -> Any:
         parts.append((value, lambda a, at=at: a[at]))
     tiled = math.prod(y.shape) * math.prod(kernel) == math.prod(x.shape)
     return b.assemble(x.shape, g.dtype, parts, fill=None if tiled else 0)
+
+
+def _native(name: str) -> Any:
+    """A row that has native code of its own, or none that fits."""
+    return lambda b, inputs, node: b.native(name, inputs, node)
 
 
 def _avg_pool(b: Any, inputs: Any, node: Any) -> Any:
@@ -488,6 +499,7 @@ NEST: dict[str, Any] = {
     "matmul": _matmul, "_class_index": _class_index, "_one_hot": _one_hot, "imag": _filled(0),
     "_max_pool": _max_pool, "_max_pool_scatter": _max_scatter, "_avg_pool": _avg_pool,
     "_avg_pool_adjoint": _avg_pool_adjoint,
+    **{name: _native(name) for name in ("conv", "conv_input_grad", "conv_weight_grad")},
 }
 
 LOWER: dict[str, Any] = {
