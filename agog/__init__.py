@@ -35,7 +35,8 @@ _SUBMODULES = ("autodiff", "compiler", "data", "dist", "fft", "graph", "io", "li
                "testing", "tools")
 _FROM = {  # names that live in a room of their own, imported when first used
     "agog.autodiff.engine": ("no_grad", "enable_grad", "is_grad_enabled", "gradients"),
-    "agog.autodiff.functional": ("grad", "value_and_grad", "vjp", "custom_gradient", "checkpoint", "stop_gradient"),
+    "agog.autodiff.functional": ("grad", "value_and_grad", "vjp", "checkpoint", "stop_gradient"),
+    "agog.autodiff.custom": ("custom_gradient", "custom_jvp"),
     "agog.autodiff.forward": ("jvp", "linearize"),
     "agog.autodiff.batching": ("vmap",),
     "agog.autodiff.jacobians": ("jacobian", "jacrev", "jacfwd", "hessian", "hvp"),

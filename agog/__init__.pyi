@@ -31,13 +31,13 @@ from agog.array.dtypes import (
     uint8 as uint8,
 )
 from agog.autodiff.batching import vmap as vmap
+from agog.autodiff.custom import custom_gradient as custom_gradient, custom_jvp as custom_jvp
 from agog.autodiff.engine import (
     enable_grad as enable_grad, gradients as gradients, is_grad_enabled as is_grad_enabled, no_grad as no_grad,
 )
 from agog.autodiff.forward import jvp as jvp, linearize as linearize
 from agog.autodiff.functional import (
-    checkpoint as checkpoint, custom_gradient as custom_gradient, grad as grad, stop_gradient as stop_gradient,
-    value_and_grad as value_and_grad, vjp as vjp,
+    checkpoint as checkpoint, grad as grad, stop_gradient as stop_gradient, value_and_grad as value_and_grad, vjp as vjp,
 )
 from agog.autodiff.jacobians import (
     hessian as hessian, hvp as hvp, jacfwd as jacfwd, jacobian as jacobian, jacrev as jacrev,
@@ -177,6 +177,7 @@ __all__ = [
     "cumulative_prod",
     "cumulative_sum",
     "custom_gradient",
+    "custom_jvp",
     "data",
     "default_float",
     "deg2rad",

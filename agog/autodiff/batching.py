@@ -15,6 +15,7 @@ from agog.dispatch import apply, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, AxisError, ShapeError
 from agog.ops.row import Op
 
+
 class Batched:
     """Data of a Tensor inside `vmap`: a Tensor `value` whose axis 0 runs over the examples."""
 
@@ -44,8 +45,8 @@ class Batched:
         return n
 
     def item(self) -> Any:
-        raise ArgumentError("inside vmap a Tensor has one value for each example, so Python cannot look at it (bool, int, "
-                            "float, item); use ag.where to choose between values")
+        raise ArgumentError("inside vmap a Tensor has one value for each example, so Python cannot look at it (bool, "
+                            "int, float, item); use ag.where to choose between values")
 
     def __agog_host__(self, what: str) -> Any:
         raise ArgumentError(f"inside vmap a Tensor has one value for each example; {what} is not possible there")
@@ -56,7 +57,8 @@ class Batched:
     @staticmethod
     def __agog_interpret__(op: Op, operands: list[Any], statics: tuple) -> Any:
         level = top_level(operands)
-        batched = tuple(t is not None and type(t._data) is Batched and t._data.__agog_level__ == level for t in operands)
+        batched = tuple(t is not None and type(t._data) is Batched and t._data.__agog_level__ == level
+                        for t in operands)
         values = tuple(t._data.value if b else t for t, b in zip(operands, batched))
         out = run_batched(op, batched, values, statics)
         if isinstance(out, tuple | list):
@@ -107,7 +109,8 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
                 inputs.append(x)
                 continue
             if not hasattr(x, "_node"):
-                raise ArgumentTypeError(f"vmap: in_axes={axis} for a {type(x).__name__}; only Tensors have axes, use None")
+                raise ArgumentTypeError(f"vmap: in_axes={axis} for a {type(x).__name__}; only Tensors have axes, "
+                                        "use None")
             if not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
                 raise AxisError(f"vmap: in_axes={axis} for a Tensor of shape {x.shape}")
             n = x.shape[axis]

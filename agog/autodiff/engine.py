@@ -157,8 +157,9 @@ def _check_roots(roots: Sequence[Any], cotangents: Sequence[Any], what: str) -> 
                                 "requires_grad=True, or it was computed inside ag.no_grad()")
         if g is None:
             if t.size != 1:
-                raise GradientError(f"{what} without a gradient argument works only for a scalar, this Tensor has shape "
-                                    f"{t.shape}; reduce it first, for example with .sum() or .mean(), or pass gradient=")
+                raise GradientError(f"{what} without a gradient argument works only for a scalar, this Tensor has "
+                                    f"shape {t.shape}; reduce it first, for example with .sum() or .mean(), or pass "
+                                    "gradient=")
         elif g.shape != t.shape:
             raise ShapeError(f"{what}: a gradient of shape {g.shape} for a Tensor of shape {t.shape}")
 
@@ -228,8 +229,8 @@ def gradients(outputs: Any, inputs: Any, grad_outputs: Any = None, *, retain_gra
     _check_roots(outs, given, "gradients()")
     for x in ins:
         if x._node is None:
-            raise GradientError("gradients(): an input does not require a gradient; call requires_grad_() on it before the "
-                                "computation")
+            raise GradientError("gradients(): an input does not require a gradient; call requires_grad_() on it before "
+                                "the computation")
     found = walk(outs, given, retain=create_graph if retain_graph is None else retain_graph, create_graph=create_graph,
                  wanted={x._node for x in ins})
     result = []
@@ -239,7 +240,8 @@ def gradients(outputs: Any, inputs: Any, grad_outputs: Any = None, *, retain_gra
         elif allow_unused:
             result.append(None)
         else:
-            raise GradientError(f"gradients(): the outputs do not depend on input {i}; pass allow_unused=True to get None")
+            raise GradientError(f"gradients(): the outputs do not depend on input {i}; pass allow_unused=True to get "
+                                "None")
     return tuple(result)
 
 

@@ -78,7 +78,7 @@ def top_level(operands: list[Any]) -> int:
 
 
 def settle(t: Any, start: int) -> Any:
-    """A result on its way out of a transformation that began at ticket `start`: without a node that only leads inside."""
+    """A result that leaves a transformation begun at ticket `start`: without a node that only leads inside."""
     if t._node is not None and all(leaf.seq < start for leaf in leaves_below([t._node])):
         return wrap(t._data)
     return t

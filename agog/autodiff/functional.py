@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from agog import tape, tree
 from agog.array import dtypes
-from agog.autodiff.engine import conj, enable_grad, finish, leaves_below, no_grad, walk
+from agog.autodiff.engine import conj, enable_grad, finish, leaves_below, walk
 from agog.dispatch import operand, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, GradientError, ShapeError
 from agog.ops.row import Op
@@ -34,13 +34,13 @@ def as_input(x: Any, what: str) -> Any:
     """An argument as a Tensor that can be differentiated by; raises DTypeError-like messages otherwise."""
     t = operand(x) if not _is_tensor(x) else x
     if t is None:
-        raise ArgumentTypeError(f"{what}: an argument to differentiate by is a {type(x).__name__}; give Tensors, arrays, "
-                                "numbers, or containers of them")
+        raise ArgumentTypeError(f"{what}: an argument to differentiate by is a {type(x).__name__}; give Tensors, "
+                                "arrays, numbers, or containers of them")
     if not _is_tensor(t):
         t = tensors.astype(t, dtypes.default_complex() if isinstance(t, complex) else dtypes.default_float())
     if not dtypes.is_inexact(t.dtype):
-        raise ArgumentTypeError(f"{what}: cannot differentiate by a Tensor of dtype {t.dtype}; cast it to a floating dtype, "
-                                "or leave it out of argnums")
+        raise ArgumentTypeError(f"{what}: cannot differentiate by a Tensor of dtype {t.dtype}; cast it to a floating "
+                                "dtype, or leave it out of argnums")
     return t
 
 
@@ -58,7 +58,8 @@ def _indices(argnums: Any, n: int, what: str) -> tuple[int, ...]:
     nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
     for i in nums:
         if not isinstance(i, int) or not -n <= i < n:
-            raise ArgumentError(f"{what}: argnums={argnums!r}, but the function was called with {n} positional arguments")
+            raise ArgumentError(f"{what}: argnums={argnums!r}, but the function was called with {n} positional "
+                                "arguments")
     return tuple(i % n for i in nums)
 
 
@@ -100,8 +101,8 @@ def _scalar_output(y: Any, what: str) -> Any:
         raise GradientError(f"{what}: the function must return a scalar Tensor, it returned "
                             f"{'nothing' if y is None else f'a {type(y).__name__}'}")
     if y.size != 1 or y.ndim:
-        raise GradientError(f"{what}: the function must return a scalar, it returned a Tensor of shape {y.shape}; reduce it, "
-                            "for example with .sum(), or use vjp or jacobian")
+        raise GradientError(f"{what}: the function must return a scalar, it returned a Tensor of shape {y.shape}; "
+                            "reduce it, for example with .sum(), or use vjp or jacobian")
     if dtypes.kind(y.dtype) != "f":
         raise GradientError(f"{what}: the function must return a real floating scalar, it returned {y.dtype}")
     return y
@@ -183,50 +184,31 @@ def stop_gradient(x: Any) -> Any:
     return tree.map(lambda t: t.detach() if _is_tensor(t) else t, x)
 
 
-# ------------------------------------------------------------------------------------------- custom gradients
-def custom_gradient(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Give `fn` a gradient of your own: fn(*args) returns `(value, pullback)`.
+# -------------------------------------------------------------------------------------------- calls as one node
+def recorded_call(name: str, xs: list[Any], ys: list[Any],
+                  cotangents: Callable[[list[Any], bool], list[Any]]) -> list[Any]:
+    """`ys` as the results of one recorded call on the Tensors `xs`.
 
-        @ag.custom_gradient
-        def clipped(x):
-            return x, lambda g: ag.clip(g, -1, 1)
-
-    value is a Tensor; pullback(g) returns a cotangent for each Tensor argument (None for none), alone or as a tuple.
-    The pullback should be written with agog operations, then higher derivatives work too.
+    cotangents(gs, deeper) gives a cotangent or None for each of xs, from Tensors gs; `deeper` says whether it is to be
+    differentiated in its turn.
     """
-    @functools.wraps(fn)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        which = [i for i, a in enumerate(args) if _is_tensor(a)]
-        with no_grad():
-            out = fn(*[a.detach() if _is_tensor(a) else a for a in args], **kwargs)
-        if not (isinstance(out, tuple) and len(out) == 2 and callable(out[1])):
-            raise ArgumentError(f"custom_gradient: {fn.__name__} must return (value, pullback)")
-        value, pullback = out
-        if not _is_tensor(value):
-            raise ArgumentTypeError(f"custom_gradient: the value must be a Tensor, not a {type(value).__name__}")
-        parents = tuple(args[i]._node for i in which)
-        if not any(p is not None for p in parents) or not _grad_on():
-            return value.detach()
+    def rule(xp: Any, gs: Any) -> list[Any]:
+        raw = not any(_is_tensor(g) for g in gs)
+        deeper = not raw and _grad_on()
+        parts = cotangents([conj(wrap(g) if raw else g) for g in gs], deeper)
+        return [None if p is None else conj(p)._data if raw else conj(p) for p in parts]
 
-        def rule(xp: Any, g: Any) -> list[Any]:
-            raw = not _is_tensor(g)
-            parts = pullback(conj(wrap(g) if raw else g))
-            parts = parts if isinstance(parts, tuple | list) else (parts,)
-            if len(parts) != len(which):
-                raise GradientError(f"custom_gradient: the pullback of {fn.__name__} returned {len(parts)} cotangents for "
-                                    f"{len(which)} Tensor arguments")
-            for part, i in zip(parts, which):
-                if part is not None and part.shape != args[i].shape:
-                    raise ShapeError(f"custom_gradient: the pullback of {fn.__name__} returned shape {part.shape} for an "
-                                     f"argument of shape {args[i].shape}")
-            return [None if p is None else conj(p)._data if raw else conj(p) for p in parts]
-
-        node = object.__new__(Node)
-        node.op, node.parents, node.env = _Custom(fn.__name__, rule), parents, (None, None)
-        node.shape, node.seq = value.shape, tape._ticket()
-        return wrap(value._data, node)
-
-    return wrapped
+    node = object.__new__(Node)
+    op = _Custom(name, rule)
+    node.op, node.parents, node.env, node.seq = op, tuple(x._node for x in xs), (None, None), tape._ticket()
+    if len(ys) == 1:
+        op.rules = ((lambda xp, g: rule(xp, [g]), 0, None),)
+        node.shape = ys[0].shape
+        return [wrap(ys[0]._data, node if dtypes.is_inexact(ys[0].dtype) else None)]
+    op.outputs = tuple(str(i) for i in range(len(ys)))
+    node.shape = [(y.shape, y.dtype) for y in ys]
+    return [wrap(y._data, tape.Pick(node, i, y.shape) if dtypes.is_inexact(y.dtype) else None)
+            for i, y in enumerate(ys)]
 
 
 def _grad_on() -> bool:
@@ -236,12 +218,13 @@ def _grad_on() -> bool:
 
 
 class _Custom:
-    """What the tape needs to know of a row, for one call of a `custom_gradient` function."""
+    """What the tape needs to know of a row, for one call of a function with a rule of its own."""
 
-    variadic, elementwise, outputs, derived, inputs, static_names = True, False, ("y",), (), ("xs",), ()
+    variadic, elementwise, derived, inputs, static_names = True, False, (), ("xs",), ()
 
     def __init__(self, name: str, rule: Callable[..., Any]):
         self.name, self.rules = name, ((rule, 0, None),)
+        self.outputs: tuple[str, ...] = ("y",)
 
 
 def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -288,7 +271,8 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
             op.rules = ((lambda xp, g: rule(xp, [g]), 0, None),)
             node.shape = outputs[0].shape  # type: ignore[assignment]
             return tree.unflatten(out_structure, [wrap(outputs[0]._data, node)])
-        return tree.unflatten(out_structure, [wrap(y._data, tape.Pick(node, i, y.shape)) for i, y in enumerate(outputs)])
+        return tree.unflatten(out_structure, [wrap(y._data, tape.Pick(node, i, y.shape))
+                                              for i, y in enumerate(outputs)])
 
     return wrapped
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from agog import tree
-from agog.array import dtypes
 from agog.autodiff.batching import vmap
 from agog.autodiff.forward import jvp
 from agog.autodiff.functional import as_input, grad, vjp
