@@ -11,6 +11,7 @@ A row that has none of them, or whose dtypes kernels do not have, is an island: 
 """
 
 from collections import Counter
+from functools import cache
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from agog.compiler.values import (
     Val,
     View,
     contiguous,
+    count,
     mapped,
     resolve,
     seen_as,
@@ -42,6 +44,8 @@ from agog.graph.build import Builder, xp
 from agog.graph.ir import Constant, Graph
 from agog.ops import structure
 
+name_of = cache(str)  # of a dtype
+_LARGE, _FEW = 1 << 17, 16  # elements reduced to so few that sharing out needs two steps
 _THIN = 128  # inner size up to which products are put together
 
 __all__ = ["Guard", "Island", "Lowering", "Matmul", "decomposed"]
@@ -149,7 +153,7 @@ def _opens(node):
 
 
 def _opened(b, node, inputs):
-    if any(v is not None and str(v.dtype) not in ITEMSIZE for v in (*inputs, *node.outputs)):
+    if any(v is not None and name_of(v.dtype) not in ITEMSIZE for v in (*inputs, *node.outputs)):
         return None
     b.where = node.where
     before = len(b.nodes)
@@ -177,7 +181,7 @@ def sums_of_products(graph):
 
     def is_sum(node):
         return node.op is structure.SUM and all(v.spec == node.outputs[0].spec for v in node.inputs) and len(
-            node.outputs[0].shape) == 2 and str(node.outputs[0].dtype) in FLOATS
+            node.outputs[0].shape) == 2 and name_of(node.outputs[0].dtype) in FLOATS
 
     sums = [n for n in graph.nodes if is_sum(n)]
     read_by_sum = {v for n in sums for v in n.inputs if inner(v) and is_sum(v.node)}
@@ -217,7 +221,7 @@ class Lowering:
         self.env, self.sums = {}, sums_of_products(graph)
         inputs = []
         for i, v in enumerate(graph.inputs):
-            b = Buffer(v.shape, str(v.dtype), name=v.role.path or v.name or f"input{i}")
+            b = Buffer(v.shape, name_of(v.dtype), name=v.role.path or v.name or f"input{i}")
             self.env[v] = b
             inputs.append(b)
         for node, position in zip(graph.nodes, positions):
@@ -263,10 +267,10 @@ class Lowering:
         if v is None:
             return None
         if type(v) is Constant and v not in self.env:
-            if v.data.ndim == 0 and str(v.dtype) in ITEMSIZE:
-                self.env[v] = Const(v.data.item(), str(v.dtype))
+            if v.data.ndim == 0 and name_of(v.dtype) in ITEMSIZE:
+                self.env[v] = Const(v.data.item(), name_of(v.dtype))
             else:
-                self.env[v] = Buffer(v.shape, str(v.dtype), data=np.ascontiguousarray(v.data).reshape(v.shape))
+                self.env[v] = Buffer(v.shape, name_of(v.dtype), data=np.ascontiguousarray(v.data).reshape(v.shape))
         return self.env[v]
 
     def _node(self, node):
@@ -284,19 +288,19 @@ class Lowering:
         except Unsupported as reason:
             made = self._island(node, inputs, str(reason))
         for v, x in zip(node.outputs, made):
-            assert x.shape == v.shape and x.dtype == str(v.dtype), (node, x, v)
+            assert x.shape == v.shape and x.dtype == name_of(v.dtype), (node, x, v)
             self.env[v] = x
 
     def _island(self, node, inputs, why):
         step = Island(node, [self.solid(v) for v in inputs], self.position, why)
-        step.outputs = tuple(Buffer(v.shape, str(v.dtype), step, name=node.op.name) for v in node.outputs)
+        step.outputs = tuple(Buffer(v.shape, name_of(v.dtype), step, name=node.op.name) for v in node.outputs)
         self.steps.append(step)
         return step.outputs
 
     def _row(self, node, inputs):
         op = node.op
         for v in (*inputs, *node.outputs):
-            if v is not None and str(v.dtype) not in ITEMSIZE:
+            if v is not None and name_of(v.dtype) not in ITEMSIZE:
                 raise Unsupported(f"kernels have no {v.dtype}")
         if node in self.sums:
             return [self._long_product(node, *self.sums[node])]
@@ -319,13 +323,13 @@ class Lowering:
         """An array that is known beforehand."""
         with np.errstate(all="ignore"):
             made = node.op.raw(*node.statics)
-        return [Buffer(v.shape, str(v.dtype), data=np.ascontiguousarray(x).reshape(v.shape), name=node.op.name)
+        return [Buffer(v.shape, name_of(v.dtype), data=np.ascontiguousarray(x).reshape(v.shape), name=node.op.name)
                 for v, x in zip(node.outputs, made if isinstance(made, tuple) else (made,))]
 
     def _long_product(self, node, products, rest):
         """x1 @ y1 + x2 @ y2 + ... + rest as [x1 x2 ...] @ [y1; y2; ...] + rest."""
         out = node.outputs[0]
-        dtype, (m, n) = str(out.dtype), out.shape
+        dtype, (m, n) = name_of(out.dtype), out.shape
         rows, columns, start = [], [], 0
         depth = sum(p.inputs[0].shape[1] for p in products)
         for p in products:
@@ -351,10 +355,10 @@ class Lowering:
                 common = d if common is None else dtypes.promote(common, d)
         if common is not None and op.to_float and common.kind in "biu":
             common = dtypes.default_float()
-        args = [v if v is None or name not in op.promotes else self.cast(v, str(common)) for name, v in zip(names, inputs)]
+        args = [v if v is None or name not in op.promotes else self.cast(v, name_of(common)) for name, v in zip(names, inputs)]
         if not given:
             raise Unsupported(f"{op.name} has no inputs")
-        return self.point(op.name, op.lower, args, out.shape, str(out.dtype))
+        return self.point(op.name, op.lower, args, out.shape, name_of(out.dtype))
 
     # ------------------------------------------------------------------------------------------------ the language
     def const(self, value, dtype, shape=()):
@@ -425,8 +429,38 @@ class Lowering:
         kept = tuple(1 if a in over else n for a, n in enumerate(x.shape))
         if all(x.shape[a] == 1 for a in over):
             return self.reshape(x, kept if keepdims else shape)
+        if x.size >= _LARGE and count(shape) < _FEW:
+            y = self._in_stages(kind, x, over)
+            return self.reshape(y, kept if keepdims else shape)
         y = Reduce(kind, x, over, shape, x.dtype)
         return self.reshape(y, kept) if keepdims else y
+
+    def _in_stages(self, kind, x, over):
+        """A reduction of much to little, in two steps, the first of which can be shared out."""
+        first = next((a for a in over if x.shape[a] >= _FEW), over[0])
+        if len(over) == 1 or count([x.shape[a] for a in over if a != first]) < 64:
+            n = x.shape[first]
+            pieces = next((d for d in range(256, _FEW - 1, -1) if n % d == 0), None)
+            if pieces is None:
+                return Reduce(kind, x, over, tuple(m for a, m in enumerate(x.shape) if a not in over), x.dtype)
+            x = self._reshaped(x, (*x.shape[:first], pieces, n // pieces, *x.shape[first + 1:]), {})
+            over = tuple(sorted({a if a <= first else a + 1 for a in over} | {first + 1}))
+        inner = tuple(a for a in over if a != first)
+        y = Reduce(kind, x, inner, tuple(m for a, m in enumerate(x.shape) if a not in inner), x.dtype)
+        at = first - sum(a < first for a in inner)
+        return Reduce(kind, y, (at,), tuple(m for a, m in enumerate(y.shape) if a != at), x.dtype)
+
+    def _reshaped(self, x, shape, done):
+        """`x` in another shape, by reshaping what it is computed from."""
+        if id(x) not in done:
+            if type(x) is Point and len(done) < 64 and all(a is None or a.size == 1 or a.shape == x.shape for a in x.args):
+                args = [a if a is None or a.shape != x.shape else self._reshaped(a, shape, done) for a in x.args]
+                args = [a if a is None or a.shape == tuple(shape) else self.broadcast(self.reshape(a, ()), shape) for a in args]
+                made = Point(x.name, args, shape, x.dtype)
+            else:
+                made = self.reshape(x, shape)
+            done[id(x)] = made
+        return done[id(x)]
 
     def coordinate(self, shape, axis):
         """The index along `axis`, int64."""

@@ -16,6 +16,7 @@ __all__ = ["NestCode"]
 
 _UNROLL = ((16, 4), (60, 2))  # up to this cost, so many vectors at a time
 _BLOCK = 256  # turns of a loop whose results are added up before they are added to the rest
+_BUSY = 1 << 17  # work from which unrolling pays also for short loops
 _DEAR = 12  # instructions from which a value is kept for later passes
 _SCRATCH = 1 << 15  # bytes of scratch memory per value
 
@@ -189,6 +190,8 @@ class NestCode:
         if self.vector is None or self.lanes == 1:
             return 1
         vectors = self.nest.sizes[self.vector] // self.lanes
+        if self.work < _BUSY and vectors < 32:  # little to gain, and less code is compiled sooner
+            return 1
         for limit, u in _UNROLL:
             if self.body <= limit and vectors >= u and (vectors % u == 0 or vectors >= 4 * u):
                 return u

@@ -37,7 +37,7 @@ class Segment:
         self.module = Module(target)
         self.threads, self.profile = threads, profile
         self.names, self.work, self.texts, self.notes = {}, 0, [], []
-        self.imports, self.keep = {}, []
+        self.imports, self.keep, self.nests = {}, [], {}
 
     # ------------------------------------------------------------------------------------------------ building
     def build(self, units, arrays, constants):
@@ -122,11 +122,12 @@ class Segment:
         if not nest.stores:
             self.notes.append(("nothing", g, None, False))
             return (lambda pointers: None), [], False
-        code = NestCode(self.target, nest, self.functions)
+        if nest not in self.nests:
+            self.nests[nest] = NestCode(self.target, nest, self.functions), str(nest), repr(nest)
+        code, text, exact = self.nests[nest]
         parallel = self.threads and code.work >= _PARALLEL and code.split > 1
         self.work += code.work
-        name = self._function(("nest", str(nest), repr(nest), parallel), "nest",
-                              lambda name: code.emit(self.module, name, parallel), str(nest))
+        name = self._function(("nest", exact, parallel), "nest", lambda name: code.emit(self.module, name, parallel), text)
         self.notes.append((name, g, code, parallel))
 
         roots = list(dict.fromkeys(root for root, _ in places))
