@@ -18,6 +18,7 @@ from agog import config
 from agog.array import large
 from agog.compiler.conv import conv
 from agog.compiler.elementwise import compile_elementwise
+from agog.compiler.gemm import gemm
 from agog.compiler.pooling import max_pool
 from agog.ops.row import TABLE, Op
 
@@ -93,6 +94,8 @@ class _Family:
         ready = self.ready
 
         def kernel(first: Any, *rest: Any) -> Any:
+            if type(first) is not np.ndarray:
+                return None
             dtype = first.dtype
             made = ready.get(dtype)
             if made is None:
@@ -112,7 +115,21 @@ class _Family:
         self.ready[dtype] = self.make(dtype.name)
 
 
+class _Product:
+    """The product of two matrices of one dtype."""
+
+    def __init__(self, dtype: str) -> None:
+        self.gemm = gemm(dtype)
+
+    def matmul(self, x: Any, y: Any, empty: Any) -> Any:
+        """x @ y."""
+        out = empty((x.shape[0], y.shape[1]), x.dtype)
+        self.gemm(out, x, y)
+        return out
+
+
 _families = (
+    _Family(_Product, matmul="matmul"),
     _Family(conv, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
     _Family(max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agog.array import large
 from agog.errors import ArgumentError, ShapeError
 from agog.ops import axes as ax
 from agog.ops.explain import describe
@@ -11,16 +12,28 @@ from agog.ops.row import Op, composite
 
 
 # ------------------------------------------------------------------------------------------------------------ matmul
+_SMALL = 1 << 13  # elements of both factors up to which a product is NumPy's
+
+
+def _dot(x: Any, y: Any) -> Any:
+    """The product of two matrices: what np.matmul does, with half of its overhead."""
+    if x.size > _SMALL or y.size > _SMALL:
+        done = large.native("matmul", x.shape[0] * y.size, x, y)
+        if done is not None:
+            return done
+    return x.dot(y)
+
+
 def _matmul(np: Any, x: Any, y: Any) -> Any:
     n, m = x.ndim, y.ndim
     try:
         if type(x) is not type(y):  # a stand-in for data, inside a transformation: np.matmul refuses it, dot would not
             return np.matmul(x, y)
         if n == 2 == m:
-            return x.dot(y)  # what np.matmul does, with half of its overhead
+            return _dot(x, y)
         if n > 2 and m == 2 and x.flags.c_contiguous:  # one large product instead of many small ones
             shape = x.shape
-            return x.reshape((ax.size(shape[:-1]), shape[-1])).dot(y).reshape((*shape[:-1], y.shape[1]))
+            return _dot(x.reshape((ax.size(shape[:-1]), shape[-1])), y).reshape((*shape[:-1], y.shape[1]))
         return np.matmul(x, y)
     except ValueError:
         raise _matmul_error("matmul", x, y) from None
@@ -174,7 +187,7 @@ def _check_map(op: str, x: Any, w: Any, bias: Any, inner: int, layout: str, name
 def _map(x: Any, w: Any, bias: Any) -> Any:
     """x @ w + bias, with one matrix product for all axes in front and no array besides the result."""
     shape = x.shape
-    z = x.dot(w) if len(shape) == 2 else x.reshape((ax.size(shape[:-1]), shape[-1])).dot(w)
+    z = _dot(x if len(shape) == 2 else x.reshape((ax.size(shape[:-1]), shape[-1])), w)
     if bias is not None:
         z += bias
     return z if len(shape) == 2 else z.reshape((*shape[:-1], w.shape[1]))
