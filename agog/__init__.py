@@ -43,6 +43,7 @@ _FROM = {  # names that live in a room of their own, imported when first used
     "agog.control": ("cond", "while_loop", "scan", "print", "assert_", "callback"),
     "agog.random": ("dropout", "rand", "randn", "randint", "randperm", "rand_like", "randn_like"),
     "agog.staging.function": ("function", "eager", "Function"),
+    "agog.staging.tracing": ("trace", "Spec"),
     "agog.namespace": ("broadcast_shapes", "can_cast", "result_type", "finfo", "iinfo", "isdtype", "from_dlpack", "astype", "is_tensor",
                        "set_default_float", "default_float", "tensor", "from_numpy", "manual_seed", "arange", "zeros", "ones",
                        "full", "empty", "linspace", "eye", "zeros_like", "ones_like", "full_like", "empty_like",

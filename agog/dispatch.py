@@ -208,7 +208,8 @@ def _stretches(op: Op) -> bool:
 
 def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) -> Callable[..., Any]:
     """A function of two operands for a row of NumPy's binary ufuncs, or of matmul."""
-    ufunc, keeps, differentiable, derived = op.raw, op.keeps, bool(op.vjp), op.derived
+    ufunc, differentiable, derived = op.raw, bool(op.vjp), op.derived
+    _, keep_x, keep_y, keep_both = op.keeps
     limit = LARGE if isinstance(ufunc, np.ufunc) else 1 << 62  # only a ufunc can be split over threads
     result_same = op.result == "same"
     check_result = result_same and (op.to_float or _stretches(op))  # others give the dtype of equal operands
@@ -245,10 +246,10 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
             t = None
         if t is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
             return fallback(op, (x, y), ())
-        node = _new(_Node)
+        node = _Node()
         node.op = op
         node.parents = (p, q)
-        keep = keeps[(p is not None) + 2 * (q is not None)]
+        keep = keep_y if p is None else keep_x if q is None else keep_both
         node.env = (a if keep[0] else None, b if keep[1] else None, c if keep[2] else None) if keep else _NONE3
         if derived:
             node.env += _derived(derived, (a, b))
@@ -281,10 +282,10 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
             t = None
         if t is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
             return fallback(op, (y, x), ())
-        node = _new(_Node)
+        node = _Node()
         node.op = op
         node.parents = (None, q)
-        keep = keeps[2]
+        keep = keep_y
         node.env = (y if keep[0] else None, b if keep[1] else None, c if keep[2] else None) if keep else _NONE3
         if derived:
             node.env += _derived(derived, (y, b))
@@ -346,7 +347,7 @@ def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
             t = None
         if t is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
             return fallback(op, (x,), ())
-        node = _new(_Node)
+        node = _Node()
         node.op = op
         node.parents = (p,)
         node.env = (a if keep[0] else None, c if keep[1] else None) if keep else _NONE2
@@ -382,7 +383,7 @@ def reduction(op: Op) -> Callable[..., Any]:
             t = None
         if t is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
             return apply(op, (x,), (axis, keepdims))
-        node = _new(_Node)
+        node = _Node()
         node.op = op
         node.parents = (p,)
         if type(axis) is list:

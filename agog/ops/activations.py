@@ -131,10 +131,10 @@ def gelu(xp, x, approximate="none"):
 
 # -------------------------------------------------------------------------------------------------- piecewise linear
 relu = elementwise("relu(x) -> y", lambda np, x: np.maximum(x, 0), takes="if", lower=lambda k, x: k.max(x, 0),
-                   vjp={"x": lambda xp, g, y: xp.where(y > 0, g, 0)}, domain=(0.3, 3),
+                   vjp={"x": lambda xp, g, y: xp._gate(y > 0, g)}, domain=(0.3, 3),
                    doc="`max(x, 0)`; its gradient at 0 is 0.")
 relu6 = elementwise("relu6(x) -> y", lambda np, x: np.minimum(np.maximum(x, 0), 6), takes="if",
-                    vjp={"x": lambda xp, g, y: xp.where((y > 0) & (y < 6), g, 0)},
+                    vjp={"x": lambda xp, g, y: xp._gate((y > 0) & (y < 6), g)},
                     lower=lambda k, x: k.min(k.max(x, 0), 6),
                     domain=(0.3, 5), doc="`min(max(x, 0), 6)`; its gradient at 0 and 6 is 0.")
 leaky_relu = elementwise("leaky_relu(x, negative_slope=0.01) -> y", lambda np, x, a: np.where(x > 0, x, x * a), **_real,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from agog.array import dtypes
+from agog.array import dtypes, large
 from agog.errors import ArgumentError
 from agog.ops.row import Op, elementwise
 
@@ -212,8 +212,16 @@ clip = elementwise(
     doc="`x` brought into `[min, max]`; a bound of None is absent, and `max` wins where the bounds cross. At a bound "
         "the gradient goes to `x`.")
 
+def _where(np: Any, condition: Any, x: Any, y: Any) -> Any:
+    if type(condition) is numpy.ndarray and condition.size >= large.THRESHOLD:
+        done = large.native("where", condition.size, condition, x, y)
+        if done is not None:
+            return done
+    return np.where(condition, x, y)
+
+
 where = elementwise(
-    "where(condition, x, y) -> z", promotes=("x", "y"), linear_in=("x", "y"),
+    "where(condition, x, y) -> z", _where, promotes=("x", "y"), linear_in=("x", "y"),
     vjp={"x": lambda xp, g, condition: xp.where(condition, g, 0), "y":
          lambda xp, g, condition: xp.where(condition, 0, g)},
     lower=lambda k, condition, x, y: k.where(condition, x, y),
@@ -222,6 +230,22 @@ where = elementwise(
                        ((s.rng.random(()) < 0.5, s(0, 2), s(2)), {})],
     doc="`x` where `condition` is true, else `y`; all three broadcast. The gradient of what was not chosen is 0, also "
         "where its value is nan or inf.")
+
+_INTEGERS = {2: numpy.int16, 4: numpy.int32, 8: numpy.int64}
+
+
+def _gated(np: Any, mask: Any, g: Any) -> Any:
+    # As integers times 0 or 1: exact for every bit pattern, without a branch for each element (np.where has one).
+    integer = _INTEGERS.get(g.itemsize) if dtypes.is_floating(g.dtype) else None
+    if integer is None:
+        return np.where(mask, g, np.zeros((), g.dtype))
+    return np.asarray(np.multiply(g.view(integer), mask, dtype=integer)).view(g.dtype)
+
+
+_gate = elementwise("_gate(mask, g) -> y", _gated, promotes=("g",), linear_in=("g",),
+                    vjp={"g": lambda xp, h, mask: xp._gate(mask, h)}, lower=lambda k, mask, g: k.where(mask, g, 0),
+                    samples=lambda s: [((s.ints(2, 3, 4) > 0, s(3, 4)), {}), ((s.ints(2, 2, 3) > 0, s()), {})],
+                    doc="`g` where the bool array `mask` is true, else 0, whatever g is there.")
 
 # ------------------------------------------------------------------------------------------------------ comparison
 equal = elementwise("equal(x, y) -> z", result="bool", lower=lambda k, x, y: k.eq(x, y), domain=(-2, 2),
