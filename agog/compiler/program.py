@@ -289,7 +289,7 @@ class Program:
         rows = {}
         for s in self._segments:
             for (name, u, code, parallel), n in zip(s.notes, s.cycles()):
-                what = repr(u) if isinstance(u, Group) else f"{type(u).__name__.lower()} {[v.shape for v in u.inputs]}"
+                what = repr(u) if isinstance(u, Group) else f"{type(u).__name__.lower()} {[v.shape for v in u.inputs if v is not None]}"
                 row = rows.setdefault((name, what, parallel), [0, 0, code])
                 row[0] += n
                 row[1] += 1

@@ -111,6 +111,7 @@ def ordered(roots):
 class _Scheduler:
     def __init__(self):
         self.unit = {}  # value or step -> Group or Step
+        self.number, self.units = {}, []
         self.links = {}
 
     def producers(self, root):
@@ -144,6 +145,9 @@ class _Scheduler:
                 tried.append(g)
         for g in reversed(tried):
             if self.join(g, v, found):
+                for other in tried:
+                    if other is not g:
+                        self.merge(g, other, v, found)
                 return
         shape = v.x.shape if isinstance(v, Reduce) else v.shape
         roots = {id(link.root) for link in found if link}
@@ -154,6 +158,7 @@ class _Scheduler:
         g = Group(shape)
         g.roots = set()
         self.recent.append(g)
+        self.units.append(g)
         if not self.join(g, v, found):
             raise AssertionError(v)
 
@@ -200,6 +205,71 @@ class _Scheduler:
         self.unit[v] = g
         return True
 
+    def merge(self, g, other, v, found):
+        """Make one group of two, both of which v (a member of g) reads, if they walk the same domain."""
+        if len(g.members) + len(other.members) > _MEMBERS or isinstance(v, Reduce) or count(g.domain) != count(other.domain):
+            return
+        link = next(link for link in found if link and link.root in other.place)
+        if link.axes is None:
+            return
+        to = {other.place[link.root][a]: p for a, p in zip(link.axes, g.place[v]) if a is not None and p is not None}
+        if any(n != 1 and a not in to for a, n in enumerate(other.domain)) or None in to:
+            return
+        reduced = None if other.reduced is None else {to[a] for a in other.reduced}
+        if reduced != g.reduced:
+            both = reduced or g.reduced
+            kept = count([n for a, n in enumerate(g.domain) if a not in both])
+            if reduced and g.reduced or count(g.domain) >= _LARGE and kept < _FEW:
+                return
+            # values that do not span what is now reduced would be taken for results of the reduction
+            for u in (other if g.reduced else g).members:
+                at = (other if g.reduced else g).place[u]
+                spans = {to.get(p) if g.reduced else p for p in at if p is not None}
+                if not both <= spans:
+                    return
+        if any(link.root in other.place and not self._walks_alike(link, g.place[v], other, to) for link in found if link):
+            return
+        if any(self.reaches(u, g) for u in other.deps - {g}) or any(self.reaches(u, other) for u in g.deps - {other}):
+            return
+        if any(root in other.place for m in g.members for root in needs(m)) or any(
+                root in g.place for m in other.members for root in needs(m)):
+            return
+        for m in [*g.members, *other.members]:
+            for link in self.links[m]:
+                if link and (link.root in other.place) != (m in other.place) and (
+                        link.root in g.place or link.root in other.place):
+                    mine = [None if p is None else to[p] for p in other.place[m]] if m in other.place else g.place[m]
+                    if isinstance(m, Reduce):
+                        mine = m.source_place if m in g.place else [None if p is None else to[p] for p in m.source_place]
+                    theirs = g.place.get(link.root) or [None if p is None else to[p] for p in other.place[link.root]]
+                    if link.axes is None or any(
+                            a is not None and theirs[a] is not None and mine[i] != theirs[a] for i, a in enumerate(link.axes)):
+                        return
+        for m in other.members:
+            g.place[m] = tuple(None if p is None else to[p] for p in other.place[m])
+            if isinstance(m, Reduce):
+                m.source_place = tuple(None if p is None else to[p] for p in m.source_place)
+            self.unit[m] = g
+        g.reduced = reduced or g.reduced
+        g.members = sorted(g.members + other.members, key=self.number.__getitem__)
+        g.deps = (g.deps | other.deps) - {g, other}
+        g.roots |= other.roots
+        other.members = []
+        if other in self.recent:
+            self.recent.remove(other)
+        for u in self.units:
+            if other in u.deps:
+                u.deps.discard(other)
+                u.deps.add(g)
+
+    @staticmethod
+    def _walks_alike(link, place, other, to):
+        """Whether a link into the other group agrees with the way that the domains are matched."""
+        if link.axes is None:
+            return False
+        at = other.place[link.root]
+        return all(a is None or at[a] is None or place[i] == to[at[a]] for i, a in enumerate(link.axes))
+
     def placed(self, g, shape, found):
         """Which domain axis each axis of `shape` walks, so that it agrees with what is read from g; or None."""
         place = [None] * len(shape)
@@ -242,7 +312,7 @@ def schedule(outputs, steps):
     s = _Scheduler()
     s.recent = []
     kept = [x for x in steps if isinstance(x, Guard) or isinstance(x, Island) and x.node is not None and not x.node.pure]
-    units, needed = [], {}
+    units, needed = s.units, {}
     for x in ordered([*outputs, *kept]):
         if isinstance(x, Step):
             x.deps = set()
@@ -254,9 +324,9 @@ def schedule(outputs, steps):
             s.unit[x] = x
             units.append(x)
         elif isinstance(x, Point | Gather | Reduce):
+            s.number[x] = len(s.number)
             s.add(x)
-            if s.unit[x].members[0] is x:
-                units.append(s.unit[x])
+    units[:] = [u for u in units if not isinstance(u, Group) or u.members]
     last = None
     for x in kept:  # effects and guards keep their order
         if isinstance(x, Island):
