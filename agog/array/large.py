@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from typing import Any, Callable
 
@@ -85,13 +84,15 @@ def release() -> None:
     _local.arena.trim()
 
 
-_pool: ThreadPoolExecutor | None = None
+_pool: Any = None
 _pool_threads = 0
 _pool_pid = 0
 
 
-def _executor() -> ThreadPoolExecutor:
+def _executor() -> Any:
     global _pool, _pool_threads, _pool_pid
+    from concurrent.futures import ThreadPoolExecutor  # brings logging along: not for everybody who imports agog
+
     if _pool is None or _pool_threads != config.num_threads or _pool_pid != os.getpid():  # a forked child has no threads
         _pool = ThreadPoolExecutor(config.num_threads - 1, thread_name_prefix="agog")
         _pool_threads, _pool_pid = config.num_threads, os.getpid()
