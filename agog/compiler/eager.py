@@ -135,6 +135,72 @@ _families = (
 )
 
 
+def _where(condition: Any, x: Any, y: Any) -> Any:
+    """The row `where` of arrays of one shape and numbers."""
+    wholes = [v for v in (x, y) if type(v) is np.ndarray and v.ndim]
+    shape = condition.shape
+    if not wholes or condition.dtype != np.bool_ or not condition.flags.c_contiguous:
+        return None
+    dtype = wholes[0].dtype
+    for v in wholes:
+        if v.dtype != dtype or v.shape != shape or not v.flags.c_contiguous:
+            return None
+    for v in (x, y):  # only a Python number is weak
+        if type(v) not in (int, float) and getattr(v, "dtype", None) != dtype:
+            return None
+    key = ("where", dtype, *[type(v) is np.ndarray and v.ndim > 0 for v in (x, y)])
+    kernel = _kernels.get(key)
+    if kernel is None:
+        if key not in _kernels:
+            _kernels[key] = None  # asked for once
+            if dtype.name in ("float32", "float64"):
+                _request(_compile_where, key)
+        return None
+    out = large.empty(shape, dtype)
+    kernel([out], [condition, *[v if type(v) is np.ndarray else np.array(v, dtype) for v in (x, y)]])
+    return out
+
+
+def _compile_where(key: Any) -> None:
+    name, dtype, *whole = key
+    kinds = ["contiguous", *["contiguous" if w else "scalar" for w in whole]]
+    _kernels[key] = compile_elementwise(
+        name, TABLE[name].lower, ["bool", dtype.name, dtype.name], [dtype.name], kinds)
+
+
+def _where(condition: Any, x: Any, y: Any) -> Any:
+    """The row `where` of arrays of one shape and numbers."""
+    wholes = [v for v in (x, y) if type(v) is np.ndarray and v.ndim]
+    shape = condition.shape
+    if not wholes or condition.dtype != np.bool_ or not condition.flags.c_contiguous:
+        return None
+    dtype = wholes[0].dtype
+    for v in wholes:
+        if v.dtype != dtype or v.shape != shape or not v.flags.c_contiguous:
+            return None
+    for v in (x, y):  # only a Python number is weak
+        if type(v) not in (int, float) and getattr(v, "dtype", None) != dtype:
+            return None
+    key = ("where", dtype, *[type(v) is np.ndarray and v.ndim > 0 for v in (x, y)])
+    kernel = _kernels.get(key)
+    if kernel is None:
+        if key not in _kernels:
+            _kernels[key] = None  # asked for once
+            if dtype.name in ("float32", "float64"):
+                _request(_compile_where, key)
+        return None
+    out = large.empty(shape, dtype)
+    kernel([out], [condition, *[v if type(v) is np.ndarray else np.array(v, dtype) for v in (x, y)]])
+    return out
+
+
+def _compile_where(key: Any) -> None:
+    name, dtype, *whole = key
+    kinds = ["contiguous", *["contiguous" if w else "scalar" for w in whole]]
+    _kernels[key] = compile_elementwise(
+        name, TABLE[name].lower, ["bool", dtype.name, dtype.name], [dtype.name], kinds)
+
+
 def _after_fork() -> None:
     global _worker
     _worker = None
@@ -156,4 +222,6 @@ def enable() -> None:
     if config.native:
         large.accelerate = accelerate
         for family in _families:
+            large.kernels["where"] = _where
+            large.kernels["where"] = _where
             large.kernels |= {row: family.kernel(method) for row, method in family.methods.items()}
