@@ -135,9 +135,6 @@ def _decomposed_once(graph):
                 made = _opened(b, node, inputs)
             if made is None:
                 copy = node.with_inputs(inputs)
-                if copy is node:
-                    copy = type(node)(node.op, inputs, node.statics, [type(v)(*v.spec, v.name) for v in node.outputs],
-                                      node.graphs, node.where)
                 b.nodes.append(copy)
                 made = copy.outputs
             new.update(zip(node.outputs, made))

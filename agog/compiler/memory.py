@@ -1,5 +1,7 @@
 """A plan of memory: which bytes of one arena each buffer has while it is alive."""
 
+from bisect import insort
+
 __all__ = ["plan"]
 
 _ALIGN = 64
@@ -20,7 +22,6 @@ def plan(buffers):
                     break
                 at = max(at, end)
         offsets[key] = at
-        placed.append((at, at + n, first, last))
-        placed.sort()
+        insort(placed, (at, at + n, first, last))
         size = max(size, at + n)
     return offsets, size

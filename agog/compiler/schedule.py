@@ -122,17 +122,25 @@ class _Scheduler:
             return {root.step} if root.step is not None else set()
         return {self.unit[root]} if root in self.unit else set()
 
-    def reaches(self, start, target):
-        """Whether unit `start` depends on `target`."""
-        seen, stack = set(), [start]
-        while stack:
-            u = stack.pop()
-            if u is target:
-                return True
-            if u not in seen:
-                seen.add(u)
-                stack.extend(u.deps)
-        return False
+    def enter(self, u):
+        """Number a new unit. `before` has the bits of everything that it depends on, directly or not."""
+        u.bit, u.before, u.used = 1 << len(self.units), 0, False
+        self.units.append(u)
+
+    def depend(self, u, deps):
+        """Make u depend on other units."""
+        new = 0
+        for d in deps:
+            new |= d.before | d.bit
+            d.used = True
+        u.deps |= deps
+        new &= ~u.before
+        if new:
+            u.before |= new
+            if u.used:
+                for w in self.units:
+                    if w.before & u.bit:
+                        w.before |= new
 
     def add(self, v):
         """Put a loop value into a group."""
@@ -158,7 +166,7 @@ class _Scheduler:
         g = Group(shape)
         g.roots = set()
         self.recent.append(g)
-        self.units.append(g)
+        self.enter(g)
         if not self.join(g, v, found):
             raise AssertionError(v)
 
@@ -192,7 +200,7 @@ class _Scheduler:
             if root in g.place:
                 return False
             deps |= self.producers(root)
-        if g in deps or g.members and any(self.reaches(u, g) for u in deps):
+        if g in deps or any(u.before & g.bit for u in deps):
             return False
         if isinstance(v, Reduce):
             g.reduced = over
@@ -200,7 +208,7 @@ class _Scheduler:
             place = [p for a, p in enumerate(place) if a not in v.axes]
         g.members.append(v)
         g.place[v] = tuple(place)
-        g.deps |= deps
+        self.depend(g, deps)
         g.roots |= {id(link.root) for link in found if link}
         self.unit[v] = g
         return True
@@ -229,7 +237,7 @@ class _Scheduler:
                     return
         if any(link.root in other.place and not self._walks_alike(link, g.place[v], other, to) for link in found if link):
             return
-        if any(self.reaches(u, g) for u in other.deps - {g}) or any(self.reaches(u, other) for u in g.deps - {other}):
+        if any(u.before & g.bit for u in other.deps - {g}) or any(u.before & other.bit for u in g.deps - {other}):
             return
         if any(root in other.place for m in g.members for root in needs(m)) or any(
                 root in g.place for m in other.members for root in needs(m)):
@@ -257,10 +265,15 @@ class _Scheduler:
         other.members = []
         if other in self.recent:
             self.recent.remove(other)
+        g.bit |= other.bit
+        g.before = (g.before | other.before) & ~g.bit
+        g.used = g.used or other.used
         for u in self.units:
             if other in u.deps:
                 u.deps.discard(other)
                 u.deps.add(g)
+            if u.before & g.bit and u is not g:
+                u.before |= g.before | g.bit
 
     @staticmethod
     def _walks_alike(link, place, other, to):
@@ -316,13 +329,13 @@ def schedule(outputs, steps):
     for x in ordered([*outputs, *kept]):
         if isinstance(x, Step):
             x.deps = set()
+            s.enter(x)
             for v in x.inputs:
                 if v is not None:
                     root = resolve(v)[0]
-                    x.deps |= s.producers(root)
+                    s.depend(x, s.producers(root))
                     needed[root] = True
             s.unit[x] = x
-            units.append(x)
         elif isinstance(x, Point | Gather | Reduce):
             s.number[x] = len(s.number)
             s.add(x)

@@ -173,7 +173,7 @@ def seen_as(v, fn):
     n = max(1, root.size)
     if _memory.size < n:
         _memory = np.empty(n, np.int8)  # never written: only its addresses count
-    stand_in = np.lib.stride_tricks.as_strided(_memory[offset:] if offset < _memory.size else _memory, v.shape, strides)
+    stand_in = np.ndarray(v.shape, np.int8, _memory, offset if v.size else 0, strides)
     made = fn(stand_in)
     start, out = _memory.__array_interface__["data"][0], []
     for y in made if isinstance(made, tuple) else (made,):
