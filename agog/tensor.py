@@ -631,6 +631,8 @@ def _announce(t: Tensor, source: Any) -> None:
         config.modes.recorder.on_born(t)
         if isinstance(source, bool | int | float | complex | list | tuple | range) and not _holds_arrays(source):
             config.modes.recorder.on_constant(t)
+        elif isinstance(source, np.ndarray):
+            config.modes.recorder.on_array(t, source)
 
 
 def _holds_arrays(x: Any) -> bool:

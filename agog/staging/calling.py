@@ -13,9 +13,9 @@ from typing import Any, Callable
 import numpy as np
 
 from agog import dispatch, tree
-from agog.staging.observe import _ABSENT, fingerprint
 from agog.staging.recorder import Argument, Captured
 from agog.staging.recording import Recording, spent
+from agog.staging.state import ABSENT, SIZE, fingerprint
 
 MISS = object()
 
@@ -39,6 +39,7 @@ def write_entry(r: Recording, arguments: list[tuple[str, Any]] | None) -> Callab
     _check_guards(w, r)
     inputs = _check_captured(w, r, names)
     w.line(f"outs = native({', '.join(inputs)})")
+    w.env["recording"] = r
     _commit(w, r, names)
     return w.make(native)
 
@@ -48,7 +49,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.env: dict[str, Any] = {"MISS": MISS, "nd": np.ndarray, "ABSENT": _ABSENT, "new": object.__new__,
+        self.env: dict[str, Any] = {"MISS": MISS, "nd": np.ndarray, "ABSENT": ABSENT, "new": object.__new__,
                                     "Tensor": dispatch.Tensor, "fingerprint": fingerprint, "spent": spent}
 
     def line(self, text: str) -> None:
@@ -106,9 +107,11 @@ def _check_arguments(w: _Writer, r: Recording, arguments: list[tuple[str, Any]])
 
 def _read(w: _Writer, place: Any) -> str:
     holder, key = place.holder, place.key
-    if type(holder) is dict:
+    if key is SIZE:
+        return f"len({w.name(holder)})"
+    if type(holder) is dict or type(holder) is types.MappingProxyType:
         return f"{w.name(holder)}.get({key!r}, ABSENT)" if isinstance(key, str) else f"{w.name(place)}.read()"
-    if isinstance(holder, types.FunctionType) and isinstance(key, str):
+    if isinstance(holder, types.FunctionType) and isinstance(key, str) or key in ("__mro__", "__class__"):
         return f"{w.name(holder)}.{key}"
     return f"{w.name(place)}.read()"
 
@@ -156,6 +159,7 @@ def _commit(w: _Writer, r: Recording, names: list[str]) -> None:
     for guard in r.guard_values:
         w.line(f"if not {w.name(guard.holds)}(outs[{at}].item()): return MISS")
         at += 1
+    w.line("recording.calls += 1")
     for i, (out, _) in enumerate(r.new):
         w.line(f"r{i} = new(Tensor)")
         w.line(f"r{i}._data = outs[{out}]")

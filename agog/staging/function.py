@@ -25,7 +25,8 @@ from agog.staging.calling import MISS, write_entry
 from agog.staging.checking import compare
 from agog.staging.explain import Explanation, explain
 from agog.staging.building import build
-from agog.staging.observe import _PLAIN, Watch, is_tensor
+from agog.staging.observe import Watch
+from agog.staging.state import PLAIN, is_tensor
 from agog.staging.recorder import Recorder, recording
 from agog.staging.recording import GuardMissed, NotStageable, Recording
 
@@ -88,7 +89,7 @@ def describe(args: tuple, tensors: list[Any]) -> list[tuple[str, Any]] | None:
     for x in args:
         if is_tensor(x):
             out.append(("tensor", len([o for o in out if o[0] == "tensor"])))
-        elif not isinstance(x, (*_PLAIN, list, tuple, dict, np.ndarray)) and not dataclasses.is_dataclass(x):
+        elif not isinstance(x, (*PLAIN, list, tuple, dict, np.ndarray)) and not dataclasses.is_dataclass(x):
             out.append(("same", x))
         elif isinstance(x, str | bool | type(None)) or type(x) is int or (type(x) is float and x == x and x != 0):
             out.append(("plain", x))
@@ -129,12 +130,23 @@ class Function:
             return self
         return types.MethodType(self, instance)
 
+    def __getattr__(self, name: str) -> Any:
+        """What the wrapped function or object has: `staged.parameters()` of a staged Module."""
+        if name == "_fn" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._fn, name)
+
     def __agog_watch__(self) -> tuple[Any, list[Any]]:
-        """To another recording this is the function it wraps, not its caches."""
-        return id(self._fn), []
+        """To another recording this is the function it wraps and what users set on it, not its caches."""
+        return id(self._fn), [(self.__dict__, k) for k in self.__dict__ if k not in _OWN]
 
     def __repr__(self) -> str:
         return f"<staged {self.__name__}: {sum(len(f.recordings) for f in self._forms.values())} recordings>"
+
+    @property
+    def calls_staged(self) -> int:
+        """How many calls were answered by recordings that are still kept."""
+        return sum(r.calls for form in list(self._forms.values()) for r in form.recordings)
 
     # ------------------------------------------------------------------------------------------------- calling
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -152,22 +164,29 @@ class Function:
         key, tensors, others = self._key(args, kwargs)
         if key is None:
             return self._fn(*args, **kwargs)
-        form = self._forms.get(key)
+        form, why, compiling = self._forms.get(key), "", False
         if form is not None:
             if form.reason is not None and form.attempts >= ATTEMPTS:
                 return self._fn(*args, **kwargs)
             for r in form.recordings:
-                if r.program is None or r.applies(tensors) is not None:
+                if r.program is None:
+                    compiling = True
+                    continue
+                if (changed := r.applies(tensors)) is not None:
+                    why = f"{changed} changed"
                     continue
                 try:
                     if self.check:
                         return self._checked(r, tensors, args, kwargs)
                     return r.run(tensors)
-                except GuardMissed:
+                except GuardMissed as missed:
+                    why = str(missed)
                     continue
                 except Exception as error:
                     return self._failed(error, args, kwargs)
-        return self._record(key, form, args, kwargs, tensors, others)
+        if compiling and not why:
+            return self._fn(*args, **kwargs)  # eager calls go on until the other thread is done
+        return self._record(key, form, args, kwargs, tensors, others, why)
 
     def _failed(self, error: Exception, args: tuple, kwargs: dict) -> Any:
         """A native call raised. Nothing was committed: the eager run shows the error at the user's line, if there is one."""
@@ -195,7 +214,7 @@ class Function:
             kind = type(x)
             if kind is float:
                 parts.append((float, x.hex()))
-            elif isinstance(x, _PLAIN):
+            elif isinstance(x, PLAIN):
                 parts.append((kind, repr(x) if isinstance(x, complex | np.generic | slice | range) else x))
             elif kind in (list, tuple, dict) or isinstance(x, tuple):
                 if kind is not tuple:
@@ -205,7 +224,8 @@ class Function:
                 return all(add(f"{name}[{k!r}]", v) for k, v in items)
             elif dataclasses.is_dataclass(x) and not isinstance(x, type):
                 others.append((name, x))
-                names = tuple(f.name for f in dataclasses.fields(x))
+                names = (*(f.name for f in dataclasses.fields(x)), *getattr(x, "__dict__", ()))
+                names = tuple(dict.fromkeys(names))
                 parts.append((kind, names))
                 return all(add(f"{name}.{n}", getattr(x, n, None)) for n in names)
             elif kind is np.ndarray:
@@ -237,7 +257,7 @@ class Function:
 
     # ------------------------------------------------------------------------------------------------ recording
     def _record(self, key: Any, form: _Form | None, args: tuple, kwargs: dict, tensors: list[Any],
-                others: list[tuple[str, Any]]) -> Any:
+                others: list[tuple[str, Any]], why: str) -> Any:
         if form is not None and len(form.recordings) >= self.limit:
             self._say(f"its control flow took more than {self.limit} paths for arguments of one form; "
                       "use ag.where or ag.cond, or raise limit=")
@@ -250,11 +270,15 @@ class Function:
         if not _recording_lock.acquire(blocking=False):
             return self._fn(*args, **kwargs)  # another thread is recording: do not wait for it, nor for its compiler
         try:
-            return self._record_locked(key, args, kwargs, tensors, others)
+            return self._record_locked(key, args, kwargs, tensors, others, why)
         finally:
             _recording_lock.release()
 
-    def _record_locked(self, key: Any, args: tuple, kwargs: dict, tensors: list[Any], others: list[tuple[str, Any]]) -> Any:
+    def _record_locked(self, key: Any, args: tuple, kwargs: dict, tensors: list[Any], others: list[tuple[str, Any]],
+                       why: str) -> Any:
+        if key not in self._forms:
+            label = self._labels(args, kwargs)
+            why = self._news(label)
         watch = Watch()
         recorder = Recorder(watch)
         for i, t in enumerate(tensors):
@@ -267,7 +291,7 @@ class Function:
             watch.stop()
         form = self._forms.get(key)
         if form is None:
-            form = self._new_form(key)
+            form = self._new_form(key, label)
         try:
             made = Recording(self.__name__, recorder, watch, result, tensors)
             made.guards.failed()
@@ -275,14 +299,14 @@ class Function:
             form.attempts += 1
             form.reason = str(why)
             self._note(f"not staged: {why}")
-            if self.strict:
+            if self.strict and not (why.once and form.attempts < ATTEMPTS):
                 raise StagingError(f"{self.__name__} cannot be staged: {why}") from None
             if form.attempts >= ATTEMPTS:
                 self._say(str(why))
             return result
         form.reason, form.attempts = None, 0
         form.recordings.insert(0, made)
-        self._note(f"recorded {made.graph.count()} operations{self._why(key)}")
+        self._note(f"recorded {made.graph.count()} operations" + (f": {why}" if why else ""))
         described = None if kwargs or self.check or not config.modes.grad else describe(args, tensors)
         if self.background:
             threading.Thread(target=self._compile, args=(made, described), daemon=True).start()
@@ -290,11 +314,11 @@ class Function:
             self._compile(made, described)
         return result
 
-    def _new_form(self, key: Any) -> _Form:
+    def _new_form(self, key: Any, label: list[str]) -> _Form:
         while len(self._forms) >= FORMS:
             self._forms.pop(next(iter(self._forms)), None)
             self._evicted += 1
-        form = self._forms[key] = _Form([])
+        form = self._forms[key] = _Form(label)
         return form
 
     def _compile(self, made: Recording, arguments: list[tuple[str, Any]] | None) -> None:
@@ -315,16 +339,45 @@ class Function:
         compare(self.__name__, r, [t._data for t in inputs], outs, recorder)
         return result
 
-    def _why(self, key: Any) -> str:
-        """What is new about a form, for the history."""
-        known = [k for k in self._forms if k != key]
+    def _labels(self, args: tuple, kwargs: dict) -> list[str]:
+        """The arguments in words, one by one: what a new form differs in from the others."""
+        out = [f"grad mode: {'on' if config.modes.grad else 'off'}"]
+        seen: dict[int, str] = {}
+
+        def add(name: str, x: Any) -> None:
+            if is_tensor(x):
+                again = seen.setdefault(id(x), name)
+                text = f"{x.dtype}{list(x.shape)}" + (" that requires grad" if x._node is not None else "")
+                out.append(f"{name}: {text}" if again == name else f"{name}: the Tensor that is also {again}")
+            elif isinstance(x, list | tuple | dict):
+                out.append(f"{name}: {type(x).__name__} of {len(x)}")
+                for k, v in x.items() if isinstance(x, dict) else enumerate(x):
+                    add(f"{name}[{k!r}]", v)
+            elif dataclasses.is_dataclass(x) and not isinstance(x, type):
+                for f in dataclasses.fields(x):
+                    add(f"{name}.{f.name}", getattr(x, f.name, None))
+            else:
+                text = repr(x) if isinstance(x, PLAIN) else f"a {type(x).__name__} object"
+                out.append(f"{name}: {text if len(text) < 60 else text[:57] + '...'}")
+
+        names = _parameter_names(self._fn)
+        for i, x in enumerate(args):
+            add(names[i] if i < len(names) else f"args[{i}]", x)
+        for name, x in kwargs.items():
+            add(name, x)
+        return out
+
+    def _news(self, label: list[str]) -> str:
+        """How these arguments differ from the most similar ones before: "x: float32[3] -> float32[4]"."""
+        known = [f.label for f in self._forms.values()]
         if not known:
             return ""
-        nearest = max(known, key=lambda k: sum(a == b for a, b in zip(k, key)))
-        for i, (a, b) in enumerate(zip(nearest, key)):
-            if a != b:
-                return f", because part {i} of the arguments was {a!r} before and is {b!r} now"
-        return ", because the number of arguments changed"
+        nearest = max(known, key=lambda k: (sum(a == b for a, b in zip(k, label)), -abs(len(k) - len(label))))
+        before, now = dict(t.partition(": ")[::2] for t in nearest), dict(t.partition(": ")[::2] for t in label)
+        news = [f"{n}: {before[n]} -> {text}" if n in before else f"{n}: {text} is new" for n, text in now.items()
+                if before.get(n) != text]
+        news += [f"{n} is gone" for n in before if n not in now]
+        return "; ".join(news[:4]) or "another object was given"
 
     # ---------------------------------------------------------------------------------------------- seeing inside
     def _find(self, args: tuple, kwargs: dict) -> Recording | None:
@@ -380,6 +433,9 @@ class Function:
             self._warned.add(reason)
             self._note(f"runs eagerly: {reason}")
             warn(f"agog.function: {self.__name__} runs eagerly: {reason}", StagingWarning)
+
+
+_OWN = frozenset(vars(Function(lambda: None))) | {"__wrapped__"}
 
 
 def _parameter_names(fn: Any) -> tuple[str, ...]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import types
 from typing import Any
 
-from agog.staging import observe
-from agog.staging.observe import Place, Refuse, Watch, fingerprint, is_tensor, is_user_code
+from agog.staging import observe, state
+from agog.staging.codes import is_user_code
+from agog.staging.observe import Watch
+from agog.staging.state import ABSENT, Place, Refuse, fingerprint, is_tensor
 
-_IDENTITY = (*observe._FIXED, str, bytes, type(None), bool)
+_IDENTITY = (*state.FIXED, str, bytes, type(None), bool)
 
 
 class Guards:
@@ -17,8 +19,6 @@ class Guards:
     __slots__ = ("same", "equal", "functions", "watched", "deep", "nodes")
 
     def __init__(self, watch: Watch, captured: list[Any]):
-        names = {n for code in watch.codes for n in observe._attribute_names(code)}
-        dynamic = watch._dynamic
         self.same: list[tuple[Place, Any]] = []
         self.equal: list[tuple[Place, type, Any]] = []
         self.functions: list[tuple[Place, Any, Any]] = []
@@ -26,16 +26,15 @@ class Guards:
         self.deep: list[tuple[Place, Any]] = []
         self.nodes = [(t, t._node) for t in captured]
         for key, place in watch.places.items():
-            if key in watch.volatile or (isinstance(place.holder, type) and not dynamic and place.key not in names):
-                continue
-            self._add(place, watch.before[key])
+            if key not in watch.volatile and place is not observe._RAN:
+                self._add(place, watch.before[key])
         for name, value, before in watch.arguments:
-            if not observe_plain(value) and not isinstance(value, dict | list | tuple):  # those are in the key
+            if not isinstance(value, (*state.PLAIN, dict, list, tuple)):  # those are in the key
                 self._add(Place({"value": value}, "value", name), before)
 
     def _add(self, place: Place, before: Any) -> None:
         value = place.read()
-        if value is observe._ABSENT or isinstance(value, _IDENTITY) or is_tensor(value):
+        if value is ABSENT or isinstance(value, _IDENTITY) or is_tensor(value) or place.key == "__mro__":
             self.same.append((place, value))
         elif isinstance(value, int) and type(value) is int:
             self.equal.append((place, int, value))
@@ -78,9 +77,6 @@ class Guards:
     def names(self) -> list[str]:
         """What is watched, for `explain`."""
         groups = (self.same, self.equal, self.functions, self.deep)
-        places = {entry[0].name for group in groups for entry in group}  # type: ignore[attr-defined]
+        places = {entry[0].name for group in groups for entry in group  # type: ignore[attr-defined]
+                  if entry[0].read() is not ABSENT and entry[0].key not in (state.SIZE, "__mro__", "__class__")}
         return sorted(places | {name for _, _, name in self.watched})
-
-
-def observe_plain(value: Any) -> bool:
-    return isinstance(value, observe._PLAIN)

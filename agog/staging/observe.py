@@ -8,183 +8,43 @@ changed by the function (a side effect); what does not was at most read, and bec
 
 from __future__ import annotations
 
-import array
-import collections
 import contextvars
-import dis
-import functools
+import dataclasses
 import inspect
-import os
+import operator
 import random
 import sys
-import sysconfig
 import threading
 import types
-import zlib
 from typing import Any, Callable, Iterable
 
 import numpy as np
 
 from agog import config
 from agog.array import dtypes
+from agog.staging import codes
+from agog.staging.codes import DYNAMIC, answers_itself, from_user, is_agog, is_user_class, is_user_code, is_user_module
+from agog.staging.state import (ABSENT, CONTAINERS, FIXED, IMPURE_TYPES, MAX_STATE, PLAIN, SIZE, Place, Refuse, fingerprint,
+                                is_tensor)
 from agog.tape import Leaf
 
-_LIBRARIES = tuple(os.path.normpath(p) + os.sep for p in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"),
-                                                          sysconfig.get_path("purelib"), sysconfig.get_path("platlib")} if p)
-_AGOG = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_FROZEN = ("<frozen", "<__array_function__", "<agog ")
-
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), np.dtype, np.generic, range,
-          slice)
-_FIXED = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, property, np.ufunc, staticmethod, classmethod,
-          types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType, types.MethodDescriptorType,
-          types.MethodWrapperType)
-_CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque)
-_DYNAMIC = frozenset({"getattr", "setattr", "delattr", "hasattr", "vars", "dir"})
-MAX_STATE = 20_000
-MAX_ARRAY_BYTES = 16 << 20
-
 _IMPURE_MODULES = {"time", "random", "_random", "io", "_io", "posix", "nt", "socket", "_socket", "select", "secrets",
-                   "uuid", "_uuid", "subprocess", "signal", "_thread", "_datetime", "_curses", "readline", "_ssl", "mmap"}
-_IMPURE_BUILTINS = {"print", "input", "open", "breakpoint", "exec", "eval", "globals", "setattr", "delattr"}
+                   "uuid", "_uuid", "subprocess", "signal", "_signal", "_thread", "_datetime", "_curses", "readline", "_ssl",
+                   "mmap", "_warnings", "_queue", "_posixsubprocess", "_sqlite3", "sqlite3", "faulthandler", "_asyncio",
+                   "_interpreters", "fcntl", "termios", "syslog"}
+_IMPURE_BUILTINS = {"print", "input", "open", "breakpoint"}
+_IMPURE_SYS = {"_getframe", "getrefcount", "exc_info", "settrace", "setprofile", "gettrace", "getswitchinterval", "exit",
+               "setrecursionlimit", "audit", "_current_frames", "intern_"}
 _HARMLESS = {("posix", "fspath"), ("_thread", "allocate_lock"), ("_thread", "get_ident"), ("_thread", "RLock"),
-             ("time", "perf_counter_ns_"), ("nt", "fspath")}
-_IMPURE_TYPES = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
+             ("time", "perf_counter_ns_"), ("nt", "fspath"), ("_signal", "default_int_handler")}
 _IMPURE_CLASS_NAMES = {"datetime", "date"}
-
-
-def is_user_code(filename: str) -> bool:
-    """True for code whose names are the user's: not agog, not the standard library, not an installed package."""
-    if filename.startswith(_AGOG) or filename.startswith(_FROZEN):
-        return False
-    return not filename.startswith(_LIBRARIES)
-
-
-@functools.lru_cache(maxsize=4096)
-def is_user_class(cls: type) -> bool:
-    """True for classes defined in the user's code."""
-    module = sys.modules.get(cls.__module__)
-    return cls is not object and (cls.__module__ == "__main__" or is_user_code(getattr(module, "__file__", None) or "<frozen"))
-
-
-def is_tensor(x: Any) -> bool:
-    return hasattr(type(x), "_node") and hasattr(type(x), "_data")
-
-
-class Refuse(Exception):
-    """State that cannot be watched; the message says which and why."""
-
-
-# ------------------------------------------------------------------------------------------------ fingerprints
-def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") -> Any:
-    """A comparable picture of plain mutable state: equal when nothing that matters changed.
-
-    Lists, dicts, sets and small arrays count by their contents. Tensors count by identity (their values are the
-    recorder's business), functions, classes, modules and ordinary objects too: the attributes of objects that code
-    reads are watched one by one. `seen` collects every mutable object that was met, by id.
-
-    Raises Refuse for what cannot be watched: live iterators, huge containers and arrays.
-    """
-    seen = {} if seen is None else seen
-    if isinstance(value, _PLAIN):
-        return (type(value), repr(value)) if isinstance(value, float | complex | np.generic) else (type(value), value)
-    key = id(value)
-    if key in seen:
-        return ("again", key)
-    seen[key] = value
-    if len(seen) > MAX_STATE:
-        raise Refuse(f"{name or 'its state'} reaches more than {MAX_STATE} objects; pass less, or keep it in Tensors")
-    if is_tensor(value):
-        return ("tensor", key)
-    if isinstance(value, np.ndarray):
-        if value.nbytes > MAX_ARRAY_BYTES:
-            raise Refuse(f"{name or 'an array'} is a NumPy array of {value.nbytes >> 20} MB; make it a Tensor, "
-                         "or pass it as an argument")
-        data = np.ascontiguousarray(value)
-        body: Any = [fingerprint(x, seen, name) for x in value.flat] if value.dtype.hasobject else \
-            zlib.crc32(data.view(np.uint8).reshape(-1).data if data.size else b"")
-        return ("array", key, value.shape, value.dtype.str, body)
-    if isinstance(value, _IMPURE_TYPES):
-        return ("generator", key, _state(value))
-    if isinstance(value, bytearray | array.array | memoryview):
-        return (type(value), key, bytes(value))
-    if isinstance(value, list | tuple | collections.deque):
-        return (type(value), key if not isinstance(value, tuple) else None, [fingerprint(v, seen, name) for v in value])
-    if isinstance(value, dict):
-        return (type(value), key, [(_key(k), fingerprint(v, seen, f"{name}[{k!r}]")) for k, v in list(value.items())])
-    if isinstance(value, set | frozenset):
-        return (type(value), key, sorted((repr(_key(v)) for v in value)))
-    if isinstance(value, types.FunctionType) and not is_user_code(value.__code__.co_filename):
-        return ("function", key, id(value.__code__))
-    if isinstance(value, types.FunctionType):
-        return ("function", key, id(value.__code__), fingerprint(value.__defaults__, seen, name),
-                fingerprint(value.__kwdefaults__, seen, name), fingerprint(value.__dict__ or None, seen, name),
-                [_cell(c, seen, name) for c in value.__closure__ or ()])
-    if isinstance(value, functools.partial):
-        return ("partial", key, [fingerprint(v, seen, name) for v in (value.func, value.args, value.keywords)])
-    if isinstance(value, threading.local):
-        raise Refuse(f"{name or 'it'} differs from thread to thread (threading.local)")
-    if isinstance(value, types.MethodType):
-        return ("method", id(value.__func__), fingerprint(value.__self__, seen, name))
-    if isinstance(value, _FIXED):
-        return ("fixed", key)
-    if isinstance(value, Leaf):
-        return ("leaf", key)
-    if hasattr(type(value), "__next__"):
-        raise Refuse(f"{name or 'it'} is an iterator ({type(value).__name__}); what it gives next cannot be known beforehand")
-    return ("object", key, id(type(value)))
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    bits = generator if isinstance(generator, np.random.BitGenerator) else getattr(generator, "bit_generator", None)
-    return repr(generator.get_state() if bits is None else bits.state)
-
-
-def _cell(cell: Any, seen: dict[int, Any], name: str) -> Any:
-    try:
-        return fingerprint(cell.cell_contents, seen, name)
-    except ValueError:
-        return "empty"
-
-
-def _key(k: Any) -> Any:
-    return (type(k), k) if isinstance(k, _PLAIN) else ("id", id(k))
-
-
-def changed(before: Any, after: Any) -> bool:
-    """True when two fingerprints differ."""
-    return before != after
-
-
-# ------------------------------------------------------------------------------------------- watching a recording
-class Place:
-    """Where a value was read from: a dict entry (globals, attributes) or a closure cell. It can be read again."""
-
-    __slots__ = ("holder", "key", "name")
-
-    def __init__(self, holder: Any, key: Any, name: str):
-        self.holder, self.key, self.name = holder, key, name
-
-    def read(self) -> Any:
-        holder, key = self.holder, self.key
-        if type(holder) is dict:
-            return holder.get(key, _ABSENT)
-        if isinstance(holder, types.CellType):
-            try:
-                return holder.cell_contents
-            except ValueError:
-                return _ABSENT
-        return getattr(holder, key, _ABSENT)
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "<absent>"
-
-
-_ABSENT = _Absent()
+_KNOWN_OWNERS = (*PLAIN, *FIXED, *CONTAINERS, np.ndarray, bytearray, types.FunctionType, types.MethodType, types.GeneratorType,
+                 BaseException, type(iter([])), type(iter(())), type(iter({})), super, Leaf)
+_KNOWN_MODULES = ("builtins", "numpy", "collections", "re", "_struct", "functools", "datetime", "decimal", "itertools", "_operator",
+                  "operator", "weakref", "_weakref", "types", "_abc", "string", "_thread", "threading", "contextvars", "_contextvars",
+                  "ml_dtypes", "_collections", "fractions", "enum", "array", "typing", "unicodedata")
+_DULL = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__slots__", "__qualname__",
+                   "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl"})
 
 
 class Watch:
@@ -193,7 +53,7 @@ class Watch:
     def __init__(self) -> None:
         self.places: dict[tuple[int, Any], Place] = {}
         self.before: dict[tuple[int, Any], Any] = {}
-        self.codes: set[types.CodeType] = set()
+        self.codes: dict[int, types.CodeType] = {}
         self.reason: str | None = None
         self.arguments: list[tuple[str, Any, Any]] = []
         self.reached: set[int] = set()
@@ -205,6 +65,11 @@ class Watch:
         self._dynamic = False
         self._random: Any = None
         self._keep: list[Any] = []
+        self._proxies: dict[type, Any] = {}
+        self._known: set[int] = set()  # codes of functions whose closures are watched
+        self._inner: set[int] = set()  # codes of functions that are made by code that ran
+        self._flat: set[int] = set()  # dataclass arguments: what they hold is in the key, and differs from call to call
+        self._agog: dict[int, tuple[types.ModuleType, str]] = {}
         self._active = False
 
     # the roots of a call: the function itself and its arguments
@@ -217,7 +82,8 @@ class Watch:
                 self.arguments.append((name, value, fingerprint(value, seen, name)))
             except Refuse as refusal:
                 self.refuse(f"argument {refusal}")
-            self._note_objects(seen, name)
+            self._flat.update(k for k, v in seen.items() if dataclasses.is_dataclass(v))
+            self._note_objects({k: v for k, v in seen.items() if not is_tensor(v)}, name)
             self._note_callable(value)
         self._note(Place(vars(dtypes), "_default_float", "the default float"))
         self._enter_function(fn)
@@ -234,6 +100,8 @@ class Watch:
             self._active = False
             if isinstance(sys.stdout, _Stream):
                 sys.stdout = self._streams[0]
+            elif sys.stdout is not self._streams[0]:
+                self.refuse("it replaces sys.stdout")
             if isinstance(sys.stderr, _Stream):
                 sys.stderr = self._streams[1]
 
@@ -242,6 +110,8 @@ class Watch:
             self.reason = reason
 
     def _enter_function(self, fn: Any) -> None:
+        import functools
+
         while isinstance(fn, types.MethodType | functools.partial):
             if isinstance(fn, functools.partial):
                 self._note_value((id(fn), "arguments"), (fn.args, fn.keywords), "an argument of the partial function")
@@ -251,62 +121,93 @@ class Watch:
                 fn = fn.__func__
         if not isinstance(fn, types.FunctionType):
             self._note_objects({id(fn): fn}, type(fn).__name__)
+            self._note_callable(fn)
             fn = getattr(type(fn), "__call__", None)
         if isinstance(fn, types.FunctionType):
+            self._note_callable(fn)
             self._note_function(fn)
 
     def _note_function(self, fn: types.FunctionType) -> None:
         code = fn.__code__
-        if not is_user_code(code.co_filename):
+        if is_agog(code.co_filename):
             return
-        for name, cell in zip(code.co_freevars, fn.__closure__ or ()):
-            self._note(Place(cell, None, name))
         for attribute in ("__code__", "__defaults__", "__kwdefaults__"):
             self._note(Place(fn, attribute, f"{attribute} of {fn.__name__}"))
-        self._note_code(code, fn.__globals__)
+        if is_user_code(code.co_filename):
+            self._note_code(code, fn.__globals__)
 
+    # ------------------------------------------------------------------------------------------- names and objects
     def _note_code(self, code: types.CodeType, namespace: dict) -> None:
         """Code is about to run for the first time: what it reads is now as it was before."""
-        if code in self.codes:
+        if self.places.get((id(namespace), id(code))) is not None:
             return
-        self.codes.add(code)
-        globals_read, attributes = _global_names(code), _attribute_names(code)
-        if not self._dynamic and (globals_read & _DYNAMIC or "__dict__" in attributes):
+        self.places[id(namespace), id(code)] = _RAN
+        self.codes[id(code)] = code
+        names = codes.names(code)
+        self._inner.update(map(id, names.inner))
+        self._note_names(names.attributes, bool(names.globals & DYNAMIC))
+        builtin = codes.builtins_of(namespace)
+        for name in names.globals:
+            self._note(Place(namespace, name, name))
+            if name not in namespace and name in builtin:
+                self._note(Place(builtin, name, name))
+        for name, attribute, level in names.imports:
+            full = codes.relative(name, level, namespace)
+            self._note(Place(sys.modules, full, f"the import of {full}"))
+            parts = full.split(".")
+            for i in range(1, len(parts)):
+                self._note(Place(sys.modules, ".".join(parts[:i]), f"the import of {full}"))
+            if attribute is not None:
+                self._note(Place(sys.modules, f"{full}.{attribute}", f"the import of {full}.{attribute}"))
+
+    def _note_names(self, attributes: set[str], dynamic: bool) -> None:
+        """Attributes that code names, from now on watched on all objects that are known."""
+        if not self._dynamic and (dynamic or attributes & DYNAMIC):
             self._dynamic = True
+            self._attributes |= attributes
             new = None
         else:
             new = attributes - self._attributes
-        self._attributes |= attributes
+            self._attributes |= attributes
+            if not new:
+                return
         for value, name in list(self._objects.values()):
             self._note_attributes(value, name, new)
-        for name in globals_read:
-            if name in namespace:
-                self._note(Place(namespace, name, name))
-                value = namespace[name]
-                if isinstance(value, types.ModuleType) and not value.__name__.partition(".")[0] == "agog":
-                    own = is_user_code(getattr(value, "__file__", None) or "<frozen")
-                    for attribute in attributes & vars(value).keys():
-                        if own or not callable(vars(value)[attribute]):
-                            self._note(Place(vars(value), attribute, f"{name}.{attribute}"))
-            elif not hasattr(_builtins(namespace), name):
-                self._note(Place(namespace, name, name))  # absent now; it could appear
 
     def _note_objects(self, seen: dict[int, Any], name: str) -> None:
         self.reached.update(seen)
         for value in list(seen.values()):
-            if id(value) in self._objects or isinstance(value, (*_FIXED, *_CONTAINERS, np.ndarray, types.FunctionType)):
+            if id(value) in self._objects or isinstance(value, (*CONTAINERS, np.ndarray)) and not is_user_class(type(value)):
                 continue
-            if is_tensor(value) or isinstance(value, Leaf):
+            if isinstance(value, FIXED) and not isinstance(value, type | types.ModuleType):
                 continue
-            self._objects[id(value)] = (value, name)
+            if isinstance(value, operator.attrgetter | operator.methodcaller) and not self._dynamic:
+                self._note_names(set(), True)
+            if is_tensor(value) or isinstance(value, Leaf) or isinstance(value, types.FunctionType) and not value.__dict__:
+                continue
+            if isinstance(value, type) and not is_user_class(value) and not is_user_class(type(value)):
+                continue
+            name_of = value.__name__ if isinstance(value, type | types.ModuleType | types.FunctionType) else name
+            self._objects[id(value)] = (value, name_of)
             if len(self._objects) > MAX_STATE // 10:
                 self.refuse(f"{name} reaches more than {MAX_STATE // 10} objects with attributes")
                 return
-            self._note_attributes(value, name, None if self._dynamic else self._attributes)
-            self._note_class(value)
+            self._note_attributes(value, name_of, None if self._dynamic else self._attributes)
+            if not isinstance(value, type | types.ModuleType | types.FunctionType):
+                cls = type(value)
+                if is_user_class(cls):
+                    self._note_objects({id(cls): cls}, cls.__name__)
+                    if getattr(cls, "__agog_watch__", None) is None:
+                        self._note(Place(value, "__class__", f"the class of {name}"))
 
     def _note_attributes(self, value: Any, name: str, wanted: Any) -> None:
-        """Watch attributes of an object: those named in `wanted`, or all (None)."""
+        """Watch attributes of an object, a class, a module or a function: those named in `wanted`, or all (None)."""
+        if isinstance(value, type):
+            self._note_class(value, wanted)
+            return
+        if isinstance(value, types.ModuleType):
+            self._note_module(value, wanted)
+            return
         watch = getattr(type(value), "__agog_watch__", None)
         if watch is not None:
             token, entries = watch(value)
@@ -316,17 +217,67 @@ class Watch:
                     self._note(Place(holder, key, f"{name}.{key}"))
             return
         state = getattr(value, "__dict__", None)
-        if _answers_itself(type(value)):
+        if id(value) in self._flat:
+            self._flat.add(id(state))
+        if answers_itself(type(value)):
             wanted = None
         if isinstance(state, dict):
-            every = state.keys() | {k for c in type(value).__mro__ if is_user_class(c) for k in vars(c)}
-            for key in sorted(every, key=str) if wanted is None else wanted:
+            if wanted is None:
+                self._note(Place(state, SIZE, f"the attributes of {name}"))
+            for key in sorted(state.keys() | self._attributes, key=str) if wanted is None else wanted:
                 self._note(Place(state, key, f"{name}.{key}"))
         for cls in type(value).__mro__:
             slots = cls.__dict__.get("__slots__", ())
             for slot in (slots,) if isinstance(slots, str) else slots:
+                if slot.startswith("__") and not slot.endswith("__"):
+                    slot = f"_{cls.__name__.lstrip('_')}{slot}"
                 if slot not in ("__dict__", "__weakref__") and (wanted is None or slot in wanted):
                     self._note(Place(value, slot, f"{name}.{slot}"))
+
+    def _note_class(self, value: type, wanted: Any) -> None:
+        """A class of the user: the attributes and methods that are named, special methods, and whether any was added."""
+        for base in (*value.__mro__, *type(value).__mro__):
+            if not is_user_class(base):
+                continue
+            proxy = self._proxies.setdefault(base, vars(base))
+            if (id(proxy), SIZE) not in self.places:
+                self._note(Place(proxy, SIZE, f"the attributes of {base.__name__}"))
+                self._note(Place(base, "__mro__", f"the base classes of {base.__name__}"))
+                for name, attribute in list(proxy.items()):
+                    if name.startswith("__") and name not in _DULL and isinstance(attribute, types.FunctionType | property):
+                        self._note(Place(proxy, name, f"{base.__name__}.{name}"))
+            for name in [n for n in proxy if n not in _DULL] if wanted is None else wanted & proxy.keys():
+                self._note(Place(proxy, name, f"{base.__name__}.{name}"))
+
+    def _note_module(self, value: types.ModuleType, wanted: Any) -> None:
+        """A module: the attributes that are named. Those of agog are noted at the end, as many are made when first used."""
+        names = vars(value)
+        if value.__name__.partition(".")[0] == "agog":
+            self._agog[id(value)] = (value, value.__name__)
+            return
+        if is_user_module(value):
+            for name in (names.keys() | self._attributes if wanted is None else wanted):
+                if not name.startswith("__"):
+                    self._note(Place(names, name, f"{value.__name__}.{name}"))
+        else:
+            for name in (self._attributes if wanted is None else wanted) & names.keys():
+                self._note(Place(names, name, f"{value.__name__}.{name}"))
+
+    def finish(self) -> None:
+        """Note what is read from agog's own modules, after the run: they make their names when these are first used."""
+        done: set[int] = set()
+        while todo := [v for v in self._agog.values() if id(v[0]) not in done]:
+            for module, name in todo:
+                done.add(id(module))
+                for key in self._attributes & vars(module).keys():
+                    value = vars(module)[key]
+                    if callable(value) and not isinstance(value, type) or isinstance(value, types.ModuleType):
+                        place = Place(vars(module), key, f"{name}.{key}")
+                        at = (id(place.holder), key)
+                        if at not in self.places:
+                            self.places[at], self.before[at] = place, fingerprint(value, None, place.name)
+                        if isinstance(value, types.ModuleType) and value.__name__.startswith("agog."):
+                            self._agog.setdefault(id(value), (value, value.__name__))
 
     def _note(self, place: Place) -> None:
         key = (id(place.holder), place.key)
@@ -334,7 +285,7 @@ class Watch:
             return
         self.places[key] = place
         value = place.read()
-        if value is _ABSENT:
+        if value is ABSENT:
             self.before[key] = fingerprint(value)
             return
         seen: dict[int, Any] = {}
@@ -343,10 +294,13 @@ class Watch:
         except Refuse as refusal:
             self.refuse(str(refusal))
             self.before[key] = None
-        self._note_objects(seen, place.name)
+        if id(place.holder) in self._flat:
+            self.volatile.add(key)
+            self._flat.update(k for k, v in seen.items() if dataclasses.is_dataclass(v))
+            seen = {k: v for k, v in seen.items() if not is_tensor(v)}
+        if place.key != "__mro__":
+            self._note_objects(seen, place.name)
         self._note_callable(value)
-        if isinstance(value, type):
-            self._note_class(value)
 
     def _note_value(self, key: Any, value: Any, name: str) -> None:
         holder = {"value": value}
@@ -354,58 +308,73 @@ class Watch:
         self._note(Place(holder, "value", name))
 
     def _note_callable(self, value: Any) -> None:
-        while (inner := inspect.getattr_static(value, "__wrapped__", None)) is not None and not isinstance(value, type):
-            value = inner  # a decorated, perhaps staged, function: what it closes over counts
-        if isinstance(value, types.FunctionType) and is_user_code(value.__code__.co_filename):
+        """What a function closes over counts; so does the function inside a decorated, perhaps staged, one."""
+        while True:
+            if isinstance(value, staticmethod | classmethod):
+                value = value.__func__
+            elif isinstance(value, types.MethodType):
+                value = value.__func__
+            elif isinstance(value, property):
+                for part in (value.fset, value.fdel):
+                    if part is not None:
+                        self._note_callable(part)
+                value = value.fget
+            else:
+                self._note_closure(value)
+                inner = None if isinstance(value, type) else inspect.getattr_static(value, "__wrapped__", None)
+                if inner is None:
+                    return
+                if not isinstance(value, types.FunctionType) and isinstance(inner, types.FunctionType) and \
+                        is_user_code(inner.__code__.co_filename):
+                    self._note_code(inner.__code__, inner.__globals__)  # it may have been cached: its frame does not run
+                value = inner
+
+    def _note_closure(self, value: Any) -> None:
+        if isinstance(value, types.FunctionType) and not is_agog(value.__code__.co_filename):
+            if id(value) in self._known:
+                return
+            self._known.update((id(value), id(value.__code__)))
             for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):
                 self._note(Place(cell, None, name))
-
-    def _note_class(self, value: Any) -> None:
-        """Class attributes and methods of a user's object can be replaced; they are read through its class."""
-        cls = value if isinstance(value, type) else type(value)
-        for base in cls.__mro__:
-            if not is_user_class(base):
-                continue
-            for name, attribute in list(vars(base).items()):
-                if name in ("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__slots__", "__qualname__"):
-                    continue
-                key = (id(base), name)
-                if key not in self.places:
-                    self.places[key] = Place(base, name, f"{base.__name__}.{name}")
-                    try:
-                        self.before[key] = fingerprint(getattr(base, name, _ABSENT), None, f"{base.__name__}.{name}")
-                    except Refuse as refusal:
-                        self.refuse(str(refusal))
-                        self.before[key] = None
 
     # ------------------------------------------------------------------------------------------ the hook
     def _profile(self, frame: types.FrameType, event: str, arg: Any) -> None:
         if event == "call":
             code = frame.f_code
-            if code is config.ENVIRONMENT_READER and _from_user(frame):
+            if code is config.ENVIRONMENT_READER and from_user(frame):
                 self.refuse("it reads an environment variable")
-            if not is_user_code(code.co_filename) or config.modes.recorder is None:
+            if not is_user_code(code.co_filename):
+                if not is_agog(code.co_filename) and id(code) not in self.codes and from_user(frame.f_back):
+                    self.codes[id(code)] = code  # a library function that the user's code calls may read the user's objects
+                    names = codes.names(code)
+                    self._note_names(names.attributes, bool(names.globals & DYNAMIC))
                 return
-            if frame.f_globals.get("__name__", "").startswith("namedtuple_"):
+            if config.modes.recorder is None or frame.f_globals.get("__name__", "").startswith("namedtuple_"):
                 return
-            if code.co_flags & inspect.CO_GENERATOR and code not in self.codes and frame.f_lasti > _generator_start(code):
-                self.refuse(f"the generator {code.co_name} was started outside")
-            if code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
-                self.refuse(f"{code.co_name} is a coroutine")
-            self._note_code(code, frame.f_globals)
-            for name in code.co_freevars:
-                if name in frame.f_locals:
-                    self._note_local(frame, name)
-            if code.co_argcount and code.co_varnames[0] in ("self", "cls"):
-                owner = frame.f_locals.get(code.co_varnames[0], _ABSENT)
-                if owner is _ABSENT or is_tensor(owner) or id(owner) in self._objects or id(owner) in self._new:
-                    return
-                if code.co_name == "__init__" and not getattr(owner, "__dict__", None):
-                    self._new[id(owner)] = owner  # made here: what happens to it is no side effect
-                else:
-                    self._note_objects({id(owner): owner}, code.co_varnames[0])
+            self._user_frame(frame, code)
         elif event == "c_call":
             self._c_call(frame, arg)
+
+    def _user_frame(self, frame: types.FrameType, code: types.CodeType) -> None:
+        if code.co_flags & inspect.CO_GENERATOR and id(code) not in self.codes and frame.f_lasti > codes.generator_start(code):
+            self.refuse(f"the generator {code.co_name} was started outside")
+        if code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+            self.refuse(f"{code.co_name} is a coroutine")
+        self._note_code(code, frame.f_globals)
+        for name in code.co_freevars:
+            if name in frame.f_locals:
+                self._note_local(frame, name)
+        if code.co_freevars and code.co_name != "<module>" and id(code) not in self._known and id(code) not in self._inner:
+            self.refuse(f"{code.co_name} closes over variables that cannot be watched")
+        if code.co_argcount and code.co_varnames[0] in ("self", "cls"):
+            owner = frame.f_locals.get(code.co_varnames[0], ABSENT)
+            if owner is ABSENT or is_tensor(owner) or id(owner) in self._objects or id(owner) in self._new:
+                return
+            if code.co_name == "__init__" and not getattr(owner, "__dict__", None):
+                self._new[id(owner)] = owner  # made here: what happens to it is no side effect
+                self._note_objects({id(type(owner)): type(owner)}, type(owner).__name__)
+            else:
+                self._note_objects({id(owner): owner}, code.co_varnames[0])
 
     def _note_local(self, frame: types.FrameType, name: str) -> None:
         # The cell itself is out of reach from a frame; its content is watched for change by identity of what it holds.
@@ -414,37 +383,40 @@ class Watch:
             self._note_value(("free", id(value)), value, name)
 
     def _c_call(self, frame: types.FrameType, fn: Any) -> None:
-        if self.reason is not None or not _from_user(frame):
+        if self.reason is not None or not from_user(frame):
             return
         name = getattr(fn, "__name__", "")
         module = getattr(fn, "__module__", None) or ""
         owner = getattr(fn, "__self__", None)
         if module == "builtins" and name in _IMPURE_BUILTINS:
-            if name in ("setattr", "delattr", "exec", "eval", "globals"):
-                return  # their effects are seen in the state
             self.refuse(f"it calls {name}()")
-        elif isinstance(owner, _IMPURE_TYPES):
+        elif isinstance(owner, IMPURE_TYPES):
             self.refuse(f"it draws from {type(owner).__module__}.{type(owner).__name__}.{name}; use agog.random")
         elif isinstance(owner, type) and owner.__name__ in _IMPURE_CLASS_NAMES and name in ("now", "today", "utcnow"):
             self.refuse(f"it calls {owner.__name__}.{name}()")
         elif module in _IMPURE_MODULES and (module, name) not in _HARMLESS:
             self.refuse(f"it calls {module}.{name}()")
+        elif module == "sys" and name in _IMPURE_SYS:
+            self.refuse(f"it calls sys.{name}()")
         elif isinstance(owner, contextvars.ContextVar):
             self.refuse(f"it reads the context variable {owner.name}")
         elif module == "_thread" and name == "get_ident" and is_user_code(frame.f_code.co_filename):
             self.refuse("it asks which thread it runs in")
         elif owner is not None and type(owner).__module__ in ("_io", "io") and not isinstance(owner, _Stream):
             self.refuse(f"it uses a file ({type(owner).__name__}.{name})")
+        elif id(owner) in self._objects and not isinstance(owner, _KNOWN_OWNERS) and not is_user_class(type(owner)) and \
+                type(owner).__module__.partition(".")[0] not in _KNOWN_MODULES:
+            self.refuse(f"it calls {type(owner).__name__}.{name}() of an object whose state cannot be seen")
 
     def around_effect(self) -> Callable[[], None]:
         """Call before a staged effect is delivered, and the result after it: what only the effect changes is its own."""
-        same = [k for k, place in self.places.items() if self._now(place) == self.before[k]]
+        same = [k for k, place in self.places.items() if place is not _RAN and self._now(place) == self.before[k]]
 
         def after() -> None:
             for k in same:
                 place = self.places[k]
                 now = self._now(place)
-                if now != self.before[k] and not any(_loads(code, place.name) for code in self.codes):
+                if now != self.before[k] and not any(codes.loads(code, place.name) for code in self.codes.values()):
                     self.before[k] = now
                     self.volatile.add(k)
 
@@ -458,84 +430,35 @@ class Watch:
             return None
 
     # -------------------------------------------------------------------------------------------- the verdict
-    def side_effect(self) -> str | None:
-        """What changed besides Tensors, in words; None when nothing did."""
+    def side_effect(self) -> tuple[str, bool] | None:
+        """What changed besides Tensors, in words, and whether it may have been for once; None when nothing did."""
         if self.reason is not None:
-            return self.reason
+            return self.reason, False
+        self.finish()
         for key, place in self.places.items():
+            if place is _RAN:
+                continue
             before = self.before[key]
             try:
                 after = fingerprint(place.read(), None, place.name)
             except Refuse as refusal:
-                return str(refusal)
+                return str(refusal), False
             if before != after:
-                return f"it changes {place.name}"
+                return f"it changes {place.name}", True
         for name, value, before in self.arguments:
             if fingerprint(value, None, name) != before:
-                return f"it changes its argument {name}"
+                return f"it changes its argument {name}", True
         for value, token, name in self.watched.values():
             if value.__agog_watch__()[0] != token:
-                return f"it changes {name}"
+                return f"it changes {name}", True
         state = (random.getstate(), _numpy_random())
         if state[0] != self._random[0] or not _same_random(state[1], self._random[1]):
-            return "it draws random numbers from Python's or NumPy's generator; use agog.random"
+            return "it draws random numbers from Python's or NumPy's generator; use agog.random", False
         return None
 
 
-@functools.lru_cache(maxsize=4096)
-def _answers_itself(cls: type) -> bool:
-    """True for classes that compute attributes or items: which of their own they read for that is not in the user's code."""
-    return any({"__getattr__", "__getattribute__", "__getitem__"} & vars(base).keys() for base in cls.__mro__
-               if base is not object and base.__module__ != "builtins")
-
-
-def _from_user(frame: types.FrameType | None) -> bool:
-    """True when the call comes from user code, directly or through a library function (`random.choice`, `logging`)."""
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if name.startswith(_AGOG):
-            return False
-        if is_user_code(name):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _loads(code: types.CodeType, name: str) -> bool:
-    """Whether `code` itself (not a function inside it) reads the variable."""
-    return any(i.argval == name and i.opname.startswith(("LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF"))
-               for i in dis.get_instructions(code))
-
-
-def _builtins(namespace: dict) -> Any:
-    found = namespace.get("__builtins__")
-    return found if isinstance(found, types.ModuleType) else types.SimpleNamespace(**(found or {}))
-
-
-@functools.lru_cache(maxsize=4096)
-def _generator_start(code: types.CodeType) -> int:
-    """Where the frame of a generator stands that was made and not yet started."""
-    return next((i.offset for i in dis.get_instructions(code) if i.opname == "RESUME"), 0)
-
-
-@functools.lru_cache(maxsize=4096)
-def _global_names(code: types.CodeType) -> frozenset[str]:
-    """Names that `code`, and functions defined inside it, read or write as globals."""
-    return _names(code, ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"))
-
-
-@functools.lru_cache(maxsize=4096)
-def _attribute_names(code: types.CodeType) -> frozenset[str]:
-    """Names that `code`, and functions defined inside it, read or write as attributes."""
-    return _names(code, ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR", "LOAD_SUPER_ATTR"))
-
-
-def _names(code: types.CodeType, opcodes: tuple[str, ...]) -> frozenset[str]:
-    names = {str(i.argval) for i in dis.get_instructions(code) if i.opname in opcodes}
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            names |= _names(const, opcodes)
-    return frozenset(names)
+_RAN = Place(None, None, "")
+"""Marks, among the places, code that ran with its globals."""
 
 
 def _numpy_random() -> Any:

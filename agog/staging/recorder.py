@@ -194,6 +194,11 @@ class Recorder:
             slot = self._slot(tensor._data)
             self.constants[slot] = tensor._data
 
+    def on_array(self, tensor: Any, source: Any) -> None:
+        """A Tensor of a NumPy array: a constant when the array is one that the guards compare."""
+        if self.watch is not None and id(source) in self.watch.reached:
+            self.on_constant(tensor)
+
     def on_op(self, op: Any, tensors: list[Any], statics: tuple, results: tuple) -> None:
         """An operation ran on these Tensors."""
         for t in (*tensors, *results):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 from typing import Any, Callable
 
 import numpy as np
@@ -12,22 +14,27 @@ from agog.autodiff.functional import fresh, stopped
 from agog.dispatch import apply, wrap
 from agog.graph.ir import Constant, Graph, Input, Node, Role, Value
 from agog.staging.guards import Guards
-from agog.staging.observe import _PLAIN, Watch, is_tensor
+from agog.staging.observe import Watch
 from agog.staging.recorder import Argument, Captured, Gradient, Guard, Recorder
+from agog.staging.state import PLAIN, is_tensor
 from agog.tape import Leaf, Pick
 
-PLAIN_RESULTS = (*_PLAIN, np.dtype)
+PLAIN_RESULTS = PLAIN
 
 
 class GuardMissed(Exception):
     """A value that Python looked at during the recording is another one now."""
 
-    def __init__(self, position: int, value: Any):
-        self.position, self.value = position, value
+    def __init__(self, guard: Guard, value: Any):
+        super().__init__(f"{guard.what} gave {value!r}, not {guard.expected!r}" + (f"  ({guard.line})" if guard.line else ""))
 
 
 class NotStageable(Exception):
-    """Why this run cannot be replayed natively."""
+    """Why this run cannot be replayed natively. once: a later run may do without."""
+
+    def __init__(self, reason: str, once: bool = False):
+        super().__init__(reason)
+        self.once = once
 
 
 class Recording:
@@ -40,8 +47,8 @@ class Recording:
         self.name = name
         if recorder.reason:
             raise NotStageable(recorder.reason)
-        if reason := watch.side_effect():
-            raise NotStageable(reason)
+        if found := watch.side_effect():
+            raise NotStageable(*found)
         self.slots: list[int] = []  # the graph's outputs: results, then state
         self._index: dict[int, int] = {}
         self._plan_results(recorder, result, tensors)
@@ -78,6 +85,7 @@ class Recording:
         return self._index[slot]
 
     def _plan_results(self, recorder: Recorder, result: Any, tensors: list[Any]) -> None:
+        _refuse_shared(result, recorder)
         leaves, self.structure = tree.flatten(result)
         arguments = {id(t): i for i, t in enumerate(tensors)}
         made: dict[int, int] = {}
@@ -185,7 +193,7 @@ class Recording:
         for guard in self.guard_values:
             value = outs[at].item()
             if not guard.holds(value):
-                raise GuardMissed(guard.position, value)
+                raise GuardMissed(guard, value)
             at += 1
         self.calls += 1
         return self.commit(outs, at, inputs, tensors)
@@ -232,6 +240,31 @@ class Recording:
             for v, t in zip(node.outputs, out if isinstance(out, tuple) else (out,)):
                 values[v] = t
         return [wrap(v.data) if type(v) is Constant else values[v] for v in self.graph.outputs]
+
+
+def _refuse_shared(x: Any, recorder: Recorder, seen: set[int] | None = None) -> None:
+    """Containers in a result are made anew at every call: those that must be the same, or built otherwise, cannot be."""
+    seen = set() if seen is None else seen
+    data = dataclasses.is_dataclass(x) and not isinstance(x, type)
+    if not (data or isinstance(x, list | dict | tuple)):
+        return
+    kind = type(x).__name__
+    if not isinstance(x, tuple):
+        if id(x) in seen:
+            raise NotStageable(f"it returns one {kind} twice")
+        seen.add(id(x))
+        if recorder.watch is not None and id(x) in recorder.watch.reached:
+            raise NotStageable(f"it returns a {kind} that also exists outside of the call")
+    if isinstance(x, dict) and type(x) not in (dict, collections.OrderedDict):
+        raise NotStageable(f"it returns a {kind}")
+    if data:
+        if extra := getattr(x, "__dict__", {}).keys() - {f.name for f in dataclasses.fields(x) if f.init}:
+            raise NotStageable(f"it returns a {kind} with the attribute {min(extra)!r} that its constructor does not take")
+        if hasattr(x, "__post_init__") or "__new__" in vars(type(x)):
+            raise NotStageable(f"it returns a {kind}, whose construction runs code of its own")
+    parts = [getattr(x, f.name, None) for f in dataclasses.fields(x)] if data else x.values() if isinstance(x, dict) else x
+    for v in parts:
+        _refuse_shared(v, recorder, seen)
 
 
 def _leaf(owner: Any, tensors: list[Any]) -> Any:

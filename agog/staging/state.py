@@ -1,0 +1,169 @@
+"""Pictures of plain mutable Python state, and the places where it was read."""
+
+from __future__ import annotations
+
+import array
+import collections
+import collections.abc
+import functools
+import random
+import threading
+import types
+import weakref
+import zlib
+from typing import Any
+
+import numpy as np
+
+from agog.staging.codes import is_user_code
+from agog.tape import Leaf
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), np.dtype, np.generic, range,
+         slice)
+FIXED = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, property, np.ufunc, staticmethod, classmethod,
+         types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType, types.MethodDescriptorType,
+         types.MethodWrapperType, types.ClassMethodDescriptorType)
+CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque, types.MappingProxyType)
+IMPURE_TYPES = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
+MAX_STATE = 20_000
+MAX_ARRAY_BYTES = 16 << 20
+_Cached = type(functools.lru_cache(len))
+_VIEWS = (type({}.keys()), type({}.values()), type({}.items()), type(collections.OrderedDict().keys()),
+          type(collections.OrderedDict().values()), type(collections.OrderedDict().items()))
+
+
+def is_tensor(x: Any) -> bool:
+    cls = type(x)
+    return hasattr(cls, "_node") and hasattr(cls, "_data")
+
+
+class Refuse(Exception):
+    """State that cannot be watched; the message says which and why."""
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "<absent>"
+
+
+ABSENT = _Absent()
+SIZE = "<number of names>"
+"""As the key of a place: how many entries its dict has."""
+
+
+def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") -> Any:
+    """A comparable picture of plain mutable state: equal when nothing that matters changed.
+
+    Lists, dicts, sets and small arrays count by their contents. Tensors count by identity (their values are the
+    recorder's business), functions, classes, modules and ordinary objects too: the attributes of objects that code
+    reads are watched one by one. `seen` collects every mutable object that was met, by id.
+
+    Raises Refuse for what cannot be watched: live iterators, huge containers and arrays.
+    """
+    seen = {} if seen is None else seen
+    if isinstance(value, PLAIN):
+        return (type(value), repr(value)) if isinstance(value, float | complex | np.generic) else (type(value), value)
+    key = id(value)
+    if key in seen:
+        return ("again", key)
+    seen[key] = value
+    if len(seen) > MAX_STATE:
+        raise Refuse(f"{name or 'its state'} reaches more than {MAX_STATE} objects; pass less, or keep it in Tensors")
+    if is_tensor(value):
+        return ("tensor", key)
+    if isinstance(value, np.ndarray):
+        return _array(value, key, seen, name)
+    if isinstance(value, IMPURE_TYPES):
+        return ("generator", key, _state(value))
+    if isinstance(value, bytearray | array.array | memoryview):
+        return (type(value), key, bytes(value))
+    if isinstance(value, list | tuple | collections.deque):
+        return (type(value), key if not isinstance(value, tuple) else None, [fingerprint(v, seen, name) for v in value])
+    if isinstance(value, dict | types.MappingProxyType):
+        return (type(value), key, [(_key(k, seen, name), fingerprint(v, seen, f"{name}[{k!r}]" if isinstance(k, str | int) else name))
+                                   for k, v in list(value.items())])
+    if isinstance(value, set | frozenset):
+        items = [_key(v, seen, name) for v in value]
+        return (type(value), key, sorted(map(repr, items)))
+    if isinstance(value, _VIEWS):
+        return (type(value), key, [fingerprint(v, seen, name) for v in value])
+    if isinstance(value, types.FunctionType):
+        if not is_user_code(value.__code__.co_filename):
+            return ("function", key, id(value.__code__))
+        return ("function", key, id(value.__code__), fingerprint(value.__defaults__, seen, name),
+                fingerprint(value.__kwdefaults__, seen, name), fingerprint(value.__dict__ or None, seen, name),
+                [_cell(c, seen, name) for c in value.__closure__ or ()])
+    if isinstance(value, functools.partial):
+        return ("partial", key, [fingerprint(v, seen, name) for v in (value.func, value.args, value.keywords)])
+    if isinstance(value, _Cached):
+        info = value.cache_info()
+        return ("cached", key, info.misses, info.currsize)
+    if isinstance(value, threading.local):
+        raise Refuse(f"{name or 'it'} differs from thread to thread (threading.local)")
+    if isinstance(value, types.MethodType):
+        return ("method", id(value.__func__), fingerprint(value.__self__, seen, name))
+    if isinstance(value, weakref.ref):
+        return ("weakref", key, fingerprint(value(), seen, name))
+    if isinstance(value, FIXED):
+        return ("fixed", key)
+    if isinstance(value, Leaf):
+        return ("leaf", key)
+    if hasattr(type(value), "__next__"):
+        raise Refuse(f"{name or 'it'} is an iterator ({type(value).__name__}); what it gives next cannot be known beforehand")
+    return ("object", key, id(type(value)))
+
+
+def _array(value: np.ndarray, key: int, seen: dict[int, Any], name: str) -> Any:
+    if value.nbytes > MAX_ARRAY_BYTES:
+        raise Refuse(f"{name or 'an array'} is a NumPy array of {value.nbytes >> 20} MB; make it a Tensor, "
+                     "or pass it as an argument")
+    if value.dtype.hasobject:
+        return ("array", key, value.shape, value.dtype.str, [fingerprint(x, seen, name) for x in value.flat])
+    data = np.ascontiguousarray(value)
+    return ("array", key, value.shape, value.dtype.str,
+            zlib.crc32(data.view(np.uint8).reshape(-1).data if data.size else b""))
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    bits = generator if isinstance(generator, np.random.BitGenerator) else getattr(generator, "bit_generator", None)
+    return repr(generator.get_state() if bits is None else bits.state)
+
+
+def _cell(cell: Any, seen: dict[int, Any], name: str) -> Any:
+    try:
+        return fingerprint(cell.cell_contents, seen, name)
+    except ValueError:
+        return "empty"
+
+
+def _key(k: Any, seen: dict[int, Any], name: str) -> Any:
+    if isinstance(k, PLAIN):
+        return (type(k), k)
+    if isinstance(k, tuple):
+        return tuple(_key(x, seen, name) for x in k)
+    seen.setdefault(id(k), k)
+    return ("id", id(k))
+
+
+class Place:
+    """Where a value was read from: a dict entry (globals, attributes), a closure cell, an attribute. It can be read again."""
+
+    __slots__ = ("holder", "key", "name")
+
+    def __init__(self, holder: Any, key: Any, name: str):
+        self.holder, self.key, self.name = holder, key, name
+
+    def read(self) -> Any:
+        holder, key = self.holder, self.key
+        if key is SIZE:
+            return len(holder)
+        if type(holder) is dict or type(holder) is types.MappingProxyType:
+            return holder.get(key, ABSENT)
+        if isinstance(holder, types.CellType):
+            try:
+                return holder.cell_contents
+            except ValueError:
+                return ABSENT
+        return getattr(holder, key, ABSENT)
