@@ -6,6 +6,8 @@ it walks the same domain and nothing in between would have to run between its ha
 its input and result, is one nest of three passes. Everything that another group reads is stored.
 """
 
+from collections import Counter
+
 from agog.compiler.loops import Nest, Store, normalized
 from agog.compiler.lowering import Guard, Island, Step
 from agog.compiler.values import (
@@ -317,6 +319,46 @@ class _Scheduler:
         return place
 
 
+def write_through(items, outputs):
+    """Let the parts of a buffer that is only copied into a part of another be written there: joins of joins.
+
+    items  everything, each thing after what it is made of
+    """
+    readers = Counter(resolve(v)[0] for v in outputs)
+    for x in items:
+        if isinstance(x, Step | Point | Gather | Reduce):
+            readers.update({resolve(v)[0] for v in reads(x) if not isinstance(v, Step)})
+    for x in items:
+        if not isinstance(x, Part) or not isinstance(x.args[0], Assembled) or readers[x.args[0]] != 1:
+            continue
+        inner = x.args[0]
+        places = [_composed(q, x, inner.shape) for q in inner.parts]
+        if None in places:
+            continue
+        for q, (offset, strides) in zip(inner.parts, places):
+            q.target, q.offset, q.strides, q.after = x.target, offset, strides, q.after + x.after
+        at = x.target.parts.index(x)
+        x.target.parts[at : at + 1] = inner.parts
+        inner.parts = []
+
+
+def _composed(q, x, shape):
+    """Where part q of a buffer of `shape` lands when that is part x of another: (offset, strides), or None."""
+    steps = contiguous(shape)
+    first = [q.offset // c % n for c, n in zip(steps, shape)]
+    offset, strides = x.offset + sum(i * s for i, s in zip(first, x.strides)), []
+    for n, s in zip(q.shape, q.strides):
+        if n == 1:
+            strides.append(0)
+            continue
+        axis = next((a for a, c in enumerate(steps) if shape[a] != 1 and s and s % c == 0
+                     and 0 <= first[a] + s // c * (n - 1) < shape[a]), None)
+        if axis is None:
+            return None
+        strides.append(s // steps[axis] * x.strides[axis])
+    return offset, tuple(strides)
+
+
 def schedule(outputs, steps):
     """(units in an order in which they can run, values that must be in memory).
 
@@ -326,6 +368,7 @@ def schedule(outputs, steps):
     s.recent = []
     kept = [x for x in steps if isinstance(x, Guard) or isinstance(x, Island) and x.node is not None and not x.node.pure]
     units, needed = s.units, {}
+    write_through(ordered([*outputs, *kept]), outputs)
     for x in ordered([*outputs, *kept]):
         if isinstance(x, Step):
             x.deps = set()
