@@ -508,17 +508,6 @@ class Tensor(Methods):
 
     view = reshape
 
-    if not TYPE_CHECKING:
-        def __getattr__(self, name: str) -> Any:
-            # The other operations become methods when first asked for, so that importing agog builds none of them.
-            if not name.startswith("_") and (name in TABLE or name in COMPOSITES) and name not in _NO_METHODS:
-                setattr(Tensor, name, public(name))
-                return getattr(self, name)
-            raise AttributeError(f"'Tensor' has no attribute {name!r}")
-
-    def __dir__(self) -> list[str]:
-        return sorted(set(object.__dir__(self)) | {n for n in (*TABLE, *COMPOSITES) if n not in _NO_METHODS})
-
 
 class At:
     """`x.at[key]`: the place of a functional update."""
@@ -557,6 +546,28 @@ def _as_value(value: Any, dtype: np.dtype) -> Any:
 _new = object.__new__
 _NO_METHODS = {"zeros", "ones", "full", "empty", "arange", "linspace", "eye", "index", "index_update", "logspace", "tri", "dropout"}
 dispatch.bind(Tensor)
+
+
+class _Method:
+    """An operation as a method, made when it is first asked for, so that importing agog builds none of them.
+
+    (Not `Tensor.__getattr__`: a class that has one makes every attribute of its instances slower to reach.)
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        fn = public(self.name)
+        setattr(Tensor, self.name, fn)
+        return fn if instance is None else fn.__get__(instance)  # type: ignore[attr-defined]
+
+
+for _name in (*TABLE, *COMPOSITES):
+    if not (_name.startswith("_") or _name in _NO_METHODS or hasattr(Tensor, _name)):
+        setattr(Tensor, _name, _Method(_name))
 
 
 def _short_float(x: Any) -> str:
