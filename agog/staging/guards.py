@@ -16,7 +16,7 @@ _IDENTITY = (*state.FIXED, str, bytes, type(None), bool)
 class Guards:
     """Places and what they held. `failed()` gives the name of the first that differs, or None."""
 
-    __slots__ = ("same", "equal", "functions", "watched", "deep", "nodes")
+    __slots__ = ("same", "equal", "functions", "watched", "deep", "nodes", "kept")
 
     def __init__(self, watch: Watch, captured: list[Any]):
         self.same: list[tuple[Place, Any]] = []
@@ -24,6 +24,7 @@ class Guards:
         self.functions: list[tuple[Place, Any, Any]] = []
         self.watched = list(watch.watched.values())
         self.deep: list[tuple[Place, Any]] = []
+        self.kept = list(watch.reached.values())
         self.nodes = [(t, t._node) for t in captured]
         for key, place in watch.places.items():
             if key not in watch.volatile and place is not observe._RAN:

@@ -33,7 +33,7 @@ _IMPURE_MODULES = {"time", "random", "_random", "io", "_io", "posix", "nt", "soc
                    "mmap", "_warnings", "_queue", "_posixsubprocess", "_sqlite3", "sqlite3", "faulthandler", "_asyncio",
                    "_interpreters", "fcntl", "termios", "syslog"}
 _IMPURE_BUILTINS = {"print", "input", "open", "breakpoint"}
-_IMPURE_SYS = {"_getframe", "getrefcount", "exc_info", "settrace", "setprofile", "gettrace", "getswitchinterval", "exit",
+_IMPURE_SYS = {"_getframe", "getrefcount", "settrace", "setprofile", "gettrace", "getswitchinterval", "exit",
                "setrecursionlimit", "audit", "_current_frames", "intern_"}
 _HARMLESS = {("posix", "fspath"), ("_thread", "allocate_lock"), ("_thread", "get_ident"), ("_thread", "RLock"),
              ("time", "perf_counter_ns_"), ("nt", "fspath"), ("_signal", "default_int_handler")}
@@ -56,7 +56,7 @@ class Watch:
         self.codes: dict[int, types.CodeType] = {}
         self.reason: str | None = None
         self.arguments: list[tuple[str, Any, Any]] = []
-        self.reached: set[int] = set()
+        self.reached: dict[int, Any] = {}  # kept alive: what counts by identity must not be replaced unseen
         self.volatile: set[tuple[int, Any]] = set()
         self.watched: dict[int, tuple[Any, Any, str]] = {}  # objects that say themselves what to watch
         self._objects: dict[int, tuple[Any, str]] = {}
@@ -361,9 +361,6 @@ class Watch:
         if code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
             self.refuse(f"{code.co_name} is a coroutine")
         self._note_code(code, frame.f_globals)
-        for name in code.co_freevars:
-            if name in frame.f_locals:
-                self._note_local(frame, name)
         if code.co_freevars and code.co_name != "<module>" and id(code) not in self._known and id(code) not in self._inner:
             self.refuse(f"{code.co_name} closes over variables that cannot be watched")
         if code.co_argcount and code.co_varnames[0] in ("self", "cls"):
@@ -375,12 +372,6 @@ class Watch:
                 self._note_objects({id(type(owner)): type(owner)}, type(owner).__name__)
             else:
                 self._note_objects({id(owner): owner}, code.co_varnames[0])
-
-    def _note_local(self, frame: types.FrameType, name: str) -> None:
-        # The cell itself is out of reach from a frame; its content is watched for change by identity of what it holds.
-        value = frame.f_locals[name]
-        if isinstance(value, list | dict | set | np.ndarray) or (hasattr(value, "__dict__") and not callable(value)):
-            self._note_value(("free", id(value)), value, name)
 
     def _c_call(self, frame: types.FrameType, fn: Any) -> None:
         if self.reason is not None or not from_user(frame):

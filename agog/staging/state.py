@@ -6,6 +6,7 @@ import array
 import collections
 import collections.abc
 import functools
+import gc
 import random
 import threading
 import types
@@ -96,8 +97,8 @@ def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") 
     if isinstance(value, functools.partial):
         return ("partial", key, [fingerprint(v, seen, name) for v in (value.func, value.args, value.keywords)])
     if isinstance(value, _Cached):
-        info = value.cache_info()
-        return ("cached", key, info.misses, info.currsize)
+        inside = [v for v in gc.get_referents(value) if isinstance(v, PLAIN + CONTAINERS) or is_tensor(v)]
+        return ("cached", key, value.cache_info().currsize, [fingerprint(v, seen, name) for v in inside])
     if isinstance(value, threading.local):
         raise Refuse(f"{name or 'it'} differs from thread to thread (threading.local)")
     if isinstance(value, types.MethodType):

@@ -124,7 +124,7 @@ def observe(program, stage):
             out.truncate()
     seen.append((look(ag.random.normal((2,))), random.random(), np.random.rand(), out.getvalue()))
     said = [(w.category.__name__, str(w.message)) for w in caught if not issubclass(w.category, StagingWarning)
-            and not issubclass(w.category, ResourceWarning | DeprecationWarning)]
+            and not issubclass(w.category, ResourceWarning | DeprecationWarning | RuntimeWarning)]
     return seen, said
 
 
