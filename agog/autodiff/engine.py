@@ -118,6 +118,9 @@ def walk(roots: Sequence[Any], cotangents: Sequence[Any], *, retain: bool, creat
     if create_graph:
         with enable_grad():
             return tape.pullback(tensors, nodes, gs, wanted, retain=True, as_values=_values, stop=stop)
+    if any(hasattr(t._data, "__agog_level__") for t in (*roots, *gs)):
+        # Values inside vmap or jvp may have a history of their own, on a tape further out, that has to go on.
+        return tape.pullback(tensors, nodes, gs, wanted, retain=retain, as_values=_constants, stop=stop)
     with no_grad():
         return tape.pullback(tensors, nodes, gs, wanted, retain=retain, as_values=_constants, stop=stop)
 
