@@ -16,7 +16,11 @@ def tile(target, dtype, m, n):
     while lanes > 1 and lanes // 2 >= n:
         lanes //= 2
     vectors = -(-n // lanes)
-    width = next(w for w in (4, 3, 2, 1) if vectors % w == 0 or w == 1) if vectors <= 4 or vectors % 4 == 0 or vectors % 3 == 0 else 2
+    width = (
+        next(w for w in (4, 3, 2, 1) if vectors % w == 0 or w == 1)
+        if vectors <= 4 or vectors % 4 == 0 or vectors % 3 == 0
+        else 2
+    )
     width = min(width, vectors)
     most = max(1, (target.registers - width - 2) // width)
     panels = -(-m // most)
@@ -107,15 +111,30 @@ def emit_scatter(module, name, dtype, size, shape, g_offset, g_strides, out_stri
     indices: (dtype, offset, strides, stride in out, size of the axis) for each index array.
     """
     target = module.target
-    k = Kernel(module, name, [("out", "ptr"), ("g", "ptr"), *[(f"i{n}", "ptr") for n in range(len(indices))],
-                              ("status", "ptr")], internal=True)
+    k = Kernel(
+        module,
+        name,
+        [("out", "ptr"), ("g", "ptr"), *[(f"i{n}", "ptr") for n in range(len(indices))], ("status", "ptr")],
+        internal=True,
+    )
     out, g, *where, status = k.arguments
     last = len(shape) - 1
-    row = len(shape) > 0 and g_strides[last] == 1 and out_strides[last] == 1 and shape[last] > 1 and all(
-        i[2][last] == 0 for i in indices)
+    row = (
+        len(shape) > 0
+        and g_strides[last] == 1
+        and out_strides[last] == 1
+        and shape[last] > 1
+        and all(i[2][last] == 0 for i in indices)
+    )
     k.lanes = target.lanes(dtype) if row else 1
-    k.call("llvm.memset.p0.i64", None, out, k.const(0, "uint8"), k.const(size * ITEMSIZE[dtype], "int64"),
-           k.const(False, "bool"))
+    k.call(
+        "llvm.memset.p0.i64",
+        None,
+        out,
+        k.const(0, "uint8"),
+        k.const(size * ITEMSIZE[dtype], "int64"),
+        k.const(False, "bool"),
+    )
 
     def sum_of(offset, strides, index, skip=None):
         total = None
@@ -164,5 +183,3 @@ def emit_scatter(module, name, dtype, size, shape, g_offset, g_strides, out_stri
         loops(0, [])
     k.ret()
     k.finish()
-
-

@@ -10,7 +10,7 @@ A nest is a list of expressions over a rectangular domain, and what is stored of
            | apply  dtype name args                          a function of scalars, such as a row's `lower`
            | cast   dtype expr
            | reduce dtype kind expr                          over all reduced axes: sum prod max min any all
-    store  = Store(arg, offset, strides, expr, each)         each: at every point of the domain; otherwise per kept index
+    store  = Store(arg, offset, strides, expr, each)         each: at every point; otherwise per kept index
 
 Sizes, offsets and strides are in elements and known. Two nests of the same text do the same to other arrays, so the
 text is also their identity: equal nests of one graph become one function.

@@ -4,7 +4,7 @@ A row is lowered by the first of these that it has:
 
     lower      a function of scalars (elementwise rows)
     view       the result is a view of the input
-    nest       `nest(b, inputs, statics)`: written with the methods of `Lowering` (reduce, gather, assemble, matmul, ...)
+    nest       `nest(b, inputs, node)`: written with the methods of `Lowering` (reduce, gather, assemble, matmul, ...)
     decompose  `decompose(xp, *inputs, *statics)`: the same in other rows
 
 A row that has none of them, or whose dtypes kernels do not have, is an island: Python calls its computation.
@@ -18,7 +18,7 @@ import numpy as np
 from agog.array import dtypes
 from agog.compiler.ir import FLOATS
 from agog.compiler.natives import native
-from agog.compiler.nests import cost_of
+from agog.compiler.nestplan import cost_of
 from agog.compiler.targets import ITEMSIZE
 from agog.compiler.values import (
     Assembled,
@@ -177,8 +177,12 @@ def sums_of_products(graph):
         return uses[v] == 1 and v.node is not None and v.node.op is structure.SUM
 
     def is_sum(node):
-        return node.op is structure.SUM and all(v.spec == node.outputs[0].spec for v in node.inputs) and len(
-            node.outputs[0].shape) == 2 and name_of(node.outputs[0].dtype) in FLOATS
+        return (
+            node.op is structure.SUM
+            and all(v.spec == node.outputs[0].spec for v in node.inputs)
+            and len(node.outputs[0].shape) == 2
+            and name_of(node.outputs[0].dtype) in FLOATS
+        )
 
     sums = [n for n in graph.nodes if is_sum(n)]
     read_by_sum = {v for n in sums for v in n.inputs if inner(v) and is_sum(v.node)}
@@ -191,8 +195,13 @@ def sums_of_products(graph):
             v = stack.pop()
             if v in read_by_sum:
                 stack.extend(reversed(v.node.inputs))
-            elif uses[v] == 1 and v.node is not None and v.node.op is structure.PRODUCT and len(
-                    v.node.inputs[0].shape) == len(v.node.inputs[1].shape) == 2 and v.node.inputs[0].shape[1] <= _THIN:
+            elif (
+                uses[v] == 1
+                and v.node is not None
+                and v.node.op is structure.PRODUCT
+                and len(v.node.inputs[0].shape) == len(v.node.inputs[1].shape) == 2
+                and v.node.inputs[0].shape[1] <= _THIN
+            ):
                 products.append(v.node)
             else:
                 rest.append(v)
@@ -320,8 +329,10 @@ class Lowering:
         """An array that is known beforehand."""
         with np.errstate(all="ignore"):
             made = node.op.raw(*node.statics)
-        return [Buffer(v.shape, name_of(v.dtype), data=np.ascontiguousarray(x).reshape(v.shape), name=node.op.name)
-                for v, x in zip(node.outputs, made if isinstance(made, tuple) else (made,))]
+        return [
+            Buffer(v.shape, name_of(v.dtype), data=np.ascontiguousarray(x).reshape(v.shape), name=node.op.name)
+            for v, x in zip(node.outputs, made if isinstance(made, tuple) else (made,))
+        ]
 
     def _long_product(self, node, products, rest):
         """x1 @ y1 + x2 @ y2 + ... + rest as [x1 x2 ...] @ [y1; y2; ...] + rest."""
@@ -352,7 +363,10 @@ class Lowering:
                 common = d if common is None else dtypes.promote(common, d)
         if common is not None and op.to_float and common.kind in "biu":
             common = dtypes.default_float()
-        args = [v if v is None or name not in op.promotes else self.cast(v, name_of(common)) for name, v in zip(names, inputs)]
+        args = [
+            v if v is None or name not in op.promotes else self.cast(v, name_of(common))
+            for name, v in zip(names, inputs)
+        ]
         if not given:
             raise Unsupported(f"{op.name} has no inputs")
         return self.point(op.name, op.lower, args, out.shape, name_of(out.dtype))
@@ -392,7 +406,7 @@ class Lowering:
             made = seen_as(x, fn)
         if made is None:
             raise Unsupported("it is not a view")
-        (offset, strides, shape), = made
+        ((offset, strides, shape),) = made
         return self.strided(x, offset, strides, shape)
 
     def strided(self, x, offset, strides, shape):
@@ -420,7 +434,11 @@ class Lowering:
 
     def reduce(self, kind, x, axes, keepdims=False, dtype=None):
         """sum, prod, max, min, any or all over `axes` (None: all)."""
-        over = tuple(range(x.ndim)) if axes is None else tuple(a % x.ndim for a in (axes if isinstance(axes, tuple | list) else (axes,)))
+        over = (
+            tuple(range(x.ndim))
+            if axes is None
+            else tuple(a % x.ndim for a in (axes if isinstance(axes, tuple | list) else (axes,)))
+        )
         x = self.cast(x, dtype or x.dtype)
         shape = tuple(n for a, n in enumerate(x.shape) if a not in over)
         kept = tuple(1 if a in over else n for a, n in enumerate(x.shape))
@@ -440,7 +458,7 @@ class Lowering:
             pieces = next((d for d in range(256, _FEW - 1, -1) if n % d == 0), None)
             if pieces is None:
                 return Reduce(kind, x, over, tuple(m for a, m in enumerate(x.shape) if a not in over), x.dtype)
-            x = self._reshaped(x, (*x.shape[:first], pieces, n // pieces, *x.shape[first + 1:]), {})
+            x = self._reshaped(x, (*x.shape[:first], pieces, n // pieces, *x.shape[first + 1 :]), {})
             over = tuple(sorted({a if a <= first else a + 1 for a in over} | {first + 1}))
         inner = tuple(a for a in over if a != first)
         y = Reduce(kind, x, inner, tuple(m for a, m in enumerate(x.shape) if a not in inner), x.dtype)
@@ -450,9 +468,16 @@ class Lowering:
     def _reshaped(self, x, shape, done):
         """`x` in another shape, by reshaping what it is computed from."""
         if id(x) not in done:
-            if type(x) is Point and len(done) < 64 and all(a is None or a.size == 1 or a.shape == x.shape for a in x.args):
+            if (
+                type(x) is Point
+                and len(done) < 64
+                and all(a is None or a.size == 1 or a.shape == x.shape for a in x.args)
+            ):
                 args = [a if a is None or a.shape != x.shape else self._reshaped(a, shape, done) for a in x.args]
-                args = [a if a is None or a.shape == tuple(shape) else self.broadcast(self.reshape(a, ()), shape) for a in args]
+                args = [
+                    a if a is None or a.shape == tuple(shape) else self.broadcast(self.reshape(a, ()), shape)
+                    for a in args
+                ]
                 made = Point(x.name, args, shape, x.dtype)
             else:
                 made = self.reshape(x, shape)
@@ -473,14 +498,14 @@ class Lowering:
         return Gather(x, where, shape, self.position)
 
     def assemble(self, shape, dtype, parts, fill=None):
-        """A buffer made of parts: (value, fn), where `fn(array)` is the view that the value fills. `fill` comes first."""
+        """A buffer made of parts (value, fn): `fn(array)` is the view that the value fills. `fill` comes first."""
         out = Assembled(shape, dtype)
         parts = list(parts)
         if fill is not None:
             whole = fill if isinstance(fill, Val) else Const(fill, dtype, shape)
             parts.insert(0, (self.broadcast(whole, shape), lambda a: a))
         for value, fn in parts:
-            (offset, strides, place), = seen_as(Buffer(shape, dtype), fn)
+            ((offset, strides, place),) = seen_as(Buffer(shape, dtype), fn)
             value = self.broadcast(value, place)
             if value.size == 0:
                 continue

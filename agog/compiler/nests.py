@@ -1,24 +1,27 @@
-"""Loop nests to LLVM: one function per nest.
+"""Loop nests to LLVM: one function per nest, as `nestplan` plans it.
 
-One axis is the vector axis, chosen so that memory is walked in order. If it is a kept axis, every lane has its own
-accumulators, and a column of lanes is taken through all passes; if it is reduced, lanes are folded at the end. A pass
-is one walk over the reduced axes: values that need a reduction's result come in a later pass than those it is made of.
 What a later pass needs again is read back from where it was stored, kept in scratch memory when it was costly, or
 computed again. Expressions are evaluated outside of every loop that they do not depend on.
 """
 
-from agog.compiler.ir import FLOATS, Value
+from agog.compiler.ir import FLOATS
 from agog.compiler.kernel import Kernel
-from agog.compiler.loops import Nest
+from agog.compiler.nestplan import NestPlan
 from agog.compiler.targets import ITEMSIZE
 
 __all__ = ["NestCode"]
 
-_UNROLL = ((16, 4), (60, 2))  # up to this cost, so many vectors at a time
 _BLOCK = 256  # turns of a loop whose results are added up before they are added to the rest
-_BUSY = 1 << 17  # work from which unrolling pays also for short loops
 _DEAR = 12  # instructions from which a value is kept for later passes
 _SCRATCH = 1 << 15  # bytes of scratch memory per value
+_MEMORY = {  # the type of an element in memory, and its part in the names of intrinsics
+    "uint8": ("i8", "i8"),
+    "int8": ("i8", "i8"),
+    "int32": ("i32", "i32"),
+    "int64": ("i64", "i64"),
+    "float32": ("float", "f32"),
+    "float64": ("double", "f64"),
+}
 
 
 def identity(kind, dtype):
@@ -71,146 +74,9 @@ class Scope:
         return scope
 
 
-_costs = {}
+class NestCode(NestPlan):
+    """Emits one nest."""
 
-
-def cost_of(target, name, fn, dtypes):
-    """Instructions of one application, from a trial. Raises what `fn` raises for dtypes that it does not take."""
-    from agog.compiler.ir import Module
-
-    key = target.name, name, dtypes
-    if key not in _costs:
-        k = Kernel(Module(target), "trial", [(f"a{i}", (d or "float32", 4)) for i, d in enumerate(dtypes)], lanes=4)
-        result = fn(k, *[a if d else None for a, d in zip(k.arguments, dtypes)])
-        _costs[key] = k.size if isinstance(result, Value) else 1
-    return _costs[key]
-
-
-class NestCode:
-    """Emits one nest. After that, `work` is its cost in instructions, and `split` the axis size that can be shared out.
-
-    functions  {name: f(k, *values)} for what is applied
-    """
-
-    def __init__(self, target, nest: Nest, functions):
-        self.target, self.nest, self.functions = target, nest, functions
-        self.exprs = nest.exprs
-        self._analyse()
-
-    # ------------------------------------------------------------------------------------------------ analysis
-    def _analyse(self):
-        nest = self.nest
-        dtypes = {e[1] for e in self.exprs} | set(nest.args)
-        self.lanes = min(64, *(self.target.lanes(d) for d in dtypes), 64)
-        self.cost = [1] * len(self.exprs)
-        for i, e in enumerate(self.exprs):
-            if e[0] == "apply":
-                self.cost[i] = cost_of(
-                    self.target,
-                    e[2],
-                    self.functions[e[2]],
-                    tuple(None if a is None else self.exprs[a][1] for a in e[3]),
-                )
-        self.vector = self._vector_axis()
-        if self.vector is None:
-            self.lanes = 1
-        else:
-            while self.lanes > 1 and self.lanes // 2 >= nest.sizes[self.vector]:
-                self.lanes //= 2
-        kept = [a for a, r in enumerate(nest.reduced) if not r and a != self.vector]
-        over = [a for a, r in enumerate(nest.reduced) if r and a != self.vector]
-        self.v_kept = self.vector is not None and not nest.reduced[self.vector]
-        middle = [self.vector] if self.v_kept else []
-        last = [self.vector] if self.vector is not None and not self.v_kept else []
-        self.order = kept + middle + over + last
-        self.scalar_kept, self.over = kept, over
-        self.k_depth = len(kept) + len(middle)
-        self.has_reduction = any(nest.reduced)
-        position = {a: i + 1 for i, a in enumerate(self.order)}
-        self.depth, self.level = [0] * len(self.exprs), [0] * len(self.exprs)
-        for i, e in enumerate(self.exprs):
-            used = self.operands(e)
-            depth = max((self.depth[u] for u in used), default=0)
-            level = max((self.level[u] for u in used), default=0)
-            if e[0] in ("load", "gather"):
-                depth = max([depth, *(position[a] for a, s in enumerate(e[4]) if s)])
-            elif e[0] == "coord":
-                depth = position[e[2]]
-            elif e[0] == "reduce":
-                depth, level = self.k_depth, level + 1
-            self.depth[i], self.level[i] = depth, level
-        self.passes = 1 + max((self.level[e[3]] for e in self.exprs if e[0] == "reduce"), default=-1)
-        for s in nest.stores:
-            if s.each and self.has_reduction:
-                self.passes = max(self.passes, self.level[s.expr] + 1)
-        points = 1
-        for n in nest.sizes:
-            points *= n
-        body = sum(c for c, d in zip(self.cost, self.depth) if d == len(self.order)) + 2 * len(nest.stores)
-        if self.vector is not None and any(self._stride(x, self.vector) not in (0, 1) for x in self._accesses()):
-            body *= 3
-        if any(e[0] == "gather" for e in self.exprs):
-            body *= 2
-        self.body = body
-        self.work = points * body
-        self.unroll = self._choose_unroll()
-
-    def _accesses(self):
-        return [e[4] for e in self.exprs if e[0] in ("load", "gather")] + [s.strides for s in self.nest.stores]
-
-    @staticmethod
-    def _stride(strides, axis):
-        return strides[axis]
-
-    def operands(self, e):
-        """The expressions that `e` is made of."""
-        if e[0] == "apply":
-            return [a for a in e[3] if a is not None]
-        if e[0] == "gather":
-            return [p[0] for p in e[5]]
-        return [e[2]] if e[0] == "cast" else [e[3]] if e[0] == "reduce" else []
-
-    def _vector_axis(self):
-        """The axis along which memory is walked best."""
-        sizes, best, found = self.nest.sizes, None, None
-        accesses = self._accesses()
-        for a, n in enumerate(sizes):
-            if n <= 1:
-                continue
-            vectors = -(-n // self.lanes)
-            price = sum(1.0 if s[a] == 1 else 0.3 if s[a] == 0 else 0.8 * self.lanes for s in accesses)
-            price = (price + sum(self.cost) * 0.5) * vectors / n
-            if self.nest.reduced[a]:
-                price += 8.0 / n
-            if best is None or price <= best * 1.0001:
-                best, found = price, a
-        return found
-
-    def _choose_unroll(self):
-        if self.vector is None or self.lanes == 1:
-            return 1
-        vectors = self.nest.sizes[self.vector] // self.lanes
-        if self.work < _BUSY and vectors < 32:  # little to gain, and less code is compiled sooner
-            return 1
-        for limit, u in _UNROLL:
-            if self.body <= limit and vectors >= u and (vectors % u == 0 or vectors >= 4 * u):
-                return u
-        return 1
-
-    @property
-    def split(self):
-        """How many pieces the work can be shared out in (the size of the outermost loop), or 1."""
-        if self.k_depth == 0:
-            return 1
-        n = self.nest.sizes[self.order[0]]
-        return n // (self.lanes * self.unroll) if self.v_kept and self.k_depth == 1 else n
-
-    @property
-    def gathers(self):
-        """Whether it reads at places that values name, which may be outside."""
-        return any(e[0] == "gather" for e in self.exprs)
-
-    # ------------------------------------------------------------------------------------------------ emission
     def emit(self, module, name, parallel):
         """Add the function. Parameters: the arguments and a place for errors; or, parallel, what the pool gives."""
         n = len(self.nest.args) + 1
@@ -321,7 +187,7 @@ class NestCode:
 
     # -- everything for one kept index (of a vector of them, `scopes` are the unrolled ones)
     def _columns(self, scopes):
-        k, nest = self.k, self.nest
+        nest = self.nest
         for p in range(self.passes):
             reduces = [i for i, e in enumerate(self.exprs) if e[0] == "reduce" and self.level[e[3]] == p]
             stores = [s for s in nest.stores if s.each and self.level[s.expr] == p]
@@ -691,7 +557,7 @@ class NestCode:
             return
         later = set()
         for q in range(p + 1, self.passes):
-            for i, e in enumerate(self.exprs):
+            for e in self.exprs:
                 if e[0] == "reduce" and self.level[e[3]] == q:
                     self._reach(e[3], later)
             for s in self.nest.stores:

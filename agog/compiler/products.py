@@ -16,7 +16,7 @@ _PARALLEL = 1 << 20  # multiplications that pay for waking a thread
 
 @functools.cache
 def task(dtype, target):
-    """(symbol, address, code, tiles): `symbol(job, begin, end, thread)` does tasks of a job laid out as `gemm._FIELDS`."""
+    """(symbol, address, code, tiles): `symbol(job, begin, end, thread)` does tasks of a job, see `gemm._FIELDS`."""
     module = Module(target)
     writer = gemm._Writer(module, dtype)
     for part in (writer.edge, writer.micro_kernels, writer.packing, writer.block, writer.dots, writer.task):
@@ -39,5 +39,6 @@ def shares(tiles, dtype, target, m, n, depth, batch, threads):
     by_rows = m > n
     unit = tiles.tall[0] if by_rows else tiles.tall[1] * target.vector_bytes // ITEMSIZE[dtype]
     length = m if by_rows else n
-    per_task = max(1, -(-(-(-length // unit)) // wanted)) * unit
+    units = -(-length // unit)
+    per_task = max(1, -(-units // wanted)) * unit
     return by_rows, per_task, -(-length // per_task)

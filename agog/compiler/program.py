@@ -100,13 +100,16 @@ class Program:
         for v in inputs:
             slots[v] = len(slots)
         shapes = {resolve(v)[0]: v.shape for v in outputs}
-        for root in dict.fromkeys([*out_roots, *[r for r in touched if len(touched[r]) > 1 or not isinstance(runs[min(touched[r])], list)]]):
+        for root in dict.fromkeys(
+            [*out_roots, *[r for r in touched if len(touched[r]) > 1 or not isinstance(runs[min(touched[r])], list)]]
+        ):
             if root not in slots and not (isinstance(root, Buffer) and root.data is not None):
                 slots[root] = len(slots)
                 if not (isinstance(root, Buffer) and isinstance(root.step, Island)):
                     self._made.append((slots[root], shapes.get(root, root.shape), np.dtype(root.dtype)))
-        self._makers = {slot: Reused(shape, dtype) for slot, shape, dtype in self._made
-                        if dtype.itemsize * count(shape) >= _REUSED}
+        self._makers = {
+            slot: Reused(shape, dtype) for slot, shape, dtype in self._made if dtype.itemsize * count(shape) >= _REUSED
+        }
         self._count = len(slots)
         self._inputs, self._outputs = [slots[v] for v in inputs], [slots[r] for r in out_roots]
         self._specs = [(v.shape, np.dtype(v.dtype)) for v in inputs]
@@ -121,8 +124,14 @@ class Program:
                 self._segments.append(segment)
                 self._runs.append(("native", segment.load(), [slots[a] for a in arrays], None))
             else:
-                self._runs.append(("island", self._caller(r), [self._argument(v, slots) for v in r.inputs],
-                                   [slots.get(v) for v in r.outputs]))
+                self._runs.append(
+                    (
+                        "island",
+                        self._caller(r),
+                        [self._argument(v, slots) for v in r.inputs],
+                        [slots.get(v) for v in r.outputs],
+                    )
+                )
         self._islands = [r for r in runs if isinstance(r, Island)]
         self._fast = self._entry()
 
@@ -165,10 +174,14 @@ class Program:
                 out = [np.asarray(o) for o in (out if isinstance(out, tuple) else (out,))]
                 for o, (shape, dtype) in zip(out, specs, strict=True):
                     if o.shape != shape or o.dtype != dtype:
-                        raise _failure(island.position, f"{node.op.name} gave {o.dtype}{list(o.shape)}, not {dtype}{list(shape)}")
+                        raise _failure(
+                            island.position, f"{node.op.name} gave {o.dtype}{list(o.shape)}, not {dtype}{list(shape)}"
+                        )
                 given = [v for v in values if v is not None]
-                return [np.array(o) if not o.flags.c_contiguous or any(np.may_share_memory(o, v) for v in given) else o
-                        for o in out]
+                return [
+                    np.array(o) if not o.flags.c_contiguous or any(np.may_share_memory(o, v) for v in given) else o
+                    for o in out
+                ]
 
             return call
         return _FORMS[node.op](self, node, island.position)
@@ -195,15 +208,19 @@ class Program:
             lines.append(f"    o{i} = empty(s{i}, d{i})")
         arguments = ", ".join(names[s] for s in self._inputs)
         outs = "[" + ", ".join(names[s] for s in self._outputs) + "]"
-        source = "\n".join([
-            f"def call({arguments}):", *lines,
-            "    try:",
-            f"        failed = native({', '.join(names[s] for s in order)})",
-            "    except (ValueError, BufferError, TypeError):",
-            f"        return again(({arguments}{',' if arguments else ''}))",
-            "    if failed is not None:",
-            "        fail(failed)",
-            f"    return {outs}"])
+        source = "\n".join(
+            [
+                f"def call({arguments}):",
+                *lines,
+                "    try:",
+                f"        failed = native({', '.join(names[s] for s in order)})",
+                "    except (ValueError, BufferError, TypeError):",
+                f"        return again(({arguments}{',' if arguments else ''}))",
+                "    if failed is not None:",
+                "        fail(failed)",
+                f"    return {outs}",
+            ]
+        )
         exec(source, env)
         return env["call"]
 
@@ -225,7 +242,9 @@ class Program:
         for i, (x, (shape, dtype)) in enumerate(zip(inputs, self._specs, strict=True)):
             x = np.asarray(x)
             if x.shape != shape or x.dtype != dtype:
-                raise ArgumentError(f"input {i} is {x.dtype}{list(x.shape)}, the program was compiled for {dtype}{list(shape)}")
+                raise ArgumentError(
+                    f"input {i} is {x.dtype}{list(x.shape)}, the program was compiled for {dtype}{list(shape)}"
+                )
             fixed.append(np.ascontiguousarray(x).reshape(shape))
         return self._slow(fixed)
 
@@ -234,7 +253,9 @@ class Program:
             raise ArgumentError(f"the program takes {len(self._specs)} arrays, {len(inputs)} were given")
         env = [None] * self._count
         for slot, x, (shape, _) in zip(self._inputs, inputs, self._specs):
-            env[slot] = x if isinstance(x, np.ndarray) and x.flags.c_contiguous else np.ascontiguousarray(x).reshape(shape)
+            env[slot] = (
+                x if isinstance(x, np.ndarray) and x.flags.c_contiguous else np.ascontiguousarray(x).reshape(shape)
+            )
         for slot, shape, dtype in self._made:
             env[slot] = self._makers[slot]() if slot in self._makers else np.empty(shape, dtype)
         effects = []
@@ -244,8 +265,10 @@ class Program:
                 if failed is not None:
                     self._fail(failed)
             else:
-                values = [None if shape is None else (data if slot is None else env[slot]).reshape(shape)
-                          for slot, data, shape in arguments]
+                values = [
+                    None if shape is None else (data if slot is None else env[slot]).reshape(shape)
+                    for slot, data, shape in arguments
+                ]
                 with np.errstate(all="ignore"):
                     out = call(values, effects)
                 for slot, x in zip(results, out):
@@ -268,12 +291,16 @@ class Program:
     # ------------------------------------------------------------------------------------------------ looking in
     def explain(self):
         """What was compiled: native calls, loops, memory, and what is run by Python and why."""
-        lines = [f"program of '{self.graph.name}': {len(self._segments)} native calls, {len(self._islands)} islands, "
-                 f"compiled in {self.seconds * 1e3:.1f} ms for {self.target.name}"]
+        lines = [
+            f"program of '{self.graph.name}': {len(self._segments)} native calls, {len(self._islands)} islands, "
+            f"compiled in {self.seconds * 1e3:.1f} ms for {self.target.name}"
+        ]
         for i, s in enumerate(self._segments):
-            lines.append(f"native {i}: {len(s.notes)} steps, {len(s.names)} functions, arena {s.arena} bytes "
-                         f"(without reuse {s.unshared}), about {s.work:.2g} instructions"
-                         + (", releases the GIL" if s.work >= 1 << 21 else ""))
+            lines.append(
+                f"native {i}: {len(s.notes)} steps, {len(s.names)} functions, arena {s.arena} bytes "
+                f"(without reuse {s.unshared}), about {s.work:.2g} instructions"
+                + (", releases the GIL" if s.work >= 1 << 21 else "")
+            )
             for name, u, code, parallel in s.notes:
                 what = repr(u) if isinstance(u, Group) else type(u).__name__.lower()
                 if isinstance(code, NestCode):
@@ -285,18 +312,24 @@ class Program:
         return "\n".join(lines)
 
     def profile(self):
-        """Where the native steps spent their time so far, the dearest first; for a program compiled with profile=True."""
+        """Where native steps spent their time so far, the dearest first. The program was compiled with profile=True."""
         rows = {}
         for s in self._segments:
             for (name, u, code, parallel), n in zip(s.notes, s.cycles()):
-                what = repr(u) if isinstance(u, Group) else f"{type(u).__name__.lower()} {[v.shape for v in u.inputs if v is not None]}"
+                what = (
+                    repr(u)
+                    if isinstance(u, Group)
+                    else f"{type(u).__name__.lower()} {[v.shape for v in u.inputs if v is not None]}"
+                )
                 row = rows.setdefault((name, what, parallel), [0, 0, code])
                 row[0] += n
                 row[1] += 1
         total = sum(r[0] for r in rows.values()) or 1
-        return "\n".join(f"{100 * n / total:5.1f} %  {times:3d} x {name}: {what}{', shared out' if parallel else ''}"
-                         + (f", lanes {code.lanes} x {code.unroll}, axis {code.vector}, passes {code.passes}" if code else "")
-                         for (name, what, parallel), (n, times, code) in sorted(rows.items(), key=lambda i: -i[1][0]))
+        return "\n".join(
+            f"{100 * n / total:5.1f} %  {times:3d} x {name}: {what}{', shared out' if parallel else ''}"
+            + (f", lanes {code.lanes} x {code.unroll}, axis {code.vector}, passes {code.passes}" if code else "")
+            for (name, what, parallel), (n, times, code) in sorted(rows.items(), key=lambda i: -i[1][0])
+        )
 
     def code(self, form="loops"):
         """The text of the native parts: "loops", "llvm" or "asm"."""
@@ -339,12 +372,14 @@ def _run_inner(program, values, effects):
 
 def _located(fn, position):
     """`fn` with a guard that fails inside reported at the position of the form."""
+
     def call(values, effects):
         try:
             return fn(values, effects)
         except GuardFailed as error:
             error.position = position
             raise
+
     return call
 
 
@@ -354,7 +389,7 @@ def _cond(outer, node, position):
 
 
 def _while(outer, node, position):
-    carried, = node.statics
+    (carried,) = node.statics
     test, body = (outer._inner(g) for g in node.graphs)
 
     def call(values, effects):
@@ -372,7 +407,11 @@ def _scan(outer, node, position):
     specs = [v.spec for v in node.outputs[carried:]]
 
     def call(values, effects):
-        state, seqs, rest = list(values[:carried]), values[carried:carried + scanned], list(values[carried + scanned:])
+        state, seqs, rest = (
+            list(values[:carried]),
+            values[carried : carried + scanned],
+            list(values[carried + scanned :]),
+        )
         stacks = [np.empty(shape, dtype) for shape, dtype in specs]
         for i in reversed(range(length)) if reverse else range(length):
             out = _run_inner(body, [*state, *[s[i] if s.ndim > 1 else np.array(s[i]) for s in seqs], *rest], effects)
@@ -406,4 +445,3 @@ def _guard(outer, node, position):
 
 
 _FORMS = {forms.COND: _cond, forms.WHILE: _while, forms.SCAN: _scan, forms.EFFECT: _effect, forms.GUARD: _guard}
-

@@ -35,7 +35,7 @@ _FEW = 16  # kept indices that are too few to share out
 
 
 class Group:
-    """Values computed by one loop nest. `place[v]` says which axis of the domain each axis of v walks (None: size 1)."""
+    """Values computed by one loop nest. `place[v]`: the axis of the domain that each axis of v walks (None: size 1)."""
 
     def __init__(self, domain):
         self.domain, self.reduced = tuple(domain), None
@@ -46,7 +46,7 @@ class Group:
 
 
 class Link:
-    """How member `v` reads `root`: `axes[i]` is the root's axis that axis i of v walks, or axes is None; and strides."""
+    """How a member reads `root`: `axes[i]` is the root's axis that its axis i walks, or axes is None; and strides."""
 
     __slots__ = ("axes", "offset", "root", "strides")
 
@@ -217,7 +217,11 @@ class _Scheduler:
 
     def merge(self, g, other, v, found):
         """Make one group of two, both of which v (a member of g) reads, if they walk the same domain."""
-        if len(g.members) + len(other.members) > _MEMBERS or isinstance(v, Reduce) or count(g.domain) != count(other.domain):
+        if (
+            len(g.members) + len(other.members) > _MEMBERS
+            or isinstance(v, Reduce)
+            or count(g.domain) != count(other.domain)
+        ):
             return
         link = next(link for link in found if link and link.root in other.place)
         if link.axes is None:
@@ -237,23 +241,33 @@ class _Scheduler:
                 spans = {to.get(p) if g.reduced else p for p in at if p is not None}
                 if not both <= spans:
                     return
-        if any(link.root in other.place and not self._walks_alike(link, g.place[v], other, to) for link in found if link):
+        if any(
+            link.root in other.place and not self._walks_alike(link, g.place[v], other, to) for link in found if link
+        ):
             return
         if any(u.before & g.bit for u in other.deps - {g}) or any(u.before & other.bit for u in g.deps - {other}):
             return
         if any(root in other.place for m in g.members for root in needs(m)) or any(
-                root in g.place for m in other.members for root in needs(m)):
+            root in g.place for m in other.members for root in needs(m)
+        ):
             return
         for m in [*g.members, *other.members]:
             for link in self.links[m]:
-                if link and (link.root in other.place) != (m in other.place) and (
-                        link.root in g.place or link.root in other.place):
+                if (
+                    link
+                    and (link.root in other.place) != (m in other.place)
+                    and (link.root in g.place or link.root in other.place)
+                ):
                     mine = [None if p is None else to[p] for p in other.place[m]] if m in other.place else g.place[m]
                     if isinstance(m, Reduce):
-                        mine = m.source_place if m in g.place else [None if p is None else to[p] for p in m.source_place]
+                        mine = (
+                            m.source_place if m in g.place else [None if p is None else to[p] for p in m.source_place]
+                        )
                     theirs = g.place.get(link.root) or [None if p is None else to[p] for p in other.place[link.root]]
                     if link.axes is None or any(
-                            a is not None and theirs[a] is not None and mine[i] != theirs[a] for i, a in enumerate(link.axes)):
+                        a is not None and theirs[a] is not None and mine[i] != theirs[a]
+                        for i, a in enumerate(link.axes)
+                    ):
                         return
         for m in other.members:
             g.place[m] = tuple(None if p is None else to[p] for p in other.place[m])
@@ -351,8 +365,14 @@ def _composed(q, x, shape):
         if n == 1:
             strides.append(0)
             continue
-        axis = next((a for a, c in enumerate(steps) if shape[a] != 1 and s and s % c == 0
-                     and 0 <= first[a] + s // c * (n - 1) < shape[a]), None)
+        axis = next(
+            (
+                a
+                for a, c in enumerate(steps)
+                if shape[a] != 1 and s and s % c == 0 and 0 <= first[a] + s // c * (n - 1) < shape[a]
+            ),
+            None,
+        )
         if axis is None:
             return None
         strides.append(s // steps[axis] * x.strides[axis])
@@ -366,7 +386,9 @@ def schedule(outputs, steps):
     """
     s = _Scheduler()
     s.recent = []
-    kept = [x for x in steps if isinstance(x, Guard) or isinstance(x, Island) and x.node is not None and not x.node.pure]
+    kept = [
+        x for x in steps if isinstance(x, Guard) or isinstance(x, Island) and x.node is not None and not x.node.pure
+    ]
     units, needed = s.units, {}
     write_through(ordered([*outputs, *kept]), outputs)
     for x in ordered([*outputs, *kept]):
@@ -499,7 +521,7 @@ def nest_of(g, needed, found):
     stores = []
     for v in g.members:
         reduced = g.reduced or set()
-        each = bool(set(p for p in g.place[v] if p is not None) & reduced) or not reduced
+        each = not reduced or not reduced.isdisjoint(g.place[v])
         if isinstance(v, Part):
             stores.append(Store(arg(v.target, v.offset), 0, spread(v.strides, g.place[v]), memo[v], each))
         if v in needed:

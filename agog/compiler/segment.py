@@ -13,7 +13,7 @@ from agog.compiler import contractions, jit, pool, products
 from agog.compiler.call import _BUFFER_BYTES, _METH_FASTCALL, _MethodDef
 from agog.compiler.ir import FLOATS, Module
 from agog.compiler.kernel import Kernel
-from agog.compiler.lowering import Call, Guard, Matmul, ScatterAdd
+from agog.compiler.lowering import Call, Matmul, ScatterAdd
 from agog.compiler.memory import plan
 from agog.compiler.nests import NestCode
 from agog.compiler.schedule import Group, nest_of
@@ -47,8 +47,9 @@ class Segment:
         self.place |= {root: ("constant", i) for i, root in enumerate(self.constants)}
         prepared = [self._prepare(u) for u in units]
         self._plan(prepared)
-        k = self.k = Kernel(self.module, "run", [("slots", "ptr"), ("arena", "ptr"), ("constants", "ptr")], "int64",
-                            internal=True)
+        k = self.k = Kernel(
+            self.module, "run", [("slots", "ptr"), ("arena", "ptr"), ("constants", "ptr")], "int64", internal=True
+        )
         slots, arena, constants = k.arguments
         self.status = None
         if any(p[2] for p in prepared):
@@ -127,7 +128,9 @@ class Segment:
         code, text, exact = self.nests[nest]
         parallel = self.threads and code.work >= _PARALLEL and code.split > 1
         self.work += code.work
-        name = self._function(("nest", exact, parallel), "nest", lambda name: code.emit(self.module, name, parallel), text)
+        name = self._function(
+            ("nest", exact, parallel), "nest", lambda name: code.emit(self.module, name, parallel), text
+        )
         self.notes.append((name, g, code, parallel))
 
         roots = list(dict.fromkeys(root for root, _ in places))
@@ -179,7 +182,9 @@ class Segment:
         lead, (x_lead, y_lead, z_lead) = _merged(lead, [x_lead, y_lead, contiguous(out.shape)[:-2]])
         small = m * n * depth <= _INLINE and (n == 1 or ys[-1] == 1 or m * n * depth <= _INLINE // 8)
         make = self._small_matmul if small else self._large_matmul
-        product, extra = make(step, dtype, (m, depth, n), xs[-2:], ys[-2:], lead[-1:], [s[-1:] for s in (x_lead, y_lead, z_lead)])
+        product, extra = make(
+            step, dtype, (m, depth, n), xs[-2:], ys[-2:], lead[-1:], [s[-1:] for s in (x_lead, y_lead, z_lead)]
+        )
         loops = lead if small else lead[:-1]
 
         def emit(pointers):
@@ -189,9 +194,18 @@ class Segment:
                 if axis == len(loops):
                     product(a, b, c, *pointers[3:])
                     return
-                k.loop(0, loops[axis], 1, lambda i: walk(
-                    axis + 1, *[k.at(p, k.mul(i, s[axis]) if s[axis] != 1 else i, dtype) if s[axis] else p
-                                for p, s in zip((a, b, c), (x_lead, y_lead, z_lead))]))
+                k.loop(
+                    0,
+                    loops[axis],
+                    1,
+                    lambda i: walk(
+                        axis + 1,
+                        *[
+                            k.at(p, k.mul(i, s[axis]) if s[axis] != 1 else i, dtype) if s[axis] else p
+                            for p, s in zip((a, b, c), (x_lead, y_lead, z_lead))
+                        ],
+                    ),
+                )
 
             walk(0, k.at(pointers[0], xo, dtype), k.at(pointers[1], yo, dtype), pointers[2])
 
@@ -203,9 +217,11 @@ class Segment:
         pack = n > 1 and b_strides[-1] != 1
         b_walk = (n, 1) if pack else (b_strides[0], 1)
         name = self._function(
-            ("matmul", dtype, sizes, a_strides, b_walk), "matmul",
+            ("matmul", dtype, sizes, a_strides, b_walk),
+            "matmul",
             lambda name: contractions.emit_matmul(self.module, name, dtype, sizes, a_strides, b_walk, False),
-            f"({m}, {depth}) @ ({depth}, {n}) {dtype}")
+            f"({m}, {depth}) @ ({depth}, {n}) {dtype}",
+        )
         self.notes.append((name, step, None, False))
         pack_name = self._transpose(dtype, depth, n, b_strides) if pack else None
 
@@ -228,8 +244,27 @@ class Segment:
         ab, bb, cb = (s[0] * size if s else 0 for s in lead_strides)
         by_rows, per_task, tasks = products.shares(tiles, dtype, self.target, m, n, depth, batch, self.threads)
         self.notes.append((symbol, step, None, batch * tasks > 1))
-        numbers = [a_strides[0] * size, a_strides[1] * size, ab, None, b_strides[0] * size, b_strides[1] * size, bb, None,
-                   n * size, cb, m, n, depth, batch, 0, None, int(by_rows), per_task, tasks]
+        numbers = [
+            a_strides[0] * size,
+            a_strides[1] * size,
+            ab,
+            None,
+            b_strides[0] * size,
+            b_strides[1] * size,
+            bb,
+            None,
+            n * size,
+            cb,
+            m,
+            n,
+            depth,
+            batch,
+            0,
+            None,
+            int(by_rows),
+            per_task,
+            tasks,
+        ]
 
         def product(a, b, c):
             k = self.k
@@ -249,8 +284,15 @@ class Segment:
         """A function that copies a strided matrix into a contiguous one."""
         from agog.compiler.loops import Nest, Store, normalized
 
-        nest = normalized(Nest((rows, columns), (False, False), (dtype, dtype), (("load", dtype, 0, 0, tuple(strides)),),
-                               (Store(1, 0, (columns, 1), 0, True),)))
+        nest = normalized(
+            Nest(
+                (rows, columns),
+                (False, False),
+                (dtype, dtype),
+                (("load", dtype, 0, 0, tuple(strides)),),
+                (Store(1, 0, (columns, 1), 0, True),),
+            )
+        )
         code = NestCode(self.target, nest, {})
 
         def make(name):
@@ -296,9 +338,14 @@ class Segment:
             indices.append((w.dtype, o, tuple(0 if n == 1 else x for n, x in zip(w.shape, s)), steps[a], out.shape[a]))
         self.work += 8 * g.size
         key = ("scatter", out.dtype, out.size, g.shape, offset, strides, tuple(walked), tuple(indices), step.position)
-        name = self._function(key, "scatter", lambda name: contractions.emit_scatter(
-            self.module, name, out.dtype, out.size, g.shape, offset, strides, walked, indices, step.position),
-            f"zeros{list(out.shape)} += {list(g.shape)} {out.dtype} at indices")
+        name = self._function(
+            key,
+            "scatter",
+            lambda name: contractions.emit_scatter(
+                self.module, name, out.dtype, out.size, g.shape, offset, strides, walked, indices, step.position
+            ),
+            f"zeros{list(out.shape)} += {list(g.shape)} {out.dtype} at indices",
+        )
         self.notes.append((name, step, None, False))
         return (lambda pointers: self.k.call_known(name, None, *pointers, self.status)), roots, True
 
@@ -314,7 +361,9 @@ class Segment:
                 good = k.truth(value) if expected else k.logical_not(value)
             elif isinstance(expected, float) and x.dtype in FLOATS:
                 wide = k.cast(value, "float64")
-                good = k.isnan(wide) if expected != expected else k.eq(k.bits(wide), k.bits(k.const(expected, "float64")))
+                good = (
+                    k.isnan(wide) if expected != expected else k.eq(k.bits(wide), k.bits(k.const(expected, "float64")))
+                )
             elif isinstance(expected, int) and x.dtype not in (*FLOATS, "bool") and -(1 << 63) <= expected < 1 << 63:
                 good = k.eq(k.cast(value, "int64"), expected)
             else:
@@ -326,7 +375,7 @@ class Segment:
 
     # ------------------------------------------------------------------------------------------------ the builtin
     def _builtin(self):
-        """`PyObject *builtin(PyObject *self, PyObject *const *args, Py_ssize_t nargs)`: None, or the number of what failed."""
+        """`PyObject *builtin(PyObject *self, PyObject *const *args, Py_ssize_t nargs)`: None, or what failed."""
         module, n = self.module, len(self.arrays)
         k = Kernel(module, "builtin", [("self", "ptr"), ("args", "ptr"), ("nargs", "int64")], "ptr")
         me, args, given = k.arguments
@@ -387,23 +436,33 @@ class Segment:
         if self.work >= _RELEASE:
             k.call("PyEval_RestoreThread", None, state, external=True)
         if in_heap:
-            k.if_(busy, lambda: k.call("free", None, block, external=True),
-                  lambda: k.emit(f"store atomic i64 0, ptr {context.text} release, align 8"))
+            k.if_(
+                busy,
+                lambda: k.call("free", None, block, external=True),
+                lambda: k.emit(f"store atomic i64 0, ptr {context.text} release, align 8"),
+            )
         (made,) = k.if_(
             k.eq(failed, 0),
             lambda: [self._none(k)],
-            lambda: [k.call("PyLong_FromLongLong", "ptr", k.sub(failed, 1), external=True)])
+            lambda: [k.call("PyLong_FromLongLong", "ptr", k.sub(failed, 1), external=True)],
+        )
         k.store(made, result)
         k.emit("br label %leave")
         k.begin("leave")
         if n <= 8:
             count_held = k.load(held, "int64")
             for i in range(n):
-                k.if_(count_held > i, lambda i=i: k.call("PyBuffer_Release", None, k.offset(buffers, i * _BUFFER_BYTES),
-                                                         external=True))
+                k.if_(
+                    count_held > i,
+                    lambda i=i: k.call("PyBuffer_Release", None, k.offset(buffers, i * _BUFFER_BYTES), external=True),
+                )
         else:
-            k.loop(0, k.load(held, "int64"), 1,
-                   lambda i: k.call("PyBuffer_Release", None, k.offset(buffers, k.mul(i, _BUFFER_BYTES)), external=True))
+            k.loop(
+                0,
+                k.load(held, "int64"),
+                1,
+                lambda i: k.call("PyBuffer_Release", None, k.offset(buffers, k.mul(i, _BUFFER_BYTES)), external=True),
+            )
         k.ret(k.load(result, "ptr"))
         k.finish()
 
@@ -432,13 +491,18 @@ class Segment:
         capsule = ctypes.pythonapi.PyCapsule_New
         capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
         definition = _MethodDef(b"program", code["builtin"], _METH_FASTCALL, None)
-        me = (capsule(self.context.ctypes.data, None, None), code, definition, self.context, self.block,
-              [c.data for c in self.constants])
+        me = (
+            capsule(self.context.ctypes.data, None, None),
+            code,
+            definition,
+            self.context,
+            self.block,
+            [c.data for c in self.constants],
+        )
         new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.POINTER(_MethodDef), ctypes.py_object, ctypes.c_void_p)(
-            ("PyCFunction_NewEx", ctypes.pythonapi))
+            ("PyCFunction_NewEx", ctypes.pythonapi)
+        )
         return new(ctypes.byref(definition), me, None)
-
-
 
 
 def _merged(sizes, rows):

@@ -8,13 +8,27 @@
     Reduce   a reduction over axes
     View     another shape of a value's elements: root, offset and strides in elements (negative and 0 too)
 
-Point, Gather, Reduce, Coord, Const are *loop values*: schedule puts them into nests. A loop value that must be in memory
+Point, Gather, Reduce, Coord, Const are *loop values*: schedule puts them into nests. A loop value that must be stored
 becomes the root of its own buffer. `Part` writes a value into a part of an `Assembled` buffer.
 """
 
 import numpy as np
 
-__all__ = ["Assembled", "Buffer", "Const", "Coord", "Gather", "Part", "Point", "Reduce", "Val", "View", "contiguous", "mapped", "whole"]
+__all__ = [
+    "Assembled",
+    "Buffer",
+    "Const",
+    "Coord",
+    "Gather",
+    "Part",
+    "Point",
+    "Reduce",
+    "Val",
+    "View",
+    "contiguous",
+    "mapped",
+    "whole",
+]
 
 
 def contiguous(shape):
@@ -138,8 +152,12 @@ def resolve(v):
 
 def whole(v):
     """Whether `v` is all of its root, in order (perhaps in another shape)."""
-    return not isinstance(v, View) or v.size == v.root.size and v.offset == 0 and all(
-        n == 1 or s == c for n, s, c in zip(v.shape, v.strides, contiguous(v.shape)))
+    return (
+        not isinstance(v, View)
+        or v.size == v.root.size
+        and v.offset == 0
+        and all(n == 1 or s == c for n, s, c in zip(v.shape, v.strides, contiguous(v.shape)))
+    )
 
 
 def mapped(v):

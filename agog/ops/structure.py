@@ -28,6 +28,7 @@ def _reduction(kind: str) -> Any:
         if kind in ("any", "all"):
             x = b.cast(x, "bool")
         return b.reduce(kind, b.cast(x, out), node.static["axis"], node.static["keepdims"])
+
     return nest
 
 
@@ -76,24 +77,40 @@ def _vector_norm(xp: Any, x: Any, axis: Any, keepdims: bool, ord: float) -> Any:
         return xp.max(a, **over)
     if ord == -math.inf:
         return xp.min(a, **over)
-    return xp.sum(a ** ord, **over) ** (1 / ord)
+    return xp.sum(a**ord, **over) ** (1 / ord)
 
 
 def _arg(largest: bool) -> Any:
     """The first place of the extreme: the smallest index where x is it (or is nan, if there is one)."""
+
     def nest(b: Any, inputs: Any, node: Any) -> Any:
-        x, (axis, keepdims) = inputs[0], node.statics
+        x, axis = inputs[0], node.statics[0]
         shape = node.outputs[0].shape
         if axis is None:
             x, axis = b.reshape(x, (math.prod(x.shape),)), 0
         if not x.size:
             return b.const(0, "int64", shape)
         top = b.broadcast(b.reduce("max" if largest else "min", x, axis, True), x.shape)
-        is_it = b.point("_is_extreme", lambda k, v, t: k.bitwise_or(k.eq(v, t), k.bitwise_and(k.isnan(v), k.isnan(t)))
-                        if v.dtype in ("float32", "float64") else k.eq(v, t), (x, top), x.shape, "bool")
-        place = b.point("where", lambda k, c, p, n: k.where(c, p, n),
-                        (is_it, b.coordinate(x.shape, axis), b.const(x.shape[axis], "int64")), x.shape, "int64")
+        is_it = b.point(
+            "_is_extreme",
+            lambda k, v, t: (
+                k.bitwise_or(k.eq(v, t), k.bitwise_and(k.isnan(v), k.isnan(t)))
+                if v.dtype in ("float32", "float64")
+                else k.eq(v, t)
+            ),
+            (x, top),
+            x.shape,
+            "bool",
+        )
+        place = b.point(
+            "where",
+            lambda k, c, p, n: k.where(c, p, n),
+            (is_it, b.coordinate(x.shape, axis), b.const(x.shape[axis], "int64")),
+            x.shape,
+            "int64",
+        )
         return b.reshape(b.reduce("min", place, axis), shape)
+
     return nest
 
 
@@ -162,12 +179,22 @@ def _class_index(b: Any, inputs: Any, node: Any) -> Any:
     target, (classes, ignore) = inputs[0], node.statics
     n, skipped = b.const(classes, "int64"), b.const(0 if ignore is None else ignore, "int64")
     t = b.cast(target, "int64")
-    valid = b.point("not_equal", lambda k, x, y: k.ne(x, y), (t, skipped), t.shape, "bool") if ignore is not None else \
-        b.const(True, "bool", t.shape)
-    right = b.point("_class_in_range", lambda k, x, n, v: k.bitwise_or(
-        k.bitwise_and(k.ge(x, 0), k.lt(x, n)), k.bitwise_not(v)), (t, n, valid), t.shape, "bool")
+    valid = (
+        b.point("not_equal", lambda k, x, y: k.ne(x, y), (t, skipped), t.shape, "bool")
+        if ignore is not None
+        else b.const(True, "bool", t.shape)
+    )
+    right = b.point(
+        "_class_in_range",
+        lambda k, x, n, v: k.bitwise_or(k.bitwise_and(k.ge(x, 0), k.lt(x, n)), k.bitwise_not(v)),
+        (t, n, valid),
+        t.shape,
+        "bool",
+    )
     b.require(right)
-    return b.point("where", lambda k, c, x, y: k.where(c, x, y), (valid, t, b.const(0, "int64")), t.shape, "int64"), valid
+    return b.point(
+        "where", lambda k, c, x, y: k.where(c, x, y), (valid, t, b.const(0, "int64")), t.shape, "int64"
+    ), valid
 
 
 def _attention(xp: Any, *args: Any) -> Any:
@@ -193,6 +220,7 @@ def _filled(value: Any) -> Any:
     def nest(b: Any, inputs: Any, node: Any) -> Any:
         out = node.outputs[0]
         return b.const(value if value is not None else node.static["fill_value"], str(out.dtype), out.shape)
+
     return nest
 
 
@@ -213,10 +241,15 @@ def _triangle(lower: bool) -> Any:
         x, k0 = inputs[0], node.statics[0]
         r, c = b.coordinate(x.shape, -2), b.coordinate(x.shape, -1)
         # tril keeps c - r <= k, triu c - r >= k
-        keep = b.point("_tril" if lower else "_triu",
-                       (lambda k, r, c, d: k.le(c, k.add(r, d))) if lower else (lambda k, r, c, d: k.ge(c, k.add(r, d))),
-                       (r, c, b.const(k0, "int64")), x.shape, "bool")
+        keep = b.point(
+            "_tril" if lower else "_triu",
+            (lambda k, r, c, d: k.le(c, k.add(r, d))) if lower else (lambda k, r, c, d: k.ge(c, k.add(r, d))),
+            (r, c, b.const(k0, "int64")),
+            x.shape,
+            "bool",
+        )
         return b.point("where", lambda k, c, p, n: k.where(c, p, n), (keep, x, b.const(0, x.dtype)), x.shape, x.dtype)
+
     return nest
 
 
@@ -240,8 +273,14 @@ def _concatenated(b: Any, inputs: Any, node: Any) -> Any:
 def _stacked(b: Any, inputs: Any, node: Any) -> Any:
     out = node.outputs[0]
     axis = node.static["axis"] % out.ndim
-    return b.assemble(out.shape, str(out.dtype), [
-        (b.cast(x, str(out.dtype)), lambda a, key=(slice(None),) * axis + (i, Ellipsis): a[key]) for i, x in enumerate(inputs)])
+    return b.assemble(
+        out.shape,
+        str(out.dtype),
+        [
+            (b.cast(x, str(out.dtype)), lambda a, key=(slice(None),) * axis + (i, Ellipsis): a[key])
+            for i, x in enumerate(inputs)
+        ],
+    )
 
 
 def _split_at(xp: Any, x: Any, index: int, axis: int) -> Any:
@@ -296,9 +335,14 @@ def _roll_one(b: Any, x: Any, shift: int, axis: int) -> Any:
         return x
     head = (slice(None),) * axis
     first, last = (*head, slice(s, None)), (*head, slice(None, s))
-    return b.assemble(x.shape, x.dtype, [
-        (b.view(x, lambda a: a[(*head, slice(None, n - s))]), lambda a: a[first]),
-        (b.view(x, lambda a: a[(*head, slice(n - s, None))]), lambda a: a[last])])
+    return b.assemble(
+        x.shape,
+        x.dtype,
+        [
+            (b.view(x, lambda a: a[(*head, slice(None, n - s))]), lambda a: a[first]),
+            (b.view(x, lambda a: a[(*head, slice(n - s, None))]), lambda a: a[last]),
+        ],
+    )
 
 
 # ------------------------------------------------------------------------------------------ gathering, scattering
@@ -338,10 +382,22 @@ def _take_adjoint(b: Any, inputs: Any, node: Any) -> Any:
 def _one_hot(b: Any, inputs: Any, node: Any) -> Any:
     out, n = node.outputs[0], node.static["classes"]
     index = b.cast(inputs[0], "int64")
-    b.require(b.point("_is_class", lambda k, x, n: k.bitwise_and(k.ge(x, 0), k.lt(x, n)), (index, b.const(n, "int64")),
-                      index.shape, "bool"))
-    on = b.point("equal", lambda k, x, y: k.eq(x, y),
-                 (b.reshape(index, (*index.shape, 1)), b.coordinate(out.shape, -1)), out.shape, "bool")
+    b.require(
+        b.point(
+            "_is_class",
+            lambda k, x, n: k.bitwise_and(k.ge(x, 0), k.lt(x, n)),
+            (index, b.const(n, "int64")),
+            index.shape,
+            "bool",
+        )
+    )
+    on = b.point(
+        "equal",
+        lambda k, x, y: k.eq(x, y),
+        (b.reshape(index, (*index.shape, 1)), b.coordinate(out.shape, -1)),
+        out.shape,
+        "bool",
+    )
     return b.cast(on, str(out.dtype))
 
 
@@ -360,8 +416,11 @@ def _embedding_adjoint(xp: Any, indices: Any, g: Any, rows: int, padding_idx: An
 def _taps(x_shape: tuple, out: tuple, kernel: tuple, stride: tuple, dilation: tuple) -> Any:
     """The index that takes, for each place in a window, that element of every window."""
     for at in product(*map(range, kernel)):
-        yield (slice(None), slice(None), *[slice(a * d, a * d + (n - 1) * s + 1, s)
-                                           for a, d, s, n in zip(at, dilation, stride, out[2:])])
+        yield (
+            slice(None),
+            slice(None),
+            *[slice(a * d, a * d + (n - 1) * s + 1, s) for a, d, s, n in zip(at, dilation, stride, out[2:])],
+        )
 
 
 def _padded(b: Any, x: Any, padding: tuple, value: Any) -> Any:
@@ -404,9 +463,16 @@ def _max_scatter(b: Any, inputs: Any, node: Any) -> Any:
     for at in _taps(x.shape, y.shape, kernel, stride, dilation):
         tap = b.view(x, lambda a, at=at: a[at])
         hit = b.point("equal", lambda k, u, v: k.eq(u, v), (tap, y), y.shape, "bool")
-        first = hit if taken is None else b.point("_first", lambda k, h, t: k.bitwise_and(h, k.bitwise_not(t)),
-                                                  (hit, taken), y.shape, "bool")
-        taken = hit if taken is None else b.point("logical_or", lambda k, h, t: k.bitwise_or(h, t), (hit, taken), y.shape, "bool")
+        first = (
+            hit
+            if taken is None
+            else b.point("_first", lambda k, h, t: k.bitwise_and(h, k.bitwise_not(t)), (hit, taken), y.shape, "bool")
+        )
+        taken = (
+            hit
+            if taken is None
+            else b.point("logical_or", lambda k, h, t: k.bitwise_or(h, t), (hit, taken), y.shape, "bool")
+        )
         value = b.point("where", lambda k, c, u, v: k.where(c, u, v), (first, g, b.const(0, g.dtype)), y.shape, g.dtype)
         parts.append((value, lambda a, at=at: a[at]))
     tiled = math.prod(y.shape) * math.prod(kernel) == math.prod(x.shape)
@@ -419,27 +485,43 @@ def _native(name: str) -> Any:
 
 
 def _avg_pool(b: Any, inputs: Any, node: Any) -> Any:
-    (x,), (kernel, stride, padding, bounds) = inputs, node.statics
+    (x,), (kernel, stride, padding, _) = inputs, node.statics
     out = node.outputs[0].shape
-    if not x.size or math.prod(kernel) > 32 or any(lo or hi for lo, hi in padding) or any(
-            (n - k) % s for n, k, s in zip(x.shape[2:], kernel, stride)):
+    if (
+        not x.size
+        or math.prod(kernel) > 32
+        or any(lo or hi for lo, hi in padding)
+        or any((n - k) % s for n, k, s in zip(x.shape[2:], kernel, stride))
+    ):
         return None
     y = None
     for at in _taps(x.shape, out, kernel, stride, (1,) * len(kernel)):
         tap = b.view(x, lambda a, at=at: a[at])
         y = tap if y is None else b.point("add", lambda k, u, v: k.add(u, v), (y, tap), out, x.dtype)
-    return b.point("multiply", lambda k, u, v: k.mul(u, v), (y, b.const(1.0 / math.prod(kernel), x.dtype)), out, x.dtype)
+    return b.point(
+        "multiply", lambda k, u, v: k.mul(u, v), (y, b.const(1.0 / math.prod(kernel), x.dtype)), out, x.dtype
+    )
 
 
 def _avg_pool_adjoint(b: Any, inputs: Any, node: Any) -> Any:
-    (g,), (size, kernel, stride, padding, bounds) = inputs, node.statics
+    (g,), (_, kernel, stride, padding, _) = inputs, node.statics
     out = node.outputs[0].shape
-    if not g.size or kernel != stride or math.prod(kernel) > 32 or any(lo or hi for lo, hi in padding) or any(
-            n % k for n, k in zip(out[2:], kernel)):
+    if (
+        not g.size
+        or kernel != stride
+        or math.prod(kernel) > 32
+        or any(lo or hi for lo, hi in padding)
+        or any(n % k for n, k in zip(out[2:], kernel))
+    ):
         return None
-    share = b.point("multiply", lambda k, u, v: k.mul(u, v), (g, b.const(1.0 / math.prod(kernel), g.dtype)), g.shape, g.dtype)
-    return b.assemble(out, g.dtype, [(share, lambda a, at=at: a[at])
-                                     for at in _taps(out, g.shape, kernel, stride, (1,) * len(kernel))])
+    share = b.point(
+        "multiply", lambda k, u, v: k.mul(u, v), (g, b.const(1.0 / math.prod(kernel), g.dtype)), g.shape, g.dtype
+    )
+    return b.assemble(
+        out,
+        g.dtype,
+        [(share, lambda a, at=at: a[at]) for at in _taps(out, g.shape, kernel, stride, (1,) * len(kernel))],
+    )
 
 
 # -------------------------------------------------------------------------------------------------- contractions
@@ -478,26 +560,64 @@ def _vecdot(xp: Any, x: Any, y: Any, axis: int) -> Any:
 
 
 def _astype(b: Any, inputs: Any, node: Any) -> Any:
-    return b.copy(inputs[0]) if inputs[0].dtype == str(node.outputs[0].dtype) else b.cast(inputs[0], str(node.outputs[0].dtype))
+    return (
+        b.copy(inputs[0])
+        if inputs[0].dtype == str(node.outputs[0].dtype)
+        else b.cast(inputs[0], str(node.outputs[0].dtype))
+    )
 
 
 DECOMPOSE: dict[str, Any] = {
-    "mean": _mean, "count_nonzero": _count_nonzero, "var": _var,
-    "std": lambda xp, *args: xp.sqrt(_var(xp, *args)), "logsumexp": _logsumexp, "vector_norm": _vector_norm,
-    "softmax": _softmax, "log_softmax": _log_softmax, "_fused_norm": _fused_norm, "batch_norm_train": _batch_norm,
-    "_cross_entropy_index": _cross_entropy, "_attention": _attention, "_split_at": _split_at, "embedding": _embedding,
-    "_embedding_adjoint": _embedding_adjoint, "linear": _linear, "affine": _affine, "vecdot": _vecdot,
+    "mean": _mean,
+    "count_nonzero": _count_nonzero,
+    "var": _var,
+    "std": lambda xp, *args: xp.sqrt(_var(xp, *args)),
+    "logsumexp": _logsumexp,
+    "vector_norm": _vector_norm,
+    "softmax": _softmax,
+    "log_softmax": _log_softmax,
+    "_fused_norm": _fused_norm,
+    "batch_norm_train": _batch_norm,
+    "_cross_entropy_index": _cross_entropy,
+    "_attention": _attention,
+    "_split_at": _split_at,
+    "embedding": _embedding,
+    "_embedding_adjoint": _embedding_adjoint,
+    "linear": _linear,
+    "affine": _affine,
+    "vecdot": _vecdot,
 }
 
 NEST: dict[str, Any] = {
-    "astype": _astype, **{name: _reduction(name) for name in ("sum", "prod", "max", "min", "any", "all")},
-    "argmax": _arg(True), "argmin": _arg(False), "zeros": _filled(0), "ones": _filled(1), "_full": _filled(None),
-    "empty": _filled(0), "arange": _arange, "tril": _triangle(True), "triu": _triangle(False), "eye": _eye,
-    "_concatenated": _concatenated, "_stacked": _stacked, "_pad_constant": _pad_constant,
-    "_getitem_adjoint": _getitem_adjoint, "_setitem": _setitem, "roll": _roll, "take": _take,
-    "take_along_axis": _take_along, "_take_along_axis_adjoint": _take_along_adjoint, "_take_adjoint": _take_adjoint,
-    "matmul": _matmul, "_class_index": _class_index, "_one_hot": _one_hot, "imag": _filled(0),
-    "_max_pool": _max_pool, "_max_pool_scatter": _max_scatter, "_avg_pool": _avg_pool,
+    "astype": _astype,
+    **{name: _reduction(name) for name in ("sum", "prod", "max", "min", "any", "all")},
+    "argmax": _arg(True),
+    "argmin": _arg(False),
+    "zeros": _filled(0),
+    "ones": _filled(1),
+    "_full": _filled(None),
+    "empty": _filled(0),
+    "arange": _arange,
+    "tril": _triangle(True),
+    "triu": _triangle(False),
+    "eye": _eye,
+    "_concatenated": _concatenated,
+    "_stacked": _stacked,
+    "_pad_constant": _pad_constant,
+    "_getitem_adjoint": _getitem_adjoint,
+    "_setitem": _setitem,
+    "roll": _roll,
+    "take": _take,
+    "take_along_axis": _take_along,
+    "_take_along_axis_adjoint": _take_along_adjoint,
+    "_take_adjoint": _take_adjoint,
+    "matmul": _matmul,
+    "_class_index": _class_index,
+    "_one_hot": _one_hot,
+    "imag": _filled(0),
+    "_max_pool": _max_pool,
+    "_max_pool_scatter": _max_scatter,
+    "_avg_pool": _avg_pool,
     "_avg_pool_adjoint": _avg_pool_adjoint,
     **{name: _native(name) for name in ("conv", "conv_input_grad", "conv_weight_grad")},
 }
@@ -514,8 +634,6 @@ LOWER: dict[str, Any] = {
 def _sinc(k: Any, u: Any) -> Any:
     zero = k.eq(u, 0)
     return k.where(zero, 1, k.div(k.sin(u), k.where(zero, 1, u)))
-
-
 
 
 #: The rows of `x + y` and `x @ y`: a sum of products is a product of longer matrices.

@@ -56,7 +56,7 @@ def test_large_results_are_fresh_while_they_are_held(rng):
 def test_inputs_that_are_not_contiguous(rng):
     graph = build(lambda a: xp.sum(a, axis=0) * 2, ((5, 6), F))
     p = compile(graph)
-    a, = made(rng, (6, 5))
+    (a,) = made(rng, (6, 5))
     agrees(p, graph, [a.T])
     agrees(p, graph, [np.broadcast_to(a[:, 0], (5, 6))])
 
@@ -79,13 +79,26 @@ def test_no_inputs_and_constants():
 
 
 def test_several_targets(rng, target):
-    graph = build(lambda a, w: [xp.softmax(a @ w), xp.sum(a, axis=0), a.T * 2, xp.argmax(a, axis=1)], ((17, 9), F), ((9, 21), F))
+    graph = build(
+        lambda a, w: [xp.softmax(a @ w), xp.sum(a, axis=0), a.T * 2, xp.argmax(a, axis=1)], ((17, 9), F), ((9, 21), F)
+    )
     agrees(compile(graph, target), graph, made(rng, (17, 9), (9, 21)), 1e-5)
 
 
 def test_nothing_beyond_the_arrays_is_touched(rng, guarded):
-    graph = build(lambda a, w: [xp.tanh(a) + 1, xp.sum(a, axis=1), xp.max(a, axis=0), a @ w, a[:, ::2], xp.softmax(a, axis=0),
-                                xp.flip(a, axis=1)], ((7, 19), F), ((19, 5), F))
+    graph = build(
+        lambda a, w: [
+            xp.tanh(a) + 1,
+            xp.sum(a, axis=1),
+            xp.max(a, axis=0),
+            a @ w,
+            a[:, ::2],
+            xp.softmax(a, axis=0),
+            xp.flip(a, axis=1),
+        ],
+        ((7, 19), F),
+        ((19, 5), F),
+    )
     p = compile(graph)
     a, w = made(rng, (7, 19), (19, 5))
     for at_end in (True, False):
@@ -106,13 +119,23 @@ def test_complex_numbers_are_islands(rng):
     a = (rng.standard_normal(8) + 1j * rng.standard_normal(8)).astype("complex64")
     agrees(compile(graph), graph, [a], 1e-5)
     same = build(lambda a: a, ((8,), "complex64"))
-    out, = compile(same)([a])
+    (out,) = compile(same)([a])
     assert not np.may_share_memory(out, a) and (out == a).all()
 
 
 # ------------------------------------------------------------------------------------------------ guards, errors
-@pytest.mark.parametrize("dtype, value, other", [("bool", True, False), ("int64", 3, 4), (F, 1.5, 2.5), (F, float("nan"), 1.0),
-                                                 (F, 0.0, -0.0), ("float64", float("inf"), 1.0), ("int32", -1, 1)])
+@pytest.mark.parametrize(
+    "dtype, value, other",
+    [
+        ("bool", True, False),
+        ("int64", 3, 4),
+        (F, 1.5, 2.5),
+        (F, float("nan"), 1.0),
+        (F, 0.0, -0.0),
+        ("float64", float("inf"), 1.0),
+        ("int32", -1, 1),
+    ],
+)
 def test_guard(dtype, value, other):
     b = Builder("guarded")
     x = b.input((), dtype)
@@ -130,7 +153,7 @@ def test_guard(dtype, value, other):
 def test_index_out_of_range_is_a_failed_guard(rng):
     graph = build(lambda a, i: xp.take(a, i, axis=0) + 1, ((5, 3), F), ((2,), "int64"))
     p = compile(graph)
-    a, = made(rng, (5, 3))
+    (a,) = made(rng, (5, 3))
     agrees(p, graph, [a, np.array([4, -5])])
     for bad in (5, -6, 2**62):
         with pytest.raises(GuardFailed) as failed:
@@ -141,7 +164,7 @@ def test_index_out_of_range_is_a_failed_guard(rng):
 def test_targets_out_of_range(rng):
     graph = build(lambda a, t: xp.cross_entropy(a, t), ((5, 3), F), ((5,), "int64"))
     p = compile(graph)
-    a, = made(rng, (5, 3))
+    (a,) = made(rng, (5, 3))
     agrees(p, graph, [a, np.array([0, 1, 2, -100, 1])])
     for bad in (3, -1):
         with pytest.raises(GuardFailed):
@@ -170,7 +193,7 @@ def test_branches_and_loops(rng):
     b = Builder("forms")
     x, n = b.input((3,), F), b.input((), "int64")
     with b:
-        y, = b.cond(xp.sum(x) > 0, lambda v: [v * 2], lambda v: [v - 1], [x])
+        (y,) = b.cond(xp.sum(x) > 0, lambda v: [v * 2], lambda v: [v - 1], [x])
         i, z = b.while_loop(lambda i, v: i < n, lambda i, v: [i + 1, xp.tanh(v) + x], [xp.astype(n * 0, "int64"), y])
         c, ys = b.scan(lambda c, s: [c + s, c * s], [xp.sum(z)], [x])
         graph = b.build([y, i, z, c, ys])
@@ -261,8 +284,18 @@ def test_threads_share_a_program(rng):
 
 # ---------------------------------------------------------------------------------------------------- large work
 def test_work_that_is_shared_out(rng):
-    graph = build(lambda a, b: [xp.tanh(a) * b, xp.softmax(a), xp.sum(a * b, axis=0), xp.sum(a), xp.layer_norm(a, 700), xp.mean(a * a)],
-                  ((900, 700), F), ((900, 700), F))
+    graph = build(
+        lambda a, b: [
+            xp.tanh(a) * b,
+            xp.softmax(a),
+            xp.sum(a * b, axis=0),
+            xp.sum(a),
+            xp.layer_norm(a, 700),
+            xp.mean(a * a),
+        ],
+        ((900, 700), F),
+        ((900, 700), F),
+    )
     p = compile(graph)
     assert "shared out" in p.explain()
     agrees(p, graph, made(rng, (900, 700), (900, 700)), 2e-4)
@@ -272,7 +305,7 @@ def test_float32_sums_are_accurate():
     for shape, axis in (((1 << 20,), 0), ((1 << 18, 4), 0), ((3, 1 << 18), 1)):
         x = np.full(shape, 0.1, F)
         graph = build(lambda a, axis=axis: xp.sum(a, axis=axis), (shape, F))
-        got, = compile(graph)([x])
+        (got,) = compile(graph)([x])
         np.testing.assert_allclose(got, x.astype("f8").sum(axis), rtol=1e-5)
 
 

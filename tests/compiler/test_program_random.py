@@ -13,7 +13,20 @@ from agog.graph.build import Builder, xp
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
-UNARY = ["tanh", "sigmoid", "negative", "square", "abs", "relu", "sin", "floor", "sign", "exp_small", "silu", "isfinite"]
+UNARY = [
+    "tanh",
+    "sigmoid",
+    "negative",
+    "square",
+    "abs",
+    "relu",
+    "sin",
+    "floor",
+    "sign",
+    "exp_small",
+    "silu",
+    "isfinite",
+]
 BINARY = ["add", "subtract", "multiply", "maximum", "minimum", "less", "where", "safe_divide"]
 
 
@@ -57,7 +70,11 @@ def random_op(rng, pick, values):
     kind = rng.integers(12)
     if x.dtype.kind != "f" and kind not in (3, 4, 5, 6, 7, 9, 10):
         x = xp.astype(x, pick(["float32", "float64"]))
-    axis = tuple(sorted({int(rng.integers(x.ndim)) for _ in range(rng.integers(1, 3))})) if x.ndim and rng.random() < 0.8 else None
+    axis = (
+        tuple(sorted({int(rng.integers(x.ndim)) for _ in range(rng.integers(1, 3))}))
+        if x.ndim and rng.random() < 0.8
+        else None
+    )
     one = int(rng.integers(x.ndim)) if x.ndim else None
     if kind in (0, 1):
         name = pick(UNARY)
@@ -80,15 +97,29 @@ def random_op(rng, pick, values):
         key = (slice(None),) * one + (slice(start, None, step) if step > 0 else slice(None, None, -1),)
         return x[key]
     if kind == 7 and x.ndim:
-        return pick([lambda: xp.concat([x, x], axis=one), lambda: xp.flip(x, axis=one),
-                     lambda: xp.expand_dims(x, axis=one), lambda: xp.stack([x, x], axis=one),
-                     lambda: xp.pad(x, 1), lambda: xp.argmax(x, axis=one), lambda: xp.cumsum(x, axis=one),
-                     lambda: xp.roll(x, 1, axis=one),
-                     lambda: xp.take(x, np.array([0, -1, 0]), axis=one)])()
+        return pick(
+            [
+                lambda: xp.concat([x, x], axis=one),
+                lambda: xp.flip(x, axis=one),
+                lambda: xp.expand_dims(x, axis=one),
+                lambda: xp.stack([x, x], axis=one),
+                lambda: xp.pad(x, 1),
+                lambda: xp.argmax(x, axis=one),
+                lambda: xp.cumsum(x, axis=one),
+                lambda: xp.roll(x, 1, axis=one),
+                lambda: xp.take(x, np.array([0, -1, 0]), axis=one),
+            ]
+        )()
     if kind == 9 and x.ndim:
-        return pick([lambda: xp.softmax(x, axis=one), lambda: xp.logsumexp(x, axis=axis),
-                     lambda: xp.mean(x, axis=axis), lambda: xp.var(x, axis=axis, keepdims=True),
-                     lambda: xp.log_softmax(x, axis=one)])()
+        return pick(
+            [
+                lambda: xp.softmax(x, axis=one),
+                lambda: xp.logsumexp(x, axis=axis),
+                lambda: xp.mean(x, axis=axis),
+                lambda: xp.var(x, axis=axis, keepdims=True),
+                lambda: xp.log_softmax(x, axis=one),
+            ]
+        )()
     if kind == 10 and x.ndim >= 2:
         return xp.matmul(xp.astype(x, "float32"), xp.matrix_transpose(xp.astype(x, "float32")))
     return x * 2 + 1

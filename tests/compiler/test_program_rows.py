@@ -66,7 +66,9 @@ def test_row(name):
             compare(op, graph, arrays, compile(graph)([a.copy() for a in arrays]))
 
 
-@pytest.mark.parametrize("name", ["add", "sum", "softmax", "max", "matmul", "_concatenated", "take", "tril", "any", "_fused_norm"])
+@pytest.mark.parametrize(
+    "name", ["add", "sum", "softmax", "max", "matmul", "_concatenated", "take", "tril", "any", "_fused_norm"]
+)
 def test_lesser_targets(name, target):
     if target is targets.host():
         return

@@ -1,0 +1,150 @@
+"""What is known of a loop nest before it is emitted: the vector axis, the order of loops, passes, cost, unrolling.
+
+One axis is the vector axis, chosen so that memory is walked in order. If it is a kept axis, every lane has its own
+accumulators, and a column of lanes is taken through all passes; if it is reduced, lanes are folded at the end. A pass
+is one walk over the reduced axes: values that need a reduction's result come in a later pass than those it is made of.
+"""
+
+from agog.compiler.ir import Module, Value
+from agog.compiler.kernel import Kernel
+
+__all__ = ["NestPlan", "cost_of"]
+
+_UNROLL = ((16, 4), (60, 2))  # up to this cost, so many vectors at a time
+_BUSY = 1 << 17  # work from which unrolling pays also for short loops
+
+_costs = {}
+
+
+def cost_of(target, name, fn, dtypes):
+    """Instructions of one application, from a trial. Raises what `fn` raises for dtypes that it does not take."""
+    key = target.name, name, dtypes
+    if key not in _costs:
+        k = Kernel(Module(target), "trial", [(f"a{i}", (d or "float32", 4)) for i, d in enumerate(dtypes)], lanes=4)
+        result = fn(k, *[a if d else None for a, d in zip(k.arguments, dtypes)])
+        _costs[key] = k.size if isinstance(result, Value) else 1
+    return _costs[key]
+
+
+class NestPlan:
+    """The plan of one nest. `work` is its cost in instructions, `split` the size of the axis that can be shared out.
+
+    functions  {name: f(k, *values)} for what is applied
+    """
+
+    def __init__(self, target, nest, functions):
+        self.target, self.nest, self.functions = target, nest, functions
+        self.exprs = nest.exprs
+        self._analyse()
+
+    def _analyse(self):
+        nest = self.nest
+        dtypes = {e[1] for e in self.exprs} | set(nest.args)
+        self.lanes = min(64, *(self.target.lanes(d) for d in dtypes), 64)
+        self.cost = [1] * len(self.exprs)
+        for i, e in enumerate(self.exprs):
+            if e[0] == "apply":
+                self.cost[i] = cost_of(
+                    self.target,
+                    e[2],
+                    self.functions[e[2]],
+                    tuple(None if a is None else self.exprs[a][1] for a in e[3]),
+                )
+        self.vector = self._vector_axis()
+        if self.vector is None:
+            self.lanes = 1
+        else:
+            while self.lanes > 1 and self.lanes // 2 >= nest.sizes[self.vector]:
+                self.lanes //= 2
+        kept = [a for a, r in enumerate(nest.reduced) if not r and a != self.vector]
+        over = [a for a, r in enumerate(nest.reduced) if r and a != self.vector]
+        self.v_kept = self.vector is not None and not nest.reduced[self.vector]
+        middle = [self.vector] if self.v_kept else []
+        last = [self.vector] if self.vector is not None and not self.v_kept else []
+        self.order = kept + middle + over + last
+        self.scalar_kept, self.over = kept, over
+        self.k_depth = len(kept) + len(middle)
+        self.has_reduction = any(nest.reduced)
+        position = {a: i + 1 for i, a in enumerate(self.order)}
+        self.depth, self.level = [0] * len(self.exprs), [0] * len(self.exprs)
+        for i, e in enumerate(self.exprs):
+            used = self.operands(e)
+            depth = max((self.depth[u] for u in used), default=0)
+            level = max((self.level[u] for u in used), default=0)
+            if e[0] in ("load", "gather"):
+                depth = max([depth, *(position[a] for a, s in enumerate(e[4]) if s)])
+            elif e[0] == "coord":
+                depth = position[e[2]]
+            elif e[0] == "reduce":
+                depth, level = self.k_depth, level + 1
+            self.depth[i], self.level[i] = depth, level
+        self.passes = 1 + max((self.level[e[3]] for e in self.exprs if e[0] == "reduce"), default=-1)
+        for s in nest.stores:
+            if s.each and self.has_reduction:
+                self.passes = max(self.passes, self.level[s.expr] + 1)
+        points = 1
+        for n in nest.sizes:
+            points *= n
+        body = sum(c for c, d in zip(self.cost, self.depth) if d == len(self.order)) + 2 * len(nest.stores)
+        if self.vector is not None and any(self._stride(x, self.vector) not in (0, 1) for x in self._accesses()):
+            body *= 3
+        if any(e[0] == "gather" for e in self.exprs):
+            body *= 2
+        self.body = body
+        self.work = points * body
+        self.unroll = self._choose_unroll()
+
+    def _accesses(self):
+        return [e[4] for e in self.exprs if e[0] in ("load", "gather")] + [s.strides for s in self.nest.stores]
+
+    @staticmethod
+    def _stride(strides, axis):
+        return strides[axis]
+
+    def operands(self, e):
+        """The expressions that `e` is made of."""
+        if e[0] == "apply":
+            return [a for a in e[3] if a is not None]
+        if e[0] == "gather":
+            return [p[0] for p in e[5]]
+        return [e[2]] if e[0] == "cast" else [e[3]] if e[0] == "reduce" else []
+
+    def _vector_axis(self):
+        """The axis along which memory is walked best."""
+        sizes, best, found = self.nest.sizes, None, None
+        accesses = self._accesses()
+        for a, n in enumerate(sizes):
+            if n <= 1:
+                continue
+            vectors = -(-n // self.lanes)
+            price = sum(1.0 if s[a] == 1 else 0.3 if s[a] == 0 else 0.8 * self.lanes for s in accesses)
+            price = (price + sum(self.cost) * 0.5) * vectors / n
+            if self.nest.reduced[a]:
+                price += 8.0 / n
+            if best is None or price <= best * 1.0001:
+                best, found = price, a
+        return found
+
+    def _choose_unroll(self):
+        if self.vector is None or self.lanes == 1:
+            return 1
+        vectors = self.nest.sizes[self.vector] // self.lanes
+        if self.work < _BUSY and vectors < 32:  # little to gain, and less code is compiled sooner
+            return 1
+        for limit, u in _UNROLL:
+            if self.body <= limit and vectors >= u and (vectors % u == 0 or vectors >= 4 * u):
+                return u
+        return 1
+
+    @property
+    def split(self):
+        """How many pieces the work can be shared out in (the size of the outermost loop), or 1."""
+        if self.k_depth == 0:
+            return 1
+        n = self.nest.sizes[self.order[0]]
+        return n // (self.lanes * self.unroll) if self.v_kept and self.k_depth == 1 else n
+
+    @property
+    def gathers(self):
+        """Whether it reads at places that values name, which may be outside."""
+        return any(e[0] == "gather" for e in self.exprs)
