@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy
 
+from agog import config
 from agog.array import dtypes
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
 from agog.ops import axes as ax
@@ -412,17 +413,20 @@ def _key_array(xp: Any, key: Any) -> Any:
     """An index array from a list, a bool or an array."""
     if isinstance(key, list | tuple):
         if not key:
-            return numpy.zeros(0, numpy.int64)
+            return _known(numpy.zeros(0, numpy.int64))
         if any(hasattr(k, "_node") for k in key):
             return xp.stack([k if hasattr(k, "shape") else numpy.asarray(k) for k in key])
+        numbers = _only_numbers(key)
         try:
             key = numpy.array(key)
         except ValueError:
             raise IndexingError(f"the index {key!r} is ragged: its rows have different lengths") from None
         if key.size == 0:
             key = key.astype(numpy.int64)
+        if numbers:
+            _known(key)
     elif isinstance(key, bool):
-        key = numpy.asarray(key)
+        key = _known(numpy.asarray(key))
     if not hasattr(key, "shape") or not hasattr(key, "dtype"):
         raise IndexingError(f"a {type(key).__name__} cannot be an index; use ints, slices, None, ..., or arrays of "
                             "integers "
@@ -431,6 +435,17 @@ def _key_array(xp: Any, key: Any) -> Any:
         raise IndexingError(f"{describe(key) if key.shape else repr(key)} cannot be an index: its dtype is "
                             f"{key.dtype}; use "
                             "integers or bools, for example i.astype('int64')")
+    return key
+
+
+def _only_numbers(key: Any) -> bool:
+    return all(_only_numbers(k) for k in key) if isinstance(key, list | tuple) else isinstance(key, int)
+
+
+def _known(key: numpy.ndarray) -> numpy.ndarray:
+    """Tell the recorder that this array was made of Python numbers: a constant."""
+    if config.special and config.modes.recorder is not None:
+        config.modes.recorder.on_known(key)
     return key
 
 

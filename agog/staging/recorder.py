@@ -116,6 +116,7 @@ class Recorder:
         self._slot_of_array: dict[int, int] = {}
         self._born: dict[int, Any] = {}
         self._kept: list[Any] = []
+        self._arrays: dict[int, Any] = {}
 
     # ------------------------------------------------------------------------------------------------ slots
     def _slot(self, data: Any) -> int:
@@ -196,8 +197,12 @@ class Recorder:
 
     def on_array(self, tensor: Any, source: Any) -> None:
         """A Tensor of a NumPy array: a constant when the array is one that the guards compare."""
-        if self.watch is not None and id(source) in self.watch.reached:
+        if self.watch is not None and id(source) in self.watch.reached or id(source) in self._arrays:
             self.on_constant(tensor)
+
+    def on_known(self, array: Any) -> None:
+        """A NumPy array that was made of Python numbers."""
+        self._arrays[id(array)] = array
 
     def on_op(self, op: Any, tensors: list[Any], statics: tuple, results: tuple) -> None:
         """An operation ran on these Tensors."""
