@@ -61,6 +61,7 @@ from agog.random import (
     randn_like as randn_like, randperm as randperm,
 )
 from agog.staging.function import Function as Function, eager as eager, function as function
+from agog.staging.tracing import Spec as Spec, trace as trace
 from agog.tensor import Tensor as Tensor, asarray as asarray
 
 Number: TypeAlias = builtins.bool | int | float | complex | np.generic
@@ -80,6 +81,7 @@ pi: float
 __all__ = [
     "AgogError",
     "Function",
+    "Spec",
     "Tensor",
     "abs",
     "acos",
@@ -1700,9 +1702,6 @@ def topk(
     x: Array, k: Array, axis: int | Sequence[int] | None = -1, largest: builtins.bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The `k` largest (or smallest) elements along `axis`, best first, and their int64 indices: a pair."""
-
-def trace(x: Array, /, offset: Any = 0, dtype: DType | None = None) -> Tensor:
-    """The sum along the diagonal `offset` of matrices (..., m, n)."""
 
 def triangular_solve(a: Array, b: Array, lower: builtins.bool = True, unit_diagonal: builtins.bool = False) -> Tensor:
     """x with a @ x = b, reading only the lower (or upper) triangle of a (..., n, n), whose diagonal counts as ones with unit_diagonal; b as for solve. Raises ArgumentError for a zero on the diagonal."""

@@ -7,10 +7,12 @@ example by example (correct, and no faster than your own loop).
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable
 
 from agog import tape, tree
 from agog.autodiff.forward import next_level, settle, top_level
+from agog.autodiff.functional import check_function
 from agog.dispatch import apply, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, AxisError, ShapeError
 from agog.ops.row import Op
@@ -96,6 +98,9 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
 
     Raises ShapeError when batch sizes differ, AxisError for an axis that an argument does not have.
     """
+    check_function(fn, "vmap")
+
+    @functools.wraps(fn, updated=())
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         axes = in_axes if isinstance(in_axes, tuple | list) else (in_axes,) * len(args)
         if len(axes) != len(args):
@@ -122,6 +127,8 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
             raise ArgumentError("vmap: no argument has a batch axis (in_axes is None everywhere)")
         out = fn(*tree.unflatten(structure, inputs), **kwargs)
         outputs, out_structure = tree.flatten(out)
+        if not outputs:
+            raise ArgumentTypeError("vmap: the function must return Tensors, it returned nothing")
         places = _spread(out_axes, out, "out_axes")
         results = []
         for y, axis in zip(outputs, places):
@@ -140,8 +147,6 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
             results.append(tensors.moveaxis(full, 0, axis) if axis % full.ndim else full)
         return tree.unflatten(out_structure, results)
 
-    wrapped.__name__ = getattr(fn, "__name__", "vmapped")
-    wrapped.__doc__ = getattr(fn, "__doc__", None)
     return wrapped
 
 

@@ -1,7 +1,7 @@
 """Derivatives of your own: `custom_gradient` gives a function its reverse rule, `custom_jvp` its forward rule.
 
 Either rule is enough for all transformations: the other direction is its transpose. A call is interpreted from the
-outside in: what a tape holds, then the levels of `jvp` and `vmap` from the innermost, then plain arrays.
+innermost level of `jvp` and `vmap` out to plain arrays, and recorded wherever a tape asks for it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ def _is_none(x: Any) -> bool:
 
 def _call(rule: Any, xs: Tensors) -> Tensors:
     """The results of `rule` (a `_Reverse` or `_Forward`) on Tensors of any world."""
-    if is_grad_enabled() and any(x._node is not None for x in xs):
-        return rule.recorded(xs)
+    ys = None
     if any(hasattr(x._data, "__agog_level__") for x in xs):
         level = top_level(xs)
         mine = [getattr(x._data, "__agog_level__", None) == level for x in xs]
         kind = type(next(x._data for x, m in zip(xs, mine) if m))
-        return rule.batched(level, xs, mine) if kind is Batched else rule.pushed(level, xs, mine)
-    return rule.plain(xs)
+        ys = rule.batched(level, xs, mine) if kind is Batched else rule.pushed(level, xs, mine)
+    if is_grad_enabled() and any(x._node is not None for x in xs):
+        return rule.recorded(xs, ys)
+    return rule.plain(xs) if ys is None else ys
 
 
 class _Examples:
@@ -73,12 +74,10 @@ class _Reverse:
         with no_grad():
             return [y.detach() for y in self.fn(xs)[0]]
 
-    def recorded(self, xs: Tensors) -> Tensors:
+    def recorded(self, xs: Tensors, ys: Tensors | None) -> Tensors:
         bare = [wrap(x._data) for x in xs]
         stored: Any = None
-        if any(hasattr(x._data, "__agog_level__") for x in xs):
-            ys = _call(self, bare)
-        else:
+        if ys is None:
             with no_grad():
                 ys, stored = self.fn(bare)
 
@@ -139,9 +138,9 @@ class _Forward:
         with no_grad():
             return [y.detach() for y in self.fn(xs)]
 
-    def recorded(self, xs: Tensors) -> Tensors:
+    def recorded(self, xs: Tensors, ys: Tensors | None) -> Tensors:
         bare = [wrap(x._data) for x in xs]
-        ys = _call(self, bare)
+        ys = self.plain(bare) if ys is None else ys
         active = [i for i, x in enumerate(xs) if dtypes.is_inexact(x.dtype)]
         floats = [i for i, y in enumerate(ys) if dtypes.is_inexact(y.dtype)]
 

@@ -13,9 +13,9 @@ from typing import Any, Callable
 from agog import tape, tree
 from agog.array import dtypes
 from agog.autodiff.engine import enable_grad, leaves_below
-from agog.autodiff.functional import as_input, vjp
+from agog.autodiff.functional import as_input, check_function, check_outputs, vjp
 from agog.dispatch import apply, tensors, wrap
-from agog.errors import ArgumentError, ArgumentTypeError, GradientError, ShapeError
+from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.ops.row import Op
 
 next_level = itertools.count(1).__next__
@@ -168,6 +168,7 @@ def jvp(fn: Callable[..., Any], primals: Any, tangents: Any, *, has_aux: bool = 
     """
     if not isinstance(primals, tuple | list) or not isinstance(tangents, tuple | list):
         raise ArgumentTypeError("jvp(fn, primals, tangents): give two tuples, one entry for each argument of fn")
+    check_function(fn, "jvp")
     xs, structure = tree.flatten(tuple(primals))
     ts, given = tree.flatten(tuple(tangents))
     if given != structure:
@@ -183,11 +184,9 @@ def jvp(fn: Callable[..., Any], primals: Any, tangents: Any, *, has_aux: bool = 
     with enable_grad():
         out = fn(*tree.unflatten(structure, duals))
     out, aux = out if has_aux else (out, None)
-    outputs, out_structure = tree.flatten(out)
+    outputs, out_structure = check_outputs(out, "jvp")
     values, derivatives = [], []
     for y in outputs:
-        if not hasattr(y, "_node"):
-            raise GradientError(f"jvp: the function must return Tensors, it returned a {type(y).__name__}")
         data = y._data
         if type(data) is Dual and data.__agog_level__ == level:
             values.append(settle(data.primal, start))

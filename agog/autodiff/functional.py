@@ -44,6 +44,24 @@ def as_input(x: Any, what: str) -> Any:
     return t
 
 
+def check_function(fn: Any, what: str) -> Any:
+    """`fn`, which must be callable."""
+    if not callable(fn):
+        raise ArgumentTypeError(f"{what}: give a function, not {'nothing' if fn is None else f'a {type(fn).__name__}'}")
+    return fn
+
+
+def check_outputs(out: Any, what: str) -> tuple[list[Any], Any]:
+    """The Tensors that a function returned, and their structure."""
+    outputs, structure = tree.flatten(out)
+    for y in outputs:
+        if not _is_tensor(y):
+            raise GradientError(f"{what}: the function must return Tensors, it returned a {type(y).__name__}")
+    if not outputs:
+        raise GradientError(f"{what}: the function must return Tensors, it returned nothing")
+    return outputs, structure
+
+
 def fresh(t: Any) -> Any:
     """`t` as the start of a new graph, still linked to the old one if it has one."""
     out = wrap(t._data)
@@ -55,7 +73,7 @@ def fresh(t: Any) -> Any:
 
 
 def _indices(argnums: Any, n: int, what: str) -> tuple[int, ...]:
-    nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    nums = argnums if isinstance(argnums, tuple | list) else (argnums,)
     for i in nums:
         if not isinstance(i, int) or not -n <= i < n:
             raise ArgumentError(f"{what}: argnums={argnums!r}, but the function was called with {n} positional "
@@ -117,6 +135,8 @@ def value_and_grad(fn: Callable[..., Any], argnums: Any = 0, *, has_aux: bool = 
 
     Raises GradientError when fn does not return a real scalar Tensor.
     """
+    check_function(fn, "grad")
+
     @functools.wraps(fn, updated=())
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         traced = _Traced(args, argnums, "grad")
@@ -153,21 +173,22 @@ def vjp(fn: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
 
     The cotangent has the structure of fn's result. The pullback can be called any number of times.
     """
+    check_function(fn, "vjp")
     traced = _Traced(primals, tuple(range(len(primals))), "vjp")
     with enable_grad():
         out = fn(*traced.args)
     out, aux = out if has_aux else (out, None)
-    outputs, structure = tree.flatten(out)
-    for y in outputs:
-        if not _is_tensor(y):
-            raise GradientError(f"vjp: the function must return Tensors, it returned a {type(y).__name__}")
+    outputs, structure = check_outputs(out, "vjp")
     linked = traced.linked(outputs)
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:
         gs, given = tree.flatten(cotangent)
         if given != structure:
             raise ArgumentError(f"vjp: the cotangent must have the structure of the result, {structure}, not {given}")
-        gs = [operand(g) for g in gs]
+        for i, g in enumerate(gs):
+            gs[i] = operand(g)
+            if gs[i] is None:
+                raise ArgumentTypeError(f"vjp: a cotangent is a {type(g).__name__}; give Tensors, arrays or numbers")
         gs = [g if _is_tensor(g) else tensors.astype(g, y.dtype) for g, y in zip(gs, outputs)]
         for g, y in zip(gs, outputs):
             if g.shape != y.shape:
@@ -233,6 +254,8 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
     fn must be deterministic and give the same result when called again; it may return a pytree of Tensors. Gradients
     flow to its arguments and to whatever else requires a gradient inside it.
     """
+    check_function(fn, "checkpoint")
+
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if not _grad_on():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable
 
 from agog import tree
 from agog.autodiff.batching import vmap
 from agog.autodiff.forward import jvp
-from agog.autodiff.functional import as_input, grad, vjp
+from agog.autodiff.functional import as_input, check_function, grad, vjp
 from agog.dispatch import tensors
-from agog.errors import ArgumentError
+from agog.errors import ArgumentError, ArgumentTypeError
 
 
 def _basis(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -37,6 +38,9 @@ def jacrev(fn: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
 
     Each result Tensor of shape R gives a Jacobian of shape R + the argument's shape.
     """
+    check_function(fn, "jacobian")
+
+    @functools.wraps(fn, updated=())
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         only, x = _at(fn, argnums, args, kwargs)
         out, pullback = vjp(only, x)
@@ -56,6 +60,9 @@ def jacrev(fn: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
 
 def jacfwd(fn: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
     """The Jacobian of `fn` by one Tensor argument, column by column (forward mode: good for few inputs)."""
+    check_function(fn, "jacobian")
+
+    @functools.wraps(fn, updated=())
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         only, x = _at(fn, argnums, args, kwargs)
         columns = vmap(lambda t: jvp(only, (x,), (t,))[1])(_basis(x.shape, x.dtype))
@@ -82,6 +89,8 @@ def hvp(fn: Callable[..., Any], primals: tuple, tangents: tuple) -> Any:
     primals, tangents: tuples with one entry for each argument of fn. Returns one product for each argument
     (alone for a single one).
     """
+    if not isinstance(primals, tuple | list) or not isinstance(tangents, tuple | list):
+        raise ArgumentTypeError("hvp(fn, primals, tangents): give two tuples, one entry for each argument of fn")
     nums = tuple(range(len(primals)))
     product = jvp(grad(fn, nums), tuple(primals), tuple(tangents))[1]
     return product[0] if len(primals) == 1 else product

@@ -1267,9 +1267,6 @@ class Methods:
     ) -> Tensor:
         """The vector norm over `axis`: `sum(abs(x)**ord)**(1/ord)`; the largest modulus for inf, the smallest for -inf, the number of non-zeros for 0. Its gradient is 0 at the origin."""
 
-    def where(self, x: Array, y: Array) -> Tensor:
-        """`x` where `condition` is true, else `y`; all three broadcast. The gradient of what was not chosen is 0, also where its value is nan or inf."""
-
     def xlog1py(self, y: Array) -> Tensor:
         """`x * log(1 + y)`, and 0 where `x` is 0 whatever `y` is (unless nan)."""
 
