@@ -17,8 +17,9 @@ import numpy as np
 from agog import config, tape
 from agog.array import dtypes, large
 from agog.errors import AgogError, ArgumentTypeError, DTypeError
+from agog.hints import wrong_keywords
 from agog.ops.explain import explain
-from agog.ops.namespaces import Namespace, call_with_signature
+from agog.ops.namespaces import Namespace, call_with_signature, hide
 from agog.ops.row import TABLE, Op
 
 Tensor: Any = None  # the class, set by `bind`
@@ -75,7 +76,7 @@ def _operands(op: Op, inputs: tuple) -> list[Any]:
         t = x if x is None else operand(x)
         if t is None and x is not None:
             name = f"{op.inputs[0]}[{i}]" if op.variadic else op.inputs[i]
-            raise ArgumentTypeError(f"{op.name}: {name} is a {type(x).__name__}, not a Tensor, an array or a number; "
+            raise ArgumentTypeError(f"{op.name.lstrip('_')}: {name} is a {type(x).__name__}, not a Tensor, an array or a number; "
                                     "write ag.asarray(...) around it")
         out.append(t)
     return out
@@ -104,7 +105,7 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
     common = _common_dtype(op, operands, chosen)
     if common is not None and dtypes.kind(common).replace("u", "i") not in op.takes:
         names = {"b": "bool", "i": "integer", "f": "floating", "c": "complex"}
-        raise DTypeError(f"{op.name} takes {' or '.join(names[k] for k in op.takes)} dtypes, not {common}; "
+        raise DTypeError(f"{op.name.lstrip('_')} takes {' or '.join(names[k] for k in op.takes)} dtypes, not {common}; "
                          f"cast with x.astype(...) first")
     out = []
     for x, c in zip(operands, chosen):
@@ -117,7 +118,7 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
             try:
                 out.append(constant(np.array(x, dt)))
             except OverflowError:
-                raise DTypeError(f"{op.name}: {x} does not fit into {dt}; cast the Tensor to a wider dtype first") from None
+                raise DTypeError(f"{op.name.lstrip('_')}: {x} does not fit into {dt}; cast the Tensor to a wider dtype first") from None
     return out
 
 
@@ -359,16 +360,29 @@ def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
     return method
 
 
-def reduction(op: Op) -> Callable[..., Any]:
-    """A function `(x, axis=None, keepdims=False)` for a row whose rule needs at most x, y, axis, keepdims, x_shape."""
-    raw, keep, derived = op.raw, op.keeps[1], op.derived
+def reduction(op: Op, typed: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """A function `(x, axis=None, keepdims=False)` for a row whose rule needs at most x, y, axis, keepdims, x_shape.
 
-    def method(x, /, axis=None, keepdims=False):
+    typed: `typed(x, axis, keepdims, dtype)` computes the result in a dtype; the function then also takes `dtype`.
+    """
+    raw, keep, derived = op.raw, op.keeps[1], op.derived
+    reduce = getattr(np, op.reduce).reduce if op.reduce else None
+
+    def method(x, /, axis=None, keepdims=False, dtype=None, *, dim=None, keepdim=None, out=None):
+        if dim is not keepdim or out is not None:
+            raise wrong_keywords(op.name, {"dim": dim, "keepdim": keepdim, "out": out})
+        if dtype is not None:
+            if typed is None:
+                raise ArgumentTypeError(f"{op.name} takes no dtype; cast its result with astype")
+            return typed(x, axis, keepdims, dtype)
         try:
             if config.special:
                 return apply(op, (x,), (axis, keepdims))
             a = x._data
-            c = raw(a, axis, keepdims)
+            if reduce is not None and a.itemsize != 2:
+                c = reduce(a, axis, None, None, keepdims)
+            else:
+                c = raw(a, axis, keepdims)
             if c.dtype is not a.dtype:
                 return apply(op, (x,), (axis, keepdims))
             if type(c) is not _nd:
@@ -397,6 +411,7 @@ def reduction(op: Op) -> Callable[..., Any]:
         t._node = node
         return t
 
+    hide(method, *(("dim", "keepdim", "out") if typed else ("dtype", "dim", "keepdim", "out")))
     return method
 
 
@@ -469,10 +484,20 @@ def function(op: Op) -> Callable[..., Any]:
     unary_like = op.elementwise and len(op.inputs) == 1 and not op.derived and op.result == "same"
     if (ufunc_like or unary_like) and not op.statics and op.inputs and len(op.outputs) == 1 and not op.variadic:
         fn = (unary if len(op.inputs) == 1 else binary)(op)
-    elif op.kind == "reduction" and op.statics == _REDUCTION and not op.widen:
+    elif is_reduction(op):
         fn = reduction(op)
     else:
         return call_with_signature(op, steady(op))
+    return named(fn, op)
+
+
+def is_reduction(op: Op) -> bool:
+    """Whether the `reduction` template serves the row."""
+    return op.kind == "reduction" and op.statics == _REDUCTION and not op.widen
+
+
+def named(fn: Any, op: Op) -> Any:
+    """`fn` with the row's name and docstring."""
     fn.__name__ = fn.__qualname__ = op.name
     fn.__doc__, fn.__module__ = op.doc, "agog"
     fn.op = op  # type: ignore[attr-defined]

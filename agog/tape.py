@@ -141,12 +141,18 @@ def pullback(xp: Any, roots: list[Any], cotangents: list[Any], wanted: set[Any] 
             node.env = None
         if as_values is not None:
             env = as_values(node, env)
+        elementwise = op.elementwise
         if type(g) is list:
             g = [xp.zeros(s, d) if p is None else _expand(xp, p, s) for p, (s, d) in zip(g, shape)]
-        elif g.shape != shape and (not op.elementwise or any(p is not None and p.shape != shape for p in parents)):
-            g = _expand(xp, g, shape)
+        elif g.shape != shape:
+            if not elementwise:
+                g = _expand(xp, g, shape)
+            else:  # small is enough, unless an input was stretched: then each copy counts
+                for parent in parents:
+                    if parent is not None and parent.shape != shape:
+                        g = _expand(xp, g, shape)
+                        break
         rules = _variadic_rules(xp, op, g, env) if op.variadic else op.rules
-        stretched = op.elementwise
         for parent, rule in zip(parents, rules):
             if parent is None:
                 continue
@@ -163,7 +169,7 @@ def pullback(xp: Any, roots: list[Any], cotangents: list[Any], wanted: set[Any] 
                     part = fn(xp, g, *(() if not count else (pick(env),) if count == 1 else pick(env)))
             if part is None:
                 continue
-            if stretched and parent.shape != shape and part.shape != parent.shape:
+            if elementwise and parent.shape != shape and part.shape != parent.shape:
                 part = unbroadcast(xp, part, parent.shape)
             if type(parent) is Leaf:
                 found[parent] = found[parent] + part if parent in found else part

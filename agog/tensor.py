@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator
 import numpy as np
 
 import agog.ops  # noqa: F401 - declares all rows
-from agog import config, dispatch, tape
+from agog import config, dispatch, hints, tape
 from agog.array import device as devices
 from agog.array import dtypes, large
 from agog.autodiff import engine
 from agog.dispatch import apply_operator, binary, operand, tensors, unary, wrap
 from agog.errors import (ArgumentError, ArgumentTypeError, DTypeError, GradientError, OutOfMemoryError, ShapeError)
+from agog.ops.namespaces import hide
 from agog.ops.row import COMPOSITES, TABLE
 from agog.tape import Leaf
 
@@ -138,11 +139,6 @@ class Tensor(Methods):
     def device(self) -> Any:
         """Where the elements live: 'cpu', or 'cuda:0' and so on."""
         return devices.of(self._data)
-
-    @property
-    def data(self) -> Tensor:
-        """The same value without its history (as `detach()`)."""
-        return self.detach()
 
     # ------------------------------------------------------------------------------------------- gradients
     @property
@@ -508,6 +504,9 @@ class Tensor(Methods):
 
     view = reshape
 
+    def __dir__(self) -> list[str]:
+        return [n for n in object.__dir__(self) if type(type(self).__dict__.get(n)) is not _Elsewhere]
+
 
 class At:
     """`x.at[key]`: the place of a functional update."""
@@ -544,7 +543,8 @@ def _as_value(value: Any, dtype: np.dtype) -> Any:
 
 
 _new = object.__new__
-_NO_METHODS = {"zeros", "ones", "full", "empty", "arange", "linspace", "eye", "index", "index_update", "logspace", "tri", "dropout"}
+_NO_METHODS = {"zeros", "ones", "full", "empty", "arange", "linspace", "eye", "index", "index_update", "logspace", "tri", "dropout",
+               "where"}
 dispatch.bind(Tensor)
 
 
@@ -570,6 +570,23 @@ for _name in (*TABLE, *COMPOSITES):
         setattr(Tensor, _name, _Method(_name))
 
 
+class _Elsewhere:
+    """A method of PyTorch's or NumPy's that has another name here: asking for it says which."""
+
+    __slots__ = ("name", "__doc__")
+
+    def __init__(self, name: str):
+        self.name, self.__doc__ = name, None
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        raise hints.missing("Tensor", self.name)
+
+
+for _name in hints.methods():
+    if not hasattr(Tensor, _name):
+        setattr(Tensor, _name, _Elsewhere(_name))
+
+
 def _short_float(x: Any) -> str:
     return f"{float(x):.4g}"
 
@@ -592,14 +609,25 @@ def public(name: str) -> Callable[..., Any]:
     fn = getattr(tensors, name)
     if name not in _WITH_DTYPE:
         return fn
+    if name in TABLE and dispatch.is_reduction(TABLE[name]):
+        def typed(x: Any, axis: Any, keepdims: bool, dtype: Any) -> Tensor:
+            return _cast(fn(_cast(x, dtype), axis, keepdims), dtype)
+
+        return dispatch.named(dispatch.reduction(TABLE[name], typed), TABLE[name])
     rest = list(inspect.signature(fn).parameters.values())[1:]
     env = {"_fn": fn, "_cast": _cast} | {f"_d_{p.name}": p.default for p in rest}
     heads, passed = ", ".join(f"{p.name}=_d_{p.name}" for p in rest), ", ".join(f"{p.name}={p.name}" for p in rest)
-    source = (f"def {name}(x, /, {heads}, dtype=None):\n"
+    axis = "axis" in inspect.signature(fn).parameters
+    others = ", *, dim=None, keepdim=None, out=None" if axis else ""
+    check = (f"    if dim is not keepdim or out is not None: raise _wrong({name!r}, {{'dim': dim, 'keepdim': keepdim, 'out': out}})\n"
+             if axis else "")
+    source = (f"def {name}(x, /, {heads}, dtype=None{others}):\n{check}"
               f"    if dtype is not None:\n        return _cast(_fn(_cast(x, dtype), {passed}), dtype)\n"
               f"    return _fn(x, {passed})\n")
+    env["_wrong"] = hints.wrong_keywords
     exec(compile(source, f"<agog {name}>", "exec"), env)
     out = env[name]
+    hide(out, "dim", "keepdim", "out")
     out.__doc__, out.__module__ = fn.__doc__, "agog"
     return out
 

@@ -85,6 +85,10 @@ def _keep(xp: Any, v: Any, axis: Any, keepdims: bool, shape: tuple) -> Any:
     return v if keepdims or axis is None else xp.reshape(v, _kept(shape, axis))
 
 
+def _keep_rule(xp: Any, g: Any, axis: Any, keepdims: bool, x_shape: tuple) -> Any:
+    return g if keepdims or axis is None else xp.reshape(g, _kept(x_shape, axis))
+
+
 def _count(shape: tuple, axis: Any) -> int:
     if axis is None or _scalar(shape, axis):
         return math.prod(shape)
@@ -98,8 +102,8 @@ def _sum(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     return np.add.reduce(x, axis, None, None, keepdims)
 
 
-sum = Op("sum(x; axis=None, keepdims=False) -> y", _sum, kind="reduction", linear_in="all", result=_widest,
-         vjp={"x": lambda xp, g, axis, keepdims, x_shape: _keep(xp, g, axis, keepdims, x_shape)}, check=_checked("sum"),
+sum = Op("sum(x; axis=None, keepdims=False) -> y", _sum, kind="reduction", reduce="add", linear_in="all", result=_widest,
+         vjp={"x": _keep_rule}, check=_checked("sum"),
          batch=_batch("sum"), samples=_with_empty,
          doc="The sum over `axis` (an axis, several, or None for all). Integers and bools are added up as int64, "
              "unsigned ones as uint64.")

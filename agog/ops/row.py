@@ -55,6 +55,7 @@ class Op:
     to_float   integers are converted to the default float first (exp, mean, ...)
     result     dtype of the result: 'same', 'bool', 'int64', 'real', or a function of the input dtypes
     widen      16-bit floats are computed in float32
+    reduce     the ufunc whose `reduce` is the computation, except for 16-bit floats: the fast path calls that
     check      `check(*inputs, *statics) -> statics`: normalises static parameters, raises the errors that teach
     lower      `lower(k, *inputs)`: the scalar computation, for the compiler
     batch      batching rule `batch(xp, dims, inputs, statics) -> (output, dim)`; elementwise rows need none
@@ -74,7 +75,8 @@ class Op:
     __slots__ = ("name", "inputs", "variadic", "statics", "outputs", "impl", "vjp", "jvp", "linear_in", "promotes",
                  "takes", "to_float", "result", "widen", "check", "lower", "batch", "elementwise", "domain", "samples",
                  "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
-                 "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic", "decompose", "nest")
+                 "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic", "decompose", "nest",
+                 "reduce")
 
     def __init__(self, signature: str, impl: Any = None, *, vjp: dict[str, Callable[..., Any]] | None = None,
                  jvp: dict[str, Callable[..., Any]] | None = None, linear_in: Any = (), promotes: Any = None,
@@ -83,7 +85,8 @@ class Op:
                  batch: Callable[..., Any] | None = None, elementwise: bool = False, domain: Any = None,
                  samples: Callable[..., Any] | None = None, doc: str = "", error: float = 4.0, kind: str = "other",
                  reference: Any = None, smooth: bool = True, commutative: bool = False, view: Any = None,
-                 infer: Any = None, dynamic: Any = None, decompose: Any = None, nest: Any = None):
+                 infer: Any = None, dynamic: Any = None, decompose: Any = None, nest: Any = None,
+                 reduce: str | None = None):
         head, _, outs = signature.partition("->")
         name, _, params = head.strip().rstrip(")").partition("(")
         arrays, _, statics = params.partition(";")
@@ -109,7 +112,7 @@ class Op:
         self.takes, self.to_float, self.result, self.widen = takes, to_float, result, widen
         self.check, self.lower, self.batch, self.elementwise = check, lower, batch, elementwise
         self.domain, self.samples, self.doc, self.error, self.kind = domain, samples, doc, error, kind
-        self.reference, self.smooth = reference, smooth
+        self.reference, self.smooth, self.reduce = reference, smooth, reduce
         self.commutative, self.view, self.infer, self.dynamic = commutative, view, infer, dynamic
         self.decompose, self.nest = decompose, nest
         self._index_rules()
