@@ -17,7 +17,7 @@ import importlib
 import warnings
 from typing import Any
 
-from agog import config, errors, tree
+from agog import config, errors, hints, tree
 from agog._version import __version__
 from agog.array import dtypes
 from agog.array.dtypes import (complex64, complex128, float16, float32, float64, int8, int16, int32, int64,  # noqa: F401
@@ -76,7 +76,7 @@ def __getattr__(name: str) -> Any:
     elif name in ("bool", "bfloat16"):
         value = getattr(dtypes, name)
     else:
-        raise AttributeError(f"module 'agog' has no attribute {name!r}")
+        raise hints.missing("agog", name, __dir__())
     globals()[name] = value
     return value
 
@@ -84,7 +84,7 @@ def __getattr__(name: str) -> Any:
 def _names() -> list[str]:
     rows = [n for n in (*TABLE, *COMPOSITES) if not n.startswith("_") and n not in ("index", "index_update")]
     fixed = [n for n in globals() if not n.startswith("_") and n not in ("annotations", "importlib", "warnings", "Any",
-             "TABLE", "COMPOSITES", "public", "dtypes")]
+             "TABLE", "COMPOSITES", "public", "dtypes", "hints")]
     return sorted({*rows, *fixed, *_WHERE, *_CONSTANTS, *_SUBMODULES, "bool", "bfloat16"} - {"__array_namespace_info__"})
 
 

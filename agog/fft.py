@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agog import hints
 from agog.dispatch import tensors
 from agog.tensor import Tensor, public
 
@@ -27,7 +28,7 @@ def _placed(x: Tensor, device: Any) -> Tensor:
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module 'agog.fft' has no attribute {name!r}")
+        raise hints.missing("agog.fft", name, __all__)
     value = public(name)
     globals()[name] = value
     return value

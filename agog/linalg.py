@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agog import hints
 from agog.dispatch import tensors
 from agog.tensor import Tensor, asarray, public
 
@@ -46,7 +47,7 @@ def _counts(values: Tensor, rtol: Tensor) -> Tensor:
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module 'agog.linalg' has no attribute {name!r}")
+        raise hints.missing("agog.linalg", name, __all__)
     value = public(_OTHER_NAMES.get(name, name))
     globals()[name] = value
     return value

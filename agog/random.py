@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from agog import hints
 from agog.array import dtypes
 from agog.dispatch import operand, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
@@ -136,7 +137,18 @@ def _key(key: Any, generator: Generator | None) -> Any:
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
+    if isinstance(shape, float):
+        raise ArgumentTypeError(f"shape={shape!r}: the shape comes first and holds whole numbers, as in "
+                                "ag.random.normal((3, 4), mean, std)")
     return (shape,) if isinstance(shape, int) else tuple(shape)
+
+
+def _numbers(name: str, **given: Any) -> None:
+    """The parameters of a distribution: NumPy's order, with the shape last, is a mistake easily made."""
+    for k, v in given.items():
+        if isinstance(v, tuple | list):
+            raise ArgumentTypeError(f"{name}: {k}={v!r} is a {type(v).__name__}; the shape comes first, as in "
+                                    f"ag.random.{name}((3, 4), {', '.join(given)})")
 
 
 def _float(dtype: Any) -> Any:
@@ -146,13 +158,15 @@ def _float(dtype: Any) -> Any:
 def uniform(shape: Any = (), low: Any = 0.0, high: Any = 1.0, *, dtype: Any = None, key: Any = None,
             generator: Generator | None = None) -> Tensor:
     """Uniform numbers in [low, high). low and high may be Tensors that broadcast, and get gradients."""
+    _numbers("uniform", low=low, high=high)
     u = tensors.random_uniform(_key(key, generator), _shape(shape), _float(dtype))
-    return u if low == 0.0 and high == 1.0 else u * (high - low) + low
+    return u if _is_number(low, 0.0) and _is_number(high, 1.0) else u * (high - low) + low
 
 
 def normal(shape: Any = (), mean: Any = 0.0, std: Any = 1.0, *, dtype: Any = None, key: Any = None,
            generator: Generator | None = None) -> Tensor:
     """Normal numbers. mean and std may be Tensors that broadcast to `shape`, and get gradients."""
+    _numbers("normal", mean=mean, std=std)
     z = tensors.random_normal(_key(key, generator), _shape(shape), _float(dtype))
     if not _is_number(std, 1.0):
         z = z * std
@@ -183,6 +197,8 @@ def gumbel(shape: Any = (), *, dtype: Any = None, key: Any = None, generator: Ge
 def integers(low: int, high: int | None = None, shape: Any = (), *, dtype: Any = dtypes.int64, key: Any = None,
              generator: Generator | None = None) -> Tensor:
     """Whole numbers from low up to but without high, each as likely; `integers(n)` draws from 0 to n - 1."""
+    if isinstance(high, tuple | list):
+        raise ArgumentTypeError(f"integers: high={high!r} is a {type(high).__name__}; write integers(0, n, shape)")
     low, high = (0, low) if high is None else (low, high)
     return tensors.random_integers(_key(key, generator), low, high, _shape(shape), dtypes.dtype(dtype))
 
@@ -278,3 +294,7 @@ def randint(low: int, high: int | None = None, shape: Any = ()) -> Tensor:
 def randperm(n: int) -> Tensor:
     """The numbers 0 to n - 1 in random order."""
     return permutation(n)
+
+
+def __getattr__(name: str) -> Any:
+    raise hints.missing("agog.random", name, __all__)

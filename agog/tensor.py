@@ -573,17 +573,17 @@ for _name in (*TABLE, *COMPOSITES):
 class _Elsewhere:
     """A method of PyTorch's or NumPy's that has another name here: asking for it says which."""
 
-    __slots__ = ("name", "__doc__")
+    __slots__ = ("name",)
 
     def __init__(self, name: str):
-        self.name, self.__doc__ = name, None
+        self.name = name
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         raise hints.missing("Tensor", self.name)
 
 
 for _name in hints.methods():
-    if not hasattr(Tensor, _name):
+    if _name not in vars(Tensor):
         setattr(Tensor, _name, _Elsewhere(_name))
 
 

@@ -16,7 +16,7 @@ FLOORS = {
     3: ["agog.tensor", "agog.dispatch", "agog.autodiff", "agog.random", "agog.control", "agog.linalg", "agog.fft", "agog.namespace"],
     2: ["agog.ops", "agog.tape"],
     1: ["agog.array"],
-    0: ["agog.errors", "agog.config", "agog.tree", "agog._version"],
+    0: ["agog.errors", "agog.hints", "agog.config", "agog.tree", "agog._version"],
 }
 ONLY_IN = {  # third party: where it may appear
     "llvmlite": ("agog.compiler",),

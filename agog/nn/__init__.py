@@ -4,6 +4,9 @@
     loss = nn.CrossEntropyLoss()(model(x), target)
 """
 
+from typing import Any
+
+from agog import hints
 from agog.nn import functional, init, utils
 from agog.nn._activation import (
                                  CELU,
@@ -102,3 +105,7 @@ __all__ = [
     "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TripletMarginLoss", "Unflatten",
     "Upsample", "functional", "init", "utils",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise hints.missing("agog.nn", name, __all__)

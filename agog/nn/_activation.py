@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import agog as ag
+from agog.hints import wrong_keywords
 from agog.nn import init
 from agog.nn._module import Module
 from agog.nn._parameter import Parameter
@@ -17,6 +18,8 @@ def _layer(name: str, op: str, **defaults: Any) -> type[Module]:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         kwargs.pop("inplace", None)  # values are never changed in place
         if len(args) > len(names) or kwargs.keys() - set(names):
+            if "dim" in kwargs and "axis" in names:
+                raise wrong_keywords(name, {"dim": kwargs["dim"]})
             known = ", ".join(f"{k}={v!r}" for k, v in defaults.items())
             raise ag.errors.ArgumentTypeError(f"{name}: takes {known or 'no arguments'}, not {args or kwargs}")
         self.__dict__.update({**defaults, **dict(zip(names, args)), **kwargs})

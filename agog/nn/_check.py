@@ -25,6 +25,11 @@ def each(who: str, name: str, value: Any, n: int, least: int = 1) -> tuple[int, 
     return tuple(whole(who, name, v, least) for v in values)
 
 
+def _brief(module: Any) -> str:
+    """The module without what is inside it."""
+    return f"{type(module).__name__}({module.extra_repr()})"
+
+
 def bad_input(module: Any, x: Any, expected: str) -> ShapeError:
     """The error for an input of a shape that `module` does not take."""
-    return ShapeError(f"{module._lines()}: the input has shape {tuple(getattr(x, 'shape', ()))}, expected {expected}")
+    return ShapeError(f"{_brief(module)}: the input has shape {tuple(getattr(x, 'shape', ()))}, expected {expected}")

@@ -89,6 +89,11 @@ class Module:
         except AgogError as error:
             self._locate(error)
             raise
+        except AttributeError as error:
+            alien = next((x for x in args if isinstance(x, list | tuple | int | float)), None)
+            if error.name in ("shape", "ndim", "dtype") and error.obj is alien is not None:
+                error.add_note(f"    {type(self).__name__} takes Tensors: write ag.asarray(...) around the {type(alien).__name__}")
+            raise
 
     def _locate(self, error: Any) -> None:
         """Note on an error that passes through which module it comes from: `encoder.0 (Linear)`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import agog as ag
+from agog import hints
 
 _NAMES = (
     "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d max_pool1d max_pool2d "
@@ -15,14 +16,15 @@ _NAMES = (
     "local_response_norm normalize dropout embedding one_hot pad scaled_dot_product_attention cross_entropy "
     "nll_loss binary_cross_entropy binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss "
     "kl_div poisson_nll_loss gaussian_nll_loss hinge_embedding_loss soft_margin_loss margin_ranking_loss "
-    "cosine_embedding_loss triplet_margin_loss cosine_similarity pairwise_distance"
+    "cosine_embedding_loss triplet_margin_loss cosine_similarity pairwise_distance bilinear interpolate upsample "
+    "unfold fold pixel_shuffle pixel_unshuffle channel_shuffle lp_pool1d lp_pool2d"
 ).split()
 __all__ = list(_NAMES)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
-        raise AttributeError(f"module 'agog.nn.functional' has no attribute {name!r}")
+        raise hints.missing("agog.nn.functional", name, __all__)
     value = getattr(ag, name)
     globals()[name] = value
     return value

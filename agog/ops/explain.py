@@ -23,7 +23,7 @@ def given(op: Op, inputs: Any, statics: Any = ()) -> str:
     names = [f"{op.inputs[0]}[{i}]" for i in range(len(inputs))] if op.variadic else op.inputs
     parts = [f"{n}={describe(x)}" for n, x in zip(names, inputs) if x is not None]
     parts += [f"{n}={v!r}" for n, v in zip(op.static_names, statics) if v != op.statics[n]]
-    return f"{op.name}({', '.join(parts)})"
+    return f"{op.name.lstrip('_')}({', '.join(parts)})"
 
 
 def explain(op: Op, inputs: Any, statics: Any, error: Exception) -> AgogError:
@@ -44,7 +44,7 @@ def explain(op: Op, inputs: Any, statics: Any, error: Exception) -> AgogError:
                           "must be equal or hold a 1 (reshape, or add an axis with x[:, None])")
     if isinstance(error, TypeError):
         if "ufunc" in text or "dtype" in text or "cast" in text:
-            return DTypeError(f"{call}: {op.name} is not defined for these dtypes ({text})")
+            return DTypeError(f"{call}: {op.name.lstrip('_')} is not defined for these dtypes ({text})")
         return ArgumentTypeError(f"{call}: {text}")
     if isinstance(error, ValueError):
         return ShapeError(f"{call}: {text}")

@@ -9,6 +9,7 @@ import functools
 import inspect
 from typing import Any, Callable
 
+from agog.hints import KEYWORDS, wrong_keywords
 from agog.ops.row import COMPOSITES, REQUIRED, TABLE, Op
 
 Invoke = Callable[[Op, tuple, tuple], Any]
@@ -31,12 +32,25 @@ def call_with_signature(op: Op, invoke: Invoke) -> Callable[..., Any]:
         heads.append(name if default is REQUIRED else f"{name}=_d_{name}")
         statics += f"{name}, "
     inputs = args if op.variadic else f"({args})"
-    source = f"def {op.name}({', '.join(heads)}):\n    return _invoke(_op, {inputs}, ({statics}))\n"
+    body, aliases = f"    return _invoke(_op, {inputs}, ({statics}))\n", ""
+    if "axis" in op.statics:  # PyTorch's names are taken to say what to write instead
+        env["_wrong"] = wrong_keywords
+        aliases = f", {'' if op.variadic else '*, '}dim=None, keepdim=None"
+        body = f"    if dim is not keepdim: raise _wrong({op.name!r}, {{'dim': dim, 'keepdim': keepdim}})\n{body}"
+    source = f"def {op.name}({', '.join(heads)}{aliases}):\n{body}"
     exec(compile(source, f"<agog {op.name}>", "exec"), env)  # the name keeps it out of "the user's line"
     fn = env[op.name]
+    if aliases:
+        hide(fn, "dim", "keepdim")
     fn.__doc__, fn.__module__, fn.__qualname__ = op.doc, "agog", op.name
     fn.op = op
     return fn
+
+
+def hide(fn: Any, *names: str) -> None:
+    """Leave keyword arguments that only lead to an error out of the signature that help() shows."""
+    signature = inspect.signature(fn)
+    fn.__signature__ = signature.replace(parameters=[p for p in signature.parameters.values() if p.name not in names])
 
 
 class Namespace:
@@ -63,7 +77,13 @@ class Namespace:
 def bind_composite(fn: Callable[..., Any], xp: Namespace) -> Callable[..., Any]:
     """`fn` with its world filled in."""
     def bound(*args: Any, **kwargs: Any) -> Any:
-        return fn(xp, *args, **kwargs)
+        try:
+            return fn(xp, *args, **kwargs)
+        except TypeError:
+            said = {k: v for k, v in kwargs.items() if k in KEYWORDS and k not in bound.__signature__.parameters}  # type: ignore[attr-defined]
+            if not said:
+                raise
+        raise wrong_keywords(bound.__name__, said)
 
     functools.update_wrapper(bound, fn)
     del bound.__wrapped__
