@@ -28,6 +28,9 @@ _DEPTH = 320  # steps of k in a block: then the tiles' operands stay in the firs
 _PARALLEL = 1 << 17  # multiplications from which threads pay
 _SUMS = 4 << 20  # bytes of partial sums of a gradient of weights
 _MOST_UNITS = 16  # into how many partial sums a gradient of weights may be divided
+_ROWS = 40  # rows (channels times taps) that a part of them has at least: g is transposed anew for each
+_LINE = 64  # bytes of a line of the caches
+_LONG = 512  # elements up to which rows are joined where that is possible
 _WASTE = 0.25  # of the products computed at least so many must be wanted
 
 FORWARD, FORWARD_PLAIN, WEIGHTS = 0, 1, 2
@@ -59,23 +62,25 @@ class Conv:
         empty: Any = np.empty,
     ) -> Any:
         """The row `conv`, with relu if wanted."""
-        p = plan(self.target, self.dtype.name, "forward", x.shape, w.shape, (), stride, padding, dilation, groups,
-                 b is not None, relu)
+        p = self._plan("forward", x, w, (), stride, padding, dilation, groups, b is not None, relu)
         return self._run(p, x, w, b, empty)
 
     def input_grad(
         self, g: Any, w: Any, size: Any, stride: Any, padding: Any, dilation: Any, groups: int, empty: Any = np.empty
     ) -> Any:
         """The row `conv_input_grad`."""
-        p = plan(self.target, self.dtype.name, "input", g.shape, w.shape, tuple(size), stride, padding, dilation, groups)
+        p = self._plan("input", g, w, tuple(size), stride, padding, dilation, groups)
         return self._run(p, g, w, None, empty)
 
     def weight_grad(
         self, x: Any, g: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int, empty: Any = np.empty
     ) -> Any:
         """The row `conv_weight_grad`."""
-        p = plan(self.target, self.dtype.name, "weight", x.shape, g.shape, tuple(kernel), stride, padding, dilation, groups)
+        p = self._plan("weight", x, g, tuple(kernel), stride, padding, dilation, groups)
         return self._run(p, x, g, None, empty)
+
+    def _plan(self, what: str, x: Any, w: Any, *rest: Any) -> Plan | None:
+        return plan(self.target, self.dtype.name, what, x.shape, w.shape, *rest)
 
     def _run(self, p: Plan | None, x: Any, w: Any, b: Any, empty: Any) -> Any:
         if p is None:
@@ -128,21 +133,31 @@ def plan(
     """
     if len(x) > 5 or not prod(x) or not prod(w):
         return None
-    full = lambda shape: (*shape[:2], *(1,) * (5 - len(shape)), *shape[2:])
-    stride, dilation = full((0, 0, *stride))[2:], full((0, 0, *dilation))[2:]
-    rank = len(x) - 2
-    size3 = (1,) * (3 - rank) + tuple(size)
-    padding = ((0, 0),) * (3 - rank) + tuple(padding)
-    c = _Case(target, dtype, full(x), full(w), stride, padding, dilation, groups)
+    full = lambda shape, one=1: (one,) * (3 - len(shape)) + tuple(shape)
+    places, kernel, size3 = full(x[2:]), full(size if what == "weight" else w[2:]), full(size)
+    stride, dilation, padding = full(stride), full(dilation), full(padding, (0, 0))
+    pointwise = prod(kernel) == 1 and prod(stride) == 1 and not any(lo or hi for lo, hi in padding)
+    if pointwise:  # all that matters is how many places there are
+        places = size3 = _joined(places)
+    shapes = (*x[:2], *places), (*w[:2], *(kernel if what != "weight" else places if pointwise else full(w[2:])))
+    c = _Case(target, dtype, *shapes, stride, padding, dilation, groups)
     if what == "weight":
-        table, shape = c.weight_grad(size3, size)
+        table, shape = c.weight_grad(kernel, size)
         return Plan(WEIGHTS, table, shape, 2 * w[0] * prod(w[2:]) * prod(shape))
     made = c.forward(bias, relu) if what == "forward" else c.input_grad(size3)
     if made is None:
         return None
     table, shape = made
-    places = shape[2:] if what == "forward" else x[2:]
-    return Plan(FORWARD, table, (*shape[:2], *shape[5 - rank :]), 2 * x[0] * prod(places) * prod(w))
+    work = 2 * x[0] * prod(shape[2:] if what == "forward" else x[2:]) * prod(w)
+    return Plan(FORWARD, table, (*shape[:2], *(x[2:] if pointwise else shape[7 - len(x) :])), work)
+
+
+def _joined(places: tuple[int, ...]) -> tuple[int, ...]:
+    """As many places in rows that are as long as `_LONG` allows."""
+    d, h, w = places
+    rows = d * h
+    join = max((n for n in range(1, rows + 1) if rows % n == 0 and n * w <= _LONG), default=1)
+    return 1, rows // join, w * join
 
 
 class _Sub(NamedTuple):
@@ -163,7 +178,9 @@ class _Sub(NamedTuple):
 class _Case:
     """One kind of call. x and w have five axes."""
 
-    def __init__(self, target: Target, dtype: str, x: Any, w: Any, stride: Any, padding: Any, dilation: Any, groups: int):
+    def __init__(
+        self, target: Target, dtype: str, x: Any, w: Any, stride: Any, padding: Any, dilation: Any, groups: int
+    ) -> None:
         self.target, self.size, self.lanes = target, ITEMSIZE[dtype], target.lanes(dtype)
         self.tiles = Tiles(target)
         self.x, self.w, self.stride, self.padding, self.dilation, self.groups = x, w, stride, padding, dilation, groups
@@ -202,7 +219,15 @@ class _Case:
         return self._table(subs, shape, cg, points, cg * points, o // self.groups * cg * points, False, False)
 
     def _table(
-        self, subs: Sequence[_Sub], shape: Any, outputs: int, w_row: int, w_channel: int, w_group: int, bias: bool, relu: bool
+        self,
+        subs: Sequence[_Sub],
+        shape: Any,
+        outputs: int,
+        w_row: int,
+        w_channel: int,
+        w_group: int,
+        bias: bool,
+        relu: bool,
     ) -> Any:
         """The table of `conv`: `w_row`, `w_channel` are from one output and input channel to the next in w."""
         size, lanes, groups = self.size, self.lanes, self.groups
@@ -241,7 +266,7 @@ class _Case:
             band = max(1, min(s.count[1], _BAND // each - margin))
             bands = -(-s.count[1] // band)
             band = -(-s.count[1] // bands)
-            plane = (band + margin) * columns * size
+            plane = _apart((band + margin) * columns * size)
             held = channels * len(depths) * len(keys) * plane
             area = plane * len(keys)
             steps = channels * len(shifts)
@@ -262,8 +287,8 @@ class _Case:
             total = (band - 1) * columns + s.count[2]
             units = samples * groups * s.count[0] * bands
             words.append(_words(
-                SUB, steps=steps, depth=-(-steps // parts) or 1, w_at=array(places_w), off_at=array(off), packed_at=packed,
-                t_n=s.count[0], h_n=s.count[1], w_n=s.count[2],
+                SUB, steps=steps, depth=-(-steps // parts) or 1, w_at=array(places_w), off_at=array(off),
+                packed_at=packed, t_n=s.count[0], h_n=s.count[1], w_n=s.count[2],
                 y_start=s.start[0] * y_slice + s.start[1] * y_row + s.start[2] * size, y_t=s.step[0] * y_slice,
                 y_h=s.step[1] * y_row, y_w=s.step[2] * size, taps_d=len(depths), d_at=array(depths), t_step=s.move[0],
                 d_n=places[0], phases=len(keys), phase_at=array([n for key in keys for n in phases[key]]),
@@ -303,13 +328,13 @@ class _Case:
         chunks = max(1, min(samples, most // groups or 1, _SUMS // (groups * channels * taps * wide)))
         chunk = -(-samples // chunks)
         chunks = -(-samples // chunk)
-        parts = max(1, min(channels, most // (chunks * groups)))
+        parts = max(1, min(channels, most // (chunks * groups), channels * taps // _ROWS))
         part = -(-channels // parts)
         row_bytes = (part * kernel[0] * columns * self.stride[1] + out[2] * self.tiles.gradient[1] * lanes) * size
         band = max(1, min(out[1], _BAND // row_bytes))
         bands = -(-out[1] // band)
         band = -(-out[1] // bands)
-        plane = ((band - 1) * self.stride[1] + kept) * columns * size
+        plane = _apart(((band - 1) * self.stride[1] + kept) * columns * size)
         if part > 1 and part * kernel[0] * plane > 4 * _BAND:  # a part that is small enough for the cache
             part = max(1, 4 * _BAND // (kernel[0] * plane))
         parts = -(-channels // part)
@@ -334,6 +359,11 @@ class _Case:
             alone=work < _PARALLEL,
         )
         return np.array([*head, *depths, *off], np.int64), shape
+
+
+def _apart(size: int) -> int:
+    """`size` rounded up to an odd number of cache lines, so that images in a row do not compete for the same sets."""
+    return (-(-size // _LINE) | 1) * _LINE
 
 
 def _words(names: Sequence[str], **values: int) -> list[int]:

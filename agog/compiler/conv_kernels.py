@@ -26,7 +26,7 @@ from agog.compiler.targets import Target
 
 __all__ = ["GRADIENT", "HEAD", "SUB", "Tiles", "build"]
 
-#: Words of a table. Sizes, strides and places are in bytes, except for what is counted; `..._at` is a word of the table.
+#: Words of a table. Sizes, strides and places are in bytes, except for what is counted; `..._at` counts words.
 HEAD = (
     "out_size x_size w_size bias_size samples groups channels outputs x_plane x_slice x_h x_w y_plane packed_size "
     "scratch_size temp_at blocks low longer vectors w_row w_group relu alone subs"
@@ -55,13 +55,15 @@ class Tiles:
 
     def choose(self, rows: int) -> tuple[int, int]:
         """(most rows, vectors) for a number of rows in all."""
-        return self.flat if rows <= self.flat[0] else self.tall
+        most = self.flat[0]
+        return self.flat if rows <= most or rows == 2 * most else self.tall
 
     def kernels(self) -> list[tuple[int, int]]:
         """Every (rows, vectors) that the two shapes come to."""
         half = (self.tall[0] + 1) // 2
         out = [(r, v) for r in range(1, self.flat[0] + 1) for v in range(1, self.flat[1] + 1)]
-        out += [(r, v) for r in range(min(half, self.flat[0] + 1), self.tall[0] + 1) for v in range(1, self.tall[1] + 1)]
+        least = min(half, self.flat[0] + 1)
+        out += [(r, v) for r in range(least, self.tall[0] + 1) for v in range(1, self.tall[1] + 1)]
         return list(dict.fromkeys(out))
 
 
@@ -109,7 +111,8 @@ class _Writer(Packing):
     def _table(self, name: str, kernels: Sequence[tuple[int, int]], prefix: str) -> None:
         """A table of addresses by rows * 4 + vectors."""
         most = max(r for r, _ in kernels)
-        words = [f"ptr @{prefix}_{r}_{v}" if (r, v) in kernels else "ptr null" for r in range(most + 1) for v in range(4)]
+        cells = [(r, v) for r in range(most + 1) for v in range(4)]
+        words = [f"ptr @{prefix}_{r}_{v}" if (r, v) in kernels else "ptr null" for r, v in cells]
         self.module.globals[name] = f"@{name} = internal constant [{len(words)} x ptr] [{', '.join(words)}]"
 
     # -- memory
@@ -155,7 +158,7 @@ class _Writer(Packing):
             k, (a, b, off, c, steps, c_row, first) = self.function(
                 f"tile_{rows}_{vectors}", "a b off c", "steps c_row first"
             )
-            places = [k.offset(k.offset(c, c_row * r), v * self.vector_bytes) for r in range(rows) for v in range(vectors)]
+            places = self._places(k, c, c_row, rows, vectors)
             zero = k.const(0.0, dtype, lanes)
             start = k.if_(
                 k.ne(first, 0), lambda: [zero] * len(places), lambda: [k.load(p, dtype, lanes) for p in places]
@@ -176,6 +179,10 @@ class _Writer(Packing):
             k.ret()
             k.finish()
         self._table("tiles", self.tiles.kernels(), "tile")
+
+    def _places(self, k: Kernel, c: Value, c_row: Value, rows: int, vectors: int) -> list[Value]:
+        """Where the vectors of a tile are."""
+        return [k.offset(k.offset(c, c_row * r), v * self.vector_bytes) for r in range(rows) for v in range(vectors)]
 
     def pad(self) -> None:
         """`pad(source, destination, rows, row, columns, h, w, h_step, w_step, x_h, x_w)`: rows of an image.
@@ -204,21 +211,21 @@ class _Writer(Packing):
             line = k.at(source, (h + r * h_step) * x_w + w, self.dtype)
             target = k.offset(destination, r * row)
 
+            def vector(s: Value) -> None:
+                k.store(k.load(k.at(line, s, self.dtype), self.dtype, self.lanes), k.at(target, s, self.dtype))
+
+            def rest() -> None:
+                partial.store(partial.load(k.at(line, whole, self.dtype), self.dtype), k.at(target, whole, self.dtype))
+
             def dense() -> None:
-                k.loop(
-                    s0, whole, self.lanes,
-                    lambda s: k.store(k.load(k.at(line, s, self.dtype), self.dtype, self.lanes), k.at(target, s, self.dtype)),
-                )
-                k.if_(
-                    left > 0,
-                    lambda: partial.store(partial.load(k.at(line, whole, self.dtype), self.dtype), k.at(target, whole, self.dtype)),
-                )
+                k.loop(s0, whole, self.lanes, vector)
+                k.if_(left > 0, rest)
+
+            def element(s: Value) -> None:
+                k.store(k.load(k.at(line, s * w_step, self.dtype), self.dtype), k.at(target, s, self.dtype))
 
             def sparse() -> None:
-                k.loop(
-                    s0, s1, 1,
-                    lambda s: k.store(k.load(k.at(line, s * w_step, self.dtype), self.dtype), k.at(target, s, self.dtype)),
-                )
+                k.loop(s0, s1, 1, element)
 
             k.if_(k.eq(w_step, one), dense, sparse)
 
@@ -403,7 +410,8 @@ class _Writer(Packing):
                         rows, row = self._block(k, f, b)
                         kernel = k.load(k.at(k.symbol("@tiles"), rows * 4 + vectors, "ptr"), "ptr")
                         a = k.at(weights, row * s.steps + first * rows, self.dtype)
-                        k.call_address(kernel, a, right, offsets, k.offset(temp, row * temp_row), steps, temp_row, begins)
+                        c = k.offset(temp, row * temp_row)
+                        k.call_address(kernel, a, right, offsets, c, steps, temp_row, begins)
 
                     k.loop(0, f.blocks, 1, block)
 
@@ -470,7 +478,7 @@ class _Writer(Packing):
                 f"grad_{rows}_{vectors}", "x off g c", "lines columns x_row x_column c_row first"
             )
             starts = [k.offset(x, k.load(k.at(off, r, "int64"), "int64")) for r in range(rows)]
-            places = [k.offset(k.offset(c, c_row * r), v * self.vector_bytes) for r in range(rows) for v in range(vectors)]
+            places = self._places(k, c, c_row, rows, vectors)
             zero = k.const(0.0, dtype, lanes)
             tile = k.if_(
                 k.ne(first, 0), lambda: [zero] * len(places), lambda: [k.load(p, dtype, lanes) for p in places]

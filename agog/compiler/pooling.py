@@ -25,7 +25,9 @@ from agog.compiler.targets import ITEMSIZE, Target
 __all__ = ["MaxPool", "max_pool", "plan"]
 
 #: Words of a table.
-HEAD = "out_size a_size b_size c_size planes x_h x_w y_h y_w k_h k_w s_h s_w p_h p_w d_h d_w wide grain alone two".split()
+HEAD = (
+    "out_size a_size b_size c_size planes x_h x_w y_h y_w k_h k_w s_h s_w p_h p_w d_h d_w wide grain alone two"
+).split()
 
 _WIDEST = 4096  # elements of a padded row: the buffer for one is on the stack
 _PARALLEL, _GRAIN = 1 << 15, 1 << 13  # elements
@@ -96,7 +98,8 @@ def max_pool(dtype: str, target: Target | None = None) -> MaxPool:
     """The `MaxPool` of "float32" or "float64"; compiled at the first call on a machine, then read from disk."""
     target = target or targets.host()
     parameters = call.OUT + call.IN * 4 + call.INT
-    return MaxPool(dtype, target, call.bind(build(dtype, target), f"max_pool_{dtype}", parameters, imports=pool.imports()))
+    native = call.bind(build(dtype, target), f"max_pool_{dtype}", parameters, imports=pool.imports())
+    return MaxPool(dtype, target, native)
 
 
 @functools.cache

@@ -1,0 +1,312 @@
+"""Native convolutions and pooling against the rows in float64: any shape, and nothing beyond the arrays."""
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+import agog as ag
+from agog import config
+from agog.array import large
+from agog.compiler import call, conv_kernels, eager, jit, pooling, targets
+from agog.compiler import conv as planning
+from agog.compiler.conv import conv
+from agog.compiler.program import compile
+from agog.ops import conv as rows
+from agog.ops import pooling as pool_rows
+
+NAMES = [t.name for t in targets.TARGETS.values() if targets.supported(t)]
+DTYPES = ["float32", "float32", "float64"]
+
+
+@pytest.fixture(autouse=True)
+def numpy_rows(monkeypatch):
+    """The rows compute with NumPy, whatever has been compiled; and kernels do what they would leave to NumPy."""
+    planning.plan.cache_clear()
+    monkeypatch.setattr(planning, "_WASTE", 0)
+    monkeypatch.setattr(rows, "native", lambda *_: None)
+    monkeypatch.setattr(pool_rows, "native", lambda *_: None)
+    yield
+    planning.plan.cache_clear()
+
+
+class Poisoned:
+    """`empty` for results: an array inside of another, whose borders must not change."""
+
+    def __init__(self):
+        self.arrays = []
+
+    def __call__(self, shape, dtype):
+        n = int(np.prod(shape))
+        whole = np.full(n + 64, -7, dtype)
+        self.arrays.append((whole, n))
+        return whole[32 : 32 + n].reshape(shape)
+
+    def check(self):
+        for whole, n in self.arrays:
+            assert (whole[:32] == -7).all() and (whole[32 + n :] == -7).all()
+
+
+def close(got, exact, size, terms):
+    """`got` is `exact`, with an error that the roundings of `terms` products of magnitude `size` explain."""
+    info = np.finfo(got.dtype)
+    assert got.shape == exact.shape
+    assert (np.abs(got - exact) <= (np.sqrt(terms) + 8) * info.eps * size + info.tiny).all()
+
+
+@st.composite
+def geometry(draw, largest=12):
+    """(samples, channels per group, outputs per group, groups, sizes, kernel, stride, padding, dilation)."""
+    rank = draw(st.integers(1, 3))
+    axis = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 3), st.integers(0, 3), st.integers(1, 3))
+    axes = draw(st.lists(axis, min_size=rank, max_size=rank))
+    kernel, stride, low, high, dilation = zip(*axes)
+    sizes = []
+    for k, lo, hi, d in zip(kernel, low, high, dilation):
+        least = max(1, d * (k - 1) + 1 - lo - hi)
+        sizes.append(draw(st.integers(least, least + (largest if rank < 3 else 5))))
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    channels, outputs = draw(st.integers(1, 6)), draw(st.sampled_from([1, 2, 3, 5, 7, 8, 9, 13, 16, 17, 29]))
+    return (draw(st.integers(1, 4)), channels, outputs, groups, tuple(sizes), kernel, stride,
+            tuple(zip(low, high)), dilation)
+
+
+def check_case(k, rng, case):
+    n, c, o, groups, sizes, kernel, stride, padding, dilation = case
+    dtype = k.dtype
+    x = rng.standard_normal((n, c * groups, *sizes)).astype(dtype)
+    w = rng.standard_normal((o * groups, c, *kernel)).astype(dtype)
+    b = rng.standard_normal(o * groups).astype(dtype)
+    rest = (stride, padding, dilation, groups)
+    wide = lambda fn, *arrays: fn(np, *[None if a is None else a.astype(np.float64) for a in arrays])
+    magnitude = lambda fn, *arrays: wide(fn, *[None if a is None else np.abs(a) for a in arrays])
+    empty = Poisoned()
+
+    def one(method, row, arrays, first, terms):
+        got = getattr(k, method)(*arrays, *first, *rest, empty=empty)
+        assert got is not None
+        call = lambda np, *a: row(np, *a, *first, *rest)
+        close(got, wide(call, *arrays), magnitude(call, *arrays), terms)
+
+    y = wide(lambda np, *a: rows._conv(np, *a, *rest), x, w, b)
+    g = rng.standard_normal(y.shape).astype(dtype)
+    taps = int(np.prod(kernel))
+    one("forward", rows._conv, (x, w, b), (), c * taps)
+    one("forward", rows._conv, (x, w, None), (), c * taps)
+    one("input_grad", rows._conv_input_grad, (g, w), (sizes,), o * taps)
+    one("weight_grad", rows._conv_weight_grad, (x, g), (kernel,), g.size // (o * groups))
+    empty.check()
+
+
+@hypothesis.settings(max_examples=120, deadline=None)
+@hypothesis.given(name=st.sampled_from(NAMES), dtype=st.sampled_from(DTYPES), case=geometry())
+def test_convolutions(name, dtype, case):
+    check_case(conv(dtype, targets.TARGETS[name]), np.random.default_rng(0), case)
+
+
+LARGE = [
+    (2, 64, 70, 1, (30, 31), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),  # several blocks of k
+    (1, 96, 33, 1, (58, 58), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),  # several bands of rows
+    (3, 40, 100, 1, (20, 20), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1)),  # pointwise, rows joined
+    (3, 7, 20, 1, (40, 40), (5, 5), (2, 2), ((2, 2), (2, 2)), (1, 1)),
+    (5, 1, 1, 12, (28, 28), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),  # every channel by itself
+    (64, 1, 16, 1, (28, 28), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+]
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_large(case, target, rng):
+    check_case(conv("float32", target), rng, case)
+
+
+def test_there_is_a_kernel_for_ordinary_shapes(monkeypatch, rng):
+    monkeypatch.undo()
+    planning.plan.cache_clear()
+    k = conv("float32")
+    for n, c, o, groups, sizes, kernel, *rest in LARGE:
+        x = rng.standard_normal((n, c * groups, *sizes)).astype(np.float32)
+        w = rng.standard_normal((o * groups, c, *kernel)).astype(np.float32)
+        y = k.forward(x, w, None, *rest, groups)
+        assert y is not None
+        assert k.input_grad(y, w, sizes, *rest, groups) is not None
+        assert k.weight_grad(x, y, kernel, *rest, groups) is not None
+
+
+def test_where_there_is_none(monkeypatch, rng):
+    monkeypatch.undo()
+    planning.plan.cache_clear()
+    k = conv("float32")
+    ones = np.ones
+    rest = ((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    assert k.forward(ones((0, 3, 4, 4), "f"), ones((2, 3, 3, 3), "f"), None, *rest) is None
+    assert k.forward(ones((2, 0, 4, 4), "f"), ones((2, 0, 3, 3), "f"), None, *rest) is None
+    assert k.forward(ones((2, 300, 2, 2), "f"), ones((8, 300, 2, 2), "f"), None, *rest) is None  # one result an image
+
+
+def test_relu_and_special_values(target, rng):
+    k = conv("float32", target)
+    x, w = rng.standard_normal((2, 3, 9, 9)).astype("f"), rng.standard_normal((5, 3, 3, 3)).astype("f")
+    rest = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    plain = k.forward(x, w, None, *rest)
+    np.testing.assert_array_equal(k.forward(x, w, None, *rest, relu=True), np.maximum(plain, 0))
+    x[0, 1, 4, 4] = np.inf
+    x[1, 2, 0, 0] = np.nan
+    y = k.forward(x, w, None, *rest)
+    far = np.ones((9, 9), bool)
+    far[3:6, 3:6] = False
+    assert np.isfinite(y[0][:, far]).all() and np.isinf(y[0][:, 3:6, 3:6]).all()
+    far = np.ones((9, 9), bool)
+    far[:2, :2] = False
+    assert np.isfinite(y[1][:, far]).all() and np.isnan(y[1][:, :2, :2]).all()
+    d = k.weight_grad(x[:1, :, ::-1], np.ones((1, 5, 9, 9), "f"), (3, 3), *rest)
+    assert np.isfinite(d[:, [0, 2]]).all() and np.isinf(d[:, 1]).all()
+
+
+def test_layouts(rng):
+    """Arrays that are not contiguous are made so."""
+    k = conv("float32")
+    x = rng.standard_normal((3, 10, 9, 4)).astype("f").transpose(0, 3, 1, 2)
+    w = rng.standard_normal((3, 3, 4, 5)).astype("f").transpose(3, 2, 0, 1)
+    rest = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    expected = k.forward(np.ascontiguousarray(x), np.ascontiguousarray(w), None, *rest)
+    np.testing.assert_array_equal(k.forward(x, w, None, *rest), expected)
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_nothing_beyond_the_arrays_is_touched(at_end, target, rng, guarded):
+    k = conv("float32", target)
+    for n, c, o, s, r, pad, stride in [(1, 1, 1, 1, 1, 0, 1), (2, 3, 17, 7, 3, 1, 1), (3, 2, 14, 16, 3, 0, 2),
+                                       (1, 5, 9, 33, 1, 0, 1)]:
+        x = guarded.array(rng.standard_normal((n, c, s, s)).astype("f"), at_end)
+        w = guarded.array(rng.standard_normal((o, c, r, r)).astype("f"), at_end)
+        b = guarded.array(rng.standard_normal(o).astype("f"), at_end)
+        empty = lambda shape, dtype: guarded.array(np.zeros(shape, dtype), at_end)
+        rest = ((stride,) * 2, ((pad, pad),) * 2, (1, 1), 1)
+        y = k.forward(x, w, b, *rest, empty=empty)
+        k.input_grad(y, w, (s, s), *rest, empty=empty)
+        k.weight_grad(x, y, (r, r), *rest, empty=empty)
+
+
+def test_the_number_of_threads_does_not_matter(rng):
+    k = conv("float32")
+    x, w = rng.standard_normal((9, 16, 20, 20)).astype("f"), rng.standard_normal((24, 16, 3, 3)).astype("f")
+    rest = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    before, results = config.num_threads, []
+    try:
+        for threads in (1, 2, 5):
+            config.set_num_threads(threads)
+            y = k.forward(x, w, None, *rest)
+            results.append((y, k.input_grad(y, w, (20, 20), *rest), k.weight_grad(x, y, (3, 3), *rest)))
+    finally:
+        config.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(results[0], other):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_wrong_sizes_are_refused(rng):
+    k = conv("float32")
+    x, w = np.ones((1, 1, 4, 4), "f"), np.ones((1, 1, 3, 3), "f")
+    p = k._plan("forward", x, w, (), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    with pytest.raises(ValueError, match="sizes"):
+        k.native(np.empty(3, "f"), x, w, k.no_bias, p.table, 1)
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+@pytest.mark.parametrize("build", [conv_kernels.build, pooling.build])
+def test_objects_for_every_target(name, build):
+    target = targets.TARGETS[name]
+    assert len(jit.object_code(str(build("float32", target)), target)) > 1000
+
+
+def test_through_ctypes(monkeypatch, rng):
+    monkeypatch.setattr(call, "native_calls", False)
+    k = conv.__wrapped__("float32")
+    check_case(k, rng, (2, 3, 5, 1, (6, 7), (3, 2), (1, 2), ((1, 1), (0, 1)), (1, 1)))
+
+
+# ------------------------------------------------------------------------------------------------------------ pooling
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(
+    name=st.sampled_from(NAMES),
+    dtype=st.sampled_from(DTYPES),
+    case=geometry(40),
+    two=st.booleans(),
+)
+def test_max_pool(name, dtype, case, two):
+    n, c, _, _, sizes, kernel, stride, padding, dilation = case
+    if two:
+        sizes = tuple(max(2, s) for s in sizes[:2])
+        rank = len(sizes)
+        kernel, stride, padding, dilation = (2,) * rank, (2,) * rank, ((0, 0),) * rank, (1,) * rank
+    rng = np.random.default_rng(0)
+    k = pooling.max_pool(dtype, targets.TARGETS[name])
+    x = rng.integers(-3, 4, (n, c, *sizes)).astype(dtype)  # with equal ones
+    x[rng.random(x.shape) < 0.02] = np.nan
+    rest, empty = (kernel, stride, padding, dilation), Poisoned()
+    y = k.forward(x, *rest, empty=empty)
+    if y is None:
+        assert len(sizes) == 3 or not x.size or not pool_rows._max_pool(np, x, *rest).size
+        return
+    np.testing.assert_array_equal(y, pool_rows._max_pool(np, x, *rest))
+    g = rng.integers(-5, 6, y.shape).astype(dtype)  # sums of these are exact
+    np.testing.assert_array_equal(k.scatter(g, x, y, *rest, empty=empty), pool_rows._max_scatter(np, g, x, y, *rest))
+    empty.check()
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_pooling_touches_nothing_beyond_the_arrays(at_end, target, rng, guarded):
+    k = pooling.max_pool("float32", target)
+    empty = lambda shape, dtype: guarded.array(np.zeros(shape, dtype), at_end)
+    cases = [((2, 2), 2, 2, 0), ((5, 37), 2, 2, 0), ((33, 35), 3, 2, 1), ((9, 50), 3, 1, 1), ((7, 7), 2, 3, 0)]
+    for sizes, r, s, p in cases:
+        x = guarded.array(rng.standard_normal((2, 3, *sizes)).astype("f"), at_end)
+        rest = ((r, r), (s, s), ((p, p),) * 2, (1, 1))
+        y = k.forward(x, *rest, empty=empty)
+        k.scatter(y, x, y, *rest, empty=empty)
+
+
+# ------------------------------------------------------------------------------------------- eager code, and programs
+def test_eager_code_takes_them(monkeypatch, rng):
+    monkeypatch.undo()
+    monkeypatch.setattr(large, "kernels", {})
+    x = ag.asarray(rng.standard_normal((16, 8, 20, 20)).astype("f"), requires_grad=True)
+    w = ag.asarray(rng.standard_normal((24, 8, 3, 3)).astype("f"), requires_grad=True)
+
+    def step():
+        x.grad = w.grad = None
+        y = ag.max_pool2d(ag.conv2d(x, w, padding=1), 2)
+        (y * y).sum().backward()
+        return np.asarray(y), np.asarray(x.grad), np.asarray(w.grad)
+
+    plain = step()
+    used = []
+
+    def counted(family, row):
+        kernel = family.kernel(family.methods[row])
+
+        def call(*arguments):
+            used.append(row)
+            return kernel(*arguments)
+
+        return call
+
+    families = [eager._Family(f.make, **f.methods) for f in eager._families]
+    for family in families:
+        family._make(np.dtype(np.float32))
+    monkeypatch.setattr(large, "kernels", {row: counted(f, row) for f in families for row in f.methods})
+    for a, b in zip(plain, step()):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(a).max())
+    assert {"conv", "conv_input_grad", "conv_weight_grad", "_max_pool", "_max_pool_scatter"} <= set(used)
+
+
+def test_programs_call_them(rng):
+    def fn(x, w, b):
+        y = ag.max_pool2d(ag.relu(ag.conv2d(x, w, b, padding=1)), 2)
+        return (y * y).sum()
+
+    shapes = (4, 3, 10, 10), (5, 3, 3, 3), (5,)
+    graph = ag.trace(ag.value_and_grad(fn, argnums=(0, 1, 2)), *[ag.asarray(np.zeros(s, "f")) for s in shapes])
+    program = compile(getattr(graph, "graph", graph))
+    assert not program.islands
+    assert "conv" in program.explain() and "max_pool" in program.explain()
