@@ -100,6 +100,9 @@ class Tensor(Methods):
     _node: Any
 
     def __init__(self, data: Any, dtype: Any = None, *, requires_grad: bool = False):
+        if type(dtype) is int:
+            raise ArgumentTypeError("Tensor(data): the first argument is data, not a size; for a shape write "
+                                    f"ag.empty({data}, {dtype})")
         self._data = _to_array(data, dtype, None)
         self._node = None
         _announce(self, data)
@@ -204,6 +207,7 @@ class Tensor(Methods):
     def detach(self) -> Tensor:
         """The same value without its history: a constant to automatic differentiation. No copy."""
         data = self._data
+        _read(self)
         return wrap(data if type(data) is np.ndarray or not hasattr(data, "__agog_level__") else data.__agog_detach__())
 
     def backward(self, gradient: Any = None, *, retain_graph: bool = False, create_graph: bool = False) -> None:
@@ -377,6 +381,7 @@ class Tensor(Methods):
         return format(self._scalar("format"), spec) if spec and self.size == 1 else str(self)
 
     def __copy__(self) -> Tensor:
+        _read(self)
         return wrap(self._data, self._node)
 
     def __deepcopy__(self, memo: dict) -> Tensor:
@@ -664,6 +669,12 @@ def _to_array(data: Any, dtype: Any, copy: bool | None) -> Any:
     return _from_python(data, dt)
 
 
+def _read(t: Tensor) -> None:
+    """Tell the recorder about a Tensor whose value another one is about to have."""
+    if config.special and config.modes.recorder is not None:
+        config.modes.recorder.on_read(t)
+
+
 def _announce(t: Tensor, source: Any) -> None:
     """Tell the recorder about a Tensor made from `source`: Python numbers are constants, arrays are not."""
     if config.special and config.modes.recorder is not None:
@@ -672,6 +683,8 @@ def _announce(t: Tensor, source: Any) -> None:
             config.modes.recorder.on_constant(t)
         elif isinstance(source, np.ndarray):
             config.modes.recorder.on_array(t, source)
+        elif isinstance(source, Tensor):
+            config.modes.recorder.on_read(source)
 
 
 def _holds_arrays(x: Any) -> bool:
@@ -699,6 +712,10 @@ def _from_python(data: Any, dt: Any) -> np.ndarray:
         raise ArgumentTypeError(f"the sequence holds something that is not a number: {_first_alien(data)!r}")
     if dt is None:
         dt = _python_dtype(data, array)
+    elif array.size and array.dtype.kind in "iu" and dtypes.kind(dt) in "iu" and array.dtype != dt:
+        info = np.iinfo(dt)
+        if array.min() < info.min or array.max() > info.max:
+            raise DTypeError(f"a number of the sequence does not fit into {dt}, which holds {info.min} to {info.max}")
     with np.errstate(over="ignore"):
         return array.astype(dt, copy=False)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any, Callable
 
-from agog import tape, tree
+from agog import config, tape, tree
 from agog.array import dtypes
 from agog.autodiff.engine import conj, enable_grad, finish, leaves_below, walk
 from agog.dispatch import operand, tensors, wrap
@@ -64,6 +64,8 @@ def check_outputs(out: Any, what: str) -> tuple[list[Any], Any]:
 
 def fresh(t: Any) -> Any:
     """`t` as the start of a new graph, still linked to the old one if it has one."""
+    if config.special and config.modes.recorder is not None:
+        config.modes.recorder.on_read(t)
     out = wrap(t._data)
     if t._node is None:
         out._node = Leaf(t.shape, t.dtype)
@@ -233,8 +235,6 @@ def recorded_call(name: str, xs: list[Any], ys: list[Any],
 
 
 def _grad_on() -> bool:
-    from agog import config
-
     return config.modes.grad
 
 
@@ -248,13 +248,16 @@ class _Custom:
         self.outputs: tuple[str, ...] = ("y",)
 
 
-def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
+def checkpoint(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
     """`fn` without keeping its intermediate values: backward computes them again. Saves memory, costs time.
 
     fn must be deterministic and give the same result when called again; it may return a pytree of Tensors. Gradients
     flow to its arguments and to whatever else requires a gradient inside it.
     """
     check_function(fn, "checkpoint")
+
+    if args or not callable(fn):
+        raise ArgumentTypeError("checkpoint takes a function and returns one: write checkpoint(fn)(x)")
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -273,15 +276,16 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
 
         def rule(xp: Any, g: Any) -> list[Any]:
             raw = not any(_is_tensor(p) for p in g)
+            deeper = not raw and _grad_on()
             again = list(leaves)
             for i in which:
-                again[i] = fresh(leaves[i].detach()) if raw else fresh(leaves[i])
+                again[i] = fresh(leaves[i]) if deeper else fresh(leaves[i].detach())
             with enable_grad():
                 a, k = tree.unflatten(structure, again)
                 ys = tree.leaves(fn(*a, **k))
             sources = [again[i]._node for i in which] + captured
             pairs = [(y, conj(wrap(p) if raw else p)) for y, p in zip(ys, g) if y._node is not None]
-            found = walk([y for y, _ in pairs], [p for _, p in pairs], retain=True, create_graph=not raw,
+            found = walk([y for y, _ in pairs], [p for _, p in pairs], retain=True, create_graph=deeper,
                          wanted=set(sources), stop=True)
             return [found.get(s) for s in sources]
 

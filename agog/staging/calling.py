@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from agog import dispatch, tree
+from agog import dispatch, tape, tree
 from agog.staging.recorder import Argument, Captured
 from agog.staging.recording import Recording, spent
 from agog.staging.state import ABSENT, SIZE, fingerprint
@@ -118,6 +118,8 @@ def _read(w: _Writer, place: Any) -> str:
 
 def _check_guards(w: _Writer, r: Recording) -> None:
     guards = r.guards
+    if r.differentiable:
+        w.line(f"if {w.name(tape.hooks.data)}: return MISS")
     for owner, absent in r.leaf_states:
         w.line(f"if {w.name(owner)}.grad is {'not None' if absent else 'None'}: return MISS")
     for place, value in guards.same:

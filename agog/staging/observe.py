@@ -341,10 +341,13 @@ class Watch:
     def _profile(self, frame: types.FrameType, event: str, arg: Any) -> None:
         if event == "call":
             code = frame.f_code
+            filename = code.co_filename
+            if filename == "<string>":  # a method that `dataclasses` or `collections` wrote
+                filename = frame.f_globals.get("__file__") or filename
             if code is config.ENVIRONMENT_READER and from_user(frame):
                 self.refuse("it reads an environment variable")
-            if not is_user_code(code.co_filename):
-                if not is_agog(code.co_filename) and id(code) not in self.codes and from_user(frame.f_back):
+            if not is_user_code(filename):
+                if not is_agog(filename) and id(code) not in self.codes and from_user(frame.f_back):
                     self.codes[id(code)] = code  # a library function that the user's code calls may read the user's objects
                     names = codes.names(code)
                     self._note_names(names.attributes, bool(names.globals & DYNAMIC))
@@ -361,7 +364,7 @@ class Watch:
         if code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
             self.refuse(f"{code.co_name} is a coroutine")
         self._note_code(code, frame.f_globals)
-        if code.co_freevars and code.co_name != "<module>" and id(code) not in self._known and id(code) not in self._inner:
+        if code.co_freevars and code.co_filename != "<string>" and id(code) not in self._known and id(code) not in self._inner:
             self.refuse(f"{code.co_name} closes over variables that cannot be watched")
         if code.co_argcount and code.co_varnames[0] in ("self", "cls"):
             owner = frame.f_locals.get(code.co_varnames[0], ABSENT)

@@ -237,6 +237,11 @@ class Recorder:
         """The values of a Tensor leave agog's sight."""
         self.refuse(f"it looks at the values of a Tensor with {what}")
 
+    def on_read(self, tensor: Any) -> None:
+        """Another Tensor is about to have the value of this one."""
+        if type(tensor._data) is np.ndarray and id(tensor) not in self._born:
+            self.slot_of(tensor)
+
     def on_assign(self, tensor: Any, value: Any) -> None:
         """A Tensor is about to be given a new value."""
         if hasattr(value, "_node"):
@@ -246,7 +251,7 @@ class Recorder:
 
     def on_grad(self, leaf: Any) -> None:
         """The `.grad` of a leaf is about to be read or written."""
-        if id(leaf) not in self.leaves:
+        if id(leaf) not in self.leaves and leaf.seq > self.start:  # (tickets count down) not one that was made here
             self.leaves[id(leaf)] = (leaf, leaf.grad)
 
     def on_effect(self, deliver: Any, tensors: list[Any]) -> None:

@@ -13,6 +13,7 @@ from agog.autodiff.engine import conj, enable_grad, walk
 from agog.autodiff.functional import fresh, stopped
 from agog.dispatch import apply, wrap
 from agog.graph.ir import Constant, Graph, Input, Node, Role, Value
+from agog.ops.row import Op
 from agog.staging.guards import Guards
 from agog.staging.observe import Watch
 from agog.staging.recorder import Argument, Captured, Gradient, Guard, Recorder
@@ -75,7 +76,11 @@ class Recording:
         self.program: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
         self.calls = 0
         self.kept = (result, tensors)
-        self._find_live()
+        self._find_live(recorder)
+        self.hooks = [(t._node, _hooks(t._node)) for t in self.captured if t._node is not None]
+        self.hooks += [(leaf, _hooks(leaf)) for leaf, _ in recorder.leaves.values()]
+        self.argument_hooks = [(i, _hooks(t._node)) for i, t in enumerate(tensors) if t._node is not None]
+        self.differentiable = bool(self.hooks or self.argument_hooks)
 
     # ------------------------------------------------------------------------------------------ what comes out
     def _output(self, slot: int) -> int:
@@ -136,14 +141,18 @@ class Recording:
         self.slots.append(slot)
         return len(self.slots) - 1
 
-    def _find_live(self) -> None:
+    def _find_live(self, recorder: Recorder) -> None:
         """Which new results can be differentiated afterwards, and which say that their graph was used up."""
         self.live: list[int] = []
         self.spent: list[int] = []
         for i, (_, t) in enumerate(self.new):
             if t._node is None:
                 continue
-            (self.spent if _freed(t._node) else self.live).append(i)
+            if _freed(t._node):
+                self.spent.append(i)
+            else:
+                _refuse_history(t._node, recorder.start)
+                self.live.append(i)
         result, tensors = self.kept
         del result, tensors
         self.kept = None  # type: ignore[assignment]
@@ -176,6 +185,9 @@ class Recording:
                 return "whether .grad is None"
         if (name := self.guards.failed()) is not None:
             return name
+        if any(_hooks(node) != before for node, before in self.hooks) or \
+                any(_hooks(tensors[i]._node) != before for i, before in self.argument_hooks):
+            return "a gradient hook"
         for source, (shape, dtype) in zip(self.fetch, self.specs):
             kind = type(source)
             if kind is not Argument:
@@ -200,7 +212,7 @@ class Recording:
 
     def commit(self, outs: list[Any], at: int, inputs: list[Any], tensors: list[Any]) -> Any:
         new = [wrap(outs[i]) for i, _ in self.new]
-        if self.live and config.modes.grad:
+        if self.live:
             self._attach(new, inputs)
         for i in self.spent:
             new[i]._node = spent(new[i])
@@ -271,6 +283,31 @@ def _leaf(owner: Any, tensors: list[Any]) -> Any:
     return tensors[owner]._node if type(owner) is int else owner
 
 
+def _refuse_history(node: Any, start: int) -> None:
+    """The gradient of a result goes through the recorded operations; refuse what these do not express."""
+    stack, seen = [node], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node.seq > start or node in seen:  # (tickets count down) older than the recording
+            continue
+        seen.add(node)
+        if type(node) is Leaf:
+            raise NotStageable("it returns a Tensor that depends on one whose requires_grad it switched on")
+        if node in tape.hooks:
+            raise NotStageable("it returns a Tensor that depends on one with a gradient hook")
+        if type(node) is Pick:
+            stack.append(node.source)
+            continue
+        if type(node.op) is not Op:
+            raise NotStageable(f"it returns a Tensor whose gradient has a rule of its own ({node.op.name}); "
+                               "stage the step that calls backward()")
+        stack.extend(node.parents)
+
+
+def _hooks(node: Any) -> tuple:
+    return tuple(tape.hooks.get(node, ()))
+
+
 def _freed(node: Any) -> bool:
     if type(node) is Leaf:
         return False
@@ -306,16 +343,17 @@ class _StagedOp:
 
     def rule(self, xp: Any, g: list[Any]) -> list[Any]:
         raw = not any(is_tensor(p) for p in g)
+        deeper = not raw and config.modes.grad
         inputs = [wrap(t._data) for t in self.frozen]
         for i in self.which:
-            inputs[i] = fresh(inputs[i]) if raw else fresh(self.frozen[i])
+            inputs[i] = fresh(self.frozen[i] if deeper else self.frozen[i].detach())
         recording = self.recording
         with enable_grad():
             outs = recording.replay(inputs)
         pairs = [(outs[recording.new[k][0]], conj(wrap(p) if raw else p)) for k, p in zip(recording.live, g)]
         pairs = [(y, p) for y, p in pairs if y._node is not None]
         sources = [inputs[i]._node for i in self.which]
-        found = walk([y for y, _ in pairs], [p for _, p in pairs], retain=not raw, create_graph=not raw,
+        found = walk([y for y, _ in pairs], [p for _, p in pairs], retain=deeper, create_graph=deeper,
                      wanted=set(sources), stop=True) if pairs else {}
         return [found.get(s) for s in sources]
 
