@@ -96,6 +96,7 @@ __all__ = [
     "add_along_axis",
     "affine",
     "all",
+    "allclose",
     "angle",
     "any",
     "arange",
@@ -290,6 +291,7 @@ __all__ = [
     "irfftn",
     "is_grad_enabled",
     "is_tensor",
+    "isclose",
     "isdtype",
     "isfinite",
     "isin",
@@ -559,6 +561,9 @@ def affine(x: Array, w: Array, bias: Array | None = None) -> Tensor:
 
 def all(x: Array, /, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
     """True where all elements over `axis` are true (not zero); True of nothing."""
+
+def allclose(x: Array, y: Array, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: builtins.bool = False) -> Tensor:
+    """Whether all elements are close, a bool of no axes; see `isclose`."""
 
 def angle(x: Array) -> Tensor:
     """The argument of a complex number in radians, in (-π, π]; 0 or π of a real one."""
@@ -1103,6 +1108,9 @@ def irfft(x: Array, n: Any = None, axis: int | Sequence[int] | None = -1, norm: 
 
 def irfftn(x: Array, s: Any = None, axes: int | Sequence[int] | None = None, norm: Any = None) -> Tensor:
     """The inverse of rfftn, real: ifft along all but the last of `axes`, then irfft along that."""
+
+def isclose(x: Array, y: Array, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: builtins.bool = False) -> Tensor:
+    """Where `abs(x - y) <= atol + rtol * abs(y)`, or both are the same infinity: bool. As `numpy.isclose`."""
 
 def isfinite(x: Array, /) -> Tensor:
     """True where `x` is neither infinite nor nan."""

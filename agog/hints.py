@@ -24,30 +24,38 @@ TENSOR = {
     "float": "x.astype(ag.float32)", "double": "x.astype(ag.float64)", "half": "x.astype(ag.float16)",
     "bfloat16": "x.astype(ag.bfloat16)", "long": "x.astype(ag.int64)", "int": "x.astype(ag.int32)",
     "short": "x.astype(ag.int16)", "byte": "x.astype(ag.uint8)", "bool": "x.astype(ag.bool)",
-    "type": "x.astype(dtype), or x.dtype", "type_as": "x.astype(y.dtype)", "is_floating_point": 'ag.isdtype(x.dtype, "real floating")',
+    "type": "x.astype(dtype), or x.dtype", "type_as": "x.astype(y.dtype)",
+    "is_floating_point": 'ag.isdtype(x.dtype, "real floating")',
     "expand": "ag.broadcast_to(x, shape)", "expand_as": "ag.broadcast_to(x, y.shape)",
     "view_as": "x.reshape(y.shape)", "reshape_as": "x.reshape(y.shape)",
-    "contiguous": "x itself: a Tensor needs no particular layout", "is_contiguous": "nothing: a Tensor needs no particular layout",
-    "masked_fill": "ag.where(mask, value, x)", "masked_select": "x[mask]", "index_select": "ag.take(x, indices, axis=axis)",
+    "contiguous": "x itself: a Tensor needs no particular layout",
+    "is_contiguous": "nothing: a Tensor needs no particular layout",
+    "masked_fill": "ag.where(mask, value, x)", "masked_select": "x[mask]",
+    "index_select": "ag.take(x, indices, axis=axis)",
     "index_add": "x.at[indices].add(value)", "index_put": "x.at[indices].set(value)",
     "where": "ag.where(condition, x, y)", "narrow": "x[..., start:start + length]", "select": "x[..., i]",
-    "norm": "ag.linalg.norm(x)", "addmm": "x + a @ b", "lerp": "x + (y - x) * weight", "new_zeros": "ag.zeros(shape, dtype=x.dtype)",
+    "norm": "ag.linalg.norm(x)", "addmm": "x + a @ b", "lerp": "x + (y - x) * weight",
+    "new_zeros": "ag.zeros(shape, dtype=x.dtype)",
     "new_ones": "ag.ones(shape, dtype=x.dtype)", "new_full": "ag.full(shape, value, dtype=x.dtype)",
     "new_tensor": "ag.asarray(data, dtype=x.dtype)", "new_empty": "ag.empty(shape, dtype=x.dtype)",
     "retain_grad": "x.register_hook(function), or ag.gradients(loss, [x])", "grad_fn": "x.requires_grad and x.is_leaf",
-    "copy": "x.clone()", "fill": "ag.full_like(x, value)", "argpartition": "ag.topk(x, k)", "partition": "ag.topk(x, k)",
+    "copy": "x.clone()", "fill": "ag.full_like(x, value)", "argpartition": "ag.topk(x, k)",
+    "partition": "ag.topk(x, k)",
     "element_size": "x.dtype.itemsize", "itemsize": "x.dtype.itemsize", "storage": "x.numpy()",
-    "ptp": "x.max() - x.min()", "searchsorted": "ag.searchsorted(x, values)", "uniform": "ag.random.uniform(shape, low, high)",
+    "ptp": "x.max() - x.min()", "uniform": "ag.random.uniform(shape, low, high)",
     "multinomial": "ag.random.choice(n, shape, p=probabilities), or ag.random.categorical(logits)",
     "pin_memory": "nothing: it is not needed", "share_memory": "nothing: it is not needed",
     "map": "ag.vmap(function)(x)", "apply": "ag.vmap(function)(x)",
 }
 MODULE = {
-    "mm": "ag.matmul(x, y), or x @ y", "bmm": "ag.matmul(x, y), or x @ y", "mv": "x @ y", "dot": "x @ y, or ag.vecdot(x, y)",
-    "norm": "ag.linalg.norm(x)", "addmm": "a @ b + x", "baddbmm": "a @ b + x", "addcmul": "x + a * b", "lerp": "x + (y - x) * weight",
+    "mm": "ag.matmul(x, y), or x @ y", "bmm": "ag.matmul(x, y), or x @ y", "mv": "x @ y",
+    "dot": "x @ y, or ag.vecdot(x, y)",
+    "norm": "ag.linalg.norm(x)", "addmm": "a @ b + x", "baddbmm": "a @ b + x", "addcmul": "x + a * b",
+    "lerp": "x + (y - x) * weight",
     "transpose": "x.transpose(), ag.permute_dims(x, axes) or ag.swapaxes(x, i, j)",
     "vstack": "ag.concat(arrays, axis=0)", "hstack": "ag.concat(arrays, axis=1)", "dstack": "ag.stack(arrays, axis=2)",
-    "column_stack": "ag.stack(arrays, axis=1)", "row_stack": "ag.concat(arrays, axis=0)", "hsplit": "ag.split(x, n, axis=1)",
+    "column_stack": "ag.stack(arrays, axis=1)", "row_stack": "ag.concat(arrays, axis=0)",
+    "hsplit": "ag.split(x, n, axis=1)",
     "vsplit": "ag.split(x, n, axis=0)", "append": "ag.concat([x, y])", "masked_fill": "ag.where(mask, value, x)",
     "index_select": "ag.take(x, indices, axis=axis)", "average": "ag.mean(x), or (x * w).sum() / w.sum()",
     "cov": "(d.T @ d) / (n - 1) with d = x - x.mean(axis=0)", "ptp": "ag.max(x) - ag.min(x)",
@@ -55,47 +63,64 @@ MODULE = {
     "nanmax": "ag.max(ag.where(ag.isnan(x), -ag.inf, x))", "nanmin": "ag.min(ag.where(ag.isnan(x), ag.inf, x))",
     "nan_to_num": "ag.where(ag.isfinite(x), x, 0.0)", "FloatTensor": "ag.asarray(data, dtype=ag.float32)",
     "LongTensor": "ag.asarray(data, dtype=ag.int64)", "BoolTensor": "ag.asarray(data, dtype=ag.bool)",
-    "as_tensor": "ag.asarray(data)", "ndarray": "ag.Tensor", "float": "ag.float32", "double": "ag.float64", "half": "ag.float16",
-    "long": "ag.int64", "int": "ag.int32", "short": "ag.int16", "bool_": "ag.bool", "int_": "ag.int64", "single": "ag.float32",
-    "cuda": 'x.to("cuda"), or device="cuda"', "device": 'a string: device="cuda", or x.to("cpu")', "backends": "nothing: there is no such switch",
+    "as_tensor": "ag.asarray(data)", "ndarray": "ag.Tensor", "float": "ag.float32", "double": "ag.float64",
+    "half": "ag.float16",
+    "long": "ag.int64", "int": "ag.int32", "short": "ag.int16", "bool_": "ag.bool", "int_": "ag.int64",
+    "single": "ag.float32",
+    "cuda": 'x.to("cuda"), or device="cuda"', "device": 'a string: device="cuda", or x.to("cpu")', "backends":
+    "nothing: there is no such switch",
     "mps": 'x.to("cuda"); there is no MPS', "autograd": "ag.grad, ag.gradients or loss.backward()",
     "func": "ag.vmap, ag.grad, ag.vjp, ag.jvp", "set_grad_enabled": "ag.enable_grad() or ag.no_grad()",
-    "inference_mode": "ag.no_grad()", "save": "ag.io.save(path, tree)", "load": "ag.io.load(path)", "compile": "ag.function",
+    "inference_mode": "ag.no_grad()", "save": "ag.io.save(path, tree)", "load": "ag.io.load(path)",
+    "compile": "ag.function",
     "jit": "ag.function", "script": "ag.function", "set_default_dtype": "ag.set_default_float(dtype)",
     "get_default_dtype": "ag.default_float()", "set_printoptions": "np.set_printoptions(...)", "multinomial":
-    "ag.random.choice(n, shape, p=probabilities), or ag.random.categorical(logits)", "bernoulli": "ag.random.bernoulli(p)",
+    "ag.random.choice(n, shape, p=probabilities), or ag.random.categorical(logits)",
+    "bernoulli": "ag.random.bernoulli(p)",
     "normal": "ag.random.normal(shape, mean, std)", "uniform": "ag.random.uniform(shape, low, high)",
-    "seed": "ag.random.seed(n)", "get_rng_state": "ag.random.get_state()", "set_rng_state": "ag.random.set_state(state)",
-    "utils": "ag.data.DataLoader, ag.checkpoint or ag.nn.utils", "distributions": "ag.random for samples; write the log density",
-    "amp": "model.to(ag.bfloat16)", "autocast": "model.to(ag.bfloat16)", "special": "ag.erf, ag.lgamma, ...", "functional": "ag.nn.functional",
+    "seed": "ag.random.seed(n)", "get_rng_state": "ag.random.get_state()",
+    "set_rng_state": "ag.random.set_state(state)",
+    "utils": "ag.data.DataLoader, ag.checkpoint or ag.nn.utils",
+    "distributions": "ag.random for samples; write the log density",
+    "amp": "model.to(ag.bfloat16)", "autocast": "model.to(ag.bfloat16)", "special": "ag.erf, ag.lgamma, ...",
+    "functional": "ag.nn.functional",
     "fliplr": "ag.flip(x, axis=1)", "flipud": "ag.flip(x, axis=0)", "lax": "ag.cond, ag.while_loop or ag.scan",
-    "numel": "x.size", "size": "x.size", "ndim": "x.ndim", "shape": "x.shape", "dtype": "ag.float32, ag.int64, ... or x.dtype",
+    "numel": "x.size", "size": "x.size", "ndim": "x.ndim", "shape": "x.shape",
+    "dtype": "ag.float32, ag.int64, ... or x.dtype",
     "Generator": "ag.random.Generator(seed)", "polyfit": "ag.linalg.lstsq(a, b)",
-    "interp": "np.interp, or ag.interpolate for images", "apply_along_axis": "ag.vmap(function)(x)", "vectorize": "ag.vmap(function)",
+    "interp": "np.interp, or ag.interpolate for images", "apply_along_axis": "ag.vmap(function)(x)",
+    "vectorize": "ag.vmap(function)",
     "fill_diagonal": "ag.where(ag.eye(n, dtype=ag.bool), value, x)", "gradient": "ag.grad(f)(x), or ag.diff(x)",
 }
 NN = {
     "Softmax2d": "nn.Softmax(axis=1)", "DataParallel": "the model itself", "Transformer": "nn.TransformerEncoder",
-    "BCEWithLogits": "nn.BCEWithLogitsLoss()", "NLLLoss2d": "nn.NLLLoss()", "LazyLinear": "nn.Linear(in_features, out_features)",
+    "BCEWithLogits": "nn.BCEWithLogitsLoss()", "NLLLoss2d": "nn.NLLLoss()",
+    "LazyLinear": "nn.Linear(in_features, out_features)",
     "ParameterDict": "nn.ModuleDict, or register_parameter", "ZeroPad2d": "ag.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))",
     "AlphaDropout": "nn.Dropout", "SyncBatchNorm": "nn.BatchNorm2d", "PixelShuffle": "ag.pixel_shuffle(x, factor)",
-    "UpsamplingNearest2d": "nn.Upsample", "UpsamplingBilinear2d": "nn.Upsample", "CosineSimilarity": "ag.cosine_similarity(x, y)",
+    "UpsamplingNearest2d": "nn.Upsample", "UpsamplingBilinear2d": "nn.Upsample",
+    "CosineSimilarity": "ag.cosine_similarity(x, y)",
 }
 RANDOM = {
-    "default_rng": "ag.random.Generator(seed)", "RandomState": "ag.random.Generator(seed)", "shuffle": "x = ag.random.permutation(x)",
-    "random": "ag.random.uniform(shape)", "standard_normal": "ag.random.normal(shape)", "random_sample": "ag.random.uniform(shape)",
-    "multinomial": "ag.random.choice(n, shape, p=probabilities)", "binomial": "ag.random.bernoulli(p, (n, *shape)).sum(axis=0)",
+    "default_rng": "ag.random.Generator(seed)", "RandomState": "ag.random.Generator(seed)",
+    "shuffle": "x = ag.random.permutation(x)",
+    "random": "ag.random.uniform(shape)", "standard_normal": "ag.random.normal(shape)",
+    "random_sample": "ag.random.uniform(shape)",
+    "multinomial": "ag.random.choice(n, shape, p=probabilities)",
+    "binomial": "ag.random.bernoulli(p, (n, *shape)).sum(axis=0)",
     "multivariate_normal": "mean + ag.linalg.cholesky(cov) @ ag.random.normal((n,))", "PRNGKey": "ag.random.key(seed)",
     "manual_seed": "ag.random.seed(n)", "laplace": "ag.random.exponential(shape) - ag.random.exponential(shape)",
 }
-KEYWORDS = {"dim": "axis", "dims": "axis", "dim0": "axis1", "dim1": "axis2", "keepdim": "keepdims", "ddof": "correction",
-            "unbiased": "correction (0 or 1)", "size": "shape", "decimals": "(x * 10 ** n).round() / 10 ** n", "a_min": "min",
-            "a_max": "max", "learning_rate": "lr", "start_dim": "start_axis", "end_dim": "end_axis"}
-
-
-_ALSO_IN_PLACE = ("abs addcdiv ceil clamp clip cos cumsum div eq erf exp exp2 expm1 floor ge gt le log log10 log1p log2 lt mul ne "
-                  "neg random reciprocal relu remainder round rsqrt scatter scatter_add sigmoid sign sin softmax sqrt square squeeze "
-                  "sub t tan tanh transpose tril triu trunc").split()
+KEYWORDS = {
+    "dim": "axis", "dims": "axis", "dim0": "axis1", "dim1": "axis2", "keepdim": "keepdims", "ddof": "correction",
+    "unbiased": "correction (0 or 1)", "size": "shape", "a_min": "min", "a_max": "max", "learning_rate": "lr",
+    "start_dim": "start_axis", "end_dim": "end_axis",
+}
+_ALSO_IN_PLACE = (
+    "abs addcdiv ceil clamp clip cos cumsum div eq erf exp exp2 expm1 floor ge gt le log log10 log1p log2 lt mul ne "
+    "neg random reciprocal relu remainder round rsqrt scatter scatter_add sigmoid sign sin softmax sqrt square squeeze sub "
+    "t tan tanh transpose tril triu trunc"
+).split()
 
 
 def methods() -> list[str]:
@@ -116,7 +141,8 @@ def missing(where: str, name: str, options: Any = ()) -> AttributeError:
         return AttributeError(f"{text}; the name here is {prefix}{RENAMED[name]}")
     if method and name.endswith("_") and not name.startswith("_"):
         plain = RENAMED.get(name[:-1], name[:-1])
-        return AttributeError(f"{text}: methods do not change a Tensor; write {_IN_PLACE.get(plain, f'x = x.{plain}(...)')}")
+        instead = _IN_PLACE.get(plain, f"x = x.{plain}(...)")
+        return AttributeError(f"{text}: methods do not change a Tensor; write {instead}")
     import difflib
 
     near = difflib.get_close_matches(name, [o for o in options if not o.startswith("_")], n=1, cutoff=0.75)
@@ -124,14 +150,16 @@ def missing(where: str, name: str, options: Any = ()) -> AttributeError:
 
 
 _IN_PLACE = {
-    "add": "x += y", "subtract": "x -= y", "multiply": "x *= y", "divide": "x /= y", "pow": "x **= y", "remainder": "x %= y",
+    "add": "x += y", "subtract": "x -= y", "multiply": "x *= y", "divide": "x /= y", "pow": "x **= y",
+    "remainder": "x %= y",
     "zero": "x.assign(ag.zeros_like(x)), or x.grad = None for a gradient", "fill": "x[...] = value",
     "copy": "x.assign(y)", "masked_fill": "x[mask] = value", "index_add": "x = x.at[indices].add(value)",
     "normal": "x.assign(ag.random.normal(x.shape)), or ag.nn.init.normal_(x)",
     "uniform": "x.assign(ag.random.uniform(x.shape)), or ag.nn.init.uniform_(x)", "detach": "x = x.detach()",
     "share_memory": "nothing: it is not needed", "fill_diagonal": "x = ag.where(ag.eye(n, dtype=ag.bool), value, x)",
     "clip": "x = x.clip(min, max), or ag.nn.utils.clip_grad_norm_(parameters, 1.0)", "addcmul": "x += a * b",
-    "bernoulli": "x.assign(ag.random.bernoulli(p, x.shape))", "lerp": "x += (y - x) * weight", "index_put": "x[indices] = value",
+    "bernoulli": "x.assign(ag.random.bernoulli(p, x.shape))", "lerp": "x += (y - x) * weight",
+    "index_put": "x[indices] = value",
     "exponential": "x.assign(ag.random.exponential(x.shape))", "unsqueeze": "x = x.expand_dims(axis)",
 }
 

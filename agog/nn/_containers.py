@@ -34,7 +34,9 @@ class _Numbered(Module):
         for i, item in enumerate(items):
             if not isinstance(item, self._part):
                 given = f"the class {item.__name__}" if isinstance(item, type) else f"a {type(item).__name__}"
-                raise ArgumentTypeError(f"{type(self).__name__}: part {i} must be a {self._part.__name__}, not {given}")
+                instead = "; functions such as ag.relu are modules as nn.ReLU()" if callable(item) else ""
+                raise ArgumentTypeError(f"{type(self).__name__}: part {i} must be a {self._part.__name__}, "
+                                        f"not {given}{instead}")
         for name in self._names():
             delattr(self, name)
         for i, item in enumerate(items):

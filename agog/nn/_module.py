@@ -92,7 +92,8 @@ class Module:
         except AttributeError as error:
             alien = next((x for x in args if isinstance(x, list | tuple | int | float)), None)
             if error.name in ("shape", "ndim", "dtype") and error.obj is alien is not None:
-                error.add_note(f"    {type(self).__name__} takes Tensors: write ag.asarray(...) around the {type(alien).__name__}")
+                error.add_note(f"    {type(self).__name__} takes Tensors: write ag.asarray(...) around "
+                               f"the {type(alien).__name__}")
             raise
 
     def _locate(self, error: Any) -> None:
@@ -435,6 +436,11 @@ class Module:
         text = self._lines()
         n = self.num_parameters()
         return text + f"  # {n:,} parameters" if any(True for _ in self.children()) and n else text
+
+    def _repr_html_(self) -> str:
+        from agog.interop import display
+
+        return display.module(self)
 
     def _lines(self) -> str:
         parts = [f"({name}): {child._lines()}".replace("\n", "\n  ") for name, child in self.named_children()]

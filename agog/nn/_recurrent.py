@@ -124,6 +124,8 @@ class _Recurrent(Module):
         shape = (self.num_layers * (2 if self.bidirectional else 1), x.shape[1], self.hidden_size)
         if hx is None:
             return (ag.zeros(shape, dtype=x.dtype, device=x.device),) * self._states
+        if self._states > 1 and not isinstance(hx, tuple | list):
+            raise bad_input(self, hx, "a pair of Tensors (h, c) as the first state")
         given = tuple(hx) if self._states > 1 else (hx,)
         want = shape if batched else (shape[0], shape[2])
         if len(given) != self._states or any(s.shape != want for s in given):

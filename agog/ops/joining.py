@@ -215,8 +215,8 @@ def _widths(x: Any, pad_width: Any) -> tuple:
     if not any(isinstance(w, tuple | list) for w in pad_width):
         if len(pad_width) not in (1, 2):
             raise ArgumentError(f"pad: pad_width={tuple(pad_width)}; give one number, one (before, after) pair, or a "
-                                "list of "
-                                f"{n} pairs")
+                                f"list of {n} pairs, or {{axis: pair}} for some axes (PyTorch's flat list starts with "
+                                "the last axis: {-1: (left, right), -2: (top, bottom)})")
         pad_width = [tuple(pad_width) * (2 if len(pad_width) == 1 else 1)] * n
     pairs = [ax.shape("pad", w, "pad_width") for w in pad_width]
     pairs = [w * 2 if len(w) == 1 else w for w in pairs]

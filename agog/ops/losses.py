@@ -10,9 +10,10 @@ import math
 
 import numpy as np
 
-from agog.array import large
+from agog.array import dtypes, large
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
 from agog.ops.blocks import fresh, in_float32, over_rows
+from agog.ops.explain import describe
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite, elementwise
 
@@ -250,6 +251,9 @@ def _cross_entropy_probabilities(xp, logits, target, weight, label_smoothing, re
 
 def _picked(xp, name, x, target, axis, ignore_index):
     """(x at the target along axis, mask of targets not ignored, indices)"""
+    if hasattr(target, "dtype") and dtypes.kind(target.dtype) not in "iu":
+        raise DTypeError(f"{name}: the target holds class numbers, but is {describe(target)}; "
+                         "write target.astype('int64')")
     index, valid = xp._class_index(target, classes=x.shape[axis], ignore_index=ignore_index)
     found = xp.take_along_axis(x, xp.expand_dims(index, axis=axis), axis=axis)
     return xp.squeeze(found, axis=axis), valid, index

@@ -57,6 +57,9 @@ class Methods:
     def all(self, /, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
         """True where all elements over `axis` are true (not zero); True of nothing."""
 
+    def allclose(self, y: Array, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: builtins.bool = False) -> Tensor:
+        """Whether all elements are close, a bool of no axes; see `isclose`."""
+
     def angle(self) -> Tensor:
         """The argument of a complex number in radians, in (-π, π]; 0 or π of a real one."""
 
@@ -609,6 +612,9 @@ class Methods:
 
     def irfftn(self, s: Any = None, axes: int | Sequence[int] | None = None, norm: Any = None) -> Tensor:
         """The inverse of rfftn, real: ifft along all but the last of `axes`, then irfft along that."""
+
+    def isclose(self, y: Array, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: builtins.bool = False) -> Tensor:
+        """Where `abs(x - y) <= atol + rtol * abs(y)`, or both are the same infinity: bool. As `numpy.isclose`."""
 
     def isfinite(self) -> Tensor:
         """True where `x` is neither infinite nor nan."""

@@ -337,3 +337,17 @@ vector_norm = Op("vector_norm(x; axis=None, keepdims=False, ord=2) -> y", _norm,
                  batch=_batch("vector_norm"), samples=_norm_samples, error=16,
                  doc="The vector norm over `axis`: `sum(abs(x)**ord)**(1/ord)`; the largest modulus for inf, the "
                      "smallest for -inf, the number of non-zeros for 0. Its gradient is 0 at the origin.")
+
+
+# ------------------------------------------------------------------------------------------------------- closeness
+@composite(samples=lambda s: [((s(2, 3), s(3)), {}), ((s(3), s(3)), {"rtol": 0.5, "equal_nan": True})])
+def isclose(xp, x, y, rtol=1e-05, atol=1e-08, equal_nan=False):
+    """Where `abs(x - y) <= atol + rtol * abs(y)`, or both are the same infinity: bool. As `numpy.isclose`."""
+    near = (xp.abs(x - y) <= atol + rtol * xp.abs(y)) & xp.isfinite(y) | (x == y)
+    return near | xp.isnan(x) & xp.isnan(y) if equal_nan else near
+
+
+@composite(samples=lambda s: [((s(2, 3), s(3)), {})])
+def allclose(xp, x, y, rtol=1e-05, atol=1e-08, equal_nan=False):
+    """Whether all elements are close, a bool of no axes; see `isclose`."""
+    return xp.all(xp.isclose(x, y, rtol=rtol, atol=atol, equal_nan=equal_nan))

@@ -1,6 +1,6 @@
 """Schedules of the learning rate.
 
-    schedule = ag.optim.lr_scheduler.CosineAnnealingLR(opt, t_max=100)
+    schedule = ag.optim.lr_scheduler.CosineAnnealingLR(opt, T_max=100)
     for epoch in range(100):
         ...
         schedule.step()
@@ -174,14 +174,14 @@ class PolynomialLR(LRScheduler):
 
 
 class CosineAnnealingLR(LRScheduler):
-    """Down half a cosine from base to eta_min over `t_max` steps, and up again (Loshchilov and Hutter, 2017)."""
+    """Down half a cosine from base to eta_min over `T_max` steps, and up again (Loshchilov and Hutter, 2017)."""
 
-    def __init__(self, optimizer: Optimizer, t_max: int, eta_min: float = 0.0):
-        self.t_max, self.eta_min = _whole("t_max", t_max, 1), number("eta_min", eta_min)
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0):
+        self.T_max, self.eta_min = _whole("T_max", T_max, 1), number("eta_min", eta_min)
         super().__init__(optimizer)
 
     def rate(self, base: float, n: int) -> float:
-        return self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * n / self.t_max)) / 2
+        return self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * n / self.T_max)) / 2
 
 
 class OneCycleLR(LRScheduler):

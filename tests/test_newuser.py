@@ -1,0 +1,148 @@
+"""What a newcomer from PyTorch or NumPy runs into: names, keywords and habits that are others here."""
+
+import re
+
+import numpy as np
+import pytest
+
+import agog as ag
+from agog import errors, hints, nn
+
+X = ag.ones(2, 3)
+TABLES = [*hints.TENSOR.values(), *hints.MODULE.values(), *hints.NN.values(), *hints.RANDOM.values(),
+          *hints._IN_PLACE.values()]
+
+
+def test_renamed_names_exist():
+    for old, new in hints.RENAMED.items():
+        assert new in dir(ag) and new in dir(X), (old, new)
+        assert old not in dir(ag) and old not in dir(X), old
+    for table, where in ((hints.TENSOR, X), (hints.MODULE, ag), (hints.NN, nn), (hints.RANDOM, ag.random)):
+        assert not set(table) & set(dir(where)), set(table) & set(dir(where))
+
+
+def test_hints_name_what_exists():
+    for text in TABLES:
+        for path in re.findall(r"\b(?:ag|nn)(?:\.\w+)+", text):
+            found = {"ag": ag, "nn": nn}[path.split(".")[0]]
+            for part in path.split(".")[1:]:
+                found = getattr(found, part)
+        for name in re.findall(r"\bx\.(\w+)", text):
+            assert hasattr(X, name), text
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: X.dim(), "x.ndim"),
+    (lambda: X.unsqueeze(0), "x.expand_dims"),
+    (lambda: X.mul_(2), "x *= y"),
+    (lambda: X.exp_(), "x = x.exp(...)"),
+    (lambda: X.cuda(), 'x.to("cuda")'),
+    (lambda: X.float(), "x.astype(ag.float32)"),
+    (lambda: X.data, "x.detach()"),
+    (lambda: X.where(X > 0, 0), "ag.where"),
+    (lambda: ag.cat([X, X]), "ag.concat"),
+    (lambda: ag.clamp(X, 0), "ag.clip"),
+    (lambda: ag.cuda.is_available(), "cuda"),
+    (lambda: ag.softmx(X), "did you mean 'softmax'?"),
+    (lambda: ag.save(X, "f"), "ag.io.save"),
+    (lambda: nn.Liner(1, 2), "did you mean 'Linear'?"),
+    (lambda: nn.functional.logsigmoid(X), "ag.log_sigmoid"),
+    (lambda: ag.linalg.cholesk(X), "did you mean 'cholesky'?"),
+    (lambda: ag.random.shuffle(X), "ag.random.permutation"),
+])
+def test_missing_names_say_what_to_write(call, words):
+    with pytest.raises(AttributeError) as caught:
+        call()
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: X.sum(dim=1), ["sum", "axis="]),
+    (lambda: X.mean(1, keepdim=True), ["keepdims="]),
+    (lambda: X.max(dim=1), ["axis=", "argmax"]),
+    (lambda: X.argmax(dim=1), ["axis="]),
+    (lambda: ag.softmax(X, dim=-1), ["axis="]),
+    (lambda: ag.concat([X, X], dim=0), ["concat", "axis="]),
+    (lambda: ag.var(X, dim=0), ["axis="]),
+    (lambda: ag.logsumexp(X, dim=0), ["axis="]),
+    (lambda: nn.Softmax(dim=1), ["Softmax", "axis="]),
+    (lambda: ag.flatten(X, start_dim=1), ["start_axis="]),
+])
+def test_keywords_say_what_to_write(call, words):
+    with pytest.raises(errors.ArgumentTypeError) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_hints_stay_out_of_sight():
+    assert "cuda" not in dir(X) and not hasattr(X, "cuda") and "dim" not in ag.sum.__signature__.parameters
+
+
+def test_distributions_take_the_shape_first():
+    for call in (lambda: ag.random.normal(0, 1, (3,)), lambda: ag.random.uniform(0, 1, (3,)),
+                 lambda: ag.randint(10, (3,)), lambda: ag.random.normal(0.0, 1.0)):
+        with pytest.raises(errors.ArgumentTypeError):
+            call()
+    assert ag.random.uniform((3,), ag.zeros(3), ag.ones(3)).shape == (3,)
+
+
+def test_numbers_outside_of_the_dtype():
+    for data in ([300], [[-1, 2]], 300):
+        with pytest.raises(errors.DTypeError, match="fit"):
+            ag.tensor(data, dtype=ag.uint8)
+    assert ag.tensor([1.7, 2], dtype=ag.int32).tolist() == [1, 2]
+
+
+def test_close():
+    assert ag.allclose(X, X + 1e-7) and not ag.allclose(X, X + 1e-3)
+    x, y = ag.tensor([1.0, ag.nan, ag.inf, -ag.inf]), ag.tensor([1.0, ag.nan, ag.inf, ag.inf])
+    assert ag.isclose(x, y).tolist() == [True, False, True, False]
+    assert ag.isclose(ag.tensor([ag.nan]), ag.tensor([ag.nan]), equal_nan=True).tolist() == [True]
+    assert ag.isclose(ag.tensor([1, 2]), ag.tensor([1, 3])).tolist() == [True, False]
+    assert ag.allclose(np.zeros(0), np.zeros(0))
+
+
+def test_nested_module_in_an_error_is_one_line():
+    with pytest.raises(errors.ShapeError) as caught:
+        nn.MultiheadAttention(4, 2)(ag.ones(2, 3, 6), ag.ones(2, 3, 6), ag.ones(2, 3, 6))
+    assert "out_proj" not in str(caught.value)
+
+
+def test_lists_are_no_tensors():
+    with pytest.raises(AttributeError) as caught:
+        nn.Linear(2, 2)([1.0, 2.0])
+    assert "asarray" in caught.value.__notes__[0]
+    with pytest.raises(errors.ArgumentTypeError, match=r"nn\.ReLU"):
+        nn.Sequential(nn.Linear(1, 2), ag.relu)
+
+
+def test_private_names_are_not_shown():
+    with pytest.raises(errors.DTypeError, match="nll_loss"):
+        ag.nll_loss(X, ag.ones(2))
+    with pytest.raises(ValueError, match="^cholesky"):
+        ag.linalg.cholesky(-ag.eye(2))
+
+
+def test_checkpoint_wants_a_function():
+    with pytest.raises(errors.ArgumentTypeError, match=r"checkpoint\(fn\)\(x\)"):
+        ag.checkpoint(ag.exp, X)
+
+
+def test_tensor_of_a_shape():
+    with pytest.raises(errors.ArgumentTypeError, match=r"ag\.empty"):
+        ag.Tensor(3, 4)
+
+
+def test_a_fresh_leaf_inside_of_a_staged_function():
+    x = ag.linspace(0, 1, 4)
+
+    @ag.function(strict=True)
+    def slope():
+        y = x.detach().requires_grad_()
+        g, = ag.gradients((y ** 3).sum(), [y])
+        return g
+
+    for _ in range(3):
+        assert ag.allclose(slope(), 3 * x ** 2)
+        x.assign(x + 1)
