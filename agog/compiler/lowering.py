@@ -217,7 +217,7 @@ class Lowering:
         self.target = target
         self.functions = {}
         self.steps = []  # what is not a loop, in order
-        self.position = 0
+        self.position, self.fixed_position = 0, None
         self.guards = []
 
     # ------------------------------------------------------------------------------------------------ the graph
@@ -231,7 +231,7 @@ class Lowering:
             self.env[v] = b
             inputs.append(b)
         for node, position in zip(graph.nodes, positions):
-            self.position = position
+            self.position = position if self.fixed_position is None else self.fixed_position
             self._node(node)
         outputs, seen = [], set()
         for v in graph.outputs:
@@ -289,8 +289,11 @@ class Lowering:
             return
         try:
             if not node.is_row:
-                raise Unsupported(f"{node.op.name} is run by Python")
-            made = self._row(node, inputs)
+                from agog.compiler.control import lower
+
+                made = lower(self, node, inputs)
+            else:
+                made = self._row(node, inputs)
         except Unsupported as reason:
             made = self._island(node, inputs, str(reason))
         for v, x in zip(node.outputs, made):

@@ -386,9 +386,7 @@ def schedule(outputs, steps):
     """
     s = _Scheduler()
     s.recent = []
-    kept = [
-        x for x in steps if isinstance(x, Guard) or isinstance(x, Island) and x.node is not None and not x.node.pure
-    ]
+    kept = [x for x in steps if isinstance(x, Guard) or getattr(x, "node", None) is not None and not x.node.pure]
     units, needed = s.units, {}
     write_through(ordered([*outputs, *kept]), outputs)
     for x in ordered([*outputs, *kept]):

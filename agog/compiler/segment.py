@@ -9,7 +9,7 @@ import ctypes
 
 import numpy as np
 
-from agog.compiler import contractions, jit, pool, products
+from agog.compiler import contractions, control, jit, pool, products
 from agog.compiler.call import _BUFFER_BYTES, _METH_FASTCALL, _MethodDef
 from agog.compiler.ir import FLOATS, Module
 from agog.compiler.kernel import Kernel
@@ -116,6 +116,8 @@ class Segment:
             return self._scatter(u)
         if isinstance(u, Call):
             return self._call(u)
+        if isinstance(u, control.Control):
+            return control.prepare(self, u)
         return self._guard(u)
 
     def _group(self, g):

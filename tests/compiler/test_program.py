@@ -189,17 +189,79 @@ def test_effects_are_delivered_in_order_at_the_end(rng):
     assert len(seen) == 2
 
 
-def test_branches_and_loops(rng):
+def control(with_island):
+    """A graph with a branch, a loop and a scan; with_island: their bodies need Python."""
+    step = (lambda v: xp.cumsum(v, axis=0)) if with_island else (lambda v: v * 1.5)
     b = Builder("forms")
     x, n = b.input((3,), F), b.input((), "int64")
     with b:
-        (y,) = b.cond(xp.sum(x) > 0, lambda v: [v * 2], lambda v: [v - 1], [x])
-        i, z = b.while_loop(lambda i, v: i < n, lambda i, v: [i + 1, xp.tanh(v) + x], [xp.astype(n * 0, "int64"), y])
-        c, ys = b.scan(lambda c, s: [c + s, c * s], [xp.sum(z)], [x])
-        graph = b.build([y, i, z, c, ys])
+        (y,) = b.cond(xp.sum(x) > 0, lambda v: [step(v) * 2], lambda v: [step(v) - 1], [x])
+        i, z = b.while_loop(lambda i, v: i < n, lambda i, v: [i + 1, xp.tanh(step(v)) + x], [n * 0, y])
+        c, ys = b.scan(lambda c, s: [c + s * xp.sum(step(x)), c * s], [xp.sum(z)], [x])
+        d, zs = b.scan(lambda c, s: [s, c + 1], [xp.sum(z)], [ys], reverse=True)
+        graph = b.build([y, i, z, c, ys, d, zs])
+    return graph
+
+
+@pytest.mark.parametrize("with_island", [False, True])
+def test_branches_and_loops(rng, with_island):
+    graph = control(with_island)
     p = compile(graph)
+    assert bool(p.islands) == with_island
     for a in ([1, 2, 3], [-1, -2, -3]):
-        agrees(p, graph, [np.array(a, F), np.asarray(4)])
+        for n in (0, 1, 2, 5):
+            agrees(p, graph, [np.array(a, F), np.asarray(n)])
+
+
+def test_state_that_changes_places(rng):
+    b = Builder("fibonacci")
+    x, n = b.input((4,), F), b.input((), "int64")
+    with b:
+        i, p, q = b.while_loop(lambda i, p, q: i < n, lambda i, p, q: [i + 1, q, p + q], [n * 0, x * 0, x])
+        graph = b.build([p, q, i])
+    program = compile(graph)
+    assert not program.islands
+    for n in (0, 1, 7):
+        agrees(program, graph, [*made(rng, 4), np.asarray(n)])
+
+
+def test_guards_and_indices_inside_of_loops(rng):
+    b = Builder("inside")
+    x, n = b.input((4,), F), b.input((), "int64")
+    with b:
+
+        def body(i, total):
+            b_ = i.builder
+            b_.guard(total < 100.0, True, "small")
+            return [i + 1, total + xp.take(x, i, axis=0)]
+
+        i, total = b.while_loop(lambda i, t: i < n, body, [n * 0, xp.sum(x) * 0])
+        graph = b.build([total])
+    program = compile(graph)
+    assert not program.islands
+    agrees(program, graph, [np.array([1, 2, 3, 4], F), np.asarray(4)])
+    for values, count in (([1, 200, 3, 4], 4), ([1, 2, 3, 4], 6)):
+        with pytest.raises(GuardFailed) as failed:
+            program([np.array(values, F), np.asarray(count)])
+        assert graph.nodes[failed.value.position].op.name == "while_loop"
+
+
+def test_loops_in_loops(rng):
+    b = Builder("nested")
+    x, w = b.input((5, 3), F), b.input((3, 3), F)
+    with b:
+
+        def row(c, s):
+            i, v = s.builder.while_loop(
+                lambda i, v: i < 3, lambda i, v: [i + 1, xp.tanh(v @ w)], [xp.astype(xp.sum(s) * 0, "int64"), s]
+            )
+            return [c + xp.sum(v), xp.softmax(v)]
+
+        c, ys = b.scan(row, [xp.sum(x)], [x])
+        graph = b.build([c, ys])
+    program = compile(graph)
+    assert not program.islands
+    agrees(program, graph, made(rng, (5, 3), (3, 3)), 1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------- sharing
