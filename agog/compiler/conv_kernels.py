@@ -185,12 +185,15 @@ class _Writer(Packing):
         return [k.offset(k.offset(c, c_row * r), v * self.vector_bytes) for r in range(rows) for v in range(vectors)]
 
     def pad(self) -> None:
-        """`pad(source, destination, rows, row, columns, h, w, h_step, w_step, x_h, x_w)`: rows of an image.
+        """`pad(source, destination, planes, from, to, rows, row, columns, h, w, h_step, w_step, x_h, x_w)`.
 
-        destination[r][s] = source[h + r h_step][w + s w_step] where there is such an element; the rest is left alone.
+        For some planes, `from` and `to` bytes apart: destination[r][s] = source[h + r h_step][w + s w_step] where there
+        is such an element; the rest is left alone.
         """
-        k, (source, destination, rows, row, columns, h, w, h_step, w_step, x_h, x_w) = self.function(
-            "pad", "source destination", "rows row columns h w h_step w_step x_h x_w"
+        k, (source, destination, planes, x_plane, plane, rows, row, columns, h, w, h_step, w_step, x_h, x_w) = (
+            self.function(
+                "pad", "source destination", "planes from to rows row columns h w h_step w_step x_h x_w"
+            )
         )
         zero, one = k.const(0, "int64"), k.const(1, "int64")
 
@@ -207,7 +210,7 @@ class _Writer(Packing):
         left = s1 - whole
         partial = k.partial(k.where(left > 0, left, zero))
 
-        def one_row(r: Value) -> None:
+        def one_row(r: Value, source: Value, destination: Value) -> None:
             line = k.at(source, (h + r * h_step) * x_w + w, self.dtype)
             target = k.offset(destination, r * row)
 
@@ -229,7 +232,11 @@ class _Writer(Packing):
 
             k.if_(k.eq(w_step, one), dense, sparse)
 
-        k.loop(r0, r1, 1, one_row)
+        def one_plane(_: Value, source: Any, destination: Any) -> list[Value]:
+            k.loop(r0, r1, 1, lambda r: one_row(r, source, destination))
+            return [k.offset(source, x_plane), k.offset(destination, plane)]
+
+        k.loop(0, planes, 1, one_plane, [source, destination])
         k.ret()
         k.finish()
 
@@ -367,30 +374,26 @@ class _Writer(Packing):
             last = s.h_n - row  # no row of the copy beyond what this band needs
             held = k.where(last < s.band, held - (s.band - last), held)
 
-            def channel(c: Value) -> None:
-                def tap(d: Value) -> None:
-                    depth = t * s.t_step + k.load(k.at(table, s.d_at + d, "int64"), "int64")
+            def tap(d: Value) -> None:
+                depth = t * s.t_step + k.load(k.at(table, s.d_at + d, "int64"), "int64")
 
-                    def copy() -> None:
-                        source = k.offset(x, c * f.x_plane + depth * f.x_slice)
-                        target = k.offset(scratch, (c * s.taps_d + d) * area)
+                def copy() -> None:
+                    source, target = k.offset(x, depth * f.x_slice), k.offset(scratch, d * area)
 
-                        def phase(p: Value) -> None:
-                            at = k.at(table, s.phase_at + p * 2, "int64")
-                            h = k.load(at, "int64") + row * s.h_step
-                            w = k.load(k.at(at, 1, "int64"), "int64")
-                            k.call_known(
-                                "pad", None, source, k.offset(target, p * s.plane), held, s.row, columns, h, w,
-                                s.h_step, s.w_step, f.x_h, f.x_w,
-                            )
+                    def phase(p: Value) -> None:
+                        at = k.at(table, s.phase_at + p * 2, "int64")
+                        h = k.load(at, "int64") + row * s.h_step
+                        w = k.load(k.at(at, 1, "int64"), "int64")
+                        k.call_known(
+                            "pad", None, source, k.offset(target, p * s.plane), f.channels, f.x_plane,
+                            s.taps_d * area, held, s.row, columns, h, w, s.h_step, s.w_step, f.x_h, f.x_w,
+                        )
 
-                        k.loop(0, s.phases, 1, phase)
+                    k.loop(0, s.phases, 1, phase)
 
-                    k.if_((depth >= 0) & (depth < s.d_n), copy)
+                k.if_((depth >= 0) & (depth < s.d_n), copy)
 
-                k.loop(0, s.taps_d, 1, tap)
-
-            k.loop(0, f.channels, 1, channel)
+            k.loop(0, s.taps_d, 1, tap)
             total = (rows - 1) * columns + s.w_n
             weights = k.offset(job["packed"], s.packed_at + group * f.outputs * s.steps * size)
 
@@ -549,22 +552,19 @@ class _Writer(Packing):
                         columns = k.op(f"udiv i64 {f.row.text}, {size}", "int64")
                         step = k.const(1, "int64")
 
-                        def channel(c: Value) -> None:
-                            def tap(d: Value) -> None:
-                                depth = t * f.t_step + k.load(k.at(table, f.d_at + d, "int64"), "int64")
+                        def tap(d: Value) -> None:
+                            depth = t * f.t_step + k.load(k.at(table, f.d_at + d, "int64"), "int64")
 
-                                def copy() -> None:
-                                    k.call_known(
-                                        "pad", None, k.offset(x, c * f.x_plane + depth * f.x_slice),
-                                        k.offset(scratch, (c * f.taps_d + d) * f.plane), held, f.row, columns,
-                                        f.h_start + row * f.h_step, f.w_start, step, step, f.x_h, f.x_w,
-                                    )
+                            def copy() -> None:
+                                k.call_known(
+                                    "pad", None, k.offset(x, depth * f.x_slice), k.offset(scratch, d * f.plane),
+                                    channels, f.x_plane, f.taps_d * f.plane, held, f.row, columns,
+                                    f.h_start + row * f.h_step, f.w_start, step, step, f.x_h, f.x_w,
+                                )
 
-                                k.if_((depth >= 0) & (depth < f.d_n), copy)
+                            k.if_((depth >= 0) & (depth < f.d_n), copy)
 
-                            k.loop(0, f.taps_d, 1, tap)
-
-                        k.loop(0, channels, 1, channel)
+                        k.loop(0, f.taps_d, 1, tap)
                         points = rows * f.w_n
                         source = k.offset(g, t * f.g_slice + row * f.w_n * size)
 
