@@ -262,11 +262,16 @@ class _Case:
                 shifts.append((i, depths.index(at[0]), keys.index(key), h, w))
             margin = max((h for *_, h, _ in shifts), default=0)
             columns = s.count[2] + max((w for *_, w in shifts), default=0)
+            # The zeros before a row are also those after the row above.
+            before, after = -min((at[2] for _, at in s.taps), default=0), 0
+            if s.move[2] == 1:
+                after = max(0, min(before, columns - before - places[2], columns - s.count[2]))
+            columns -= after
             each = max(1, channels * len(depths) * len(keys) * columns * size)
             band = max(1, min(s.count[1], _BAND // each - margin))
             bands = -(-s.count[1] // band)
             band = -(-s.count[1] // bands)
-            plane = _apart((band + margin) * columns * size)
+            plane = _apart(((band + margin) * columns + after) * size)
             held = channels * len(depths) * len(keys) * plane
             area = plane * len(keys)
             steps = channels * len(shifts)
@@ -292,8 +297,8 @@ class _Case:
                 y_start=s.start[0] * y_slice + s.start[1] * y_row + s.start[2] * size, y_t=s.step[0] * y_slice,
                 y_h=s.step[1] * y_row, y_w=s.step[2] * size, taps_d=len(depths), d_at=array(depths), t_step=s.move[0],
                 d_n=places[0], phases=len(keys), phase_at=array([n for key in keys for n in phases[key]]),
-                h_step=s.move[1], w_step=s.move[2], row=columns * size, plane=plane, band=band, bands=bands,
-                clear=not inside, units=units,
+                h_step=s.move[1], w_step=s.move[2], row=columns * size, held=band + margin, plane=plane,
+                band=band, bands=bands, clear=not inside, units=units,
             ))
             packed += groups * outputs * steps * size
             scratch = max(scratch, held)

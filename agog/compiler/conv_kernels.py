@@ -33,7 +33,7 @@ HEAD = (
 ).split()
 SUB = (
     "steps depth w_at off_at packed_at t_n h_n w_n y_start y_t y_h y_w taps_d d_at t_step d_n phases phase_at "
-    "h_step w_step row plane band bands clear units"
+    "h_step w_step row held plane band bands clear units"
 ).split()
 GRADIENT = (
     "out_size x_size w_size bias_size samples groups channels outputs x_plane x_slice x_h x_w g_plane g_slice "
@@ -369,10 +369,9 @@ class _Writer(Packing):
                 k.ne(s.clear, 0),
                 lambda: k.call("llvm.memset.p0.i64", None, scratch, k.const(0, "uint8"), clear, k.const(False, "bool")),
             )
-            held = k.op(f"udiv i64 {s.plane.text}, {s.row.text}", "int64")
             columns = k.op(f"udiv i64 {s.row.text}, {size}", "int64")
             last = s.h_n - row  # no row of the copy beyond what this band needs
-            held = k.where(last < s.band, held - (s.band - last), held)
+            held = k.where(last < s.band, s.held - (s.band - last), s.held)
 
             def tap(d: Value) -> None:
                 depth = t * s.t_step + k.load(k.at(table, s.d_at + d, "int64"), "int64")
