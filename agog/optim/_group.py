@@ -8,7 +8,7 @@ from typing import Any, Callable, Iterable
 
 import numpy as np
 
-from agog import tree
+from agog import config, tree
 from agog.array import dtypes
 from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, GradientError
 from agog.tensor import Tensor
@@ -53,7 +53,11 @@ class Group(dict):
     def rate(self) -> Tensor:
         """The learning rate as a Tensor of no axes, in float64."""
         if self._rate is None:
-            self._rate = Tensor(np.array(self["lr"], np.float64))
+            recorder, config.modes.recorder = config.modes.recorder, None  # it is state, no value of a recording
+            try:
+                self._rate = Tensor(np.array(self["lr"], np.float64))
+            finally:
+                config.modes.recorder = recorder
         return self._rate
 
 

@@ -182,7 +182,11 @@ class Optimizer:
             self._kernel(c, s, t, *[a[i:j] for a in flat])
 
     def _start(self, p: Tensor, group: Group) -> dict[str, Tensor]:
-        state = self.state[p] = self._init(_real_form(ag, p.detach()), group)
+        recorder, config.modes.recorder = config.modes.recorder, None  # moments are state, no values of a recording
+        try:
+            state = self.state[p] = self._init(_real_form(ag, p.detach()), group)
+        finally:
+            config.modes.recorder = recorder
         self._version += 1
         return state
 

@@ -130,10 +130,10 @@ def _check_guards(w: _Writer, r: Recording) -> None:
     for place, value, code in guards.functions:
         w.line(f"now = {_read(w, place)}")
         w.line(f"if now is not {w.name(value)} or now.__code__ is not {w.name(code)}: return MISS")
-    for value, token, _ in guards.watched:
-        w.line(f"now = {w.name(value)}.__agog_watch__()[0]")
-        expected = w.name(token)
-        w.line(f"if now is not {expected} and now != {expected}: return MISS")
+    for watched in guards.watched:
+        w.line(f"now = {w.name(watched.value)}.__agog_watch__()[0]")
+        entry = w.name(watched)
+        w.line(f"if now is not {entry}.last and not {entry}.holds(now): return MISS")
     for place, before in guards.deep:
         w.line(f"if fingerprint({_read(w, place)}, None, {place.name!r}) != {w.name(before)}: return MISS")
 

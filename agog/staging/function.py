@@ -7,10 +7,12 @@ depend on whether a call was staged.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
 import os
+import sys
 import threading
 import types
 import weakref
@@ -139,6 +141,24 @@ class Function:
     def __agog_watch__(self) -> tuple[Any, list[Any]]:
         """To another recording this is the function it wraps and what users set on it, not its caches."""
         return id(self._fn), [(self.__dict__, k) for k in self.__dict__ if k not in _OWN]
+
+    def _options(self) -> dict[str, Any]:
+        return {"strict": self.strict, "check": self.check, "background": self.background, "limit": self.limit}
+
+    def __copy__(self) -> Function:
+        return self._with(copy.copy(self._fn))
+
+    def __deepcopy__(self, memo: dict) -> Function:
+        return self._with(copy.deepcopy(self._fn, memo))
+
+    def _with(self, fn: Any) -> Function:
+        return self if fn is self._fn else Function(fn, **self._options())
+
+    def __reduce__(self) -> Any:
+        found: Any = sys.modules.get(getattr(self, "__module__", None) or "")
+        for part in getattr(self, "__qualname__", "").split("."):
+            found = getattr(found, part, None)
+        return self.__qualname__ if found is self else (_remake, (self._fn, self._options()))
 
     def __repr__(self) -> str:
         return f"<staged {self.__name__}: {sum(len(f.recordings) for f in self._forms.values())} recordings>"
@@ -433,6 +453,10 @@ class Function:
             self._warned.add(reason)
             self._note(f"runs eagerly: {reason}")
             warn(f"agog.function: {self.__name__} runs eagerly: {reason}", StagingWarning)
+
+
+def _remake(fn: Any, options: dict[str, Any]) -> Function:
+    return Function(fn, **options)
 
 
 _OWN = frozenset(vars(Function(lambda: None))) | {"__wrapped__"}

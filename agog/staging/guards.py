@@ -64,9 +64,9 @@ class Guards:
             now = place.read()
             if now is not value or now.__code__ is not code:
                 return place.name
-        for value, token, name in self.watched:
-            if value.__agog_watch__()[0] != token:
-                return name
+        for w in self.watched:
+            if not w.holds(w.value.__agog_watch__()[0]):
+                return w.name
         for place, before in self.deep:
             try:
                 if fingerprint(place.read(), None, place.name) != before:
@@ -80,4 +80,4 @@ class Guards:
         groups = (self.same, self.equal, self.functions, self.deep)
         places = {entry[0].name for group in groups for entry in group  # type: ignore[attr-defined]
                   if entry[0].read() is not ABSENT and entry[0].key not in (state.SIZE, "__mro__", "__class__")}
-        return sorted(places | {name for _, _, name in self.watched})
+        return sorted(places | {w.name for w in self.watched})

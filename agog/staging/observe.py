@@ -24,8 +24,8 @@ from agog import config
 from agog.array import dtypes
 from agog.staging import codes
 from agog.staging.codes import DYNAMIC, answers_itself, from_user, is_agog, is_user_class, is_user_code, is_user_module
-from agog.staging.state import (ABSENT, CONTAINERS, FIXED, IMPURE_TYPES, MAX_STATE, PLAIN, SIZE, Place, Refuse, fingerprint,
-                                is_tensor)
+from agog.staging.state import (ABSENT, CONTAINERS, FIXED, IMPURE_TYPES, MAX_STATE, PLAIN, SIZE, Place, Refuse, Watched,
+                                fingerprint, is_tensor)
 from agog.tape import Leaf
 
 _IMPURE_MODULES = {"time", "random", "_random", "io", "_io", "posix", "nt", "socket", "_socket", "select", "secrets",
@@ -58,7 +58,7 @@ class Watch:
         self.arguments: list[tuple[str, Any, Any]] = []
         self.reached: dict[int, Any] = {}  # kept alive: what counts by identity must not be replaced unseen
         self.volatile: set[tuple[int, Any]] = set()
-        self.watched: dict[int, tuple[Any, Any, str]] = {}  # objects that say themselves what to watch
+        self.watched: dict[int, Watched] = {}  # objects that say themselves what to watch
         self._objects: dict[int, tuple[Any, str]] = {}
         self._new: dict[int, Any] = {}
         self._attributes: set[str] = set()
@@ -211,7 +211,13 @@ class Watch:
         watch = getattr(type(value), "__agog_watch__", None)
         if watch is not None:
             token, entries = watch(value)
-            self.watched.setdefault(id(value), (value, token, name))
+            new = id(value) not in self.watched
+            if new:
+                self.watched[id(value)] = Watched(value, token, name)
+            if new and hasattr(value, "modules"):
+                for base in {b for m in value.modules() for b in type(m).__mro__ if "forward" in vars(b)}:
+                    if not is_user_class(base):  # a layer of the library that somebody may replace parts of
+                        self._note(Place(self._proxies.setdefault(base, vars(base)), "forward", f"{base.__name__}.forward"))
             for holder, key in entries:
                 if wanted is None or key in wanted:
                     self._note(Place(holder, key, f"{name}.{key}"))
@@ -442,9 +448,9 @@ class Watch:
         for name, value, before in self.arguments:
             if fingerprint(value, None, name) != before:
                 return f"it changes its argument {name}", True
-        for value, token, name in self.watched.values():
-            if value.__agog_watch__()[0] != token:
-                return f"it changes {name}", True
+        for w in self.watched.values():
+            if not w.holds(w.value.__agog_watch__()[0]):
+                return f"it changes {w.name}", True
         state = (random.getstate(), _numpy_random())
         if state[0] != self._random[0] or not _same_random(state[1], self._random[1]):
             return "it draws random numbers from Python's or NumPy's generator; use agog.random", False

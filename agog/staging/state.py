@@ -168,3 +168,48 @@ class Place:
             except ValueError:
                 return ABSENT
         return getattr(holder, key, ABSENT)
+
+
+class Watched:
+    """An object that says itself when it changed (`__agog_watch__`), as it was at a recording.
+
+    Its token changes with every change; a Module that was changed and changed back (`eval()`, `train()`) is recognised by
+    its picture. `last` and `bad` remember what the newest comparisons found.
+    """
+
+    __slots__ = ("value", "name", "last", "bad", "picture", "kept")
+
+    def __init__(self, value: Any, token: Any, name: str):
+        self.value, self.name, self.last, self.bad = value, name, token, None
+        self.kept: list[Any] = []
+        self.picture = _picture(value, self.kept)
+
+    def holds(self, now: Any) -> bool:
+        """Whether the object, of which `now` is the token, is as it was."""
+        if now is self.last or now == self.last:
+            return True
+        if self.picture is None or now == self.bad:
+            return False
+        if _picture(self.value, []) == self.picture:
+            self.last = now
+            return True
+        self.bad = now
+        return False
+
+
+def _picture(value: Any, kept: list[Any]) -> Any:
+    """All that the modules of a Module are made of; None for other objects."""
+    if not hasattr(value, "modules") or not hasattr(value, "_version"):
+        return None
+    out = []
+    for module in value.modules():
+        for key, x in module.__dict__.items():
+            if key not in ("_watched", "_version", "_chain"):
+                seen: dict[int, Any] = {}
+                try:
+                    out.append((id(module), type(module), key, fingerprint(x, seen, key)))
+                except Refuse:
+                    return None
+                kept.extend(seen.values())
+        kept.append(module)
+    return out
