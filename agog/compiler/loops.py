@@ -42,7 +42,7 @@ class Nest(NamedTuple):
 
     def __str__(self):
         axes = [
-            f"{'ijklmnopqrstuvw'[i]}<{n}{' reduced' if r else ''}"
+            f"{_index(i)}<{n}{' reduced' if r else ''}"
             for i, (n, r) in enumerate(zip(self.sizes, self.reduced))
         ]
         lines = [f"for {', '.join(axes) or '()'}:"]
@@ -53,8 +53,15 @@ class Nest(NamedTuple):
         return "\n".join(lines)
 
 
+_LETTERS = "ijklmnopqrstuvwxyz"
+
+
+def _index(axis):
+    return _LETTERS[axis] if axis < len(_LETTERS) else f"i{axis}"
+
+
 def _place(arg, offset, strides):
-    terms = [f"{'ijklmnopqrstuvw'[i]}" + (f"*{s}" if s != 1 else "") for i, s in enumerate(strides) if s]
+    terms = [_index(i) + (f"*{s}" if s != 1 else "") for i, s in enumerate(strides) if s]
     if offset or not terms:
         terms.append(str(offset))
     return f"a{arg}[{' + '.join(terms)}]"
@@ -70,7 +77,7 @@ def _show(e):
     if kind == "const":
         return repr(e[2])
     if kind == "coord":
-        return "ijklmnopqrstuvw"[e[2]]
+        return _index(e[2])
     if kind == "cast":
         return f"cast %{e[2]}"
     if kind == "reduce":

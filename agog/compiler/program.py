@@ -16,7 +16,7 @@ from time import perf_counter
 import numpy as np
 
 import agog.ops.structure  # noqa: F401  (the rows' loops)
-from agog.compiler import jit, targets
+from agog.compiler import jit, pool, targets
 from agog.compiler.lowering import Island, Lowering
 from agog.compiler.nests import NestCode
 from agog.compiler.schedule import Group, schedule
@@ -132,6 +132,7 @@ class Program:
                         [slots.get(v) for v in r.outputs],
                     )
                 )
+        self._shared_out = any(pool.SYMBOL in s.module.declarations for s in self._segments)
         self._islands = [r for r in runs if isinstance(r, Island)]
         self._fast = self._entry()
 
@@ -198,6 +199,9 @@ class Program:
         names = {slot: f"a{i}" for i, slot in enumerate(self._inputs)}
         env = {"native": native, "empty": np.empty, "fail": self._fail, "again": self._again}
         lines = []
+        if self._shared_out:
+            env["refresh"] = pool.refresh
+            lines.append("    refresh()")
         for i, (slot, shape, dtype) in enumerate(self._made):
             names[slot] = f"o{i}"
             if (made := self._makers.get(slot)) is not None:
@@ -258,6 +262,8 @@ class Program:
             )
         for slot, shape, dtype in self._made:
             env[slot] = self._makers[slot]() if slot in self._makers else np.empty(shape, dtype)
+        if self._shared_out:
+            pool.refresh()
         effects = []
         for kind, call, arguments, results in self._runs:
             if kind == "native":

@@ -379,6 +379,18 @@ def _take_adjoint(b: Any, inputs: Any, node: Any) -> Any:
     return b.scatter_add(g, [a if a < axis else spread if a == axis else a - 1 + m for a in range(len(shape))], shape)
 
 
+def _getitem_array(xp: Any, x: Any, key: Any, template: tuple) -> Any:
+    if dtypes.kind(key.dtype) not in "iu" or any(type(k) is int for k in template):
+        return None
+    named = sum(k is not None and k is not Ellipsis for k in template)
+    full = [slice(None)] * (len(x.shape) - named)
+    spread: list = []
+    for k in template:
+        spread += full if k is Ellipsis else [k]
+    index = tuple(slice(None) if type(k) is str else k for k in spread)
+    return xp.take(xp._getitem(x, index=index), key, axis=next(i for i, k in enumerate(spread) if type(k) is str))
+
+
 def _one_hot(b: Any, inputs: Any, node: Any) -> Any:
     out, n = node.outputs[0], node.static["classes"]
     index = b.cast(inputs[0], "int64")
@@ -586,6 +598,7 @@ DECOMPOSE: dict[str, Any] = {
     "linear": _linear,
     "affine": _affine,
     "vecdot": _vecdot,
+    "_getitem_array": _getitem_array,
 }
 
 NEST: dict[str, Any] = {

@@ -1,6 +1,9 @@
 """Programs: calling, islands, guards, errors, effects, forms, threads, memory, and what they say about themselves."""
 
+import gc
+import os
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -342,6 +345,29 @@ def test_threads_share_a_program(rng):
     for t in threads:
         t.join()
     assert not wrong
+
+
+def test_code_is_freed_with_the_program(rng):
+    p = compile(build(lambda a: xp.tanh(a) * 1.2345, ((11,), F)))
+    code = weakref.ref(p._segments[0].loaded)
+    p(made(rng, 11))
+    del p
+    gc.collect()
+    assert code() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_runs_programs(rng):
+    graph = build(lambda a: [xp.softmax(a), xp.sum(a)], ((600, 700), F))
+    p = compile(graph)
+    x = made(rng, (600, 700))
+    want = [y.copy() for y in p(x)]
+    child = os.fork()
+    if child == 0:
+        same = all(np.array_equal(a, b) for a, b in zip(p(x), want))
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 # ---------------------------------------------------------------------------------------------------- large work
