@@ -24,6 +24,7 @@ from agog.array.dtypes import (complex64, complex128, float16, float32, float64,
                                uint8, uint16, uint32, uint64)
 from agog.config import set_num_threads
 from agog.errors import AgogError
+from agog.interop import einops as _einops
 from agog.ops.row import COMPOSITES, TABLE
 from agog.tensor import Tensor, asarray, public
 
@@ -54,6 +55,7 @@ _CONSTANTS = {"pi": 3.141592653589793, "e": 2.718281828459045, "inf": float("inf
 __array_api_version__ = "2025.12"
 
 
+_einops.watch()
 globals().pop("tensor")  # the submodule; agog.tensor is the function of that name
 
 
@@ -83,7 +85,7 @@ def __getattr__(name: str) -> Any:
 
 def _names() -> list[str]:
     rows = [n for n in (*TABLE, *COMPOSITES) if not n.startswith("_") and n not in ("index", "index_update")]
-    fixed = [n for n in globals() if not n.startswith("_") and n not in ("annotations", "importlib", "warnings", "Any",
+    fixed = [n for n in globals() if not n.startswith("_") and n not in ("annotations", "importlib", "warnings", "Any", "interop",
              "TABLE", "COMPOSITES", "public", "dtypes", "hints")]
     return sorted({*rows, *fixed, *_WHERE, *_CONSTANTS, *_SUBMODULES, "bool", "bfloat16"} - {"__array_namespace_info__"})
 

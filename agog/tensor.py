@@ -284,6 +284,16 @@ class Tensor(Methods):
         view.flags.writeable = False
         return view
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        from agog.interop import arrays
+
+        return arrays.ufunc(ufunc, method, inputs, kwargs)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        from agog.interop import arrays
+
+        return arrays.function(func, args, kwargs)
+
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         if api_version is not None and api_version not in ("2021.12", "2022.12", "2023.12", "2024.12", "2025.12"):
             raise ArgumentError(f"array API version {api_version!r} is not supported; the newest is '2025.12'")
@@ -376,6 +386,11 @@ class Tensor(Methods):
         shape = f", shape={data.shape}" if data.size == 0 or data.size > 1000 else ""
         grad = "" if self._node is None else ", requires_grad=True" if self.is_leaf else f", grad_fn={_maker(self._node)}"
         return f"Tensor({body}{dt}{shape}{grad})"
+
+    def _repr_html_(self) -> str:
+        from agog.interop import display
+
+        return display.tensor(self, self._host("repr"))
 
     def __format__(self, spec: str) -> str:
         return format(self._scalar("format"), spec) if spec and self.size == 1 else str(self)

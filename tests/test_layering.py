@@ -13,7 +13,8 @@ FLOORS = {
     6: ["agog.staging"],
     5: ["agog.compiler"],
     4: ["agog.graph"],
-    3: ["agog.tensor", "agog.dispatch", "agog.autodiff", "agog.random", "agog.control", "agog.linalg", "agog.fft", "agog.namespace"],
+    3: ["agog.tensor", "agog.dispatch", "agog.autodiff", "agog.random", "agog.control", "agog.linalg", "agog.fft", "agog.namespace",
+        "agog.interop"],
     2: ["agog.ops", "agog.tape"],
     1: ["agog.array"],
     0: ["agog.errors", "agog.hints", "agog.config", "agog.tree", "agog._version"],
@@ -26,6 +27,7 @@ ONLY_IN = {  # third party: where it may appear
     "rich": ("agog.tools", "agog.__main__", "examples"),
     "safetensors": ("agog.io",),
     "sklearn": ("examples",),
+    "einops": ("agog.interop",),
     "matplotlib": ("agog.tools", "agog.__main__", "examples"),
 }
 # `nn` and `optim` use only what a user could.
