@@ -21,10 +21,10 @@ from agog.ops.row import COMPOSITES, TABLE
 from agog.tensor import Tensor, asarray, public
 
 _UFUNCS = {  # those of NumPy that are called otherwise here
-    "absolute": "abs", "fabs": "abs", "true_divide": "divide", "mod": "remainder", "power": "pow", "invert":
-    "bitwise_invert", "arccos": "acos", "arccosh": "acosh", "arcsin": "asin", "arcsinh": "asinh", "arctan": "atan",
-    "arctanh": "atanh", "arctan2": "atan2", "conjugate": "conj", "left_shift": "bitwise_left_shift", "right_shift":
-    "bitwise_right_shift", "rint": "round", "radians": "deg2rad", "degrees": "rad2deg",
+    "absolute": "abs", "fabs": "abs", "true_divide": "divide", "mod": "remainder", "power": "pow",
+    "invert": "bitwise_invert", "arccos": "acos", "arccosh": "acosh", "arcsin": "asin", "arcsinh": "asinh",
+    "arctan": "atan", "arctanh": "atanh", "arctan2": "atan2", "conjugate": "conj", "left_shift": "bitwise_left_shift",
+    "right_shift": "bitwise_right_shift", "rint": "round", "radians": "deg2rad", "degrees": "rad2deg",
 }
 _SCIPY = {  # ufuncs of scipy.special
     "erf": "erf", "erfc": "erfc", "erfinv": "erfinv", "expit": "sigmoid", "log_expit": "log_sigmoid", "logit": "logit",
@@ -32,18 +32,18 @@ _SCIPY = {  # ufuncs of scipy.special
     "i0": "i0", "i0e": "i0e", "i1": "i1", "i1e": "i1e", "ndtr": "ndtr", "log_ndtr": "log_ndtr", "ndtri": "ndtri",
 }
 _FUNCTIONS = {  # NumPy's functions of the same name: how many parameters go by position
-    "sum": 1, "prod": 1, "mean": 1, "std": 1, "var": 1, "max": 1, "min": 1, "argmax": 1, "argmin": 1, "all": 1, "any":
-    1, "count_nonzero": 1, "cumulative_sum": 1, "cumulative_prod": 1, "sort": 1, "argsort": 1, "flip": 1, "roll": 2,
-    "repeat": 2, "tile": 2, "squeeze": 1, "expand_dims": 2, "reshape": 2, "moveaxis": 3, "swapaxes": 3,
+    "sum": 1, "prod": 1, "mean": 1, "std": 1, "var": 1, "max": 1, "min": 1, "argmax": 1, "argmin": 1, "all": 1,
+    "any": 1, "count_nonzero": 1, "cumulative_sum": 1, "cumulative_prod": 1, "sort": 1, "argsort": 1, "flip": 1,
+    "roll": 2, "repeat": 2, "tile": 2, "squeeze": 1, "expand_dims": 2, "reshape": 2, "moveaxis": 3, "swapaxes": 3,
     "broadcast_to": 2, "stack": 1, "round": 1, "diff": 1, "take_along_axis": 2, "tril": 1, "triu": 1, "tensordot": 2,
     "outer": 2, "unstack": 1, "matrix_transpose": 1, "nonzero": 1, "real": 1, "imag": 1, "clip": 1, "linalg.inv": 1,
     "linalg.solve": 2, "linalg.det": 1, "linalg.cholesky": 1, "linalg.qr": 1, "linalg.svd": 1, "linalg.eigh": 1,
     "linalg.eigvalsh": 1, "linalg.slogdet": 1, "linalg.pinv": 1, "linalg.matrix_power": 2, "linalg.svdvals": 1,
     "linalg.vector_norm": 1, "linalg.matrix_norm": 1, "linalg.outer": 2, "linalg.tensordot": 2, "linalg.vecdot": 2,
-    "linalg.matmul": 2, "linalg.trace": 1, "linalg.diagonal": 1, "linalg.cross": 2, "linalg.eig": 1, "linalg.eigvals":
-    1, "linalg.matrix_rank": 1, "median": 1, "inner": 2, "kron": 2, "isclose": 2, "rot90": 1, "fft.fft": 1,
-    "fft.ifft": 1, "fft.rfft": 1, "fft.irfft": 1, "fft.hfft": 1, "fft.ihfft": 1, "fft.fftn": 1, "fft.ifftn": 1,
-    "fft.rfftn": 1, "fft.irfftn": 1, "fft.fftshift": 1, "fft.ifftshift": 1,
+    "linalg.matmul": 2, "linalg.trace": 1, "linalg.diagonal": 1, "linalg.cross": 2, "linalg.eig": 1,
+    "linalg.eigvals": 1, "linalg.matrix_rank": 1, "median": 1, "inner": 2, "kron": 2, "isclose": 2, "rot90": 1,
+    "fft.fft": 1, "fft.ifft": 1, "fft.rfft": 1, "fft.irfft": 1, "fft.hfft": 1, "fft.ihfft": 1, "fft.fftn": 1,
+    "fft.ifftn": 1, "fft.rfftn": 1, "fft.irfftn": 1, "fft.fftshift": 1, "fft.ifftshift": 1,
 }
 _PARAMETERS = {"ddof": "correction", "a_min": "min", "a_max": "max"}
 
@@ -118,6 +118,7 @@ def _function(fn: Any) -> Call | None:
         return special
     module = getattr(fn, "__module__", "") or ""
     name = f"{module.removeprefix('numpy').lstrip('.')}.{fn.__name__}".lstrip(".")
+    name = {"amax": "max", "amin": "min"}.get(name, name)
     positional = _FUNCTIONS.get(name)
     return None if positional is None else _adapter(fn, name.rpartition(".")[2], positional)
 
@@ -172,6 +173,15 @@ def _concatenate(arrays: Any, axis: Any = 0) -> Any:
     return tensors.concat([a.reshape(-1) for a in arrays] if axis is None else arrays, axis=0 if axis is None else axis)
 
 
+def _broadcast_arrays(*xs: Any) -> Any:
+    if not all(isinstance(x, Tensor | int | float | complex) or getattr(x, "dtype", None) in _NUMERIC for x in xs):
+        return NotImplemented
+    return tensors.broadcast_arrays(*map(asarray, xs))
+
+
+_NUMERIC = {np.dtype(c) for c in "?bhilqBHILQefdFD"}
+
+
 def _cumulative(name: str) -> Callable[..., Any]:
     def cumulative(a: Any, axis: Any = None, dtype: Any = None) -> Any:
         a = asarray(a)
@@ -196,7 +206,7 @@ def _special() -> dict[Any, Call]:
         np.dot: _plain(_dot), np.transpose: _plain(_swap, "axes"),
         np.linalg.norm: _plain(_norm, "ord", "axis", "keepdims"),
         np.einsum: _plain(public("einsum")), np.take: _plain(_take, "axis"),
-        np.broadcast_arrays: _plain(lambda *xs: tensors.broadcast_arrays(*map(asarray, xs))),
+        np.broadcast_arrays: _plain(_broadcast_arrays),
         np.cumsum: _plain(_cumulative("cumulative_sum"), "axis", "dtype"),
         np.cumprod: _plain(_cumulative("cumulative_prod"), "axis", "dtype"),
         np.ravel: _plain(lambda a: asarray(a).reshape(-1)), np.vstack: _plain(stack(0, 2)),
