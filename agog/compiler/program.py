@@ -9,6 +9,7 @@ Everything native is one call, or a few with calls of Python between them for ro
 `GuardFailed` is raised with nothing written anywhere and no effect delivered.
 """
 
+import sys
 import threading
 from sys import getrefcount
 from time import perf_counter
@@ -42,6 +43,25 @@ def compile(graph, target=None, threads=True, profile=False):
     return Program(graph, target or targets.host(), threads, profile)
 
 
+def _unused(arrays, alone):
+    """An array that nobody but the list holds: any user or view would be one reference more than `alone`."""
+    for x in arrays:
+        if getrefcount(x) == alone:
+            return x
+    return None
+
+
+def _references():
+    """What `_unused` counts for such an array, which depends on the Python; 0 (never) where threads run without a GIL."""
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return 0
+    arrays = [np.empty(1)]
+    return next((n for n in range(1, 9) if _unused(arrays, n) is not None), 0)
+
+
+_ALONE = _references()
+
+
 class Reused:
     """Makes large arrays, and gives one again when nobody else holds it any more: fresh memory costs page faults."""
 
@@ -52,9 +72,9 @@ class Reused:
 
     def __call__(self):
         arrays = self._arrays
-        for x in arrays:
-            if getrefcount(x) == 3:  # the list, `x`, and the argument; any view or user would be one more
-                return x
+        x = _unused(arrays, _ALONE)
+        if x is not None:
+            return x
         x = np.empty(self._shape, self._dtype)
         if len(arrays) < _KEPT:
             arrays.append(x)

@@ -555,16 +555,16 @@ def _linear(xp: Any, x: Any, weight: Any, bias: Any) -> Any:
     lead = x.shape[:-1]
     flat = xp.reshape(x, (math.prod(lead), x.shape[-1])) if len(lead) > 1 else x
     y = xp.matmul(flat, xp.permute_dims(weight, (1, 0)))
-    y = y if bias is None else y + bias
-    return xp.reshape(y, (*lead, weight.shape[0])) if len(lead) > 1 else y
+    y = xp.reshape(y, (*lead, weight.shape[0])) if len(lead) > 1 else y
+    return y if bias is None else y + bias  # in the result's shape, so that what follows joins
 
 
 def _affine(xp: Any, x: Any, w: Any, bias: Any) -> Any:
     lead = x.shape[:-1]
     flat = xp.reshape(x, (math.prod(lead), x.shape[-1])) if len(lead) > 1 else x
     y = xp.matmul(flat, w)
-    y = y if bias is None else y + bias
-    return xp.reshape(y, (*lead, w.shape[1])) if len(lead) > 1 else y
+    y = xp.reshape(y, (*lead, w.shape[1])) if len(lead) > 1 else y
+    return y if bias is None else y + bias
 
 
 def _vecdot(xp: Any, x: Any, y: Any, axis: int) -> Any:
