@@ -52,7 +52,7 @@ def _unused(arrays, alone):
 
 
 def _references():
-    """What `_unused` counts for such an array, which depends on the Python; 0 (never) where threads run without a GIL."""
+    """What `_unused` counts for such an array, which depends on the Python; 0 (never) where there is no GIL."""
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         return 0
     arrays = [np.empty(1)]
