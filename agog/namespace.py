@@ -147,8 +147,11 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
     if kind == 1:
         try:
             data = np.from_dlpack(x, copy=copy)
-        except (TypeError, BufferError):
+        except TypeError:  # the other side does not know the argument yet
             data = np.from_dlpack(x) if not copy else np.from_dlpack(x).copy()
+        except RuntimeError as error:
+            raise DTypeError(f"from_dlpack: NumPy cannot read this {type(x).__name__} ({error}); bfloat16 and other dtypes "
+                             "that NumPy has not must be cast first") from None
         t = asarray(data, copy=False)
     else:
         t = wrap(devices.library().from_dlpack(x))

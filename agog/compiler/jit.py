@@ -40,8 +40,24 @@ _PIPELINE = "codegen 3, no passes, 1"
 
 # One lock for everything that touches LLVM. It is held across a fork, so that a child never inherits LLVM half-way.
 _lock = threading.Lock()
+_forking = False
+
+
+def _before_fork() -> None:
+    global _forking
+    _lock.acquire()
+    _forking = True
+
+
+def _after_fork() -> None:
+    global _forking
+    if _forking:  # not so where this module was imported, by another thread, in the middle of the fork
+        _forking = False
+        _lock.release()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 # LLVM's handles of loaded code by number. They live here and not in `Code`, so that a collection of cycles in one thread
 # never finalizes a handle that another is just closing.
