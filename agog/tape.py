@@ -143,7 +143,8 @@ def pullback(xp: Any, roots: list[Any], cotangents: list[Any], wanted: set[Any] 
             env = as_values(node, env)
         elementwise = op.elementwise
         if type(g) is list:
-            g = [xp.zeros(s, d) if p is None else _expand(xp, p, s) for p, (s, d) in zip(g, shape)]
+            whole = getattr(op, "sees_none", False)  # a staged call: it knows what no cotangent means
+            g = [(None if whole else xp.zeros(s, d)) if p is None else _expand(xp, p, s) for p, (s, d) in zip(g, shape)]
         elif g.shape != shape:
             if not elementwise:
                 g = _expand(xp, g, shape)

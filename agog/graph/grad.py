@@ -175,7 +175,7 @@ def vjp(graph: Graph, wrt: Any = None) -> Graph:
     return _joint(graph, _wanted(graph, wrt))
 
 
-def _joint(graph: Graph, wrt: Sequence[Input]) -> Graph:
+def _joint(graph: Graph, wrt: Sequence[Input], of: Sequence[int] | None = None) -> Graph:
     graph = inline(graph)
     b = Builder.like(graph)
     forward = _Forward(graph, b, wrt)
@@ -183,7 +183,8 @@ def _joint(graph: Graph, wrt: Sequence[Input]) -> Graph:
     gs: list[Any] = []
     with b:
         for i, (v, role) in enumerate(zip(outputs, graph.roles)):
-            g = b.input(v.shape, v.dtype, path=f"cotangent.{role.path or i}") if dtypes.is_inexact(v.dtype) else None
+            given = dtypes.is_inexact(v.dtype) and (of is None or i in of)
+            g = b.input(v.shape, v.dtype, path=f"cotangent.{role.path or i}") if given else None
             gs.append(xp.conj(g) if g is not None and v.dtype.kind == "c" else g)
     grads = forward.backward(outputs, gs, wrt)
     with b:
@@ -218,15 +219,15 @@ def grad(graph: Graph, wrt: Any = None, *, value: bool = False) -> Graph:
     return prune(b.build(grads, roles))
 
 
-def forward_backward(graph: Graph, wrt: Any = None) -> tuple[Graph, Graph]:
+def forward_backward(graph: Graph, wrt: Any = None, of: Sequence[int] | None = None) -> tuple[Graph, Graph]:
     """Two graphs for a gradient that comes later.
 
     The first has the outputs of `graph`, then the values to keep (role 'saved'). The second takes those values, then a
-    cotangent for each floating output, and gives the gradients by `wrt`. What only the backward part needs is computed
+    cotangent for each floating output (of those with the numbers in `of`), and gives the gradients by `wrt`. What only the backward part needs is computed
     there; a view is not kept, what it looks at is.
     """
     wanted = _wanted(graph, wrt)
-    joint = _joint(graph, wanted)
+    joint = _joint(graph, wanted, of)
     count = len(graph.outputs)
     outputs, grads = joint.outputs[:count], joint.outputs[count:]
     first = ancestors(outputs) | {n for n in joint.nodes if not n.pure}

@@ -2,7 +2,7 @@
 
 `entry(args)` returns the result, or MISS when something is not as it was recorded; then the general path looks for
 another recording and finds out what differs. What is written here is what `Recording.applies`, `run` and `commit` do,
-without their loops; a recording whose results can be differentiated afterwards takes the general path.
+without their loops.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def write_entry(r: Recording, arguments: list[tuple[str, Any]] | None) -> Callab
     others.
     """
     native = getattr(r.program, "call", None)
-    if arguments is None or native is None or r.live or r.leaf_states and any(type(o) is int for o, _ in r.leaf_states):
+    if arguments is None or native is None or r.leaf_states and any(type(o) is int for o, _ in r.leaf_states):
         return None
     if any(type(s) not in (Argument, Captured) for s in r.fetch) or any(type(o) is int for o, _ in r.gradients):
         return None
@@ -40,7 +40,7 @@ def write_entry(r: Recording, arguments: list[tuple[str, Any]] | None) -> Callab
     inputs = _check_captured(w, r, names)
     w.line(f"outs = native({', '.join(inputs)})")
     w.env["recording"] = r
-    _commit(w, r, names)
+    _commit(w, r, names, inputs)
     return w.make(native)
 
 
@@ -156,8 +156,8 @@ def _check_captured(w: _Writer, r: Recording, names: list[str]) -> list[str]:
     return inputs
 
 
-def _commit(w: _Writer, r: Recording, names: list[str]) -> None:
-    at = len(r.graph.outputs) - len(r.guard_values) - sum(len(e.slots) for e in r.effects)
+def _commit(w: _Writer, r: Recording, names: list[str], inputs: list[str]) -> None:
+    at = r.tail
     for guard in r.guard_values:
         w.line(f"if not {w.name(guard.holds)}(outs[{at}].item()): return MISS")
         at += 1
@@ -166,6 +166,13 @@ def _commit(w: _Writer, r: Recording, names: list[str]) -> None:
         w.line(f"r{i} = new(Tensor)")
         w.line(f"r{i}._data = outs[{out}]")
         w.line(f"r{i}._node = " + (f"spent(r{i})" if i in r.spent else "None"))
+    if r.gradient is not None:
+        nodes = {id(t): w.name(node) for t, node in r.guards.nodes if node is not None}
+        parents = [f"{names[s.index]}._node" if type(s) is Argument else nodes[id(s.tensor)]
+                   for s in (r.fetch[i] for i in r.gradient.which)]
+        results = ", ".join(f"r{k}" for k in r.live)
+        w.line(f"{w.name(r.gradient.attach)}([{results}], ({''.join(p + ', ' for p in parents)}), "
+               f"({''.join(x + ', ' for x in inputs)}), outs)")
     for target, out in r.writes:
         w.line(f"{names[target] if type(target) is int else w.name(target)}._data = outs[{out}]")
     for owner, out in r.gradients:

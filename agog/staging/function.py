@@ -26,7 +26,6 @@ from agog.dispatch import wrap
 from agog.staging.calling import MISS, write_entry
 from agog.staging.checking import compare
 from agog.staging.explain import Explanation, explain
-from agog.staging.building import build
 from agog.staging.observe import Watch
 from agog.staging.state import PLAIN, is_tensor
 from agog.staging.recorder import Recorder, recording
@@ -342,7 +341,7 @@ class Function:
         return form
 
     def _compile(self, made: Recording, arguments: list[tuple[str, Any]] | None) -> None:
-        made.program = build(made.to_compile)
+        made.compile()
         entry = write_entry(made, arguments)
         if entry is not None:
             self._entries = [entry, *self._entries[:ENTRIES - 1]]

@@ -8,13 +8,14 @@ from typing import Any, Callable
 
 import numpy as np
 
-from agog import config, tape, tree
-from agog.autodiff.engine import conj, enable_grad, walk
-from agog.autodiff.functional import fresh, stopped
-from agog.dispatch import apply, wrap
+from agog import tape, tree
+from agog.autodiff.functional import stopped
+from agog.dispatch import wrap
 from agog.graph.ir import Constant, Graph, Input, Node, Role, Value
 from agog.ops.row import Op
+from agog.staging.building import build
 from agog.staging.guards import Guards
+from agog.staging.live import Live
 from agog.staging.observe import Watch
 from agog.staging.recorder import Argument, Captured, Gradient, Guard, Recorder
 from agog.staging.state import PLAIN, is_tensor
@@ -74,9 +75,9 @@ class Recording:
         self.argument_specs = [(t._data.shape, t._data.dtype, None if t._node is None else type(t._node)) for t in tensors]
         self.effects = recorder.effects
         self.program: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
+        self.tail = len(self.slots)
         self.calls = 0
-        self.kept = (result, tensors)
-        self._find_live(recorder)
+        self._find_live(recorder, tensors)
         self.hooks = [(t._node, _hooks(t._node)) for t in self.captured if t._node is not None]
         self.hooks += [(leaf, _hooks(leaf)) for leaf, _ in recorder.leaves.values()]
         self.argument_hooks = [(i, _hooks(t._node)) for i, t in enumerate(tensors) if t._node is not None]
@@ -141,22 +142,30 @@ class Recording:
         self.slots.append(slot)
         return len(self.slots) - 1
 
-    def _find_live(self, recorder: Recorder) -> None:
+    def _find_live(self, recorder: Recorder, tensors: list[Any]) -> None:
         """Which new results can be differentiated afterwards, and which say that their graph was used up."""
         self.live: list[int] = []
         self.spent: list[int] = []
+        reached = []
         for i, (_, t) in enumerate(self.new):
             if t._node is None:
                 continue
             if _freed(t._node):
                 self.spent.append(i)
             else:
-                _refuse_history(t._node, recorder.start)
+                reached.append(_history(t._node, recorder.start))
                 self.live.append(i)
-        result, tensors = self.kept
-        del result, tensors
-        self.kept = None  # type: ignore[assignment]
+        self.gradient: Live | None = None
+        if self.live:
+            nodes = [t._node for t in self.inputs(tensors)]
+            which = [i for i, node in enumerate(nodes) if node is not None]
+            reaches = [{k for k, i in enumerate(which) if nodes[i] in r} for r in reached]
+            self.gradient = Live(self.name, self.graph, [self.new[k][0] for k in self.live], which, reaches)
         self.new = [(i, None) for i, _ in self.new]
+
+    def compile(self) -> None:
+        """Make the program; from then on the recording can be run."""
+        self.program = build(self.to_compile) if self.gradient is None else self.gradient.compile()
 
     # --------------------------------------------------------------------------------------------------- running
     def inputs(self, tensors: list[Any]) -> list[Any]:
@@ -200,8 +209,7 @@ class Recording:
         """The native call: compute, then commit. Raises GuardMissed with nothing changed."""
         inputs = self.inputs(tensors)
         outs = self.program([t._data for t in inputs])  # type: ignore[misc]
-        count = len(outs) - len(self.guard_values) - sum(len(e.slots) for e in self.effects)
-        at = count
+        at = self.tail
         for guard in self.guard_values:
             value = outs[at].item()
             if not guard.holds(value):
@@ -212,8 +220,9 @@ class Recording:
 
     def commit(self, outs: list[Any], at: int, inputs: list[Any], tensors: list[Any]) -> Any:
         new = [wrap(outs[i]) for i, _ in self.new]
-        if self.live:
-            self._attach(new, inputs)
+        if self.gradient is not None:
+            self.gradient.attach([new[k] for k in self.live], tuple([inputs[i]._node for i in self.gradient.which]),
+                                 tuple([t._data for t in inputs]), outs)
         for i in self.spent:
             new[i]._node = spent(new[i])
         for target, i in self.writes:
@@ -225,33 +234,6 @@ class Recording:
             at += len(effect.slots)
         leaves = [x if kind == "same" else tensors[x] if kind == "argument" else new[x] for kind, x in self.results]
         return tree.unflatten(self.structure, leaves)
-
-    # ------------------------------------------------------------------------------------------------- gradients
-    def _attach(self, new: list[Any], inputs: list[Any]) -> None:
-        """Put the whole call on the tape as one node, whose rule goes back through the recorded operations."""
-        which = [i for i, t in enumerate(inputs) if t._node is not None]
-        if not which:
-            return
-        frozen = [wrap(t._data, t._node) for t in inputs]  # the values of now: a later assignment must not be seen
-        op = _StagedOp(self, which, frozen)
-        node = object.__new__(tape.Node)
-        outs = [new[i] for i in self.live]
-        node.op, node.parents, node.env = op, tuple(inputs[i]._node for i in which), (None, None)
-        node.shape, node.seq = [(t.shape, t.dtype) for t in outs], tape._ticket()
-        for k, t in enumerate(outs):
-            t._node = Pick(node, k, t.shape)
-
-    def replay(self, inputs: list[Any]) -> list[Any]:
-        """The recorded operations on Tensors: all outputs of the graph, with a history."""
-        values: dict[Any, Any] = {v: t for v, t in zip(self.graph.inputs, inputs)}
-        for node in self.graph.nodes:
-            if not node.is_row:
-                continue
-            args = tuple(None if v is None else wrap(v.data) if type(v) is Constant else values[v] for v in node.inputs)
-            out = apply(node.op, args, node.statics)
-            for v, t in zip(node.outputs, out if isinstance(out, tuple) else (out,)):
-                values[v] = t
-        return [wrap(v.data) if type(v) is Constant else values[v] for v in self.graph.outputs]
 
 
 def _refuse_shared(x: Any, recorder: Recorder, seen: set[int] | None = None) -> None:
@@ -283,14 +265,18 @@ def _leaf(owner: Any, tensors: list[Any]) -> Any:
     return tensors[owner]._node if type(owner) is int else owner
 
 
-def _refuse_history(node: Any, start: int) -> None:
-    """The gradient of a result goes through the recorded operations; refuse what these do not express."""
-    stack, seen = [node], set()
+def _history(node: Any, start: int) -> set[Any]:
+    """The nodes older than the recording that a result depends on. Its gradient goes through the recorded operations:
+    refuse what these do not express."""
+    stack, seen, old = [node], set(), set()
     while stack:
         node = stack.pop()
-        if node is None or node.seq > start or node in seen:  # (tickets count down) older than the recording
+        if node is None or node in seen:
             continue
         seen.add(node)
+        if node.seq > start:  # (tickets count down)
+            old.add(node)
+            continue
         if type(node) is Leaf:
             raise NotStageable("it returns a Tensor that depends on one whose requires_grad it switched on")
         if node in tape.hooks:
@@ -302,6 +288,7 @@ def _refuse_history(node: Any, start: int) -> None:
             raise NotStageable(f"it returns a Tensor whose gradient has a rule of its own ({node.op.name}); "
                                "stage the step that calls backward()")
         stack.extend(node.parents)
+    return old
 
 
 def _hooks(node: Any) -> tuple:
@@ -326,36 +313,6 @@ class _Spent:
 
 
 _SPENT = _Spent()
-
-
-class _StagedOp:
-    """What the tape needs to know of a row, for one staged call."""
-
-    variadic, elementwise, derived, inputs, static_names = True, False, (), ("xs",), ()
-
-    def __init__(self, recording: Recording, which: list[int], frozen: list[Any]):
-        self.name = f"staged {recording.name}"
-        self.outputs = tuple(str(i) for i in recording.live)
-        if len(self.outputs) == 1:
-            self.outputs = (*self.outputs, "unused")
-        self.recording, self.which, self.frozen = recording, which, frozen
-        self.rules = ((self.rule, 0, None),)
-
-    def rule(self, xp: Any, g: list[Any]) -> list[Any]:
-        raw = not any(is_tensor(p) for p in g)
-        deeper = not raw and config.modes.grad
-        inputs = [wrap(t._data) for t in self.frozen]
-        for i in self.which:
-            inputs[i] = fresh(self.frozen[i] if deeper else self.frozen[i].detach())
-        recording = self.recording
-        with enable_grad():
-            outs = recording.replay(inputs)
-        pairs = [(outs[recording.new[k][0]], conj(wrap(p) if raw else p)) for k, p in zip(recording.live, g)]
-        pairs = [(y, p) for y, p in pairs if y._node is not None]
-        sources = [inputs[i]._node for i in self.which]
-        found = walk([y for y, _ in pairs], [p for _, p in pairs], retain=deeper, create_graph=deeper,
-                     wanted=set(sources), stop=True) if pairs else {}
-        return [found.get(s) for s in sources]
 
 
 def to_graph(name: str, recorder: Recorder, slots: list[int], results: int,

@@ -1,0 +1,137 @@
+"""Results of a staged call that can be differentiated afterwards: the whole call is one node of the tape.
+
+Where the backward pass runs on plain arrays, it is a native function of the values that the forward one has kept. For
+higher derivatives, and whatever else needs Tensors, the recorded operations are run again on Tensors, with a history.
+"""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from typing import Any, Callable
+
+import numpy as np
+
+from agog import config, tape
+from agog.autodiff.engine import conj, enable_grad, walk
+from agog.autodiff.functional import fresh, stopped
+from agog.dispatch import apply, wrap
+from agog.graph.grad import forward_backward
+from agog.graph.ir import Constant, Graph, Input
+from agog.graph.rewrite import rewrite
+from agog.staging.building import build
+from agog.staging.state import is_tensor
+from agog.tape import Node, Pick
+
+_new = object.__new__
+_payload = itemgetter(2)
+
+
+class Live:
+    """What the tape needs to know of a row, for the calls of one recording.
+
+    outputs    which outputs of the graph are differentiable results
+    which      which inputs have a history
+    reaches    for each of these outputs, the positions in `which` that its gradient flows to
+    """
+
+    variadic, elementwise, derived, inputs, static_names, sees_none = True, False, (), ("xs",), (), True
+
+    def __init__(self, name: str, graph: Graph, outputs: list[int], which: list[int], reaches: list[set[int]]):
+        self.name, self.graph, self.live, self.which, self.reaches = f"staged {name}", graph, outputs, which, reaches
+        self.outputs = ("y",) if len(outputs) == 1 else tuple(map(str, outputs))
+        specs = [graph.outputs[i].spec for i in outputs]
+        self.shape: Any = specs[0][0] if len(specs) == 1 else specs
+        self.rules = ((self.rule, 1, _payload),)
+        self.backward: Callable[[list[Any]], list[Any]] | None = None
+        self.saved: list[tuple[bool, int]] = []  # (whether it is an input, its number among inputs or outputs)
+
+    def compile(self) -> Callable[[list[Any]], list[Any]]:
+        """The program of the forward part; makes that of the backward part as well, where this can be compiled."""
+        try:
+            return self._compile()
+        except Exception:
+            if config.strict_compiler:
+                raise
+            self.backward, self.saved = None, []
+            return build(without_stops(self.graph))
+
+    def _compile(self) -> Callable[[list[Any]], list[Any]]:
+        graph, count = self.graph, len(self.graph.outputs)
+        forward, backward = forward_backward(graph, list(self.which), of=self.live)
+        forward, backward = without_stops(forward), without_stops(backward)
+        kept, saved, place = [], [], {v: i for i, v in reversed(list(enumerate(forward.outputs[:count])))}
+        inputs = {v: i for i, v in enumerate(forward.inputs)}
+        for v in forward.outputs[count:]:
+            if type(v) is Input:
+                saved.append((True, inputs[v]))
+            elif v in place:
+                saved.append((False, place[v]))
+            else:
+                saved.append((False, count + len(kept)))
+                kept.append(v)
+        roles = [*forward.roles[:count], *[r for r, v in zip(forward.roles[count:], forward.outputs[count:]) if v in kept]]
+        first = Graph(forward.name, forward.inputs, forward.nodes, [*forward.outputs[:count], *kept], roles)
+        program, back = build(first), build(backward)
+        self.saved, self.backward = saved, back
+        return program
+
+    # ------------------------------------------------------------------------------------------------ one call
+    def attach(self, results: list[Any], parents: tuple, inputs: tuple, outs: list[Any]) -> None:
+        """Put a call on the tape. inputs: all arrays of the call; parents: the nodes of those in `which`."""
+        node = _new(Node)
+        node.op, node.parents, node.seq, node.shape = self, parents, tape._ticket(), self.shape
+        node.env = (None, None, (inputs, parents, [inputs[i] if given else outs[i] for given, i in self.saved]))
+        if len(results) == 1:
+            results[0]._node = node
+        else:
+            for k, t in enumerate(results):
+                t._node = Pick(node, k, t._data.shape)
+
+    def rule(self, xp: Any, g: Any, payload: tuple) -> list[Any]:
+        """Cotangents of the inputs in `which`."""
+        gs = g if type(g) is list else [g]
+        inputs, parents, saved = payload
+        raw = not any(is_tensor(p) for p in gs)
+        if self.backward is None or not raw:
+            return self._replay(gs, inputs, parents, raw)
+        full = [np.zeros(s, d) if p is None else np.ascontiguousarray(p).reshape(s)
+                for p, (s, d) in zip(gs, self.specs)]
+        found = self.backward([*saved, *[p.conj() if p.dtype.kind == "c" else p for p in full]])
+        touched = set().union(*[r for r, p in zip(self.reaches, gs) if p is not None])
+        return [(x.conj() if x.dtype.kind == "c" else x) if k in touched else None for k, x in enumerate(found)]
+
+    @property
+    def specs(self) -> list[Any]:
+        return [self.graph.outputs[i].spec for i in self.live]
+
+    def _replay(self, gs: list[Any], arrays: tuple, parents: tuple, raw: bool) -> list[Any]:
+        deeper = not raw and config.modes.grad
+        inputs = [wrap(a) for a in arrays]
+        for i, parent in zip(self.which, parents):
+            inputs[i] = fresh(wrap(arrays[i], parent) if deeper else wrap(arrays[i]))
+        with enable_grad():
+            outs = replay(self.graph, inputs)
+        pairs = [(outs[i], conj(wrap(p) if raw else p)) for i, p in zip(self.live, gs) if p is not None]
+        pairs = [(y, p) for y, p in pairs if y._node is not None]
+        sources = [inputs[i]._node for i in self.which]
+        found = walk([y for y, _ in pairs], [p for _, p in pairs], retain=deeper, create_graph=deeper,
+                     wanted=set(sources), stop=True) if pairs else {}
+        return [found.get(s) for s in sources]
+
+
+def without_stops(graph: Graph) -> Graph:
+    """The graph without the marks of where gradients stop: to values they mean nothing."""
+    return rewrite(graph, lambda b, node, inputs: [inputs[0]] if node.op is stopped else None)
+
+
+def replay(graph: Graph, inputs: list[Any]) -> list[Any]:
+    """The recorded operations on Tensors: all outputs of the graph, with a history."""
+    values: dict[Any, Any] = dict(zip(graph.inputs, inputs))
+    for node in graph.nodes:
+        if not node.is_row:
+            continue
+        args = tuple(None if v is None else wrap(v.data) if type(v) is Constant else values[v] for v in node.inputs)
+        out = apply(node.op, args, node.statics)
+        for v, t in zip(node.outputs, out if isinstance(out, tuple) else (out,)):
+            values[v] = t
+    return [wrap(v.data) if type(v) is Constant else values[v] for v in graph.outputs]
