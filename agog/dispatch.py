@@ -425,21 +425,32 @@ def steady(op: Op) -> Callable[[Op, tuple, tuple], Any]:
         kind = dtypes.kind(dtype).replace("u", "i")
         return kind in op.takes and not (op.to_float and kind in "bi")
 
+    keeps, derived, variadic, nothing = op.keeps, op.derived, op.variadic, (None,) * (len(op.inputs) + 1)
+    ruled = repeat(True) if variadic else [r is not None for r in op.rules]
+
     def invoke(op: Op, inputs: tuple, statics: tuple) -> Any:
         try:
             if config.special:
                 return apply(op, inputs, statics)
             datas: list[Any] = []
-            common, needed = None, False
-            for x, c in zip(inputs, promoted):
+            parents: list[Any] = []
+            common, mask, bit = None, 0, 1
+            for x, c, r in zip(inputs, promoted, ruled):
                 if x is None:
                     datas.append(None)
+                    parents.append(None)
+                    bit += bit
                     continue
                 a = x._data
                 if type(a) is not _nd:
                     return apply(op, inputs, statics)
-                if x._node is not None:
-                    needed = True
+                p = x._node
+                if p is not None and r:
+                    mask |= bit
+                    parents.append(p)
+                else:
+                    parents.append(None)
+                bit += bit
                 if c and a.dtype is not common:
                     if common is not None:
                         return apply(op, inputs, statics)
@@ -459,16 +470,33 @@ def steady(op: Op) -> Callable[[Op, tuple, tuple], Any]:
             out = None
         if out is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
             return apply(op, inputs, statics)
-        if many:
-            result = _record(op, list(inputs), datas, statics, out) if needed else None
-            return tuple([wrap(o) for o in out]) if result is None else result
-        if needed and differentiable:
-            result = _record(op, list(inputs), datas, statics, (out,))
-            if result is not None:
-                return result[0]
+        needed = mask and differentiable
+        if many or (needed and variadic):
+            outs = out if many else (out,)
+            result = _record(op, list(inputs), datas, statics, outs) if needed else None
+            if result is None:
+                result = tuple([wrap(o) for o in outs])
+            return result if many else result[0]
         t = _new(Tensor)
         t._data = out
-        t._node = None
+        if not needed or not (out.dtype is common or dtypes.is_inexact(out.dtype)):
+            t._node = None
+            return t
+        node = _Node()
+        node.op = op
+        node.parents = tuple(parents)
+        keep = keeps[mask]
+        if keep is None:
+            env = nothing + statics
+        else:
+            datas.append(out)
+            env = (*[v if k else None for v, k in zip(datas, keep)], *statics)
+        if derived:
+            env += tuple([getattr(datas[i], what) for what, i in derived])
+        node.env = env
+        node.shape = out.shape
+        node.seq = _ticket()
+        t._node = node
         return t
 
     return invoke

@@ -42,7 +42,7 @@ def _targets(np, target, classes, ignore_index):
     """(indices, None or mask of those not ignored); one reduction when all are in range."""
     if target.dtype != np.int64:
         target = target.astype(np.int64)
-    if not target.size or target.view(np.uint64).max() < classes and not 0 <= ignore_index < classes:
+    if not target.size or np.maximum.reduce(target.view(np.uint64), None) < classes and not 0 <= ignore_index < classes:
         return target, None
     return _class_index(np, target, classes, ignore_index)
 
@@ -87,7 +87,8 @@ def _cross_entropy_rule(xp, g, x, target, lse, ignore_index, reduction):
     """softmax(x) * (a + h) - onehot(target) * a, with `a` the weight of each row and `h` the cotangent of lse."""
     a, h = g
     if xp is raw:
-        return _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction)
+        grad = _cross_entropy_grad if x.itemsize > 2 else _cross_entropy_grad_wide
+        return grad(a, h, x, target, lse, ignore_index, reduction)
     index, valid = xp._class_index(target, classes=x.shape[1], ignore_index=ignore_index)
     valid = xp.astype(valid, x.dtype)
     a = a * valid / xp.sum(valid) if reduction == "mean" else a * valid
@@ -96,7 +97,6 @@ def _cross_entropy_rule(xp, g, x, target, lse, ignore_index, reduction):
     return p * xp.expand_dims(a + h, axis=1) - onehot * xp.expand_dims(a, axis=1)
 
 
-@in_float32
 def _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction):
     """The same, in one array."""
     n = x.shape[0]
@@ -106,6 +106,12 @@ def _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction):
     if valid is not None:
         a = a * valid.astype(x.dtype)
     scale = a + h
+    if x.size < large.THRESHOLD:
+        p = x - lse[:, None]
+        np.exp(p, p)
+        p *= scale[:, None]
+        p[np.arange(n), index] -= a
+        return p
     p = fresh(np, x.shape, x.dtype)
 
     def work(i, j):
@@ -117,6 +123,9 @@ def _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction):
 
     over_rows(n, x.shape[1], work)
     return p
+
+
+_cross_entropy_grad_wide = in_float32(_cross_entropy_grad)
 
 
 def _cross_entropy_check(x, target, ignore_index, reduction):
