@@ -24,6 +24,7 @@ from agog.compiler.targets import ITEMSIZE, Target
 __all__ = ["Conv", "Plan", "conv", "plan"]
 
 _BAND = 384 << 10  # bytes of input that one unit copies: it should stay in the second level cache
+_RESULTS = 256 << 10  # bytes of results that wait for further steps of k
 _DEPTH = 320  # steps of k in a block: then the tiles' operands stay in the first level cache
 _PARALLEL = 1 << 17  # multiplications from which threads pay
 _SUMS = 4 << 20  # bytes of partial sums of a gradient of weights
@@ -239,7 +240,7 @@ class _Case:
         y_row, y_slice, y_plane = shape[4] * size, prod(shape[3:]) * size, prod(shape[2:]) * size
         numbers: list[int] = []
         words: list[list[int]] = []
-        packed, scratch, work, useful = 0, 0, 0, 0
+        packed, scratch, work, useful, most_group = 0, 0, 0, 0, 1
         base = len(HEAD) + len(SUB) * len(subs)
 
         def array(values: Sequence[int]) -> int:
@@ -290,6 +291,8 @@ class _Case:
             inside = inside and first[0] >= 0 and last_d < places[0] and len(keys) <= 1
             parts = -(-steps // _DEPTH) or 1
             total = (band - 1) * columns + s.count[2]
+            group = 1 if parts == 1 else max(1, min(-(-total // width), _RESULTS // (outputs * width * size)))
+            most_group = max(most_group, group)
             units = samples * groups * s.count[0] * bands
             words.append(_words(
                 SUB, steps=steps, depth=-(-steps // parts) or 1, w_at=array(places_w), off_at=array(off),
@@ -298,7 +301,7 @@ class _Case:
                 y_h=s.step[1] * y_row, y_w=s.step[2] * size, taps_d=len(depths), d_at=array(depths), t_step=s.move[0],
                 d_n=places[0], phases=len(keys), phase_at=array([n for key in keys for n in phases[key]]),
                 h_step=s.move[1], w_step=s.move[2], row=columns * size, held=band + margin, plane=plane,
-                band=band, bands=bands, clear=not inside, units=units,
+                band=band, bands=bands, clear=not inside, group=group, units=units,
             ))
             packed += groups * outputs * steps * size
             scratch = max(scratch, held)
@@ -311,7 +314,8 @@ class _Case:
             HEAD, out_size=prod(shape) * size, x_size=prod(self.x) * size, w_size=prod(self.w) * size,
             bias_size=outputs * groups * size if bias else 0, samples=samples, groups=groups, channels=channels,
             outputs=outputs, x_plane=prod(places) * size, x_slice=prod(places[1:]) * size, x_h=places[1], x_w=places[2],
-            y_plane=y_plane, packed_size=packed, scratch_size=temp_at + (outputs + 1) * width * size, temp_at=temp_at,
+            y_plane=y_plane, packed_size=packed, scratch_size=temp_at + (outputs * most_group + 1) * width * size,
+            temp_at=temp_at,
             blocks=blocks, low=outputs // blocks, longer=outputs % blocks, vectors=vectors, w_row=w_row * size,
             w_group=w_group * size, relu=relu, alone=work < _PARALLEL, subs=len(subs),
         )

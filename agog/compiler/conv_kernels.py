@@ -33,7 +33,7 @@ HEAD = (
 ).split()
 SUB = (
     "steps depth w_at off_at packed_at t_n h_n w_n y_start y_t y_h y_w taps_d d_at t_step d_n phases phase_at "
-    "h_step w_step row held plane band bands clear units"
+    "h_step w_step row held plane band bands clear group units"
 ).split()
 GRADIENT = (
     "out_size x_size w_size bias_size samples groups channels outputs x_plane x_slice x_h x_w g_plane g_slice "
@@ -396,11 +396,21 @@ class _Writer(Packing):
             total = (rows - 1) * columns + s.w_n
             weights = k.offset(job["packed"], s.packed_at + group * f.outputs * s.steps * size)
 
-            def panel(start: Value) -> None:
+            # The weights of some steps stay in the second level cache while they serve a group of panels.
+            wide = width * s.group
+            panel_size = f.outputs * temp_row
+
+            def group(start: Value) -> None:
                 left = total - start
-                count = k.where(left < width, left, width)
-                vectors = k.op(f"udiv i64 {(count + (lanes - 1)).text}, {lanes}", "int64")
-                right = k.at(scratch, start, self.dtype)
+                end = start + k.where(left < wide, left, wide)
+
+                def panels(body: Any) -> None:
+                    def panel(first: Value, place: Any) -> list[Value]:
+                        left = end - first
+                        body(first, k.where(left < width, left, width), place)
+                        return [k.offset(place, panel_size)]
+
+                    k.loop(start, end, width, panel, [temp])
 
                 def depth(first: Value) -> None:
                     left = s.steps - first
@@ -408,22 +418,30 @@ class _Writer(Packing):
                     offsets = k.at(table, s.off_at + first, "int64")
                     begins = k.cast(k.eq(first, 0), "int64")
 
-                    def block(b: Value) -> None:
-                        rows, row = self._block(k, f, b)
-                        kernel = k.load(k.at(k.symbol("@tiles"), rows * 4 + vectors, "ptr"), "ptr")
-                        a = k.at(weights, row * s.steps + first * rows, self.dtype)
-                        c = k.offset(temp, row * temp_row)
-                        k.call_address(kernel, a, right, offsets, c, steps, temp_row, begins)
+                    def panel(start: Value, count: Value, place: Value) -> None:
+                        vectors = k.op(f"udiv i64 {(count + (lanes - 1)).text}, {lanes}", "int64")
+                        right = k.at(scratch, start, self.dtype)
 
-                    k.loop(0, f.blocks, 1, block)
+                        def block(b: Value) -> None:
+                            rows, row = self._block(k, f, b)
+                            kernel = k.load(k.at(k.symbol("@tiles"), rows * 4 + vectors, "ptr"), "ptr")
+                            a = k.at(weights, row * s.steps + first * rows, self.dtype)
+                            c = k.offset(place, row * temp_row)
+                            k.call_address(kernel, a, right, offsets, c, steps, temp_row, begins)
+
+                        k.loop(0, f.blocks, 1, block)
+
+                    panels(panel)
 
                 k.loop(0, k.where(s.steps > 0, s.steps, 1), s.depth, depth)
-                k.call_known(
-                    "flush", None, temp, y, bias, f.outputs, temp_row, start, count, columns, s.w_n, s.y_h, s.y_w,
-                    f.y_plane, f.relu,
+                panels(
+                    lambda start, count, place: k.call_known(
+                        "flush", None, place, y, bias, f.outputs, temp_row, start, count, columns, s.w_n, s.y_h, s.y_w,
+                        f.y_plane, f.relu,
+                    )
                 )
 
-            k.loop(0, total, width, panel)
+            k.loop(0, total, wide, group)
 
         k.if_(k.ne_null(memory), lambda: k.loop(begin, end, 1, one) and None)
         k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, thread))
