@@ -23,6 +23,7 @@ from agog import optim as optim
 from agog import random as random
 from agog import staging as staging
 from agog import tape as tape
+from agog import testing as testing
 from agog import tree as tree
 from agog._version import __version__ as __version__
 from agog.array.dtypes import (
@@ -485,6 +486,7 @@ __all__ = [
     "tape",
     "tensor",
     "tensordot",
+    "testing",
     "tile",
     "topk",
     "trace",

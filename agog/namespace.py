@@ -34,6 +34,8 @@ def _dtype(dtype: Any) -> Any:
 
 def _shape(shape: Any, sizes: tuple) -> Any:
     """`zeros(2, 3)` as well as `zeros((2, 3))`."""
+    if sizes and (isinstance(shape, tuple | list) or isinstance(sizes[-1], str | type | np.dtype)):
+        raise ArgumentTypeError(f"{sizes[-1]!r} is no size: write the shape once, and dtype=, device= by name")
     return (shape, *sizes) if sizes else shape
 
 
@@ -150,8 +152,8 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
         except TypeError:  # the other side does not know the argument yet
             data = np.from_dlpack(x) if not copy else np.from_dlpack(x).copy()
         except RuntimeError as error:
-            raise DTypeError(f"from_dlpack: NumPy cannot read this {type(x).__name__} ({error}); bfloat16 and other dtypes "
-                             "that NumPy has not must be cast first") from None
+            raise DTypeError(f"from_dlpack: NumPy cannot read this {type(x).__name__} ({error}); bfloat16 and other "
+                             "dtypes that NumPy has not must be cast first") from None
         t = asarray(data, copy=False)
     else:
         t = wrap(devices.library().from_dlpack(x))
