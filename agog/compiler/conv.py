@@ -25,6 +25,10 @@ __all__ = ["Conv", "Plan", "conv", "plan"]
 
 _BAND = 384 << 10  # bytes of input that one unit copies: it should stay in the second level cache
 _RESULTS = 256 << 10  # bytes of results that wait for further steps of k
+_PIXEL_DEPTH = 208  # the same for tiles of pixels by outputs
+# Costs in multiplications of vectors: of storing a vector of results, of transposing it, of a tile that waits for its
+# own results, and how much longer a single vector takes, for which more is loaded than is multiplied.
+_FLUSH, _TRANSPOSE, _LATENCY, _ALONE = 6, 9, 8, 0.2
 _DEPTH = 320  # steps of k in a block: then the tiles' operands stay in the first level cache
 _PARALLEL = 1 << 17  # multiplications from which threads pay
 _SUMS = 4 << 20  # bytes of partial sums of a gradient of weights
@@ -234,13 +238,16 @@ class _Case:
         size, lanes, groups = self.size, self.lanes, self.groups
         samples, channels, *places = self.x
         channels //= groups
-        most, vectors = self.tiles.choose(outputs)
-        blocks = -(-outputs // most)
+        most, vectors = self.tiles.flat
         width = vectors * lanes
+        by_pixel = self._by_pixel(subs, outputs, channels)
+        block = self.tiles.pixel[1] * lanes if by_pixel else most
+        blocks = -(-outputs // block)
+        wide = (-(-outputs // lanes) * lanes if by_pixel else outputs) * size
         y_row, y_slice, y_plane = shape[4] * size, prod(shape[3:]) * size, prod(shape[2:]) * size
         numbers: list[int] = []
         words: list[list[int]] = []
-        packed, scratch, work, useful, most_group = 0, 0, 0, 0, 1
+        packed, scratch, work, useful, temp = 0, 0, 0, 0, 0
         base = len(HEAD) + len(SUB) * len(subs)
 
         def array(values: Sequence[int]) -> int:
@@ -270,6 +277,8 @@ class _Case:
             columns -= after
             each = max(1, channels * len(depths) * len(keys) * columns * size)
             band = max(1, min(s.count[1], _BAND // each - margin))
+            if by_pixel:
+                band = max(1, min(band, _BAND // (s.count[2] * wide)))
             bands = -(-s.count[1] // band)
             band = -(-s.count[1] // bands)
             plane = _apart(((band + margin) * columns + after) * size)
@@ -289,10 +298,9 @@ class _Case:
             last_d = (s.count[0] - 1) * s.move[0] + max(depths, default=0)
             inside = first[1] >= 0 and first[2] >= 0 and last_h < places[1] and last_w < places[2]
             inside = inside and first[0] >= 0 and last_d < places[0] and len(keys) <= 1
-            parts = -(-steps // _DEPTH) or 1
+            parts = -(-steps // (_PIXEL_DEPTH if by_pixel else _DEPTH)) or 1
             total = (band - 1) * columns + s.count[2]
             group = 1 if parts == 1 else max(1, min(-(-total // width), _RESULTS // (outputs * width * size)))
-            most_group = max(most_group, group)
             units = samples * groups * s.count[0] * bands
             words.append(_words(
                 SUB, steps=steps, depth=-(-steps // parts) or 1, w_at=array(places_w), off_at=array(off),
@@ -303,9 +311,13 @@ class _Case:
                 h_step=s.move[1], w_step=s.move[2], row=columns * size, held=band + margin, plane=plane,
                 band=band, bands=bands, clear=not inside, group=group, units=units,
             ))
-            packed += groups * outputs * steps * size
+            packed += groups * wide * steps
+            temp = max(temp, band * s.count[2] * wide if by_pixel else outputs * group * width * size)
             scratch = max(scratch, held)
-            work += units * outputs * steps * -(-total // lanes) * lanes
+            vectors_all = -(-total // lanes) * outputs
+            if by_pixel:
+                vectors_all = band * s.count[2] * (wide // (size * lanes))
+            work += units * steps * vectors_all * lanes
             useful += samples * groups * prod(s.count) * outputs * steps
         if useful < _WASTE * work:
             return None
@@ -314,12 +326,28 @@ class _Case:
             HEAD, out_size=prod(shape) * size, x_size=prod(self.x) * size, w_size=prod(self.w) * size,
             bias_size=outputs * groups * size if bias else 0, samples=samples, groups=groups, channels=channels,
             outputs=outputs, x_plane=prod(places) * size, x_slice=prod(places[1:]) * size, x_h=places[1], x_w=places[2],
-            y_plane=y_plane, packed_size=packed, scratch_size=temp_at + (outputs * most_group + 1) * width * size,
+            y_plane=y_plane, packed_size=packed, scratch_size=temp_at + temp + width * size,
             temp_at=temp_at,
             blocks=blocks, low=outputs // blocks, longer=outputs % blocks, vectors=vectors, w_row=w_row * size,
-            w_group=w_group * size, relu=relu, alone=work < _PARALLEL, subs=len(subs),
+            w_group=w_group * size, relu=relu, alone=work < _PARALLEL,
+            by_pixel=by_pixel, wide=wide, subs=len(subs),
         )
         return np.array([n for part in (head, *words, numbers) for n in part], np.int64), shape
+
+    def _by_pixel(self, subs: Sequence[_Sub], outputs: int, channels: int) -> bool:
+        """Whether tiles of pixels by outputs have less to do than tiles of outputs by (long runs of) pixels."""
+        lanes, ours, other = self.lanes, 0.0, 0.0
+        vectors = -(-outputs // lanes)
+        for s in subs:
+            steps, (_, h, w) = channels * len(s.taps), s.count
+            margin = 1 if len({at[2] for _, at in s.taps}) > 1 else 0
+            run = -(-((h - 1) * (w + margin) + w) // lanes)
+            other += run * outputs * (steps + _FLUSH)
+            rows = -(-w // -(-w // self.tiles.pixel[0]))
+            few = max(1.0, _LATENCY / (rows * min(vectors, self.tiles.pixel[1])))
+            alone = 1 + (vectors % self.tiles.pixel[1]) / vectors * _ALONE
+            ours += h * w * vectors * (steps * few * alone + _TRANSPOSE)
+        return ours < other
 
     def weight_grad(self, kernel: tuple[int, ...], given: Any) -> Any:
         """The table of `gradient`; self.w is the shape of g."""

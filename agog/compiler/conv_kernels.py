@@ -21,7 +21,7 @@ from typing import Any, Sequence
 from agog.compiler import call, pool
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
-from agog.compiler.packing import Packing
+from agog.compiler.packing import Packing, transpose
 from agog.compiler.targets import Target
 
 __all__ = ["GRADIENT", "HEAD", "SUB", "Tiles", "build"]
@@ -29,7 +29,7 @@ __all__ = ["GRADIENT", "HEAD", "SUB", "Tiles", "build"]
 #: Words of a table. Sizes, strides and places are in bytes, except for what is counted; `..._at` counts words.
 HEAD = (
     "out_size x_size w_size bias_size samples groups channels outputs x_plane x_slice x_h x_w y_plane packed_size "
-    "scratch_size temp_at blocks low longer vectors w_row w_group relu alone subs"
+    "scratch_size temp_at blocks low longer vectors w_row w_group relu alone by_pixel wide subs"
 ).split()
 SUB = (
     "steps depth w_at off_at packed_at t_n h_n w_n y_start y_t y_h y_w taps_d d_at t_step d_n phases phase_at "
@@ -46,25 +46,18 @@ _JOB = ("out", "x", "w", "bias", "table", "packed", "sub")
 
 
 class Tiles:
-    """The register tiles of a machine: (most rows, vectors) of tall and of flat ones, and for gradients of weights."""
+    """The register tiles of a machine, (rows, vectors): of outputs by pixels, of pixels by outputs, of taps by outputs."""
 
     def __init__(self, target: Target) -> None:
         many = target.registers >= 32
-        self.tall, self.flat = ((14, 2), (8, 3)) if many else ((6, 2), (3, 3))
+        self.flat = (8, 3) if many else (3, 3)
+        self.pixel = (14, 2) if many else (6, 2)
         self.gradient = (10, 2) if many else (6, 2)
 
-    def choose(self, rows: int) -> tuple[int, int]:
-        """(most rows, vectors) for a number of rows in all."""
-        most = self.flat[0]
-        return self.flat if rows <= most or rows == 2 * most else self.tall
-
-    def kernels(self) -> list[tuple[int, int]]:
-        """Every (rows, vectors) that the two shapes come to."""
-        half = (self.tall[0] + 1) // 2
-        out = [(r, v) for r in range(1, self.flat[0] + 1) for v in range(1, self.flat[1] + 1)]
-        least = min(half, self.flat[0] + 1)
-        out += [(r, v) for r in range(least, self.tall[0] + 1) for v in range(1, self.tall[1] + 1)]
-        return list(dict.fromkeys(out))
+    @staticmethod
+    def upto(tile: tuple[int, int]) -> list[tuple[int, int]]:
+        """Every smaller tile, and this one."""
+        return [(r, v) for r in range(1, tile[0] + 1) for v in range(1, tile[1] + 1)]
 
 
 class Words:
@@ -90,6 +83,8 @@ def build(dtype: str, target: Target) -> Module:
     writer.tile_kernels()
     writer.pad()
     writer.flush()
+    writer.pixel_kernels()
+    writer.flush_pixels()
     writer.scratch()
     writer.pack_weights()
     writer.unit()
@@ -154,7 +149,7 @@ class _Writer(Packing):
     def tile_kernels(self) -> None:
         """`tile_R_V(a, b, off, c, steps, c_row, first)`: C [R][V vectors] (+)= A [k][R] times b[off[k] ...]."""
         dtype, lanes = self.dtype, self.lanes
-        for rows, vectors in self.tiles.kernels():
+        for rows, vectors in Tiles.upto(self.tiles.flat):
             k, (a, b, off, c, steps, c_row, first) = self.function(
                 f"tile_{rows}_{vectors}", "a b off c", "steps c_row first"
             )
@@ -178,7 +173,7 @@ class _Writer(Packing):
                 k.store(value, place)
             k.ret()
             k.finish()
-        self._table("tiles", self.tiles.kernels(), "tile")
+        self._table("tiles", Tiles.upto(self.tiles.flat), "tile")
 
     def _places(self, k: Kernel, c: Value, c_row: Value, rows: int, vectors: int) -> list[Value]:
         """Where the vectors of a tile are."""
@@ -298,6 +293,97 @@ class _Writer(Packing):
         k.ret()
         k.finish()
 
+    def pixel_kernels(self) -> None:
+        """`pixel_R_V(x, w, off, c, steps, c_row, first)`: C [R][V vectors] (+)= x[off[k] + r] times w [k][V]."""
+        dtype, lanes = self.dtype, self.lanes
+        for rows, vectors in Tiles.upto(self.tiles.pixel):
+            k, (x, w, off, c, steps, c_row, first) = self.function(
+                f"pixel_{rows}_{vectors}", "x w off c", "steps c_row first"
+            )
+            places = self._places(k, c, c_row, rows, vectors)
+            zero = k.const(0.0, dtype, lanes)
+            start = k.if_(
+                k.ne(first, 0), lambda: [zero] * len(places), lambda: [k.load(p, dtype, lanes) for p in places]
+            )
+
+            def step(i: Value, w: Any, *tile: Value) -> list[Value]:
+                at = k.offset(x, k.load(k.at(off, i, "int64"), "int64"))
+                ws = [k.load(k.offset(w, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
+                out = []
+                for r in range(rows):
+                    element = k.splat(k.load(k.offset(at, r * self.size), dtype))
+                    out += [k.fma(element, ws[v], tile[r * vectors + v]) for v in range(vectors)]
+                return [k.offset(w, vectors * self.vector_bytes), *out]
+
+            _, *tile = k.loop(0, steps, 1, step, [w, *start])
+            for value, place in zip(tile, places, strict=True):
+                k.store(value, place)
+            k.ret()
+            k.finish()
+        self._table("pixels", Tiles.upto(self.tiles.pixel), "pixel")
+
+    def flush_pixels(self) -> None:
+        """`flush_pixels(temp, y, bias, count, outputs, wide, y_w, y_plane, relu)`: temp [count][outputs] to a row of y."""
+        k, (temp, y, bias, count, outputs, wide, y_w, y_plane, relu) = self.function(
+            "flush_pixels", "temp y bias", "count outputs wide y_w y_plane relu"
+        )
+        dtype, lanes = self.dtype, self.lanes
+        has_bias, clips = k.ne_null(bias), k.ne(relu, 0)
+        buffer = k.alloca(lanes * self.vector_bytes)
+        last = count - 1
+
+        def pixels(start: Value) -> None:
+            # The last vector begins earlier, if it can, and stores some results again.
+            short = count - start < lanes
+            start = k.where(short & (count >= lanes), count - lanes, start)
+            left = count - start
+            left = k.where(left < lanes, left, lanes)
+            partial = k.partial(left)
+
+            def channels(o: Value) -> None:
+                rows = []
+                for i in range(lanes):
+                    place = start + i
+                    place = k.where(place < last, place, last)
+                    rows.append(k.load(k.at(k.offset(temp, place * wide), o, dtype), dtype, lanes))
+                for e, value in enumerate(transpose(k, rows)):
+                    k.store(value, k.offset(buffer, e * self.vector_bytes))
+                rest = outputs - o
+
+                def channel(e: Value) -> None:
+                    value = k.load(k.offset(buffer, e * self.vector_bytes), dtype, lanes)
+                    (value,) = k.if_(
+                        has_bias, lambda: [value + k.splat(k.load(k.at(bias, o + e, dtype), dtype))], lambda: [value]
+                    )
+                    (value,) = k.if_(clips, lambda: [k.max(value, 0.0)], lambda: [value])
+                    to = k.offset(y, (o + e) * y_plane + start * y_w)
+
+                    def sparse() -> None:
+                        line = k.offset(buffer, e * self.vector_bytes)
+                        k.store(value, line)
+                        k.loop(
+                            0, left, 1, lambda j: k.store(k.load(k.at(line, j, dtype), dtype), k.offset(to, j * y_w))
+                        )
+
+                    dense = lambda: k.if_(left >= lanes, lambda: k.store(value, to), lambda: partial.store(value, to))
+                    k.if_(k.eq(y_w, self.size), lambda: dense() and None, sparse)
+
+                k.loop(0, k.where(rest < lanes, rest, lanes), 1, channel)
+
+            k.loop(0, outputs, lanes, channels)
+
+        k.loop(0, count, lanes, pixels)
+        k.ret()
+        k.finish()
+
+    def _pixels(self, k: Kernel, f: Words, b: Value) -> tuple[Value, Value, Value]:
+        """(outputs, first one, vectors) of a block of outputs in tiles by pixel."""
+        width = self.tiles.pixel[1] * self.lanes
+        first = b * width
+        left = f.outputs - first
+        count = k.where(left < width, left, width)
+        return count, first, k.op(f"udiv i64 {(count + (self.lanes - 1)).text}, {self.lanes}", "int64")
+
     def _block(self, k: Kernel, f: Words, b: Value) -> tuple[Value, Value]:
         """(rows, first row) of a block of output channels."""
         return f.low + k.cast(b < f.longer, "int64"), b * f.low + k.where(b < f.longer, b, f.longer)
@@ -317,9 +403,15 @@ class _Writer(Packing):
 
         def block(i: Value) -> None:
             group = k.op(f"udiv i64 {i.text}, {f.blocks.text}", "int64")
-            rows, row = self._block(k, f, i - group * f.blocks)
+            number = i - group * f.blocks
+            by_pixel = k.ne(f.by_pixel, 0)
+            rows, row = self._block(k, f, number)
+            count, first, vectors = self._pixels(k, f, number)
+            rows, row = k.where(by_pixel, count, rows), k.where(by_pixel, first, row)
+            stride = k.where(by_pixel, vectors * self.lanes, rows)
             source = k.offset(job["w"], group * f.w_group + row * f.w_row)
-            target = k.offset(job["packed"], s.packed_at + (group * f.outputs + row) * s.steps * self.size)
+            wide = k.op(f"udiv i64 {f.wide.text}, {self.size}", "int64")
+            target = k.offset(job["packed"], s.packed_at + (group * wide + row) * s.steps * self.size)
 
             def step(j: Value, target: Any) -> list[Value]:
                 at = k.offset(source, k.load(k.at(places, j, "int64"), "int64"))
@@ -327,7 +419,9 @@ class _Writer(Packing):
                     0, rows, 1,
                     lambda r: k.store(k.load(k.offset(at, r * f.w_row), self.dtype), k.at(target, r, self.dtype)),
                 )
-                return [k.at(target, rows, self.dtype)]
+                zero = k.const(0.0, self.dtype)
+                k.loop(rows, stride, 1, lambda r: k.store(zero, k.at(target, r, self.dtype)))
+                return [k.at(target, stride, self.dtype)]
 
             k.loop(0, s.steps, 1, step, [target])
 
@@ -394,7 +488,49 @@ class _Writer(Packing):
 
             k.loop(0, s.taps_d, 1, tap)
             total = (rows - 1) * columns + s.w_n
-            weights = k.offset(job["packed"], s.packed_at + group * f.outputs * s.steps * size)
+            weights = k.offset(job["packed"], s.packed_at + group * f.wide * s.steps)
+            dense = k.eq(s.y_w, size) & k.eq(s.y_h, s.w_n * size)
+
+            def by_pixel() -> None:
+                tiles = k.op(f"udiv i64 {(s.w_n + (self.tiles.pixel[0] - 1)).text}, {self.tiles.pixel[0]}", "int64")
+                low = k.op(f"udiv i64 {s.w_n.text}, {tiles.text}", "int64")
+                longer = s.w_n - tiles * low
+
+                def depth(first: Value) -> None:
+                    left = s.steps - first
+                    steps = k.where(left < s.depth, left, s.depth)
+                    offsets = k.at(table, s.off_at + first, "int64")
+                    begins = k.cast(k.eq(first, 0), "int64")
+
+                    def block(b: Value) -> None:
+                        _, o, vectors = self._pixels(k, f, b)
+                        right = k.at(weights, o * s.steps + first * vectors * lanes, self.dtype)
+
+                        def line(r: Value) -> None:
+                            def tile(i: Value) -> None:
+                                height = low + k.cast(i < longer, "int64")
+                                p = i * low + k.where(i < longer, i, longer)
+                                kernel = k.load(k.at(k.symbol("@pixels"), height * 4 + vectors, "ptr"), "ptr")
+                                c = k.at(k.offset(temp, (r * s.w_n + p) * f.wide), o, self.dtype)
+                                left = k.at(k.offset(scratch, r * s.row), p, self.dtype)
+                                k.call_address(kernel, left, right, offsets, c, steps, f.wide, begins)
+
+                            k.loop(0, tiles, 1, tile)
+
+                        k.loop(0, rows, 1, line)
+
+                    k.loop(0, f.blocks, 1, block)
+
+                k.loop(0, k.where(s.steps > 0, s.steps, 1), s.depth, depth)
+                count = k.where(dense, rows * s.w_n, s.w_n)
+
+                def run(r: Value) -> None:
+                    k.call_known(
+                        "flush_pixels", None, k.offset(temp, r * s.w_n * f.wide), k.offset(y, r * s.y_h), bias, count,
+                        f.outputs, f.wide, s.y_w, f.y_plane, f.relu,
+                    )
+
+                k.loop(0, k.where(dense, 1, rows), 1, run)
 
             # The weights of some steps stay in the second level cache while they serve a group of panels.
             wide = width * s.group
@@ -441,7 +577,7 @@ class _Writer(Packing):
                     )
                 )
 
-            k.loop(0, total, wide, group)
+            k.if_(k.ne(f.by_pixel, 0), by_pixel, lambda: k.loop(0, total, wide, group) and None)
 
         k.if_(k.ne_null(memory), lambda: k.loop(begin, end, 1, one) and None)
         k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, thread))
@@ -491,8 +627,7 @@ class _Writer(Packing):
     def gradient_kernels(self) -> None:
         """`grad_R_V(x, off, g, c, rows, columns, x_row, x_column, c_row, first)`: C [R][V] += x[off[r] + p] g[p][V]."""
         dtype, lanes = self.dtype, self.lanes
-        most, widest = self.tiles.gradient
-        kernels = [(r, v) for r in range(1, most + 1) for v in range(1, widest + 1)]
+        kernels = Tiles.upto(self.tiles.gradient)
         for rows, vectors in kernels:
             k, (x, off, g, c, lines, columns, x_row, x_column, c_row, first) = self.function(
                 f"grad_{rows}_{vectors}", "x off g c", "lines columns x_row x_column c_row first"
