@@ -84,6 +84,7 @@ MODULE = {
     "distributions": "ag.random for samples; write the log density",
     "amp": "model.to(ag.bfloat16)", "autocast": "model.to(ag.bfloat16)", "special": "ag.erf, ag.lgamma, ...",
     "functional": "ag.nn.functional",
+    "gumbel_softmax": "ag.softmax((x + ag.random.gumbel(x.shape)) / tau)", "threshold": "ag.where(x > t, x, value)",
     "fliplr": "ag.flip(x, axis=1)", "flipud": "ag.flip(x, axis=0)", "lax": "ag.cond, ag.while_loop or ag.scan",
     "numel": "x.size", "size": "x.size", "ndim": "x.ndim", "shape": "x.shape",
     "dtype": "ag.float32, ag.int64, ... or x.dtype",
@@ -118,8 +119,8 @@ KEYWORDS = {
 }
 _ALSO_IN_PLACE = (
     "abs addcdiv ceil clamp clip cos cumsum div eq erf exp exp2 expm1 floor ge gt le log log10 log1p log2 lt mul ne "
-    "neg random reciprocal relu remainder round rsqrt scatter scatter_add sigmoid sign sin softmax sqrt square squeeze sub "
-    "t tan tanh transpose tril triu trunc"
+    "neg random reciprocal relu remainder round rsqrt scatter scatter_add sigmoid sign sin softmax sqrt square squeeze "
+    "sub t tan tanh transpose tril triu trunc"
 ).split()
 
 

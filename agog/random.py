@@ -293,7 +293,9 @@ def randint(low: int, high: int | None = None, shape: Any = ()) -> Tensor:
 
 def randperm(n: int) -> Tensor:
     """The numbers 0 to n - 1 in random order."""
-    return permutation(n)
+    if not hasattr(n, "__index__"):
+        raise ArgumentTypeError(f"randperm: n={n!r} is a {type(n).__name__}; give a whole number")
+    return permutation(n.__index__())
 
 
 def __getattr__(name: str) -> Any:

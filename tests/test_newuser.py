@@ -146,3 +146,23 @@ def test_a_fresh_leaf_inside_of_a_staged_function():
     for _ in range(3):
         assert ag.allclose(slope(), 3 * x ** 2)
         x.assign(x + 1)
+
+
+def test_sizes_and_dtypes_in_their_places():
+    for call in (lambda: ag.zeros(3, "float64"), lambda: ag.ones((2, 3), ag.float64), lambda: ag.zeros((2, 3), (4,)),
+                 lambda: ag.randperm(5.5)):
+        with pytest.raises(errors.ArgumentTypeError):
+            call()
+    assert ag.ones(2, np.int64(3)).shape == (2, 3) and ag.randperm(np.int64(3)).shape == (3,)
+
+
+def test_vmap_takes_arrays_and_says_where_its_shapes_come_from():
+    assert ag.vmap(lambda a: a.sum())(np.ones((2, 3))).tolist() == [3, 3]
+    with pytest.raises(errors.ShapeError) as caught:
+        ag.vmap(lambda a, b: a @ b)(X, ag.ones(2))
+    assert "inside vmap" in caught.value.__notes__[-1]
+
+
+def test_data_loader_has_no_workers():
+    with pytest.raises(errors.ArgumentTypeError, match="prefetch"):
+        ag.data.DataLoader(np.ones(3), num_workers=2)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 from typing import Any, Callable
 
+import numpy as np
+
 from agog import tape, tree
 from agog.autodiff.forward import next_level, settle, top_level
 from agog.autodiff.functional import check_function
-from agog.dispatch import apply, tensors, wrap
+from agog.dispatch import apply, operand, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, AxisError, ShapeError
 from agog.ops.row import Op
 
@@ -113,6 +115,8 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
             if axis is None:
                 inputs.append(x)
                 continue
+            if isinstance(x, np.ndarray):
+                x = operand(x)
             if not hasattr(x, "_node"):
                 raise ArgumentTypeError(f"vmap: in_axes={axis} for a {type(x).__name__}; only Tensors have axes, "
                                         "use None")
@@ -125,7 +129,11 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
             inputs.append(wrap(Batched(tensors.moveaxis(x, axis, 0) if axis % x.ndim else x, level)))
         if size is None:
             raise ArgumentError("vmap: no argument has a batch axis (in_axes is None everywhere)")
-        out = fn(*tree.unflatten(structure, inputs), **kwargs)
+        try:
+            out = fn(*tree.unflatten(structure, inputs), **kwargs)
+        except ShapeError as error:
+            error.add_note(f"    inside vmap: shapes of batched values start with the {size} examples")
+            raise
         outputs, out_structure = tree.flatten(out)
         if not outputs:
             raise ArgumentTypeError("vmap: the function must return Tensors, it returned nothing")

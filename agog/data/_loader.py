@@ -29,7 +29,12 @@ class DataLoader:
     """
 
     def __init__(self, dataset: Any, batch_size: int = 1, shuffle: bool = False, *, seed: int | None = None,
-                 drop_last: bool = False, collate_fn: Callable[[list[Any]], Any] | None = None, prefetch: int = 0):
+                 drop_last: bool = False, collate_fn: Callable[[list[Any]], Any] | None = None, prefetch: int = 0,
+                 **others: Any):
+        if others:
+            raise ArgumentTypeError(f"DataLoader takes no {', '.join(others)}: with prefetch=n a thread prepares n batches "
+                                    "ahead, there are no worker processes; a sampler is a list of indices: "
+                                    "agog.data.Subset(dataset, indices)")
         for name, value, least in (("batch_size", batch_size, 1), ("prefetch", prefetch, 0)):
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ArgumentTypeError(f"DataLoader({name}={value!r}): give a whole number")

@@ -18,8 +18,9 @@ from agog.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from agog.optim._group import number
 from agog.optim._optimizer import Optimizer
 
-__all__ = ["ConstantLR", "CosineAnnealingLR", "ExponentialLR", "LRScheduler", "LambdaLR", "LinearLR", "LinearWarmup",
-           "MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau", "SequentialLR", "StepLR"]
+__all__ = ["ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "ExponentialLR", "LRScheduler",
+           "LambdaLR", "LinearLR", "LinearWarmup", "MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau",
+           "SequentialLR", "StepLR"]
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -182,6 +183,26 @@ class CosineAnnealingLR(LRScheduler):
 
     def rate(self, base: float, n: int) -> float:
         return self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * n / self.T_max)) / 2
+
+
+class CosineAnnealingWarmRestarts(LRScheduler):
+    """Down half a cosine from base to eta_min over `T_0` steps, and again from base (Loshchilov and Hutter, 2017).
+
+    T_mult  each run down is that many times as long as the one before
+    """
+
+    def __init__(self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0):
+        self.T_0, self.T_mult = _whole("T_0", T_0, 1), _whole("T_mult", T_mult, 1)
+        self.eta_min = number("eta_min", eta_min)
+        super().__init__(optimizer)
+
+    def rate(self, base: float, n: int) -> float:
+        length = self.T_0
+        if self.T_mult == 1:
+            n %= length
+        while n >= length:
+            n, length = n - length, length * self.T_mult
+        return self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * n / length)) / 2
 
 
 class OneCycleLR(LRScheduler):

@@ -31,6 +31,9 @@ SIMPLE = {
     "ExponentialLR": (lambda o: schedules.ExponentialLR(o, 0.9), lambda n: 0.1 * 0.9 ** n),
     "CosineAnnealingLR": (lambda o: schedules.CosineAnnealingLR(o, 5, 0.01),
                           lambda n: 0.01 + 0.09 * (1 + math.cos(math.pi * n / 5)) / 2),
+    "CosineAnnealingWarmRestarts": (lambda o: schedules.CosineAnnealingWarmRestarts(o, 2, 2, 0.01),
+                                    lambda n: 0.01 + 0.09 * (1 + math.cos(math.pi * (
+                                        n / 2 if n < 2 else (n - 2) / 4 if n < 6 else (n - 6) / 8))) / 2),
     "LinearLR": (lambda o: schedules.LinearLR(o, 0.2, 1.0, 4), lambda n: 0.1 * min(0.2 + 0.2 * n, 1.0)),
     "LinearWarmup": (lambda o: schedules.LinearWarmup(o, 5, 0.0), lambda n: 0.1 * min(n / 5, 1.0)),
     "ConstantLR": (lambda o: schedules.ConstantLR(o, 0.25, 3), lambda n: 0.1 * (0.25 if n < 3 else 1)),
