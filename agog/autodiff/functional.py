@@ -290,13 +290,13 @@ def checkpoint(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
             return [found.get(s) for s in sources]
 
         op = _Custom("checkpoint", rule)
-        op.outputs = tuple(str(i) for i in range(len(outputs)))  # type: ignore[assignment]
+        op.outputs = tuple(str(i) for i in range(len(outputs)))
         node = object.__new__(Node)
         node.op, node.parents, node.env = op, parents, (None, None)
         node.shape, node.seq = [(y.shape, y.dtype) for y in outputs], tape._ticket()
         if len(outputs) == 1:
             op.rules = ((lambda xp, g: rule(xp, [g]), 0, None),)
-            node.shape = outputs[0].shape  # type: ignore[assignment]
+            node.shape = outputs[0].shape
             return tree.unflatten(out_structure, [wrap(outputs[0]._data, node)])
         return tree.unflatten(out_structure, [wrap(y._data, tape.Pick(node, i, y.shape))
                                               for i, y in enumerate(outputs)])

@@ -18,7 +18,7 @@ class _Watch:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != _NEEDS:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         import importlib.util
 
         spec = importlib.util.find_spec(name)
@@ -38,12 +38,12 @@ def watch() -> None:
     if _NEEDS in sys.modules:
         declare(sys.modules[_NEEDS])
     else:
-        sys.meta_path.insert(0, _Watch())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Watch())
 
 
 def declare(backends: Any) -> None:
     """Declare the backend to einops."""
-    class AgogBackend(backends.AbstractBackend):  # type: ignore[misc]
+    class AgogBackend(backends.AbstractBackend):
         framework_name = "agog"
 
         def __init__(self) -> None:
