@@ -118,6 +118,11 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
             try:
                 out.append(constant(np.array(x, dt)))
             except OverflowError:
+                if op.result == "bool" and isinstance(x, int):  # a comparison is right for any number, as NumPy has it
+                    if config.modes.recorder is not None:
+                        config.modes.recorder.refuse(f"it compares a Tensor of {dt} with {x}")
+                    out.append(constant(np.array(x if -1 << 63 <= x < 1 << 63 else float(x))))
+                    continue
                 raise DTypeError(f"{op.name.lstrip('_')}: {x} does not fit into {dt}; cast the Tensor to a wider dtype first") from None
     return out
 
@@ -324,8 +329,8 @@ def _refusing(op: Op) -> Callable[..., Any]:
 
 def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
     """A function of one operand for a row without static parameters."""
-    ufunc, keep, differentiable = _refusing(op), op.keeps[1], bool(op.vjp)
-    limit = LARGE if isinstance(ufunc, np.ufunc) else 1 << 62  # only a ufunc can be split over threads
+    ufunc, raw, keep, differentiable = _refusing(op), op.raw, op.keeps[1], bool(op.vjp)
+    limit = LARGE if isinstance(raw, np.ufunc) or (op.elementwise and op.lower is not None) else 1 << 62
     result_same = op.result == "same"
 
     def method(x, /):
@@ -333,7 +338,7 @@ def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
             if config.special:
                 return fallback(op, (x,), ())
             a = x._data
-            c = ufunc(a) if a.size < limit else large.unary(ufunc, a)
+            c = ufunc(a) if a.size < limit else large.unary(raw if a.dtype.kind == "f" else ufunc, a)
             if c.dtype is not a.dtype and result_same:
                 return fallback(op, (x,), ())
             if type(c) is not _nd:

@@ -168,10 +168,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def _run(ufunc: Any, inputs: tuple, out: np.ndarray) -> None:
-    """ufunc(*inputs, out=out) for flat contiguous arrays (or scalars), in chunks that threads take as they are free."""
-    n = out.size
-    todo = iter(range(0, n, _CHUNK))
+    """ufunc(*inputs, out=out) in slices of the first axis that threads take as they are free.
+
+    Inputs have the size of `out` along that axis, or broadcast along it.
+    """
+    n, rank = out.shape[0], out.ndim
+    step = max(1, _CHUNK * n // out.size)
+    todo = iter(range(0, n, step))
     lock = threading.Lock()
+    whole = [type(x) is not np.ndarray or x.ndim < rank or x.shape[0] != n for x in inputs]
 
     def work() -> None:
         while True:
@@ -179,8 +184,8 @@ def _run(ufunc: Any, inputs: tuple, out: np.ndarray) -> None:
                 i = next(todo, None)
             if i is None:
                 return
-            j = i + _CHUNK
-            ufunc(*[x[i:j] if type(x) is np.ndarray and x.ndim else x for x in inputs], out[i:j])
+            j = i + step
+            ufunc(*[x if w else x[i:j] for x, w in zip(inputs, whole)], out[i:j])
 
     helpers = [_executor().submit(work) for _ in range(config.num_threads - 1)]
     with np.errstate(all="ignore"):
@@ -195,24 +200,48 @@ def _flat(x: np.ndarray) -> Any:
 
 
 def binary(ufunc: Any, a: Any, b: Any) -> Any:
-    """`ufunc(a, b)`; over threads when both are contiguous and of one shape, or one is a number."""
+    """`ufunc(a, b)`, over threads and into reused memory when both are of one dtype, or one is a number."""
     array = a if type(a) is np.ndarray else b
-    dtype = array.dtype
+    dtype, shape = array.dtype, array.shape
+    flat = bool(shape)
     for x in (a, b):
-        if type(x) is np.ndarray and (x.dtype is not dtype or not x.flags.c_contiguous
-                                      or (x.shape != array.shape and x.ndim)):
-            return ufunc(a, b)
-    if array.ndim == 0:
-        return ufunc(a, b)
-    out = empty(array.shape, _result_dtype(ufunc, (a, b)))
+        if type(x) is np.ndarray:
+            if x.dtype is not dtype:
+                return ufunc(a, b)
+            flat = flat and x.flags.c_contiguous and (x.shape == shape or not x.shape)
+    if not flat:
+        return _broadcast(ufunc, a, b)
+    out = empty(shape, _result_dtype(ufunc, (a, b)))
     inputs = tuple(_flat(x) if type(x) is np.ndarray and x.ndim else x for x in (a, b))
     _parallel(ufunc, inputs, _flat(out))
     return out
 
 
+def _broadcast(ufunc: Any, a: Any, b: Any) -> Any:
+    """The same for arrays that are stretched against each other, or lie otherwise in memory."""
+    shape = np.broadcast_shapes(*[x.shape for x in (a, b) if type(x) is np.ndarray])
+    if prod(shape) < _THREADS_FROM or shape[0] == 1:
+        return ufunc(a, b)
+    out = empty(shape, _result_dtype(ufunc, (a, b)))
+    if config.num_threads > 1:
+        _run(ufunc, (a, b), out)
+    else:
+        ufunc(a, b, out)
+    return out
+
+
 def unary(ufunc: Any, a: Any) -> Any:
-    """`ufunc(a)`, over threads when `a` is contiguous."""
+    """`ufunc(a)`, over threads when `a` is contiguous. What is no ufunc waits for its native kernel."""
     if type(a) is not np.ndarray or not a.flags.c_contiguous:
+        return ufunc(a)
+    if not isinstance(ufunc, np.ufunc):
+        if accelerate is None:
+            if a.size >= _THREADS_FROM:
+                _load_compiler()
+        elif a.dtype.kind == "f":
+            out = empty(a.shape, a.dtype)
+            if accelerate(ufunc, (_flat(a),), _flat(out)):
+                return out
         return ufunc(a)
     out = empty(a.shape, _result_dtype(ufunc, (a,)))
     _parallel(ufunc, (_flat(a),), _flat(out))

@@ -20,6 +20,7 @@ from agog.compiler.conv import conv
 from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.gemm import gemm
 from agog.compiler.pooling import max_pool
+from agog.compiler.rows import compile_row_program
 from agog.ops.row import TABLE, Op
 
 _DTYPES = {"float32", "float64", "int32", "int64"}
@@ -30,10 +31,9 @@ _worker: threading.Thread | None = None
 
 
 def _lowered() -> dict[Any, Op]:
-    """Rows whose computation is one ufunc and that know how to be compiled."""
+    """Rows that work element by element and know how to be compiled, by their computation."""
     rows = [op for op in TABLE.values() if op.elementwise and op.lower is not None]
-    ufuncs = [getattr(np, getattr(op.impl, "ufunc", ""), op.raw) for op in rows]
-    return {ufunc: op for ufunc, op in zip(ufuncs, rows) if isinstance(ufunc, np.ufunc)}
+    return {getattr(np, getattr(op.impl, "ufunc", ""), op.raw): op for op in rows}
 
 
 _rows = _lowered()
@@ -128,44 +128,43 @@ class _Product:
         return out
 
 
+class _Rows:
+    """Softmax and layer norm along the last axis."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = np.dtype(dtype)
+        self.programs = {name: compile_row_program(name, dtype) for name in ("softmax", "log_softmax", "layer_norm")}
+
+    def _map(self, name: str, x: Any, axis: int, empty: Any) -> Any:
+        if axis % x.ndim != x.ndim - 1 or not x.flags.c_contiguous:
+            return None
+        out = empty(x.shape, self.dtype)
+        self.programs[name]([out], [x])
+        return out
+
+    def softmax(self, x: Any, axis: int, empty: Any) -> Any:
+        """The row `softmax`."""
+        return self._map("softmax", x, axis, empty)
+
+    def log_softmax(self, x: Any, axis: int, empty: Any) -> Any:
+        """The row `log_softmax`."""
+        return self._map("log_softmax", x, axis, empty)
+
+    def layer_norm(self, x: Any, weight: Any, bias: Any, eps: float, empty: Any) -> Any:
+        """Rows of x (rows, d) normalised, times weight (d,), plus bias (d,)."""
+        if not all(a.flags.c_contiguous for a in (x, weight, bias)):
+            return None
+        out, facts = empty(x.shape, self.dtype), np.empty((2, x.shape[0]), self.dtype)
+        self.programs["layer_norm"]([out, facts[0], facts[1]], [x, weight, bias, np.array(eps, self.dtype)])
+        return out
+
+
 _families = (
+    _Family(_Rows, softmax="softmax", log_softmax="log_softmax", layer_norm="layer_norm"),
     _Family(_Product, matmul="matmul"),
     _Family(conv, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
     _Family(max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
 )
-
-
-def _where(condition: Any, x: Any, y: Any) -> Any:
-    """The row `where` of arrays of one shape and numbers."""
-    wholes = [v for v in (x, y) if type(v) is np.ndarray and v.ndim]
-    shape = condition.shape
-    if not wholes or condition.dtype != np.bool_ or not condition.flags.c_contiguous:
-        return None
-    dtype = wholes[0].dtype
-    for v in wholes:
-        if v.dtype != dtype or v.shape != shape or not v.flags.c_contiguous:
-            return None
-    for v in (x, y):  # only a Python number is weak
-        if type(v) not in (int, float) and getattr(v, "dtype", None) != dtype:
-            return None
-    key = ("where", dtype, *[type(v) is np.ndarray and v.ndim > 0 for v in (x, y)])
-    kernel = _kernels.get(key)
-    if kernel is None:
-        if key not in _kernels:
-            _kernels[key] = None  # asked for once
-            if dtype.name in ("float32", "float64"):
-                _request(_compile_where, key)
-        return None
-    out = large.empty(shape, dtype)
-    kernel([out], [condition, *[v if type(v) is np.ndarray else np.array(v, dtype) for v in (x, y)]])
-    return out
-
-
-def _compile_where(key: Any) -> None:
-    name, dtype, *whole = key
-    kinds = ["contiguous", *["contiguous" if w else "scalar" for w in whole]]
-    _kernels[key] = compile_elementwise(
-        name, TABLE[name].lower, ["bool", dtype.name, dtype.name], [dtype.name], kinds)
 
 
 def _where(condition: Any, x: Any, y: Any) -> Any:
@@ -221,7 +220,6 @@ def enable() -> None:
     """Let `agog.array.large` use these kernels."""
     if config.native:
         large.accelerate = accelerate
+        large.kernels["where"] = _where
         for family in _families:
-            large.kernels["where"] = _where
-            large.kernels["where"] = _where
             large.kernels |= {row: family.kernel(method) for row, method in family.methods.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agog.array import large
 from agog.errors import AxisError
-from agog.ops.blocks import fresh, over_rows
+from agog.ops.blocks import fresh, native, over_rows
 from agog.ops.row import Op, composite
 
 
@@ -20,7 +20,8 @@ def _check_axis(name):
 
 def _softmax(np, x, axis):
     if x.size >= large.THRESHOLD:
-        return _by_rows(np, _softmax, x, axis)
+        done = native(np, "softmax", 8 * x.size, x, axis)
+        return _by_rows(np, _softmax, x, axis) if done is None else done
     if not x.size:
         return x.copy()
     y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
@@ -31,7 +32,8 @@ def _softmax(np, x, axis):
 
 def _log_softmax(np, x, axis):
     if x.size >= large.THRESHOLD:
-        return _by_rows(np, _log_softmax, x, axis)
+        done = native(np, "log_softmax", 8 * x.size, x, axis)
+        return _by_rows(np, _log_softmax, x, axis) if done is None else done
     if not x.size:
         return x.copy()
     y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
