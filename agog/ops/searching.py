@@ -22,6 +22,8 @@ from agog.ops.row import Op, composite
 # -------------------------------------------------------------------------------------------------- argmax, argmin
 def _check_arg(name: str) -> Any:
     def check(x: Any, axis: Any, keepdims: Any) -> tuple:
+        if axis in (0, -1) and not x.shape:
+            axis = None  # as NumPy has it
         if axis is not None:
             axis = ax.axis(name, x, axis)
         if 0 in (x.shape if axis is None else (x.shape[axis],)):

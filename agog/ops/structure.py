@@ -290,6 +290,8 @@ def _split_at(xp: Any, x: Any, index: int, axis: int) -> Any:
 
 def _pad_constant(b: Any, inputs: Any, node: Any) -> Any:
     out, x, widths = node.outputs[0], inputs[0], node.static["widths"]
+    if not out.shape:
+        return None
     key = tuple(slice(lo, n - hi) for (lo, hi), n in zip(widths, out.shape))
     value = np.asarray(node.static["value"]).astype(out.dtype).item()
     return b.assemble(out.shape, str(out.dtype), [(x, lambda a: a[key])], fill=value)
