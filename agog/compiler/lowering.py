@@ -238,8 +238,7 @@ class Lowering:
             x = self._own(self.read(v))
             root = resolve(x)[0]
             if id(root) in seen:
-                x = self.copy(x)
-                root = x
+                root = x = self.copy(x) if x.dtype in ITEMSIZE else self._foreign_copy(x)
             seen.add(id(root))
             outputs.append(x)
         return inputs, outputs
@@ -248,17 +247,18 @@ class Lowering:
         """`x` as something that fills an array of its own."""
         root = resolve(x)[0]
         if x.dtype not in ITEMSIZE:
-            if isinstance(root, Buffer) and root.step is None:
-                step = Island(None, (x,), self.position, f"kernels have no {x.dtype}")
-                step.outputs = (Buffer(x.shape, x.dtype, step, name="copy"),)
-                self.steps.append(step)
-                return step.outputs[0]
-            return x
+            return self._foreign_copy(x) if isinstance(root, Buffer) and root.step is None else x
         if isinstance(root, Const | Coord) or isinstance(root, Buffer) and root.step is None or not whole(x):
             return self.copy(x)
         if isinstance(x, View) and isinstance(root, Buffer) and isinstance(root.step, Island):
             return self.copy(x)
         return x
+
+    def _foreign_copy(self, x):
+        step = Island(None, (x,), self.position, f"kernels have no {x.dtype}")
+        step.outputs = (Buffer(x.shape, x.dtype, step, name="copy"),)
+        self.steps.append(step)
+        return step.outputs[0]
 
     def solid(self, x, strided=False):
         """`x` as something in memory: a value that is stored, or (strided) any view of one."""
