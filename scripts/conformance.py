@@ -1,7 +1,8 @@
 """Run the Array API consortium's test suite on agog (make conformance).
 
     python scripts/conformance.py                          # clones the suite at a fixed release, next to the project
-    python scripts/conformance.py --suite FOLDER           # a checkout that is there already, with its submodule
+    python scripts/conformance.py --suite FOLDER           # a checkout that is there already, with its submodule;
+                                                           # so does ARRAY_API_TESTS=FOLDER make conformance
     python scripts/conformance.py -- -k test_sum           # what follows -- goes to pytest
 
 Tests that are known to disagree stand in tests/array_api_xfails.txt, each with its reason.
@@ -21,8 +22,8 @@ RELEASE = "2026.02.26"
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--suite", type=pathlib.Path, default=ROOT / ".conformance" / RELEASE)
-    p.add_argument("--examples", type=int, default=50, help="random examples per test (the suite's own default is 100)")
+    p.add_argument("--suite", type=pathlib.Path, default=os.environ.get("ARRAY_API_TESTS", ROOT / ".conformance" / RELEASE))
+    p.add_argument("--examples", type=int, default=100, help="random examples per test")
     p.add_argument("pytest", nargs="*")
     a = p.parse_args()
     if not (a.suite / "array-api" / "spec").exists():
