@@ -203,6 +203,23 @@ class TransformerEncoder(Module):
         return src if self.norm is None else self.norm(src)
 
 
+class TransformerDecoder(Module):
+    """`num_layers` copies of a decoder layer, one after the other, and a norm at the end."""
+
+    def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None):
+        self.layers = ModuleList([copy.deepcopy(decoder_layer) for _ in range(whole("TransformerDecoder", "num_layers",
+                                                                                    num_layers))])
+        self.norm = norm
+
+    def forward(self, tgt: Any, memory: Any, tgt_mask: Any = None, memory_mask: Any = None,
+                tgt_key_padding_mask: Any = None, memory_key_padding_mask: Any = None,
+                tgt_is_causal: bool = False) -> Any:
+        for layer in self.layers:
+            tgt = layer(tgt, memory, tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask,
+                        tgt_is_causal)
+        return tgt if self.norm is None else self.norm(tgt)
+
+
 class TransformerDecoderLayer(Module):
     """Self-attention, attention to a memory, and a feed-forward network; see TransformerEncoderLayer."""
 

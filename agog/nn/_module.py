@@ -329,6 +329,10 @@ class Module:
         """`to("float16")`."""
         return self.to("float16")
 
+    def bfloat16(self) -> Any:
+        """`to("bfloat16")`."""
+        return self.to("bfloat16")
+
     def cpu(self) -> Any:
         """`to("cpu")`."""
         return self.to("cpu")

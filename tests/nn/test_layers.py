@@ -551,3 +551,28 @@ def test_more_bad_input():
 def test_bad_settings(make, text):
     with pytest.raises(errors.AgogError, match=text):
         make()
+
+
+def test_padding_modules():
+    x = ag.arange(6, dtype=ag.float32).reshape(1, 1, 2, 3)
+    check(nn.ZeroPad2d((1, 0, 0, 1)), x, want=[[[[0, 0, 1, 2], [0, 3, 4, 5], [0, 0, 0, 0]]]])
+    check(nn.ConstantPad1d(1, 7.0), x[0], want=[[[7, 0, 1, 2, 7], [7, 3, 4, 5, 7]]])
+    check(nn.ReflectionPad2d((2, 1, 1, 0)), x, want=[[[[5, 4, 3, 4, 5, 4], [2, 1, 0, 1, 2, 1], [5, 4, 3, 4, 5, 4]]]])
+    check(nn.ReplicationPad2d((0, 1, 0, 1)), x, want=[[[[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5]]]])
+    check(nn.CircularPad1d((1, 0)), x[0], want=[[[2, 0, 1, 2], [5, 3, 4, 5]]])
+    assert nn.ZeroPad3d(1)(ag.ones(1, 2, 2, 2)).shape == (1, 4, 4, 4) and repr(nn.ZeroPad1d(2)) == "ZeroPad1d((2, 2))"
+    with pytest.raises(errors.ArgumentError, match="give one number, or 4"):
+        nn.ZeroPad2d((1, 1))
+    with pytest.raises(errors.ShapeError, match="3 without N"):
+        nn.ZeroPad2d(1)(ag.ones(2))
+
+
+def test_pixels_similarity_and_decoder():
+    x = ag.random.normal((2, 8, 3, 3))
+    assert ag.all(nn.PixelUnshuffle(2)(nn.PixelShuffle(2)(x)) == x) and nn.PixelShuffle(2)(x).shape == (2, 2, 6, 6)
+    assert ag.allclose(nn.CosineSimilarity(axis=1)(x, 2 * x), ag.ones(2, 3, 3))
+    layer = nn.TransformerDecoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    decoder = nn.TransformerDecoder(layer, 2, nn.LayerNorm(8))
+    tgt, memory = ag.random.normal((2, 4, 8)), ag.random.normal((2, 5, 8))
+    assert ag.allclose(decoder(tgt, memory), decoder.norm(layer(layer(tgt, memory), memory)))
+    assert nn.Linear(2, 2).bfloat16().weight.dtype == ag.bfloat16
