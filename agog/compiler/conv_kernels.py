@@ -46,7 +46,7 @@ _JOB = ("out", "x", "w", "bias", "table", "packed", "sub")
 
 
 class Tiles:
-    """The register tiles of a machine, (rows, vectors): of outputs by pixels, of pixels by outputs, of taps by outputs."""
+    """The register tiles of a machine, (rows, vectors): outputs by pixels, pixels by outputs, taps by outputs."""
 
     def __init__(self, target: Target) -> None:
         many = target.registers >= 32
@@ -91,6 +91,7 @@ def build(dtype: str, target: Target) -> Module:
     writer.conv()
     writer.gradient_kernels()
     writer.pack_transposed()
+    writer.turn()
     writer.gradient_unit()
     writer.gradient_sum()
     writer.gradient()
@@ -323,7 +324,7 @@ class _Writer(Packing):
         self._table("pixels", Tiles.upto(self.tiles.pixel), "pixel")
 
     def flush_pixels(self) -> None:
-        """`flush_pixels(temp, y, bias, count, outputs, wide, y_w, y_plane, relu)`: temp [count][outputs] to a row of y."""
+        """`flush_pixels(temp, y, bias, count, outputs, wide, y_w, y_plane, relu)`: temp [count][outputs] to y."""
         k, (temp, y, bias, count, outputs, wide, y_w, y_plane, relu) = self.function(
             "flush_pixels", "temp y bias", "count outputs wide y_w y_plane relu"
         )
@@ -658,6 +659,37 @@ class _Writer(Packing):
             k.finish()
         self._table("grads", kernels, "grad")
 
+    def turn(self) -> None:
+        """`turn(g, gt, g_plane, rows, steps, stride)`: the transpose of some images of g."""
+        k, (g, gt, g_plane, rows, steps, stride) = self.function("turn", "g gt", "g_plane rows steps stride")
+        lanes, dtype = self.lanes, self.dtype
+        last = steps - lanes
+
+        def square(i: Value) -> None:
+            i = k.where(i < last, i, last)  # the last one begins earlier
+
+            def group(o: Value) -> None:
+                place = k.at(k.offset(g, o * g_plane), i, dtype)
+                loaded = []
+                for r in range(lanes):
+                    loaded.append(k.load(place, dtype, lanes))
+                    place = k.offset(place, k.where(o + (r + 1) < rows, g_plane, 0))  # the last image again
+                target = k.at(k.offset(gt, i * stride), o, dtype)
+                for value in transpose(k, loaded):
+                    k.store(value, target)
+                    target = k.offset(target, stride)
+
+            k.loop(0, rows, lanes, group)
+
+        def few() -> None:
+            k.call_known(
+                "pack_transposed", None, g, gt, g_plane, k.const(self.size, "int64"), rows, rows, steps, stride
+            )
+
+        k.if_(last >= 0, lambda: k.loop(0, steps, lanes, square) and None, few)
+        k.ret()
+        k.finish()
+
     def gradient_unit(self) -> None:
         """The sums over some samples for some channels of one group: [taps][outputs] in packed memory."""
         k, job, begin, end, thread = self._task("gradient_units")
@@ -725,8 +757,8 @@ class _Writer(Packing):
                             count = k.where(left < widest * lanes, left, widest * lanes)
                             vectors = k.op(f"udiv i64 {(count + (lanes - 1)).text}, {lanes}", "int64")
                             k.call_known(
-                                "pack_transposed", None, k.offset(source, o * f.g_plane), gt, f.g_plane,
-                                k.const(size, "int64"), count, count, points, vectors * self.vector_bytes,
+                                "turn", None, k.offset(source, o * f.g_plane), gt, f.g_plane, count, points,
+                                vectors * self.vector_bytes,
                             )
 
                             def panel(p: Value) -> None:
@@ -755,41 +787,49 @@ class _Writer(Packing):
         k.finish()
 
     def gradient_sum(self) -> None:
-        """The sums of all chunks, for a channel of a group at a time, to dw [outputs][taps]."""
+        """The sums of all chunks, for as many taps of a group as a vector has lanes, to dw [outputs][taps]."""
         k, job, begin, end, _ = self._task("gradient_sum")
         f = Words(k, job["table"], GRADIENT)
         lanes, dtype = self.lanes, self.dtype
         steps = f.channels * f.taps
         between = f.groups * steps * f.wide
-        buffer = k.alloca(self.vector_bytes)
+        blocks = k.op(f"udiv i64 {(steps + (lanes - 1)).text}, {lanes}", "int64")
+        buffer = k.alloca(lanes * self.vector_bytes)
 
-        def channel(i: Value) -> None:
-            group = k.op(f"udiv i64 {i.text}, {f.channels.text}", "int64")
-            first = (i - group * f.channels) * f.taps
+        def block(i: Value) -> None:
+            group = k.op(f"udiv i64 {i.text}, {blocks.text}", "int64")
+            first = (i - group * blocks) * lanes
+            left = steps - first
+            left = k.where(left < lanes, left, lanes)
+            partial = k.partial(left)
+            source = k.offset(job["packed"], (group * steps + first) * f.wide)
+            target = k.at(job["out"], group * f.outputs * steps + first, dtype)
 
-            def tap(j: Value) -> None:
-                place = first + j
-                source = k.offset(job["packed"], (group * steps + place) * f.wide)
-                target = k.at(job["out"], group * f.outputs * steps + place, dtype)
-
-                def outputs(o: Value) -> None:
-                    at = k.at(source, o, dtype)
+            def outputs(o: Value) -> None:
+                rows = []
+                place = k.at(source, o, dtype)
+                for r in range(lanes):
                     total = k.loop(
-                        1, f.chunks, 1, lambda c, s: [s + k.load(k.offset(at, c * between), dtype, lanes)],
-                        [k.load(at, dtype, lanes)],
-                    )[0]
-                    k.store(total, buffer)
-                    left = f.outputs - o
-                    k.loop(
-                        0, k.where(left < lanes, left, lanes), 1,
-                        lambda e: k.store(k.load(k.at(buffer, e, dtype), dtype), k.at(target, (o + e) * steps, dtype)),
+                        1, f.chunks, 1,
+                        lambda c, s, at=place: [s + k.load(k.offset(at, c * between), dtype, lanes)],
+                        [k.load(place, dtype, lanes)],
                     )
+                    rows += total
+                    place = k.offset(place, k.where(left > r + 1, f.wide, 0))  # the last tap again
+                for e, value in enumerate(transpose(k, rows)):
+                    k.store(value, k.offset(buffer, e * self.vector_bytes))
+                rest = f.outputs - o
 
-                k.loop(0, f.outputs, lanes, outputs)
+                def row(e: Value) -> None:
+                    value = k.load(k.offset(buffer, e * self.vector_bytes), dtype, lanes)
+                    to = k.at(target, (o + e) * steps, dtype)
+                    k.if_(left >= lanes, lambda: k.store(value, to), lambda: partial.store(value, to))
 
-            k.loop(0, f.taps, 1, tap)
+                k.loop(0, k.where(rest < lanes, rest, lanes), 1, row)
 
-        k.loop(begin, end, 1, channel)
+            k.loop(0, f.outputs, lanes, outputs)
+
+        k.loop(begin, end, 1, block)
         k.ret()
         k.finish()
 
@@ -805,7 +845,8 @@ class _Writer(Packing):
 
         def work() -> None:
             self._share(k, "gradient_units", job, f.chunks * f.groups * f.parts, f.alone)
-            self._share(k, "gradient_sum", job, f.groups * f.channels, f.alone)
+            blocks = k.op(f"udiv i64 {(f.channels * f.taps + (self.lanes - 1)).text}, {self.lanes}", "int64")
+            self._share(k, "gradient_sum", job, f.groups * blocks, f.alone)
 
         k.if_(k.ne_null(memory), work)
         k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, slot))
