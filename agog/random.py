@@ -17,6 +17,7 @@ import numpy as np
 
 from agog import hints
 from agog.array import dtypes
+from agog.autodiff.batching import for_each_example
 from agog.dispatch import operand, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.tensor import Tensor, asarray
@@ -113,8 +114,8 @@ def set_state(state: Any) -> None:
 
 
 def next_key(generator: Generator | None = None) -> Tensor:
-    """A fresh key of the global (or the given) generator."""
-    return (default_generator() if generator is None else generator).next_key()
+    """A fresh key of the global (or the given) generator; inside vmap, another for each example."""
+    return for_each_example((default_generator() if generator is None else generator).next_key(), tensors.random_split)
 
 
 def key(seed: int) -> Tensor:

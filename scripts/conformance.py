@@ -22,7 +22,8 @@ RELEASE = "2026.02.26"
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--suite", type=pathlib.Path, default=os.environ.get("ARRAY_API_TESTS", ROOT / ".conformance" / RELEASE))
+    default = os.environ.get("ARRAY_API_TESTS", ROOT / ".conformance" / RELEASE)
+    p.add_argument("--suite", type=pathlib.Path, default=default)
     p.add_argument("--examples", type=int, default=100, help="random examples per test")
     p.add_argument("pytest", nargs="*")
     a = p.parse_args()

@@ -289,6 +289,62 @@ def test_random_numbers_inside_vmap():
     assert set(drop.reshape(-1).tolist()) == {0.0, 2.0}
 
 
+def test_random_numbers_differ_between_the_examples():
+    ag.random.seed(0)
+    draws = ag.vmap(lambda x: ag.random.normal((2,)) + x * 0)(ag.zeros(4, 1))
+    assert len({tuple(row) for row in draws.tolist()}) == 4
+    nested = ag.vmap(ag.vmap(lambda x: ag.random.uniform(()) + x))(ag.zeros(3, 4))
+    assert len(set(nested.reshape(-1).tolist())) == 12
+    g = ag.vmap(ag.grad(lambda x: ag.random.dropout(x, 0.5).sum()))(ag.ones(4, 16))
+    assert set(g.reshape(-1).tolist()) == {0.0, 2.0} and g[0].tolist() != g[1].tolist()
+    ag.random.seed(0)
+    assert draws.tolist() == ag.vmap(lambda x: ag.random.normal((2,)) + x * 0)(ag.zeros(4, 1)).tolist()
+    rates = ag.asarray([0.5, 4.0, 9.0])
+    for draw in (ag.random.gamma, ag.random.poisson):
+        assert ag.vmap(draw)(rates).shape == (3,)
+        with pytest.raises(errors.ArgumentError, match="negative"):
+            ag.vmap(draw)(-rates)
+    with pytest.raises(KeyError):
+        ag.vmap(lambda x: {}[1])(rates)
+    assert ag.random.normal((2,)).shape == (2,)  # what failed left no batch behind
+
+
+def test_modules_by_functional_call():
+    call = ag.nn.utils.functional_call
+    net = ag.nn.Sequential(ag.nn.Linear(3, 4), ag.nn.Tanh(), ag.nn.Linear(4, 2))
+    x, y = R(8, 3).astype("float32"), R(8, 2).astype("float32")
+    params = {name: p.detach() for name, p in net.named_parameters()}
+    loss = lambda p, x, y: ((call(net, p, x) - y) ** 2).sum()
+    each = ag.vmap(ag.grad(loss), in_axes=(None, 0, 0))(params, x, y)
+    loss(dict(net.named_parameters()), x, y).backward()
+    for name, p in net.named_parameters():
+        near(each[name].sum(axis=0), p.grad, 1e-5)
+    nets = [ag.nn.Linear(3, 2) for _ in range(4)]
+    stacked = tree.map(lambda *ps: ag.stack([p.detach() for p in ps]), *[dict(n.named_parameters()) for n in nets])
+    out = ag.vmap(lambda p, x: call(nets[0], p, x), in_axes=(0, None))(stacked, x)
+    near(out, ag.stack([n(x) for n in nets]).detach(), 1e-6)
+
+
+def test_empty_batches():
+    assert ag.vmap(lambda x: x * 2)(ag.zeros(0, 3)).shape == (0, 3)
+    assert ag.vmap(ag.linalg.inv)(ag.zeros(0, 3, 3)).shape == (0, 3, 3)
+
+
+def test_staged_functions_in_transformations_and_the_other_way_round():
+    f = lambda x: (ag.sin(x) * x * x).sum() + own_cube(x).sum() + own_sine(x).sum()
+    x, v, staged_f, staged_grad = T(0.3, -0.7), T(1, 2), ag.function(f), ag.function(ag.grad(f))
+    pairs = [
+        (ag.grad(ag.function(f)), ag.grad(f)), (ag.function(ag.grad(f)), ag.grad(f)),
+        (ag.function(ag.hessian(f)), ag.hessian(f)), (ag.hessian(ag.function(f)), ag.hessian(f)),
+        (lambda x: ag.jvp(staged_f, (x,), (v,))[1], lambda x: ag.jvp(f, (x,), (v,))[1]),
+        (lambda x: ag.vmap(staged_grad)(x[:, None]), lambda x: ag.vmap(ag.grad(f))(x[:, None])),
+        (ag.function(lambda x: ag.vmap(ag.grad(f))(x[:, None])), lambda x: ag.vmap(ag.grad(f))(x[:, None])),
+    ]
+    for staged, eager in pairs:
+        for _ in range(3):
+            near(staged(x), eager(x), 1e-10)
+
+
 def test_vmap_of_rows_of_every_kind():
     x = R(5, 3, 3)
     spd = lambda m: m @ m.mT + 3 * ag.eye(3, dtype="float64")

@@ -8,6 +8,7 @@ example by example (correct, and no faster than your own loop).
 from __future__ import annotations
 
 import functools
+import threading
 from typing import Any, Callable
 
 import numpy as np
@@ -91,12 +92,32 @@ def run_batched(op: Op, batched: tuple[bool, ...], values: tuple, statics: tuple
     return tensors.stack(rows, axis=0)
 
 
+class _Running(threading.local):
+    """The levels and batch sizes of the calls of vmap that this thread is in, from the outermost."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, int]] = []
+
+
+_running = _Running()
+
+
+def for_each_example(key: Any, split: Callable[[Any, int], Any]) -> Any:
+    """`key` itself, or inside vmap one that differs between the examples: `split(key, n)` gives n of them."""
+    for level, n in _running.batches:
+        key = wrap(Batched(split(key, n), level))
+    return key
+
+
 def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., Any]:
     """`fn` over a batch: as if called for each example, and run as one computation.
 
     in_axes   which axis of each positional argument is the batch: an int, None (the same for all examples), or a
               tuple with an entry for each argument, which may be a pytree that is a prefix of the argument
     out_axes  where the batch goes in the results: an int, or a pytree prefix of the result
+
+    Keyword arguments are the same for all examples. Random numbers differ between the examples, unless they are drawn
+    with a key that does not.
 
     Raises ShapeError when batch sizes differ, AxisError for an axis that an argument does not have.
     """
@@ -129,11 +150,14 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
             inputs.append(wrap(Batched(tensors.moveaxis(x, axis, 0) if axis % x.ndim else x, level)))
         if size is None:
             raise ArgumentError("vmap: no argument has a batch axis (in_axes is None everywhere)")
+        _running.batches.append((level, size))
         try:
             out = fn(*tree.unflatten(structure, inputs), **kwargs)
         except ShapeError as error:
             error.add_note(f"    inside vmap: shapes of batched values start with the {size} examples")
             raise
+        finally:
+            _running.batches.pop()
         outputs, out_structure = tree.flatten(out)
         if not outputs:
             raise ArgumentTypeError("vmap: the function must return Tensors, it returned nothing")

@@ -477,9 +477,11 @@ def _param_shape(name, shape, *params):
 def _check_param(name, what):
     def check(key, param, shape, dtype):
         check_key(name, key)
-        good = (param >= 0) & np.isfinite(param)
-        if not good.all():
-            raise ArgumentError(f"{name}: {what} must be finite and not negative, but holds {param[~good].ravel()[0]}")
+        if isinstance(param, np.ndarray):  # inside vmap and jvp the values come to be checked in their turn
+            good = (param >= 0) & np.isfinite(param)
+            if not good.all():
+                raise ArgumentError(f"{name}: {what} must be finite and not negative, but holds "
+                                    f"{param[~good].ravel()[0]}")
         return _param_shape(name, shape, param), dtypes.dtype(dtype) if what == "rate" else _float_dtype(name, dtype)
     return check
 
