@@ -47,6 +47,26 @@ _DULL = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "__annota
                    "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl"})
 
 
+def _is_library_object(value: Any) -> bool:
+    """Machinery of NumPy, of agog and of the import system: what it holds is not the user's state."""
+    if isinstance(value, types.FunctionType):
+        return not is_user_code(value.__code__.co_filename)
+    cls = type(value)
+    return cls.__module__.partition(".")[0] in _MACHINERY and getattr(cls, "__agog_watch__", None) is None
+
+
+_MACHINERY = frozenset({"numpy", "agog", "inspect", "importlib", "_frozen_importlib", "_frozen_importlib_external"})
+
+
+def restore_profile(before: Any) -> None:
+    """Give the thread the profiler back that it had; one written in C (cProfile) is an object to be enabled again."""
+    if before is None or callable(before):
+        sys.setprofile(before)
+    else:
+        sys.setprofile(None)
+        before.enable()
+
+
 class Watch:
     """Notes frames and impure calls while active, and the state that those frames could reach when they began."""
 
@@ -96,7 +116,7 @@ class Watch:
     def stop(self) -> None:
         """End watching (also after an exception)."""
         if self._active:
-            sys.setprofile(self._before_profile)
+            restore_profile(self._before_profile)
             self._active = False
             if isinstance(sys.stdout, _Stream):
                 sys.stdout = self._streams[0]
@@ -180,6 +200,8 @@ class Watch:
             if id(value) in self._objects or isinstance(value, (*CONTAINERS, np.ndarray)) and not is_user_class(type(value)):
                 continue
             if isinstance(value, FIXED) and not isinstance(value, type | types.ModuleType):
+                continue
+            if _is_library_object(value):
                 continue
             if isinstance(value, operator.attrgetter | operator.methodcaller) and not self._dynamic:
                 self._note_names(set(), True)
@@ -267,7 +289,7 @@ class Watch:
                     self._note(Place(names, name, f"{value.__name__}.{name}"))
         else:
             for name in (self._attributes if wanted is None else wanted) & names.keys():
-                self._note(Place(names, name, f"{value.__name__}.{name}"))
+                self._note(Place(names, name, f"{value.__name__}.{name}"), explore=isinstance(names[name], types.ModuleType))
 
     def finish(self) -> None:
         """Note what is read from agog's own modules, after the run: they make their names when these are first used."""
@@ -285,7 +307,8 @@ class Watch:
                         if isinstance(value, types.ModuleType) and value.__name__.startswith("agog."):
                             self._agog.setdefault(id(value), (value, value.__name__))
 
-    def _note(self, place: Place) -> None:
+    def _note(self, place: Place, explore: bool = True) -> None:
+        """Watch a place; `explore`: and, if it holds objects, what the code reads of them."""
         key = (id(place.holder), place.key)
         if key in self.places:
             return
@@ -304,9 +327,10 @@ class Watch:
             self.volatile.add(key)
             self._flat.update(k for k, v in seen.items() if dataclasses.is_dataclass(v))
             seen = {k: v for k, v in seen.items() if not is_tensor(v)}
-        if place.key != "__mro__":
+        if explore and place.key != "__mro__":
             self._note_objects(seen, place.name)
-        self._note_callable(value)
+        if explore:
+            self._note_callable(value)
 
     def _note_value(self, key: Any, value: Any, name: str) -> None:
         holder = {"value": value}
