@@ -91,7 +91,10 @@ FUNCTIONS = {
     "fft": lambda x: np.abs(np.fft.rfft(x, axis=0)), "swap": lambda x: np.swapaxes(x, 0, 1),
     "diff": lambda x: np.diff(x, axis=0), "vstack": lambda x: np.vstack([x, x[0]]), "real": lambda x: np.real(x),
     "ones_like": lambda x: np.ones_like(x), "copy": lambda x: np.copy(x), "svd": lambda x: np.linalg.svd(x)[1],
-    "median": lambda x: np.median(x, axis=0), "amax": lambda x: np.amax(x), "inner": lambda x: np.inner(x, x),
+    "hstack": lambda x: np.hstack([x, x]), "average": lambda x: np.average(x, axis=0, weights=x * x),
+    "split": lambda x: np.split(x, 2, axis=1)[1], "round": lambda x: np.round(x, 1),
+    "median": lambda x: np.median(x, axis=0),
+    "amax": lambda x: np.amax(x), "inner": lambda x: np.inner(x, x),
 }
 
 

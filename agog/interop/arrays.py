@@ -35,7 +35,7 @@ _FUNCTIONS = {  # NumPy's functions of the same name: how many parameters go by 
     "sum": 1, "prod": 1, "mean": 1, "std": 1, "var": 1, "max": 1, "min": 1, "argmax": 1, "argmin": 1, "all": 1,
     "any": 1, "count_nonzero": 1, "cumulative_sum": 1, "cumulative_prod": 1, "sort": 1, "argsort": 1, "flip": 1,
     "roll": 2, "repeat": 2, "tile": 2, "squeeze": 1, "expand_dims": 2, "reshape": 2, "moveaxis": 3, "swapaxes": 3,
-    "broadcast_to": 2, "stack": 1, "round": 1, "diff": 1, "take_along_axis": 2, "tril": 1, "triu": 1, "tensordot": 2,
+    "broadcast_to": 2, "stack": 1, "diff": 1, "take_along_axis": 2, "tril": 1, "triu": 1, "tensordot": 2,
     "outer": 2, "unstack": 1, "matrix_transpose": 1, "nonzero": 1, "real": 1, "imag": 1, "clip": 1, "linalg.inv": 1,
     "linalg.solve": 2, "linalg.det": 1, "linalg.cholesky": 1, "linalg.qr": 1, "linalg.svd": 1, "linalg.eigh": 1,
     "linalg.eigvalsh": 1, "linalg.slogdet": 1, "linalg.pinv": 1, "linalg.matrix_power": 2, "linalg.svdvals": 1,
@@ -173,6 +173,21 @@ def _concatenate(arrays: Any, axis: Any = 0) -> Any:
     return tensors.concat([a.reshape(-1) for a in arrays] if axis is None else arrays, axis=0 if axis is None else axis)
 
 
+def _hstack(arrays: Any) -> Any:
+    arrays = [tensors.reshape(a, (-1,)) if a.ndim == 0 else a for a in map(asarray, arrays)]
+    return tensors.concat(arrays, axis=min(1, arrays[0].ndim - 1))
+
+
+def _average(a: Any, axis: Any = None, weights: Any = None, keepdims: bool = False) -> Any:
+    a = asarray(a)
+    if weights is None:
+        return tensors.mean(a, axis=axis, keepdims=keepdims)
+    w = asarray(weights)
+    if w.shape != a.shape:
+        return NotImplemented
+    return tensors.sum(a * w, axis=axis, keepdims=keepdims) / tensors.sum(w, axis=axis, keepdims=keepdims)
+
+
 def _broadcast_arrays(*xs: Any) -> Any:
     if not all(isinstance(x, Tensor | int | float | complex) or getattr(x, "dtype", None) in _NUMERIC for x in xs):
         return NotImplemented
@@ -210,6 +225,9 @@ def _special() -> dict[Any, Call]:
         np.cumsum: _plain(_cumulative("cumulative_sum"), "axis", "dtype"),
         np.cumprod: _plain(_cumulative("cumulative_prod"), "axis", "dtype"),
         np.ravel: _plain(lambda a: asarray(a).reshape(-1)), np.vstack: _plain(stack(0, 2)),
+        np.hstack: _plain(_hstack), np.average: _plain(_average, "axis", "weights", "keepdims"),
+        np.split: _plain(lambda a, sections, axis=0: list(tensors.split(asarray(a), sections, axis=axis)), "axis"),
+        np.round: _plain(lambda a, decimals=0: round(asarray(a), decimals), "decimals"),
         np.shape: _plain(lambda a: a.shape), np.ndim: _plain(lambda a: a.ndim), np.size: _plain(lambda a: a.size),
         np.zeros_like: _plain(lambda a, dtype=None: _like("zeros_like", a, dtype), "dtype"),
         np.ones_like: _plain(lambda a, dtype=None: _like("ones_like", a, dtype), "dtype"),
