@@ -1,12 +1,13 @@
 """The call of a recording, written out as one Python function: check the arguments and guards, run, commit.
 
-`entry(args)` returns the result, or MISS when something is not as it was recorded; then the general path looks for
+`entry(args, kwargs)` returns the result, or MISS when something is not as it was recorded; then the general path looks for
 another recording and finds out what differs. What is written here is what `Recording.applies`, `run` and `commit` do,
 without their loops.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from typing import Any, Callable
 
@@ -15,27 +16,54 @@ import numpy as np
 from agog import dispatch, tape, tree
 from agog.staging.recorder import Argument, Captured
 from agog.staging.recording import Recording, spent
-from agog.staging.state import ABSENT, SIZE, fingerprint
+from agog.staging.state import ABSENT, CONTAINERS, PLAIN, SIZE, fingerprint, is_tensor
 
 MISS = object()
 
 
-def write_entry(r: Recording, arguments: list[tuple[str, Any]] | None) -> Callable[[tuple], Any] | None:
-    """The entry of a recording; None when this call needs the general path.
+def describe(args: tuple, kwargs: dict, tensors: list[Any]) -> Any:
+    """The arguments for `write_entry`; None when they need the general path.
 
-    arguments: for each positional argument ("tensor", index), ("plain", value) or ("same", object); None if there are
-    others.
+    (positional, names, by name), where an argument is ("tensor", its number), ("plain", value), ("same", object),
+    (list or tuple, arguments) or (dict, keys, arguments).
     """
+    count = 0
+
+    def one(x: Any) -> Any:
+        nonlocal count
+        if is_tensor(x):
+            count += 1
+            return "tensor", count - 1
+        if type(x) in (list, tuple):
+            return type(x), [one(v) for v in x]
+        if type(x) is dict and all(isinstance(k, str | int) for k in x):
+            return dict, tuple(x), [one(v) for v in x.values()]
+        if isinstance(x, str | bool | type(None)) or type(x) is int or (type(x) is float and x == x and x != 0):
+            return "plain", x
+        if not isinstance(x, (*PLAIN, *CONTAINERS, np.ndarray)) and not dataclasses.is_dataclass(x):
+            return "same", x
+        raise _Unfit
+
+    try:
+        out = [one(x) for x in args], tuple(kwargs), [one(x) for x in kwargs.values()]
+    except _Unfit:
+        return None
+    return out if count == len(tensors) == len({id(t) for t in tensors}) else None
+
+
+class _Unfit(Exception):
+    pass
+
+
+def write_entry(r: Recording, arguments: Any) -> Callable[[tuple, dict], Any] | None:
+    """The entry of a recording, for arguments described by `describe`; None when this call needs the general path."""
     native = getattr(r.program, "call", None)
     if arguments is None or native is None or r.leaf_states and any(type(o) is int for o, _ in r.leaf_states):
         return None
     if any(type(s) not in (Argument, Captured) for s in r.fetch) or any(type(o) is int for o, _ in r.gradients):
         return None
     w = _Writer()
-    w.line(f"if len(args) != {len(arguments)}: return MISS")
-    if arguments:
-        w.line(", ".join(f"a{i}" for i in range(len(arguments))) + ("," if len(arguments) == 1 else "") + " = args")
-    names = _check_arguments(w, r, arguments)
+    names = _check_arguments(w, r, *arguments)
     _check_guards(w, r)
     inputs = _check_captured(w, r, names)
     w.line(f"outs = native({', '.join(inputs)})")
@@ -60,38 +88,56 @@ class _Writer:
         self.env[name] = value
         return name
 
-    def make(self, native: Any) -> Callable[[tuple], Any]:
+    def make(self, native: Any) -> Callable[[tuple, dict], Any]:
         self.env["native"] = native
         body = "\n".join("    " + text for text in self.lines)
-        exec(compile(f"def entry(args):\n{body}\n", "<agog entry>", "exec"), self.env)
+        exec(compile(f"def entry(args, kwargs):\n{body}\n", "<agog entry>", "exec"), self.env)
         return self.env["entry"]
 
 
-def _check_arguments(w: _Writer, r: Recording, arguments: list[tuple[str, Any]]) -> list[str]:
+def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tuple, by_name: list[Any]) -> list[str]:
     """Checks of the form of the arguments; returns the variable of each Tensor argument."""
     found: dict[int, str] = {}
-    specs = r.argument_specs
-    for i, (kind, what) in enumerate(arguments):
+    containers: list[str] = []
+    fresh = iter(range(1 << 30)).__next__
+
+    def check(name: str, what: Any) -> None:
+        kind = what[0]
         if kind == "same":
-            w.line(f"if a{i} is not {w.name(what)}: return MISS")
-            continue
-        if kind == "plain":
-            if what is None or what is True or what is False:
-                w.line(f"if a{i} is not {what}: return MISS")
+            w.line(f"if {name} is not {w.name(what[1])}: return MISS")
+        elif kind == "plain":
+            value = what[1]
+            if value is None or value is True or value is False:
+                w.line(f"if {name} is not {value}: return MISS")
             else:
-                w.line(f"if type(a{i}) is not {w.name(type(what))} or a{i} != {w.name(what)}: return MISS")
-            continue
-        shape, dtype, history = specs[what]
-        w.line("try:")
-        w.line(f"    d{what} = a{i}._data")
-        w.line(f"    n = a{i}._node")
-        w.line("except AttributeError: return MISS")
-        w.line(f"if type(d{what}) is not nd or d{what}.dtype is not {w.name(dtype)} or d{what}.shape != {w.name(shape)}: return MISS")
-        if history is None:
-            w.line("if n is not None: return MISS")
+                w.line(f"if type({name}) is not {w.name(type(value))} or {name} != {w.name(value)}: return MISS")
+        elif kind == "tensor":
+            _check_tensor(w, name, what[1], r.argument_specs[what[1]])
+            found[what[1]] = name
+        elif kind is dict:
+            w.line(f"if type({name}) is not dict or tuple({name}) != {w.name(what[1])}: return MISS")
+            containers.append(name)
+            unpack(f"{name}.values()", what[2])
         else:
-            w.line(f"if type(n) is not {w.name(history)}: return MISS")
-        found[what] = f"a{i}"
+            w.line(f"if type({name}) is not {kind.__name__} or len({name}) != {len(what[1])}: return MISS")
+            if kind is list:
+                containers.append(name)
+            unpack(name, what[1])
+
+    def unpack(source: str, parts: list[Any]) -> None:
+        names = [f"a{fresh()}" for _ in parts]
+        if names:
+            w.line(", ".join(names) + ("," if len(names) == 1 else "") + f" = {source}")
+        for name, part in zip(names, parts):
+            check(name, part)
+
+    w.line(f"if len(args) != {len(positional)} or " + (f"tuple(kwargs) != {w.name(keys)}" if keys else "kwargs") + ": return MISS")
+    unpack("args", positional)
+    if keys:
+        unpack("kwargs.values()", by_name)
+    for i, name in enumerate(containers):
+        for other in containers[:i]:
+            w.line(f"if {name} is {other}: return MISS")
     names = [found[i] for i in range(len(found))]
     for i, name in enumerate(names):
         for other in names[:i]:
@@ -103,6 +149,17 @@ def _check_arguments(w: _Writer, r: Recording, arguments: list[tuple[str, Any]])
         for i in r.other_arguments:
             w.line(f"if id({names[i]}) in {ids}: return MISS")
     return names
+
+
+def _check_tensor(w: _Writer, name: str, number: int, spec: tuple) -> None:
+    shape, dtype, history = spec
+    w.line("try:")
+    w.line(f"    d{number} = {name}._data")
+    w.line(f"    n = {name}._node")
+    w.line("except AttributeError: return MISS")
+    w.line(f"if type(d{number}) is not nd or d{number}.dtype is not {w.name(dtype)} or d{number}.shape != {w.name(shape)}: "
+           "return MISS")
+    w.line("if n is not None: return MISS" if history is None else f"if type(n) is not {w.name(history)}: return MISS")
 
 
 def _read(w: _Writer, place: Any) -> str:

@@ -8,7 +8,9 @@ import numpy as np
 
 from agog.array import dtypes
 from agog.errors import StagingError
-from agog.graph.ir import Constant
+from agog.graph.ir import Constant, Graph, Node
+from agog.staging.building import build
+from agog.staging.live import without_stops
 
 TOLERANCE = {2: 3e-2, 4: 2e-4, 8: 1e-9}
 """Relative to the largest element, by bytes of a real number: sums may be taken in another order."""
@@ -55,4 +57,18 @@ def compare(name: str, recording: Any, inputs: list[Any], outs: list[Any], recor
     for v, got in zip(graph.outputs, outs):
         want = v.data if type(v) is Constant else values[v]
         if how := differs(np.asarray(got), want):
-            raise StagingError(f"check: the native result of {name} differs from the eager one: {how}")
+            raise StagingError(f"check: the native result of {name} differs from the eager one: {how}"
+                               + _first(graph, rows, inputs, values))
+
+
+def _first(graph: Graph, rows: list[Node], inputs: list[Any], values: dict[Any, Any]) -> str:
+    """Which operation differs first when it is what the native code computes."""
+    for i, node in enumerate(rows):
+        try:
+            outs = build(without_stops(Graph(graph.name, graph.inputs, rows[:i + 1], node.outputs)))(inputs)
+        except Exception as error:
+            return f"; up to {node.op.name} ({node.where}) it does not compile alone: {error}"
+        for v, got in zip(node.outputs, outs):
+            if how := differs(np.asarray(got), values[v]):
+                return f"; first at {node.op.name} ({node.where}): {how}"
+    return "; each operation alone agrees"

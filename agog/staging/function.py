@@ -23,7 +23,7 @@ import numpy as np
 from agog import config
 from agog.errors import ArgumentError, ArgumentTypeError, StagingError, StagingWarning, warn
 from agog.dispatch import wrap
-from agog.staging.calling import MISS, write_entry
+from agog.staging.calling import MISS, describe, write_entry
 from agog.staging.checking import compare
 from agog.staging.explain import Explanation, explain
 from agog.staging.observe import Watch
@@ -39,6 +39,9 @@ FORMS = 64
 
 ATTEMPTS = 2
 """How often a form that cannot be staged is tried: the first call may just have set something up."""
+
+WORTH = 4
+"""Replays per recording from which more paths than `limit` push out the oldest instead of ending the staging."""
 
 ENTRIES = 4
 """Recordings whose written-out calls are tried first."""
@@ -82,22 +85,6 @@ class eager:  # noqa: N801 - used as a context
     def __exit__(self, *exc: Any) -> None:
         config.modes.staging = self.before
         config.leave_special()
-
-
-def describe(args: tuple, tensors: list[Any]) -> list[tuple[str, Any]] | None:
-    """Positional arguments for `write_entry`: None when some are neither Tensors nor plain, or one comes twice."""
-    out: list[tuple[str, Any]] = []
-    for x in args:
-        if is_tensor(x):
-            out.append(("tensor", len([o for o in out if o[0] == "tensor"])))
-        elif not isinstance(x, (*PLAIN, list, tuple, dict, np.ndarray)) and not dataclasses.is_dataclass(x):
-            out.append(("same", x))
-        elif isinstance(x, str | bool | type(None)) or type(x) is int or (type(x) is float and x == x and x != 0):
-            out.append(("plain", x))
-        else:
-            return None
-    count = sum(kind == "tensor" for kind, _ in out)
-    return out if count == len(tensors) == len({id(t) for t in tensors}) else None
 
 
 class Function:
@@ -169,10 +156,10 @@ class Function:
 
     # ------------------------------------------------------------------------------------------------- calling
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not config.special and not kwargs:
+        if not config.special:
             for entry in self._entries:
                 try:
-                    result = entry(args)
+                    result = entry(args, kwargs)
                 except Exception as error:  # nothing was committed: the eager run shows the error at the user's line
                     return self._failed(error, args, kwargs)
                 if result is not MISS:
@@ -197,7 +184,10 @@ class Function:
                 try:
                     if self.check:
                         return self._checked(r, tensors, args, kwargs)
-                    return r.run(tensors)
+                    result = r.run(tensors)
+                    if r.entry is not None:
+                        self._entries = [r.entry, *[e for e in self._entries if e is not r.entry][:ENTRIES - 1]]
+                    return result
                 except GuardMissed as missed:
                     why = str(missed)
                     continue
@@ -218,6 +208,7 @@ class Function:
         others: list[tuple[str, Any]] = []
         parts: list[Any] = [config.modes.grad]
         seen: dict[int, int] = {}
+        containers: dict[int, int] = {}
 
         def add(name: str, x: Any) -> bool:
             if is_tensor(x):
@@ -238,6 +229,8 @@ class Function:
             elif kind in (list, tuple, dict) or isinstance(x, tuple):
                 if kind is not tuple:
                     others.append((name, x))
+                    if (again := containers.setdefault(id(x), len(containers))) < len(containers) - 1:
+                        parts.append(("again", again))
                 items = list(x.items()) if isinstance(x, dict) else list(enumerate(x))
                 parts.append((kind, tuple((type(k), k) for k, _ in items) if isinstance(x, dict) else len(items)))
                 return all(add(f"{name}[{k!r}]", v) for k, v in items)
@@ -250,7 +243,7 @@ class Function:
             elif kind is np.ndarray:
                 if x.nbytes > SMALL_ARRAY or x.dtype.hasobject:
                     self._say(f"argument {name} is a NumPy array of {x.nbytes} bytes; pass ag.asarray({name}) to have "
-                              "calls with other values use the same native code")
+                              "calls with other values use the same native code", f"array {name}")
                     return False
                 parts.append((np.ndarray, x.dtype.str, x.shape, x.tobytes()))
                 others.append((name, x))
@@ -278,13 +271,17 @@ class Function:
     def _record(self, key: Any, form: _Form | None, args: tuple, kwargs: dict, tensors: list[Any],
                 others: list[tuple[str, Any]], why: str) -> Any:
         if form is not None and len(form.recordings) >= self.limit:
-            self._say(f"its control flow took more than {self.limit} paths for arguments of one form; "
-                      "use ag.where or ag.cond, or raise limit=")
-            form.reason, form.attempts = "too many paths", ATTEMPTS
-            return self._fn(*args, **kwargs)
+            if sum(r.calls for r in form.recordings) < WORTH * len(form.recordings):
+                reason = (f"it took more than {self.limit} paths for arguments of one form (the last because {why}); use "
+                          "ag.where or ag.cond, pass what changes as a Tensor, or raise limit=")
+                form.reason, form.attempts = reason, ATTEMPTS
+                self._say(reason, "paths")
+                return self._fn(*args, **kwargs)
+            dropped = form.recordings.pop()  # what was recorded has paid for itself: make room
+            self._entries = [e for e in self._entries if e is not dropped.entry]
         if self._evicted > 4 * FORMS:
             self._say(f"it was called with more than {5 * FORMS} different forms of arguments (Python numbers count by "
-                      "value); pass what varies as a Tensor")
+                      "value); pass what varies as a Tensor", "forms")
             return self._fn(*args, **kwargs)
         if not _recording_lock.acquire(blocking=False):
             return self._fn(*args, **kwargs)  # another thread is recording: do not wait for it, nor for its compiler
@@ -326,7 +323,7 @@ class Function:
         form.reason, form.attempts = None, 0
         form.recordings.insert(0, made)
         self._note(f"recorded {made.graph.count()} operations" + (f": {why}" if why else ""))
-        described = None if kwargs or self.check or not config.modes.grad else describe(args, tensors)
+        described = None if self.check or not config.modes.grad else describe(args, kwargs, tensors)
         if self.background:
             threading.Thread(target=self._compile, args=(made, described), daemon=True).start()
         else:
@@ -340,9 +337,9 @@ class Function:
         form = self._forms[key] = _Form(label)
         return form
 
-    def _compile(self, made: Recording, arguments: list[tuple[str, Any]] | None) -> None:
+    def _compile(self, made: Recording, arguments: Any) -> None:
         made.compile()
-        entry = write_entry(made, arguments)
+        entry = made.entry = write_entry(made, arguments)
         if entry is not None:
             self._entries = [entry, *self._entries[:ENTRIES - 1]]
 
@@ -444,12 +441,12 @@ class Function:
         self._history.append(text)
         del self._history[:-100]
 
-    def _say(self, reason: str) -> None:
-        """Warn once that the function runs eagerly, and why."""
+    def _say(self, reason: str, kind: str = "") -> None:
+        """Warn once (for each kind) that the function runs eagerly, and why."""
         if self.strict:
             raise StagingError(f"{self.__name__} cannot be staged: {reason}")
-        if reason not in self._warned:
-            self._warned.add(reason)
+        if (kind or reason) not in self._warned:
+            self._warned.add(kind or reason)
             self._note(f"runs eagerly: {reason}")
             warn(f"agog.function: {self.__name__} runs eagerly: {reason}", StagingWarning)
 

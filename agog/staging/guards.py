@@ -5,6 +5,8 @@ from __future__ import annotations
 import types
 from typing import Any
 
+import numpy as np
+
 from agog.staging import observe, state
 from agog.staging.codes import is_user_code
 from agog.staging.observe import Watch
@@ -24,7 +26,7 @@ class Guards:
         self.functions: list[tuple[Place, Any, Any]] = []
         self.watched = list(watch.watched.values())
         self.deep: list[tuple[Place, Any]] = []
-        self.kept = list(watch.reached.values())
+        self.kept = [x for x in watch.reached.values() if not is_tensor(x) and not isinstance(x, np.ndarray)]
         self.nodes = [(t, t._node) for t in captured]
         for key, place in watch.places.items():
             if key not in watch.volatile and place is not observe._RAN:

@@ -15,6 +15,7 @@ from agog import config, tape
 from agog.autodiff.engine import conj, enable_grad, walk
 from agog.autodiff.functional import fresh, stopped
 from agog.dispatch import apply, wrap
+from agog.errors import GraphError
 from agog.graph.grad import forward_backward
 from agog.graph.ir import Constant, Graph, Input
 from agog.graph.rewrite import rewrite
@@ -49,8 +50,8 @@ class Live:
         """The program of the forward part; makes that of the backward part as well, where this can be compiled."""
         try:
             return self._compile()
-        except Exception:
-            if config.strict_compiler:
+        except Exception as error:
+            if config.strict_compiler and not isinstance(error, GraphError):  # (a shape that depends on data)
                 raise
             self.backward, self.saved = None, []
             return build(without_stops(self.graph))

@@ -75,6 +75,7 @@ class Recording:
         self.argument_specs = [(t._data.shape, t._data.dtype, None if t._node is None else type(t._node)) for t in tensors]
         self.effects = recorder.effects
         self.program: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
+        self.entry: Any = None  # the call written out, where that can be done
         self.tail = len(self.slots)
         self.calls = 0
         self._find_live(recorder, tensors)
