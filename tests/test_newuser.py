@@ -166,3 +166,15 @@ def test_vmap_takes_arrays_and_says_where_its_shapes_come_from():
 def test_data_loader_has_no_workers():
     with pytest.raises(errors.ArgumentTypeError, match="prefetch"):
         ag.data.DataLoader(np.ones(3), num_workers=2)
+
+
+def test_hooks_are_removed_as_handles_are():
+    layer, seen = nn.Linear(2, 2), []
+    handles = [layer.register_forward_hook(lambda *a: seen.append(1)),
+               layer.weight.register_hook(lambda g: seen.append(2))]
+    layer(ag.ones(1, 2)).sum().backward()
+    assert seen == [1, 2]
+    handles[0].remove()
+    handles[1]()
+    layer(ag.ones(1, 2)).sum().backward()
+    assert seen == [1, 2]

@@ -273,6 +273,7 @@ def register_hook(t: Any, hook: Callable[[Any], Any]) -> Callable[[], None]:
             if not entries and ref() is not None:
                 tape.hooks.pop(ref(), None)
 
+    remove.remove = remove  # type: ignore[attr-defined]  # PyTorch's handles have it as a method
     return remove
 
 

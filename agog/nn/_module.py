@@ -416,6 +416,7 @@ class Module:
             if self._hooks is hooks and not any(hooks):
                 self._hooks = None
 
+        remove.remove = remove  # type: ignore[attr-defined]  # PyTorch's handles have it as a method
         return remove
 
     def _call_hooked(self, args: tuple, kwargs: dict[str, Any]) -> Any:
