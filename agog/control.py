@@ -96,7 +96,7 @@ def scan(fn: Callable[[Any, Any], Any], init: Any, xs: Any, length: int | None =
         raise ShapeError(f"scan: the Tensors of xs have sizes {sorted(map(str, sizes))} along axis 0; they must agree")
     if not sizes and length is None:
         raise ArgumentError("scan: give length= when xs holds no Tensors")
-    n = sizes.pop() if sizes else length
+    n: Any = sizes.pop() if sizes else length
     if length is not None and n != length:
         raise ArgumentError(f"scan: length={length}, but xs has {n} along axis 0")
     carry, ys, out_structure = init, [], None

@@ -107,7 +107,7 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
         names = {"b": "bool", "i": "integer", "f": "floating", "c": "complex"}
         raise DTypeError(f"{op.name.lstrip('_')} takes {' or '.join(names[k] for k in op.takes)} dtypes, not {common}; "
                          f"cast with x.astype(...) first")
-    out = []
+    out: list[Any] = []
     for x, c in zip(operands, chosen):
         if x is None:
             out.append(None)
@@ -134,12 +134,12 @@ def apply(op: Op, inputs: tuple, statics: tuple) -> Any:
     """
     try:
         tensors = _promote(op, _operands(op, inputs))
-        datas = [None if t is None else t._data for t in tensors]
+        datas: list[Any] = [None if t is None else t._data for t in tensors]
         if op.check is not None:
             statics = op.check(*datas, *statics)
         for d in datas:
             if type(d) is not _nd and d is not None and hasattr(d, "__agog_level__"):
-                top = max((d for d in datas if hasattr(d, "__agog_level__")), key=lambda d: d.__agog_level__)
+                top: Any = max((d for d in datas if hasattr(d, "__agog_level__")), key=lambda d: d.__agog_level__)
                 out = type(top).__agog_interpret__(op, tensors, statics)
                 break
         else:
@@ -220,7 +220,7 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
     result_same = op.result == "same"
     check_result = result_same and (op.to_float or _stretches(op))  # others give the dtype of equal operands
 
-    def method(x, y, /):
+    def method(x: Any, y: Any, /) -> Any:
         try:
             if config.special:
                 return fallback(op, (x, y), ())
@@ -267,7 +267,7 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
     if not reverse:
         return method
 
-    def reversed_method(x, y, /):
+    def reversed_method(x: Any, y: Any, /) -> Any:
         try:
             kind = type(y)
             if config.special or (kind is not float and kind is not int):
@@ -333,7 +333,7 @@ def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
     limit = LARGE if isinstance(raw, np.ufunc) or (op.elementwise and op.lower is not None) else 1 << 62
     result_same = op.result == "same"
 
-    def method(x, /):
+    def method(x: Any, /) -> Any:
         try:
             if config.special:
                 return fallback(op, (x,), ())
@@ -373,7 +373,8 @@ def reduction(op: Op, typed: Callable[..., Any] | None = None) -> Callable[..., 
     raw, keep, derived = op.raw, op.keeps[1], op.derived
     reduce = getattr(np, op.reduce).reduce if op.reduce else None
 
-    def method(x, /, axis=None, keepdims=False, dtype=None, *, dim=None, keepdim=None, out=None):
+    def method(x: Any, /, axis: Any = None, keepdims: Any = False, dtype: Any = None, *, dim: Any = None,
+               keepdim: Any = None, out: Any = None) -> Any:
         if dim is not keepdim or out is not None:
             raise wrong_keywords(op.name, {"dim": dim, "keepdim": keepdim, "out": out})
         if dtype is not None:
@@ -533,7 +534,7 @@ def named(fn: Any, op: Op) -> Any:
     """`fn` with the row's name and docstring."""
     fn.__name__ = fn.__qualname__ = op.name
     fn.__doc__, fn.__module__ = op.doc, "agog"
-    fn.op = op  # type: ignore[attr-defined]
+    fn.op = op
     return fn
 
 

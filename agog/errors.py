@@ -26,13 +26,14 @@ import linecache
 import os
 import sys
 import warnings
+from typing import Any
 
 _INSIDE = (os.path.dirname(os.path.abspath(__file__)) + os.sep, "<agog ")  # the package, and what it compiles
 
 
-def user_frame(depth: int = 1):
+def user_frame(depth: int = 1) -> Any:
     """The innermost stack frame outside agog (a frame object), or None when everything is inside."""
-    frame = sys._getframe(depth)
+    frame: Any = sys._getframe(depth)
     while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
         frame = frame.f_back
     return frame

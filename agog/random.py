@@ -94,8 +94,13 @@ def default_generator() -> Generator:
     return _global
 
 
+def _after_fork() -> None:
+    if _global is not None:
+        _global._lock = threading.Lock()
+
+
 if hasattr(os, "register_at_fork"):  # a child that goes on with the parent's numbers is what users mean by a seed
-    os.register_at_fork(after_in_child=lambda: _global and setattr(_global, "_lock", threading.Lock()))
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def seed(seed: int) -> Generator:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heappushpop
 from itertools import count
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -53,7 +53,7 @@ class Pick:
         self.source, self.index, self.shape, self.seq = source, index, shape, _ticket()
 
 
-hooks: WeakKeyDictionary[Any, list[Callable[[Any], Any]]] = WeakKeyDictionary()
+hooks: Any = WeakKeyDictionary()
 """Gradient hooks: called with the cotangent of a node, may return another."""
 
 
@@ -80,7 +80,7 @@ def record(op: Op, parents: tuple, values: tuple, statics: tuple, shape: Any) ->
     return node
 
 
-def pullback(xp: Any, roots: list[Any], cotangents: list[Any], wanted: set[Any] | None = None, *,
+def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: set[Any] | None = None, *,
              retain: bool = False, as_values: Callable[[Any, tuple], tuple] | None = None,
              stop: bool = False) -> dict[Any, Any]:
     """Carry `cotangents` of `roots` back to the leaves, youngest node first.
@@ -191,8 +191,8 @@ def pullback(xp: Any, roots: list[Any], cotangents: list[Any], wanted: set[Any] 
 
 def _variadic_rules(xp: Any, op: Op, g: Any, env: tuple) -> list[Any]:
     """The one rule of a row with `*xs`, which gives all cotangents at once, as a rule for each input."""
-    fn, count, pick = op.rules[0]
-    parts = fn(xp, g, *(() if count == 0 else (pick(env),) if count == 1 else pick(env)))
+    fn, count, pick = op.rules[0]  # type: ignore[misc]
+    parts = fn(xp, g, *(() if count == 0 else (pick(env),) if count == 1 else pick(env)))  # type: ignore[misc]
     return [(lambda xp, g, part=part: part, 0, None) for part in parts]
 
 

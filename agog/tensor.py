@@ -33,7 +33,7 @@ __all__ = ["Tensor", "asarray"]
 
 
 def _operator(name: str, reverse: bool = False) -> Callable[..., Any]:
-    return binary(TABLE[name], apply_operator, reverse) if name in TABLE else None  # TODO remove once all rows landed
+    return binary(TABLE[name], apply_operator, reverse)
 
 
 def _comparison(name: str) -> Callable[..., Any]:
@@ -41,7 +41,6 @@ def _comparison(name: str) -> Callable[..., Any]:
 
 
 def _in_place(name: str) -> Callable[..., Any]:
-    if name not in TABLE: return None
     op = TABLE[name]
     compute = binary(op)
     ufunc = op.raw
@@ -461,7 +460,7 @@ class Tensor(Methods):
     __ilshift__ = _in_place("bitwise_left_shift")
     __rshift__, __rrshift__ = _operator("bitwise_right_shift"), _operator("bitwise_right_shift", True)
     __irshift__ = _in_place("bitwise_right_shift")
-    __eq__, __ne__ = _comparison("equal"), _comparison("not_equal")  # type: ignore[assignment]
+    __eq__, __ne__ = _comparison("equal"), _comparison("not_equal")
     __lt__, __le__ = _comparison("less"), _comparison("less_equal")
     __gt__, __ge__ = _comparison("greater"), _comparison("greater_equal")
     __neg__, __pos__ = unary(TABLE["negative"]), unary(TABLE["positive"])
@@ -582,7 +581,7 @@ class _Method:
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         fn = public(self.name)
         setattr(Tensor, self.name, fn)
-        return fn if instance is None else fn.__get__(instance)  # type: ignore[attr-defined]
+        return fn if instance is None else fn.__get__(instance)
 
 
 for _name in (*TABLE, *COMPOSITES):
@@ -616,7 +615,7 @@ def _maker(node: Any) -> str:
 
 
 def _rebuild(cls: type, data: np.ndarray, requires_grad: bool) -> Tensor:
-    out = _new(cls)
+    out: Any = _new(cls)
     out._data, out._node = data, None
     return out.requires_grad_() if requires_grad else out
 
@@ -746,7 +745,7 @@ def _python_dtype(data: Any, array: np.ndarray) -> np.dtype:
         return dtypes.default_float()
     if array.dtype.kind == "c":
         return dtypes.default_complex()
-    return dtypes.default_float() if array.size == 0 and array.dtype.kind == "f" else dtypes.dtype(array.dtype)
+    return dtypes.dtype(array.dtype)
 
 
 def _first_alien(data: Any) -> Any:

@@ -21,7 +21,7 @@ def of(data: Any) -> str:
     """The device of a raw array."""
     if type(data) is np.ndarray:
         return CPU
-    place = getattr(data, "device", None)
+    place: Any = getattr(data, "device", None)
     return f"cuda:{place.id}" if hasattr(place, "id") else CPU if place is None else str(place)
 
 

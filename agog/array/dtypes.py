@@ -22,8 +22,8 @@ complex64, complex128 = np.dtype("complex64"), np.dtype("complex128")
 _NAMES = ("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 "
           "float16 bfloat16 float32 float64 complex64 complex128").split()
 _default_float = float32
-_COMPLEX_OF = {float16: complex64, float32: complex64, float64: complex128}
-_REAL_OF = {complex64: float32, complex128: float64}
+_COMPLEX_OF: dict[Any, Any] = {float16: complex64, float32: complex64, float64: complex128}
+_REAL_OF: dict[Any, Any] = {complex64: float32, complex128: float64}
 
 
 def __getattr__(name: str) -> Any:

@@ -86,7 +86,7 @@ def bind_composite(fn: Callable[..., Any], xp: Namespace) -> Callable[..., Any]:
         raise wrong_keywords(bound.__name__, said)
 
     functools.update_wrapper(bound, fn)
-    del bound.__wrapped__
+    del bound.__wrapped__  # type: ignore[attr-defined]
     bound.__name__ = bound.__qualname__ = fn.__name__.rstrip("_")
     bound.__module__ = "agog"
     parameters = list(inspect.signature(fn).parameters.values())[1:]

@@ -11,6 +11,7 @@ Only bits come from NumPy's generator (whose Philox is specified and stable); ev
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -217,7 +218,7 @@ def _check_bits(key, shape, dtype):
 
 
 _FLOAT32 = {"shape": (3, 4), "dtype": np.dtype("float32")}
-_KEYED = {"promotes": (), "kind": "random", "smooth": False, "result": lambda *a: a[-1]}
+_KEYED: dict[str, Any] = {"promotes": (), "kind": "random", "smooth": False, "result": lambda *a: a[-1]}
 
 random_bits = Op("random_bits(key; shape=(), dtype=uint32) -> x", _bits, check=_check_bits, **_KEYED,
                  samples=_samples({"shape": (3, 4)}), doc="Uniform bits: unsigned integers over their whole range.")
