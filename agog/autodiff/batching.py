@@ -159,7 +159,7 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
         finally:
             _running.batches.pop()
         outputs, out_structure = tree.flatten(out)
-        if not outputs:
+        if out is None:
             raise ArgumentTypeError("vmap: the function must return Tensors, it returned nothing")
         places = _spread(out_axes, out, "out_axes")
         results = []

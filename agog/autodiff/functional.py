@@ -57,7 +57,7 @@ def check_outputs(out: Any, what: str) -> tuple[list[Any], Any]:
     for y in outputs:
         if not _is_tensor(y):
             raise GradientError(f"{what}: the function must return Tensors, it returned a {type(y).__name__}")
-    if not outputs:
+    if out is None:
         raise GradientError(f"{what}: the function must return Tensors, it returned nothing")
     return outputs, structure
 
