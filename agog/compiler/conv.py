@@ -85,7 +85,10 @@ class Conv:
         return self._run(p, x, g, None, empty)
 
     def _plan(self, what: str, x: Any, w: Any, *rest: Any) -> Plan | None:
-        return plan(self.target, self.dtype.name, what, x.shape, w.shape, *rest)
+        try:
+            return plan(self.target, self.dtype.name, what, x.shape, w.shape, *rest)
+        except TypeError:  # a list, which cannot be looked up
+            return plan(self.target, self.dtype.name, what, x.shape, w.shape, *map(_tuples, rest))
 
     def _run(self, p: Plan | None, x: Any, w: Any, b: Any, empty: Any) -> Any:
         if p is None:
@@ -117,7 +120,11 @@ def code(dtype: str, target: Target | None = None) -> jit.Code:
 
 
 # ------------------------------------------------------------------------------------------------------------- plans
-@functools.lru_cache(maxsize=4096)
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+@functools.lru_cache(maxsize=512)
 def plan(
     target: Target,
     dtype: str,

@@ -170,6 +170,7 @@ def test_layouts(rng):
     rest = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
     expected = k.forward(np.ascontiguousarray(x), np.ascontiguousarray(w), None, *rest)
     np.testing.assert_array_equal(k.forward(x, w, None, *rest), expected)
+    np.testing.assert_array_equal(k.forward(x, w, None, [1, 1], [[1, 1], [1, 1]], [1, 1], 1), expected)
 
 
 @pytest.mark.parametrize("at_end", [True, False])
