@@ -123,7 +123,7 @@ def _written(value: Any, ndim: int) -> Any:
 
 
 def _setitem(np: Any, x: Any, value: Any, index: Any) -> Any:
-    out = x.copy()
+    out = np.array(x)  # (a rule may give a NumPy scalar)
     try:
         out[index] = value
     except ValueError:
