@@ -16,6 +16,7 @@ import inspect
 import pathlib
 import sys
 import textwrap
+import typing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -62,7 +63,7 @@ def lines(items, pad):
 
 def annotation(p, op):
     """The type of one parameter."""
-    if p.annotation is not p.empty:
+    if p.annotation is not p.empty and not (op is not None and p.annotation in ("Any", typing.Any)):
         return p.annotation if isinstance(p.annotation, str) else inspect.formatannotation(p.annotation)
     if op is not None and p.name in op.inputs:
         return "Array | None" if p.default is None else "Array"
