@@ -18,6 +18,7 @@ import numpy as np
 from agog import hints
 from agog.array import dtypes
 from agog.autodiff.batching import for_each_example
+from agog.autodiff.functional import draw
 from agog.dispatch import operand, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.tensor import Tensor, asarray
@@ -50,6 +51,9 @@ class Generator:
 
     def next_key(self) -> Tensor:
         """A key that this generator has not given before."""
+        return draw(self._advance)
+
+    def _advance(self) -> Tensor:
         with self._lock:
             pair = tensors.random_split(self.state, 2)
             self.state.assign(pair[0])

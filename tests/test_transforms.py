@@ -674,6 +674,36 @@ def test_checkpoint_runs_again_and_gives_the_same():
         assert not ag.checkpoint(block)(T(1, 2))["y"].requires_grad
 
 
+def test_checkpoint_draws_the_same_random_numbers_again():
+    def block(x):
+        return ag.random.dropout(ag.random.dropout(x, 0.5) * ag.random.uniform(x.shape), 0.25)
+
+    nested = lambda x: ag.checkpoint(block)(x) + ag.random.normal(x.shape) * x
+    x = ag.ones(64)
+    for f in (block, nested):
+        ag.random.seed(3)
+        want = ag.value_and_grad(lambda x, f=f: (f(x) ** 2).sum())(x)
+        after = ag.random.normal(())
+        ag.random.seed(3)
+        got = ag.value_and_grad(lambda x, f=f: (ag.checkpoint(f)(x) ** 2).sum())(x)
+        near(got, want, 1e-6)
+        assert ag.random.normal(()).item() == after.item()  # the second run took no numbers from the generator
+    ag.random.seed(3)
+    want = ag.vmap(ag.grad(lambda x: (block(x) ** 2).sum()))(ag.ones(3, 8))
+    ag.random.seed(3)
+    near(ag.vmap(ag.grad(lambda x: (ag.checkpoint(block)(x) ** 2).sum()))(ag.ones(3, 8)), want, 1e-6)
+    runs = []
+
+    def unsteady(x):
+        runs.append(1)
+        for _ in runs:
+            x = x * ag.random.uniform(())
+        return x
+
+    with pytest.raises(errors.GradientError, match="more random numbers"):
+        ag.checkpoint(unsteady)(ag.ones(2, requires_grad=True)).sum().backward()
+
+
 def test_stop_gradient():
     f = lambda x: (x * ag.stop_gradient(x)).sum()
     assert ag.grad(f)(T(1, 2)).tolist() == [1, 2]

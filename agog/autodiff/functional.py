@@ -7,7 +7,8 @@ records its own work whenever something outside could still ask for its derivati
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable
+import threading
+from typing import Any, Callable, Iterator
 
 from agog import config, tape, tree
 from agog.array import dtypes
@@ -248,11 +249,40 @@ class _Custom:
         self.outputs: tuple[str, ...] = ("y",)
 
 
+class _Draws(threading.local):
+    """Keys of random numbers that `checkpoint` keeps, so that a second run draws those of the first.
+
+    logs    of the functions now running for the first time, the keys that they drew
+    replay  while one runs again, its keys
+    """
+
+    def __init__(self) -> None:
+        self.logs: list[list[Any]] = []
+        self.replay: Iterator[Any] | None = None
+
+
+_draws = _Draws()
+
+
+def draw(fresh_key: Callable[[], Any]) -> Any:
+    """A key for random numbers: a fresh one, or while `checkpoint` runs a function again, that of the first time."""
+    if _draws.replay is None:
+        key = fresh_key()
+    else:
+        key = next(_draws.replay, None)
+        if key is None:
+            raise GradientError("checkpoint: the function drew more random numbers when it ran again than the first "
+                                "time")
+    for log in _draws.logs:
+        log.append(key)
+    return key
+
+
 def checkpoint(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
     """`fn` without keeping its intermediate values: backward computes them again. Saves memory, costs time.
 
-    fn must be deterministic and give the same result when called again; it may return a pytree of Tensors. Gradients
-    flow to its arguments and to whatever else requires a gradient inside it.
+    fn must give the same result when called again (random numbers, such as dropout's, are drawn as the first time). It
+    may return a pytree of Tensors. Gradients flow to its arguments and to whatever else requires one inside it.
     """
     check_function(fn, "checkpoint")
 
@@ -266,7 +296,12 @@ def checkpoint(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
         leaves, structure = tree.flatten((args, kwargs))
         which = [i for i, x in enumerate(leaves) if _is_tensor(x) and x._node is not None]
         start = tape._ticket()
-        out = fn(*args, **kwargs)
+        keys: list[Any] = []
+        _draws.logs.append(keys)
+        try:
+            out = fn(*args, **kwargs)
+        finally:
+            _draws.logs.pop()
         outputs, out_structure = tree.flatten(out)
         mine = {leaves[i]._node for i in which}
         captured = [n for n in _frontier(outputs, start) if n not in mine]
@@ -280,9 +315,13 @@ def checkpoint(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
             again = list(leaves)
             for i in which:
                 again[i] = fresh(leaves[i]) if deeper else fresh(leaves[i].detach())
-            with enable_grad():
-                a, k = tree.unflatten(structure, again)
-                ys = tree.leaves(fn(*a, **k))
+            before, _draws.replay = _draws.replay, iter(keys)
+            try:
+                with enable_grad():
+                    a, k = tree.unflatten(structure, again)
+                    ys = tree.leaves(fn(*a, **k))
+            finally:
+                _draws.replay = before
             sources = [again[i]._node for i in which] + captured
             pairs = [(y, conj(wrap(p) if raw else p)) for y, p in zip(ys, g) if y._node is not None]
             found = walk([y for y, _ in pairs], [p for _, p in pairs], retain=True, create_graph=deeper,
