@@ -17,8 +17,9 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
-from agog.compiler import call, conv_kernels, jit, pool, targets
-from agog.compiler.conv_kernels import GRADIENT, HEAD, SUB, Tiles
+from agog.compiler import call, conv_gradients, jit, pool, targets
+from agog.compiler.conv_gradients import GRADIENT
+from agog.compiler.conv_kernels import HEAD, SUB, Tiles
 from agog.compiler.targets import ITEMSIZE, Target
 
 __all__ = ["Conv", "Plan", "conv", "plan"]
@@ -107,7 +108,7 @@ class Conv:
 def conv(dtype: str, target: Target | None = None) -> Conv:
     """The convolutions of "float32" or "float64"; compiled at the first call on a machine, then read from disk."""
     target = target or targets.host()
-    module = conv_kernels.build(dtype, target)
+    module = conv_gradients.build(dtype, target)
     parameters = call.OUT + call.IN * 4 + call.INT
     return Conv(dtype, target, call.bind(module, f"conv_{dtype}", parameters, imports=pool.imports()))
 
@@ -115,7 +116,7 @@ def conv(dtype: str, target: Target | None = None) -> Conv:
 @functools.cache
 def code(dtype: str, target: Target | None = None) -> jit.Code:
     """The same as functions for other native code: "conv" and "gradient", of (out, x, w, bias or null, table)."""
-    module = conv_kernels.build(dtype, target or targets.host())
+    module = conv_gradients.build(dtype, target or targets.host())
     return jit.load(module, ["conv", "gradient"], pool.imports())
 
 

@@ -1,30 +1,30 @@
-"""The native code of convolutions: it follows a table of numbers that `conv` makes for each kind of call.
+"""The native code of convolutions and of the gradient of their input; it follows a table that `conv` makes.
 
-Forward, and the gradient of the input. The input of some rows of one sample is copied, with its padding, to where it
-stays in the cache; rows there are as long as a row of results and its margin. Then a shift of the kernel is a shift of
-the address: the results of all rows are one long run q, and
+The input of some rows of one sample is copied, with its padding, to where it stays in the cache; rows there are as long
+as a row of results and its margin. Then a shift of the kernel is a shift of the address: the results of all rows are
+one long run q, and
 
     y[o, q] = sum over k of w[o, k] x[offset[k] + q]
 
-which is a matrix product whose right operand is read in place. What it computes between the rows is dropped. A stride
-is a copy of the input in phases (every other row, say), so that taps of one phase are adjacent again; in the gradient
-of the input it is several convolutions, one for every phase of the result.
+which is a matrix product whose right operand is read in place, by tiles of outputs by vectors of q. What it computes
+between the rows is dropped. Where there are enough outputs, tiles are pixels by vectors of outputs instead: nothing is
+computed in vain, but results have to be transposed. The plan takes what has less to do.
 
-Gradient of the weights: dw[k, o] = sum over p of x[offset[k] + p] g[p, o], with g transposed and x read in place, one
-number after another. Samples are divided into as many sums as the sizes say, whatever the number of threads.
+A stride is a copy of the input in phases (every other row, say), so that taps of one phase are adjacent again; in the
+gradient of the input it is several convolutions, one for every phase of the result.
 """
 
 from __future__ import annotations
 
 from typing import Any, Sequence
 
-from agog.compiler import call, pool
+from agog.compiler import pool
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
 from agog.compiler.packing import Packing, transpose
 from agog.compiler.targets import Target
 
-__all__ = ["GRADIENT", "HEAD", "SUB", "Tiles", "build"]
+__all__ = ["HEAD", "JOB", "SUB", "Tiles", "Words", "Writer"]
 
 #: Words of a table. Sizes, strides and places are in bytes, except for what is counted; `..._at` counts words.
 HEAD = (
@@ -35,14 +35,8 @@ SUB = (
     "steps depth w_at off_at packed_at t_n h_n w_n y_start y_t y_h y_w taps_d d_at t_step d_n phases phase_at "
     "h_step w_step row held plane band bands clear group units"
 ).split()
-GRADIENT = (
-    "out_size x_size w_size bias_size samples groups channels outputs x_plane x_slice x_h x_w g_plane g_slice "
-    "t_n h_n w_n taps taps_d d_at t_step d_n h_start w_start h_step w_step row plane off_at kept chunks chunk "
-    "parts part band bands wide packed_size scratch_size gt_at alone"
-).split()
-
 #: What a task is told: addresses, then the sub-convolution.
-_JOB = ("out", "x", "w", "bias", "table", "packed", "sub")
+JOB = ("out", "x", "w", "bias", "table", "packed", "sub")
 
 
 class Tiles:
@@ -76,30 +70,9 @@ class Words:
         return self._k.at(self._base, at, "int64")
 
 
-def build(dtype: str, target: Target) -> Module:
-    """The module of one dtype: `conv(out, x, w, bias, table)` and `gradient(out, x, g, bias, table)`."""
-    module = Module(target)
-    writer = _Writer(module, dtype)
-    writer.tile_kernels()
-    writer.pad()
-    writer.flush()
-    writer.pixel_kernels()
-    writer.flush_pixels()
-    writer.scratch()
-    writer.pack_weights()
-    writer.unit()
-    writer.conv()
-    writer.gradient_kernels()
-    writer.pack_transposed()
-    writer.turn()
-    writer.gradient_unit()
-    writer.gradient_sum()
-    writer.gradient()
-    writer.interface()
-    return module
+class Writer(Packing):
+    """Writes the functions of one dtype."""
 
-
-class _Writer(Packing):
     def __init__(self, module: Module, dtype: str) -> None:
         super().__init__(module, dtype)
         self.tiles = Tiles(module.target)
@@ -393,7 +366,7 @@ class _Writer(Packing):
         arguments = [("job", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")]
         k = Kernel(self.module, name, arguments, None, self.lanes, internal=True)
         job, begin, end, thread = k.arguments
-        fields = {name: k.load(k.at(job, i, "ptr"), "ptr") for i, name in enumerate(_JOB)}
+        fields = {name: k.load(k.at(job, i, "ptr"), "ptr") for i, name in enumerate(JOB)}
         return k, fields, begin, end, k.bitwise_and(k.cast(thread, "int64"), 1023)
 
     def pack_weights(self) -> None:
@@ -596,7 +569,7 @@ class _Writer(Packing):
 
     def _entry(self, name: str) -> tuple[Kernel, Any]:
         """An exported function of (out, x, w, bias, table)."""
-        arguments = [(n, "ptr") for n in _JOB[:5]]
+        arguments = [(n, "ptr") for n in JOB[:5]]
         k = Kernel(self.module, name, arguments, None, self.lanes)
         return k, k.arguments
 
@@ -607,7 +580,7 @@ class _Writer(Packing):
         f = Words(k, table, HEAD)
         slot = k.const(1024, "int64")
         memory = k.call_known("take", "ptr", slot, f.packed_size)
-        job = k.alloca(8 * len(_JOB), 64)
+        job = k.alloca(8 * len(JOB), 64)
         for i, value in enumerate([*arguments, self._aligned(k, memory)]):
             k.store(value, k.at(job, i, "ptr"))
 
@@ -620,261 +593,5 @@ class _Writer(Packing):
 
         k.if_(k.ne_null(memory), lambda: k.loop(0, f.subs, 1, sub) and None)
         k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, slot))
-        k.ret()
-        k.finish()
-
-    # -- the gradient of the weights
-
-    def gradient_kernels(self) -> None:
-        """`grad_R_V(x, off, g, c, rows, columns, x_row, x_column, c_row, first)`: C [R][V] += x[off[r] + p] g[p][V]."""
-        dtype, lanes = self.dtype, self.lanes
-        kernels = Tiles.upto(self.tiles.gradient)
-        for rows, vectors in kernels:
-            k, (x, off, g, c, lines, columns, x_row, x_column, c_row, first) = self.function(
-                f"grad_{rows}_{vectors}", "x off g c", "lines columns x_row x_column c_row first"
-            )
-            starts = [k.offset(x, k.load(k.at(off, r, "int64"), "int64")) for r in range(rows)]
-            places = self._places(k, c, c_row, rows, vectors)
-            zero = k.const(0.0, dtype, lanes)
-            tile = k.if_(
-                k.ne(first, 0), lambda: [zero] * len(places), lambda: [k.load(p, dtype, lanes) for p in places]
-            )
-
-            def line(i: Value, g: Any, *tile: Value) -> list[Value]:
-                def point(j: Value, g: Any, at: Any, *tile: Value) -> list[Value]:
-                    bs = [k.load(k.offset(g, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
-                    out = []
-                    for r in range(rows):
-                        element = k.splat(k.load(k.offset(starts[r], at), dtype))
-                        out += [k.fma(element, bs[v], tile[r * vectors + v]) for v in range(vectors)]
-                    return [k.offset(g, vectors * self.vector_bytes), at + x_column, *out]
-
-                g, _, *tile = k.loop(0, columns, 1, point, [g, i * x_row, *tile])
-                return [g, *tile]
-
-            _, *tile = k.loop(0, lines, 1, line, [g, *tile])
-            for value, place in zip(tile, places, strict=True):
-                k.store(value, place)
-            k.ret()
-            k.finish()
-        self._table("grads", kernels, "grad")
-
-    def turn(self) -> None:
-        """`turn(g, gt, g_plane, rows, steps, stride)`: the transpose of some images of g."""
-        k, (g, gt, g_plane, rows, steps, stride) = self.function("turn", "g gt", "g_plane rows steps stride")
-        lanes, dtype = self.lanes, self.dtype
-        last = steps - lanes
-
-        def square(i: Value) -> None:
-            i = k.where(i < last, i, last)  # the last one begins earlier
-
-            def group(o: Value) -> None:
-                place = k.at(k.offset(g, o * g_plane), i, dtype)
-                loaded = []
-                for r in range(lanes):
-                    loaded.append(k.load(place, dtype, lanes))
-                    place = k.offset(place, k.where(o + (r + 1) < rows, g_plane, 0))  # the last image again
-                target = k.at(k.offset(gt, i * stride), o, dtype)
-                for value in transpose(k, loaded):
-                    k.store(value, target)
-                    target = k.offset(target, stride)
-
-            k.loop(0, rows, lanes, group)
-
-        def few() -> None:
-            k.call_known(
-                "pack_transposed", None, g, gt, g_plane, k.const(self.size, "int64"), rows, rows, steps, stride
-            )
-
-        k.if_(last >= 0, lambda: k.loop(0, steps, lanes, square) and None, few)
-        k.ret()
-        k.finish()
-
-    def gradient_unit(self) -> None:
-        """The sums over some samples for some channels of one group: [taps][outputs] in packed memory."""
-        k, job, begin, end, thread = self._task("gradient_units")
-        f = Words(k, job["table"], GRADIENT)
-        size, lanes, table = self.size, self.lanes, job["table"]
-        most, widest = self.tiles.gradient
-        memory = k.call_known("take", "ptr", thread, f.scratch_size)
-        scratch = self._aligned(k, memory)
-        gt = k.offset(scratch, f.gt_at)
-
-        def split(value: Value, by: Value) -> tuple[Value, Value]:
-            quotient = k.op(f"udiv i64 {value.text}, {by.text}", "int64")
-            return quotient, value - quotient * by
-
-        def one(u: Value) -> None:
-            rest, part = split(u, f.parts)
-            chunk, group = split(rest, f.groups)
-            c0 = part * f.part
-            left = f.channels - c0
-            channels = k.where(left < f.part, left, f.part)
-            taps = channels * f.taps
-            sums = k.offset(job["packed"], ((chunk * f.groups + group) * f.channels + c0) * f.taps * f.wide)
-            clear = channels * f.taps_d * f.plane
-            n0 = chunk * f.chunk
-            n1 = n0 + f.chunk
-            n1 = k.where(n1 < f.samples, n1, f.samples)
-            panels = k.op(f"udiv i64 {(taps + (most - 1)).text}, {most}", "int64")
-            low = k.op(f"udiv i64 {taps.text}, {panels.text}", "int64")
-            longer = taps - panels * low
-
-            def sample(n: Value) -> None:
-                x = k.offset(job["x"], ((n * f.groups + group) * f.channels + c0) * f.x_plane)
-                g = k.offset(job["w"], (n * f.groups + group) * f.outputs * f.g_plane)
-
-                def slab(t: Value) -> None:
-                    def band(b: Value) -> None:
-                        row = b * f.band
-                        left = f.h_n - row
-                        rows = k.where(left < f.band, left, f.band)
-                        first = k.cast(k.eq(n, n0) & k.eq(t, 0) & k.eq(b, 0), "int64")
-                        no = k.const(False, "bool")
-                        k.call("llvm.memset.p0.i64", None, scratch, k.const(0, "uint8"), clear, no)
-                        held = (rows - 1) * f.h_step + f.kept
-                        columns = k.op(f"udiv i64 {f.row.text}, {size}", "int64")
-                        step = k.const(1, "int64")
-
-                        def tap(d: Value) -> None:
-                            depth = t * f.t_step + k.load(k.at(table, f.d_at + d, "int64"), "int64")
-
-                            def copy() -> None:
-                                k.call_known(
-                                    "pad", None, k.offset(x, depth * f.x_slice), k.offset(scratch, d * f.plane),
-                                    channels, f.x_plane, f.taps_d * f.plane, held, f.row, columns,
-                                    f.h_start + row * f.h_step, f.w_start, step, step, f.x_h, f.x_w,
-                                )
-
-                            k.if_((depth >= 0) & (depth < f.d_n), copy)
-
-                        k.loop(0, f.taps_d, 1, tap)
-                        points = rows * f.w_n
-                        source = k.offset(g, t * f.g_slice + row * f.w_n * size)
-
-                        def outputs(o: Value) -> None:
-                            left = f.outputs - o
-                            count = k.where(left < widest * lanes, left, widest * lanes)
-                            vectors = k.op(f"udiv i64 {(count + (lanes - 1)).text}, {lanes}", "int64")
-                            k.call_known(
-                                "turn", None, k.offset(source, o * f.g_plane), gt, f.g_plane, count, points,
-                                vectors * self.vector_bytes,
-                            )
-
-                            def panel(p: Value) -> None:
-                                height = low + k.cast(p < longer, "int64")
-                                above = p * low + k.where(p < longer, p, longer)
-                                kernel = k.load(k.at(k.symbol("@grads"), height * 4 + vectors, "ptr"), "ptr")
-                                k.call_address(
-                                    kernel, scratch, k.at(table, f.off_at + above, "int64"), gt,
-                                    k.at(k.offset(sums, above * f.wide), o, self.dtype), rows, f.w_n,
-                                    f.row * f.h_step, f.w_step * size, f.wide, first,
-                                )
-
-                            k.loop(0, panels, 1, panel)
-
-                        k.loop(0, f.outputs, widest * lanes, outputs)
-
-                    k.loop(0, f.bands, 1, band)
-
-                k.loop(0, f.t_n, 1, slab)
-
-            k.loop(n0, n1, 1, sample)
-
-        k.if_(k.ne_null(memory), lambda: k.loop(begin, end, 1, one) and None)
-        k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, thread))
-        k.ret()
-        k.finish()
-
-    def gradient_sum(self) -> None:
-        """The sums of all chunks, for as many taps of a group as a vector has lanes, to dw [outputs][taps]."""
-        k, job, begin, end, _ = self._task("gradient_sum")
-        f = Words(k, job["table"], GRADIENT)
-        lanes, dtype = self.lanes, self.dtype
-        steps = f.channels * f.taps
-        between = f.groups * steps * f.wide
-        blocks = k.op(f"udiv i64 {(steps + (lanes - 1)).text}, {lanes}", "int64")
-        buffer = k.alloca(lanes * self.vector_bytes)
-
-        def block(i: Value) -> None:
-            group = k.op(f"udiv i64 {i.text}, {blocks.text}", "int64")
-            first = (i - group * blocks) * lanes
-            left = steps - first
-            left = k.where(left < lanes, left, lanes)
-            partial = k.partial(left)
-            source = k.offset(job["packed"], (group * steps + first) * f.wide)
-            target = k.at(job["out"], group * f.outputs * steps + first, dtype)
-
-            def outputs(o: Value) -> None:
-                rows = []
-                place = k.at(source, o, dtype)
-                for r in range(lanes):
-                    total = k.loop(
-                        1, f.chunks, 1,
-                        lambda c, s, at=place: [s + k.load(k.offset(at, c * between), dtype, lanes)],
-                        [k.load(place, dtype, lanes)],
-                    )
-                    rows += total
-                    place = k.offset(place, k.where(left > r + 1, f.wide, 0))  # the last tap again
-                for e, value in enumerate(transpose(k, rows)):
-                    k.store(value, k.offset(buffer, e * self.vector_bytes))
-                rest = f.outputs - o
-
-                def row(e: Value) -> None:
-                    value = k.load(k.offset(buffer, e * self.vector_bytes), dtype, lanes)
-                    to = k.at(target, (o + e) * steps, dtype)
-                    k.if_(left >= lanes, lambda: k.store(value, to), lambda: partial.store(value, to))
-
-                k.loop(0, k.where(rest < lanes, rest, lanes), 1, row)
-
-            k.loop(0, f.outputs, lanes, outputs)
-
-        k.loop(begin, end, 1, block)
-        k.ret()
-        k.finish()
-
-    def gradient(self) -> None:
-        """`gradient(out, x, g, bias, table)`; there is no bias."""
-        k, arguments = self._entry("gradient")
-        f = Words(k, arguments[-1], GRADIENT)
-        slot = k.const(1024, "int64")
-        memory = k.call_known("take", "ptr", slot, f.packed_size)
-        job = k.alloca(8 * len(_JOB), 64)
-        for i, value in enumerate([*arguments, self._aligned(k, memory)]):
-            k.store(value, k.at(job, i, "ptr"))
-
-        def work() -> None:
-            self._share(k, "gradient_units", job, f.chunks * f.groups * f.parts, f.alone)
-            blocks = k.op(f"udiv i64 {(f.channels * f.taps + (self.lanes - 1)).text}, {self.lanes}", "int64")
-            self._share(k, "gradient_sum", job, f.groups * blocks, f.alone)
-
-        k.if_(k.ne_null(memory), work)
-        k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, slot))
-        k.ret()
-        k.finish()
-
-    # -- the interface: (out, x, w, bias, table, kind)
-
-    def interface(self) -> None:
-        """`check` and `run` for `call.bind`: kind 0 is `conv`, 1 the same without a bias, 2 `gradient`."""
-        k, (slots, sizes) = self.function("check", "slots sizes", "", call.native_calls, "ptr")
-        table = k.load(k.at(slots, 4, "ptr"), "ptr")
-        good = None
-        for i in range(4):
-            right = k.eq(k.load(k.at(table, i, "int64"), "int64"), k.load(k.at(sizes, i, "int64"), "int64"))
-            good = right if good is None else good & right
-        message = self.module.string("the arrays of a convolution do not have the sizes it was planned for")
-        k.ret(k.where(good, k.const(0, "ptr"), k.symbol(message)))
-        k.finish()
-        k, (slots, sizes) = self.function("run", "slots sizes", "", call.native_calls)
-        out, x, w, bias, table = (k.load(k.at(slots, i, "ptr"), "ptr") for i in range(5))
-        kind = k.load(k.at(slots, 5, "int64"), "int64")
-        null = k.const(0, "ptr")
-        (bias,) = k.if_(k.eq(kind, 0), lambda: [bias], lambda: [null])
-        k.if_(
-            k.eq(kind, 2),
-            lambda: k.call_known("gradient", None, out, x, w, null, table),
-            lambda: k.call_known("conv", None, out, x, w, bias, table),
-        )
         k.ret()
         k.finish()

@@ -8,7 +8,7 @@ import pytest
 import agog as ag
 from agog import config
 from agog.array import large
-from agog.compiler import call, conv_kernels, eager, jit, pooling, targets
+from agog.compiler import call, conv_gradients, eager, jit, pooling, targets
 from agog.compiler import conv as planning
 from agog.compiler.conv import conv
 from agog.compiler.program import compile
@@ -214,7 +214,7 @@ def test_wrong_sizes_are_refused(rng):
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
-@pytest.mark.parametrize("build", [conv_kernels.build, pooling.build])
+@pytest.mark.parametrize("build", [conv_gradients.build, pooling.build])
 def test_objects_for_every_target(name, build):
     target = targets.TARGETS[name]
     assert len(jit.object_code(str(build("float32", target)), target)) > 1000
