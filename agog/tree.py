@@ -69,7 +69,10 @@ def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[li
         kind, aux, children = found
         return Structure(kind, aux, tuple(walk(c) for c in children))
 
-    return leaves, walk(tree)
+    try:
+        return leaves, walk(tree)
+    except RecursionError:
+        raise ArgumentError(f"a {type(tree).__name__} that holds itself, or is nested too deeply, is no tree") from None
 
 
 def unflatten(structure: Structure, leaves: Iterable[Any]) -> Any:

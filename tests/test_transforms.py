@@ -715,6 +715,10 @@ def test_stop_gradient():
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input
+CYCLE = []
+CYCLE.append(CYCLE)
+
+
 @pytest.mark.parametrize(("call", "error", "words"), [
     (lambda: ag.grad(lambda x: x)(T(1, 2)), errors.GradientError, ["scalar", "(2,)", ".sum()"]),
     (lambda: ag.grad(lambda x: None)(T(1)), errors.GradientError, ["nothing"]),
@@ -724,6 +728,8 @@ def test_stop_gradient():
     (lambda: ag.grad(cube)(ag.asarray([1, 2])), errors.ArgumentTypeError, ["int64", "cast"]),
     (lambda: ag.grad(cube)("text"), errors.ArgumentTypeError, ["str"]),
     (lambda: ag.grad(cube)({"a": T(1), "b": "text"}), errors.ArgumentTypeError, ["str"]),
+    (lambda: ag.grad(cube)(CYCLE), errors.ArgumentError, ["list", "holds itself"]),
+    (lambda: ag.vmap(lambda x: CYCLE)(T(1)), errors.ArgumentError, ["list", "holds itself"]),
     (lambda: ag.grad(cube, 3)(T(1)), errors.ArgumentError, ["argnums=3", "1 positional"]),
     (lambda: ag.grad(cube, "x")(T(1)), errors.ArgumentError, ["argnums='x'"]),
     (lambda: ag.grad(cube, 1.5)(T(1)), errors.ArgumentError, ["argnums=1.5"]),
