@@ -263,9 +263,9 @@ def test_refuses(name):
             continue
         inputs, statics = cases(op, np.dtype(KINDS[kind][-1]))[0]
         ts = tuple(tensor(x) for x in inputs)
-        with pytest.raises(DTypeError, match=name):
+        with pytest.raises(DTypeError, match=name.lstrip("_")):
             apply(op, ts, statics)
-        with pytest.raises(DTypeError, match=name):
+        with pytest.raises(DTypeError, match=name.lstrip("_")):
             getattr(tensors, name)(*ts, *statics)
 
 
