@@ -72,7 +72,8 @@ def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[li
     try:
         return leaves, walk(tree)
     except RecursionError:
-        raise ArgumentError(f"a {type(tree).__name__} that holds itself, or is nested too deeply, is no tree") from None
+        kind = type(tree).__name__
+        raise ArgumentError(f"a {kind} that holds itself, or is nested too deeply, is no tree") from None
 
 
 def unflatten(structure: Structure, leaves: Iterable[Any]) -> Any:
