@@ -79,8 +79,12 @@ def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") 
     if isinstance(value, bytearray | array.array | memoryview):
         return (type(value), key, bytes(value))
     if isinstance(value, list | tuple | collections.deque):
+        if value and _all_tensors(value):
+            return (type(value), key if not isinstance(value, tuple) else None, _identities(value, seen))
         return (type(value), key if not isinstance(value, tuple) else None, [fingerprint(v, seen, name) for v in value])
     if isinstance(value, dict | types.MappingProxyType):
+        if value and _all_tensors(value.values()) and set(map(type, value)) == {str}:
+            return (type(value), key, list(value), _identities(value.values(), seen))
         return (type(value), key, [(_key(k, seen, name), fingerprint(v, seen, f"{name}[{k!r}]" if isinstance(k, str | int) else name))
                                    for k, v in list(value.items())])
     if isinstance(value, set | frozenset):
@@ -112,6 +116,26 @@ def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") 
     if hasattr(type(value), "__next__"):
         raise Refuse(f"{name or 'it'} is an iterator ({type(value).__name__}); what it gives next cannot be known beforehand")
     return ("object", key, id(type(value)))
+
+
+_tensor_types: dict[type, bool] = {}
+
+
+def _all_tensors(values: Any) -> bool:
+    """Whether a container holds Tensors alone: the parameters of a model, say, which are watched at every call."""
+    for kind in set(map(type, values)):
+        known = _tensor_types.get(kind)
+        if known is None:
+            known = _tensor_types[kind] = hasattr(kind, "_node") and hasattr(kind, "_data")
+        if not known:
+            return False
+    return True
+
+
+def _identities(values: Any, seen: dict[int, Any]) -> tuple[int, ...]:
+    ids = tuple(map(id, values))
+    seen.update(zip(ids, values))
+    return ids
 
 
 def _array(value: np.ndarray, key: int, seen: dict[int, Any], name: str) -> Any:
