@@ -15,7 +15,7 @@ import numpy as np
 
 from agog import dispatch, tape, tree
 from agog.staging.recorder import Argument, Captured
-from agog.staging.recording import Recording, spent
+from agog.staging.recording import Recording, deliver, spent
 from agog.staging.state import ABSENT, CONTAINERS, PLAIN, SIZE, fingerprint, is_tensor
 
 MISS = object()
@@ -28,12 +28,17 @@ def describe(args: tuple, kwargs: dict, tensors: list[Any]) -> Any:
     (list or tuple, arguments) or (dict, keys, arguments).
     """
     count = 0
+    seen: set[int] = set()
 
     def one(x: Any) -> Any:
         nonlocal count
         if is_tensor(x):
             count += 1
             return "tensor", count - 1
+        if isinstance(x, list | dict):
+            if id(x) in seen:
+                raise _Unfit
+            seen.add(id(x))
         if type(x) in (list, tuple):
             return type(x), [one(v) for v in x]
         if type(x) is dict and all(isinstance(k, str | int) for k in x):
@@ -78,7 +83,8 @@ class _Writer:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.env: dict[str, Any] = {"MISS": MISS, "nd": np.ndarray, "ABSENT": ABSENT, "new": object.__new__,
-                                    "Tensor": dispatch.Tensor, "fingerprint": fingerprint, "spent": spent}
+                                    "Tensor": dispatch.Tensor, "fingerprint": fingerprint, "spent": spent,
+                                    "deliver": deliver}
 
     def line(self, text: str) -> None:
         self.lines.append(text)
@@ -249,7 +255,7 @@ def _commit(w: _Writer, r: Recording, names: list[str], inputs: list[str]) -> No
             w.line(f"e{at}._node = None")
             values.append(f"e{at}")
             at += 1
-        w.line(f"{w.name(effect.deliver)}({', '.join(values)})")
+        w.line(f"deliver({', '.join([w.name(effect), *values])})")
     leaves = [w.name(x) if kind == "same" else names[x] if kind == "argument" else f"r{x}" for kind, x in r.results]
     w.line(f"return {_structure(w, r.structure, iter(leaves))}")
 

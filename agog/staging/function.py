@@ -21,7 +21,7 @@ from typing import Any, Callable
 import numpy as np
 
 from agog import config
-from agog.errors import ArgumentError, ArgumentTypeError, StagingError, StagingWarning, warn
+from agog.errors import ArgumentError, ArgumentTypeError, GuardFailed, StagingError, StagingWarning, warn
 from agog.dispatch import wrap
 from agog.staging.calling import MISS, describe, write_entry
 from agog.staging.checking import compare
@@ -29,7 +29,7 @@ from agog.staging.explain import Explanation, explain
 from agog.staging.observe import Watch
 from agog.staging.state import PLAIN, is_tensor
 from agog.staging.recorder import Recorder, recording
-from agog.staging.recording import GuardMissed, NotStageable, Recording
+from agog.staging.recording import Delivered, GuardMissed, NotStageable, Recording
 
 PATHS = 8
 """Recordings of one form of the arguments: the branches that data-dependent control flow took."""
@@ -98,8 +98,9 @@ class Function:
             raise ArgumentTypeError(f"function: {fn!r} is not a function, a method, or an object that can be called")
         if isinstance(fn, types.BuiltinFunctionType):
             raise ArgumentTypeError(f"function: {fn.__name__} is a builtin; wrap it in a Python function")
-        if inspect.iscoroutinefunction(fn) or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-            raise ArgumentTypeError(f"function: {fn.__name__} is a coroutine or a generator; stage the function that does the "
+        inner = fn if isinstance(fn, types.FunctionType | types.MethodType | functools.partial) else type(fn).__call__
+        if any(is_it(inner) for is_it in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)):
+            raise ArgumentTypeError(f"function: {getattr(fn, '__name__', type(fn).__name__)} is a coroutine or a generator; stage the function that does the "
                                     "computation, and call it from there")
         if not isinstance(limit, int) or limit < 1:
             raise ArgumentError(f"function: limit={limit!r}; give a whole number of at least 1")
@@ -160,8 +161,12 @@ class Function:
             for entry in self._entries:
                 try:
                     result = entry(args, kwargs)
+                except GuardFailed:
+                    break  # another path, or a result of another shape
                 except Exception as error:  # nothing was committed: the eager run shows the error at the user's line
                     return self._failed(error, args, kwargs)
+                except Delivered as delivered:
+                    raise delivered.error
                 if result is not MISS:
                     return result
         modes = config.modes
@@ -181,18 +186,21 @@ class Function:
                 if (changed := r.applies(tensors)) is not None:
                     why = f"{changed} changed"
                     continue
+                if self.check:
+                    return self._checked(r, tensors, args, kwargs)
                 try:
-                    if self.check:
-                        return self._checked(r, tensors, args, kwargs)
                     result = r.run(tensors)
                     if r.entry is not None:
                         self._entries = [r.entry, *[e for e in self._entries if e is not r.entry][:ENTRIES - 1]]
                     return result
                 except GuardMissed as missed:
                     why = str(missed)
-                    continue
+                except GuardFailed as failed:
+                    why = str(failed).partition("\n")[0]
                 except Exception as error:
                     return self._failed(error, args, kwargs)
+                except Delivered as delivered:
+                    raise delivered.error
         if compiling and not why:
             return self._fn(*args, **kwargs)  # eager calls go on until the other thread is done
         return self._record(key, form, args, kwargs, tensors, others, why)
@@ -231,6 +239,7 @@ class Function:
                     others.append((name, x))
                     if (again := containers.setdefault(id(x), len(containers))) < len(containers) - 1:
                         parts.append(("again", again))
+                        return True
                 items = list(x.items()) if isinstance(x, dict) else list(enumerate(x))
                 parts.append((kind, tuple((type(k), k) for k, _ in items) if isinstance(x, dict) else len(items)))
                 return all(add(f"{name}[{k!r}]", v) for k, v in items)
@@ -346,7 +355,10 @@ class Function:
     def _checked(self, r: Recording, tensors: list[Any], args: tuple, kwargs: dict) -> Any:
         """Compute natively without committing, run eagerly for real, and compare."""
         inputs = [wrap(t._data) for t in r.inputs(tensors)]
-        outs = r.program([t._data for t in inputs])  # type: ignore[misc]
+        try:
+            outs = r.program([t._data for t in inputs])  # type: ignore[misc]
+        except Exception as error:
+            return self._failed(error, args, kwargs)
         recorder = Recorder()
         for i, t in enumerate(tensors):
             recorder.add_argument(t, i)
@@ -367,13 +379,18 @@ class Function:
                 out.append(f"{name}: {text}" if again == name else f"{name}: the Tensor that is also {again}")
             elif isinstance(x, list | tuple | dict):
                 out.append(f"{name}: {type(x).__name__} of {len(x)}")
+                if seen.setdefault(id(x), name) != name:
+                    return
                 for k, v in x.items() if isinstance(x, dict) else enumerate(x):
                     add(f"{name}[{k!r}]", v)
             elif dataclasses.is_dataclass(x) and not isinstance(x, type):
                 for f in dataclasses.fields(x):
                     add(f"{name}.{f.name}", getattr(x, f.name, None))
             else:
-                text = repr(x) if isinstance(x, PLAIN) else f"a {type(x).__name__} object"
+                try:
+                    text = repr(x) if isinstance(x, PLAIN) else f"a {type(x).__name__} object"
+                except ValueError:
+                    text = "a very large int"
                 out.append(f"{name}: {text if len(text) < 60 else text[:57] + '...'}")
 
         names = _parameter_names(self._fn)

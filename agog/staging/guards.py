@@ -26,7 +26,8 @@ class Guards:
         self.functions: list[tuple[Place, Any, Any]] = []
         self.watched = list(watch.watched.values())
         self.deep: list[tuple[Place, Any]] = []
-        self.kept = [x for x in watch.reached.values() if not is_tensor(x) and not isinstance(x, np.ndarray)]
+        self.kept = [x for key, x in watch.reached.items()
+                     if key not in watch.given and not is_tensor(x) and not isinstance(x, np.ndarray)]
         self.nodes = [(t, t._node) for t in captured]
         for key, place in watch.places.items():
             if key not in watch.volatile and place is not observe._RAN:

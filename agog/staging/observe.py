@@ -77,6 +77,7 @@ class Watch:
         self.reason: str | None = None
         self.arguments: list[tuple[str, Any, Any]] = []
         self.reached: dict[int, Any] = {}  # kept alive: what counts by identity must not be replaced unseen
+        self.given: set[int] = set()  # containers of arguments: others may come with the next call
         self.volatile: set[tuple[int, Any]] = set()
         self.watched: dict[int, Watched] = {}  # objects that say themselves what to watch
         self._objects: dict[int, tuple[Any, str]] = {}
@@ -102,6 +103,8 @@ class Watch:
                 self.arguments.append((name, value, fingerprint(value, seen, name)))
             except Refuse as refusal:
                 self.refuse(f"argument {refusal}")
+            if isinstance(value, list | dict | tuple):
+                self.given.update(k for k, v in seen.items() if isinstance(v, CONTAINERS))
             self._flat.update(k for k, v in seen.items() if dataclasses.is_dataclass(v))
             self._note_objects({k: v for k, v in seen.items() if not is_tensor(v)}, name)
             self._note_callable(value)
@@ -325,6 +328,8 @@ class Watch:
             self.before[key] = None
         if id(place.holder) in self._flat:
             self.volatile.add(key)
+            if isinstance(value, list | dict | tuple):
+                self.given.update(k for k, v in seen.items() if isinstance(v, CONTAINERS))
             self._flat.update(k for k, v in seen.items() if dataclasses.is_dataclass(v))
             seen = {k: v for k, v in seen.items() if not is_tensor(v)}
         if explore and place.key != "__mro__":

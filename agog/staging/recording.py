@@ -31,6 +31,13 @@ class GuardMissed(Exception):
         super().__init__(f"{guard.what} gave {value!r}, not {guard.expected!r}" + (f"  ({guard.line})" if guard.line else ""))
 
 
+class Delivered(BaseException):
+    """What the user's function raised to which a staged effect was delivered. The call is committed, and not repeated."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+
 class NotStageable(Exception):
     """Why this run cannot be replayed natively. once: a later run may do without."""
 
@@ -231,10 +238,18 @@ class Recording:
         for owner, i in self.gradients:
             _leaf(owner, tensors).grad = None if i is None else wrap(outs[i])
         for effect in self.effects:
-            effect.deliver(*[wrap(outs[at + k]) for k in range(len(effect.slots))])
+            deliver(effect, *[wrap(outs[at + k]) for k in range(len(effect.slots))])
             at += len(effect.slots)
         leaves = [x if kind == "same" else tensors[x] if kind == "argument" else new[x] for kind, x in self.results]
         return tree.unflatten(self.structure, leaves)
+
+
+def deliver(effect: Any, *values: Any) -> None:
+    """Deliver a staged effect after everything else was committed."""
+    try:
+        effect.deliver(*values)
+    except Exception as error:
+        raise Delivered(error) from None
 
 
 def _refuse_shared(x: Any, recorder: Recorder, seen: set[int] | None = None) -> None:

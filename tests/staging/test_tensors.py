@@ -450,6 +450,25 @@ def staged_print_and_callback(stage):
 
 
 @case(staged=True)
+def callback_that_raises(stage):
+    w = T(0)
+
+    def stop(v):
+        if v.item() > 3:
+            raise StopIteration("enough")
+
+    @stage
+    def f(x):
+        w.assign(w + 1)
+        y = x * 2
+        ag.callback(stop, y)
+        return y
+
+    for v in (1, 1, 2, 1, 2, 1):
+        yield attempt(f, T(v)), w
+
+
+@case(staged=True)
 def staged_assert(stage):
     @stage
     def f(x):
