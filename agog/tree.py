@@ -19,7 +19,7 @@ class Structure:
 
     kind: Any  # None for a leaf, else the container's type
     aux: Any = None
-    children: tuple["Structure", ...] = ()
+    children: tuple[Structure, ...] = ()
 
     @property
     def leaf_count(self) -> int:
@@ -85,7 +85,8 @@ def unflatten(structure: Structure, leaves: Iterable[Any]) -> Any:
             try:
                 return next(it)
             except StopIteration:
-                raise ArgumentError(f"unflatten: the structure has {structure.leaf_count} leaves, fewer given") from None
+                raise ArgumentError(f"unflatten: the structure has {structure.leaf_count} leaves, fewer given"
+                                    ) from None
         children = [build(c) for c in s.children]
         kind = s.kind
         if kind is type(None):

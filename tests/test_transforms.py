@@ -330,6 +330,7 @@ def test_empty_batches():
     assert ag.vmap(ag.linalg.inv)(ag.zeros(0, 3, 3)).shape == (0, 3, 3)
 
 
+@pytest.mark.filterwarnings("ignore::agog.errors.StagingWarning")  # rules of one's own are run eagerly, and it says so
 def test_staged_functions_in_transformations_and_the_other_way_round():
     f = lambda x: (ag.sin(x) * x * x).sum() + own_cube(x).sum() + own_sine(x).sum()
     x, v, staged_f, staged_grad = T(0.3, -0.7), T(1, 2), ag.function(f), ag.function(ag.grad(f))
