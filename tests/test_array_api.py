@@ -1,8 +1,8 @@
 """The Array API standard 2025.12: names, signatures, dtypes, special values, results against NumPy's.
 
 A fast part of what the consortium's suite checks (`make conformance`), rebuilt as properties: every function on random
-arrays of random shapes, empty and 0-d among them. NumPy's main namespace has the same names; where agog differs (float32
-is the default, a few special values) the tests say so.
+arrays of random shapes, empty and 0-d among them. NumPy has the same names in its main namespace; where agog differs
+(float32 is the default, a few special values) the tests say so.
 """
 
 import inspect
