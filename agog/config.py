@@ -21,7 +21,6 @@ from typing import Any, Callable
 
 from agog.errors import ArgumentError
 
-
 ENVIRONMENT_READER = type(os.environ).__getitem__.__code__
 """The code that runs when anybody reads an environment variable: staging notices it."""
 

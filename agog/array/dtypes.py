@@ -6,7 +6,7 @@ users expect: an integer with a float gives the float's dtype, a bool gives way 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -125,7 +125,7 @@ def complex_of(dt: np.dtype) -> np.dtype:
 _RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
 
 
-@lru_cache(maxsize=None)
+@cache
 def promote(a: np.dtype, b: np.dtype) -> np.dtype:
     """The common dtype of `a` and `b`.
 

@@ -10,7 +10,6 @@ from agog.ops import axes as ax
 from agog.ops.explain import describe
 from agog.ops.row import Op, composite
 
-
 # ------------------------------------------------------------------------------------------------------------ matmul
 _SMALL = 1 << 13  # elements of both factors up to which a product is NumPy's
 

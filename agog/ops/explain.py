@@ -6,8 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from agog.errors import (AgogError, ArgumentError, ArgumentTypeError, AxisError, DTypeError, IndexingError,
-                         OutOfMemoryError, ShapeError)
+from agog.errors import (
+    AgogError,
+    ArgumentError,
+    ArgumentTypeError,
+    AxisError,
+    DTypeError,
+    IndexingError,
+    OutOfMemoryError,
+    ShapeError,
+)
 from agog.ops.row import Op
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from agog.array import dtypes
 
-TABLE: dict[str, "Op"] = {}
+TABLE: dict[str, Op] = {}
 COMPOSITES: dict[str, Callable[..., Any]] = {}
 
 _LITERALS = {"None": None, "True": True, "False": False, "()": ()}
