@@ -237,9 +237,10 @@ class Function:
             elif kind in (list, tuple, dict) or isinstance(x, tuple):
                 if kind is not tuple:
                     others.append((name, x))
-                    if (again := containers.setdefault(id(x), len(containers))) < len(containers) - 1:
-                        parts.append(("again", again))
+                    if id(x) in containers:
+                        parts.append(("again", containers[id(x)]))
                         return True
+                    containers[id(x)] = len(containers)
                 items = list(x.items()) if isinstance(x, dict) else list(enumerate(x))
                 parts.append((kind, tuple((type(k), k) for k, _ in items) if isinstance(x, dict) else len(items)))
                 return all(add(f"{name}[{k!r}]", v) for k, v in items)

@@ -32,7 +32,7 @@ _IMPURE_MODULES = {"time", "random", "_random", "io", "_io", "posix", "nt", "soc
                    "uuid", "_uuid", "subprocess", "signal", "_signal", "_thread", "_datetime", "_curses", "readline", "_ssl",
                    "mmap", "_warnings", "_queue", "_posixsubprocess", "_sqlite3", "sqlite3", "faulthandler", "_asyncio",
                    "_interpreters", "fcntl", "termios", "syslog"}
-_IMPURE_BUILTINS = {"print", "input", "open", "breakpoint"}
+_IMPURE_BUILTINS = {"print", "input", "open", "breakpoint", "globals"}
 _IMPURE_SYS = {"_getframe", "getrefcount", "settrace", "setprofile", "gettrace", "getswitchinterval", "exit",
                "setrecursionlimit", "audit", "_current_frames", "intern_"}
 _HARMLESS = {("posix", "fspath"), ("_thread", "allocate_lock"), ("_thread", "get_ident"), ("_thread", "RLock"),
@@ -200,6 +200,8 @@ class Watch:
     def _note_objects(self, seen: dict[int, Any], name: str) -> None:
         self.reached.update(seen)
         for value in list(seen.values()):
+            if isinstance(value, types.FunctionType | types.MethodType):
+                self._note_callable(value)
             if id(value) in self._objects or isinstance(value, (*CONTAINERS, np.ndarray)) and not is_user_class(type(value)):
                 continue
             if isinstance(value, FIXED) and not isinstance(value, type | types.ModuleType):
@@ -287,6 +289,8 @@ class Watch:
             self._agog[id(value)] = (value, value.__name__)
             return
         if is_user_module(value):
+            if wanted is None:
+                self._note(Place(names, SIZE, f"the names of {value.__name__}"))
             for name in (names.keys() | self._attributes if wanted is None else wanted):
                 if not name.startswith("__"):
                     self._note(Place(names, name, f"{value.__name__}.{name}"))

@@ -108,7 +108,7 @@ def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") 
     if isinstance(value, types.MethodType):
         return ("method", id(value.__func__), fingerprint(value.__self__, seen, name))
     if isinstance(value, weakref.ref):
-        return ("weakref", key, fingerprint(value(), seen, name))
+        raise Refuse(f"{name or 'it'} is a weak reference, and a recording would keep alive what it refers to")
     if isinstance(value, FIXED):
         return ("fixed", key)
     if isinstance(value, Leaf):

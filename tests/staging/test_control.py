@@ -668,6 +668,14 @@ def dict_arguments(stage):
 
 
 @case(staged=True)
+def one_container_twice(stage):
+    f = stage(lambda a, b: (a["x"] * 2 if a is b else a["x"] * 3, b["x"]))
+    for v in (1, 2, 3, 4):
+        a, b = {"x": T(v)}, {"x": T(v)}
+        yield f(a, b), f(a, a), f({"x": a["x"]}, a)
+
+
+@case(staged=True)
 def nested_containers_in_and_out(stage):
     f = stage(lambda p: {"a": [p["a"][0] * 2, (p["b"], None, 3, "s")], "e": [], "t": (), "d": {}})
     for v in (1, 2, 3, 4):

@@ -1206,7 +1206,7 @@ def string_formatting_of_python_values(stage):
         yield f(T(1))
 
 
-@case(staged=True)
+@case
 def weakref_dict_and_proxy(stage):
     import weakref
 
