@@ -134,17 +134,23 @@ def native(name: str, work: int, *arguments: Any) -> Any:
     `work` is about how many steps the computation has. The first calls get None while the compiler is being loaded
     in the background, for which there must have been enough work.
     """
-    global _done
     if work < _KERNEL_FROM:
         return None
     kernel = kernels.get(name)
     if kernel is not None:
         return kernel(*arguments)
-    if not kernels and _loader is None:
+    if not kernels:
+        _count(work)
+    return None
+
+
+def _count(work: int) -> None:
+    """Work that a native kernel would have done faster; enough of it calls for the compiler."""
+    global _done
+    if _loader is None:
         _done += work
         if _done > _LOAD_AFTER:
             _load_compiler()
-    return None
 
 
 _loader: threading.Thread | None = None
@@ -236,8 +242,7 @@ def unary(ufunc: Any, a: Any) -> Any:
         return ufunc(a)
     if not isinstance(ufunc, np.ufunc):
         if accelerate is None:
-            if a.size >= _THREADS_FROM:
-                _load_compiler()
+            _count(64 * a.size)
         elif a.dtype.kind == "f":
             out = empty(a.shape, a.dtype)
             if accelerate(ufunc, (_flat(a),), _flat(out)):
@@ -251,11 +256,11 @@ def unary(ufunc: Any, a: Any) -> Any:
 def _parallel(ufunc: Any, inputs: tuple, out: np.ndarray) -> None:
     if accelerate is not None and accelerate(ufunc, inputs, out):
         return
+    if accelerate is None:
+        _count(16 * out.size)
     if out.size < _THREADS_FROM or config.num_threads == 1:
         ufunc(*inputs, out)
         return
-    if accelerate is None:
-        _load_compiler()
     _run(ufunc, inputs, out)
 
 
