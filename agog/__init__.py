@@ -20,8 +20,21 @@ from typing import Any
 from agog import config, errors, hints, tree
 from agog._version import __version__
 from agog.array import dtypes
-from agog.array.dtypes import (complex64, complex128, float16, float32, float64, int8, int16, int32, int64,  # noqa: F401
-                               uint8, uint16, uint32, uint64)
+from agog.array.dtypes import (  # noqa: F401
+    complex64,
+    complex128,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
 from agog.config import set_num_threads
 from agog.errors import AgogError
 from agog.interop import einops as _einops
@@ -32,8 +45,8 @@ from agog.tensor import Tensor, asarray, public
 # standard says, not news; the filter is for warnings from agog's own modules alone.
 warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"agog(\.|$)")
 
-_SUBMODULES = ("autodiff", "compiler", "data", "dist", "fft", "graph", "io", "linalg", "nn", "optim", "random", "staging",
-               "testing", "tools")
+_SUBMODULES = ("autodiff", "compiler", "data", "dist", "fft", "graph", "io", "linalg", "nn", "optim", "random",
+               "staging", "testing", "tools")
 _FROM = {  # names that live in a room of their own, imported when first used
     "agog.autodiff.engine": ("no_grad", "enable_grad", "is_grad_enabled", "gradients"),
     "agog.autodiff.functional": ("grad", "value_and_grad", "vjp", "checkpoint", "stop_gradient"),
@@ -45,13 +58,14 @@ _FROM = {  # names that live in a room of their own, imported when first used
     "agog.random": ("dropout", "rand", "randn", "randint", "randperm", "rand_like", "randn_like"),
     "agog.staging.function": ("function", "eager", "Function"),
     "agog.staging.tracing": ("trace", "Spec"),
-    "agog.namespace": ("broadcast_shapes", "can_cast", "result_type", "finfo", "iinfo", "isdtype", "from_dlpack", "astype", "is_tensor",
-                       "set_default_float", "default_float", "tensor", "from_numpy", "manual_seed", "arange", "zeros", "ones",
-                       "full", "empty", "linspace", "eye", "zeros_like", "ones_like", "full_like", "empty_like",
-                       "__array_namespace_info__", "logspace", "tri", "permute_dims", "reshape"),
+    "agog.namespace": ("broadcast_shapes", "can_cast", "result_type", "finfo", "iinfo", "isdtype", "from_dlpack",
+                       "astype", "is_tensor", "set_default_float", "default_float", "tensor", "from_numpy",
+                       "manual_seed", "arange", "zeros", "ones", "full", "empty", "linspace", "eye", "zeros_like", "ones_like",
+                       "full_like", "empty_like", "__array_namespace_info__", "logspace", "tri", "permute_dims", "reshape"),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}
-_CONSTANTS = {"pi": 3.141592653589793, "e": 2.718281828459045, "inf": float("inf"), "nan": float("nan"), "newaxis": None}
+_CONSTANTS = {"pi": 3.141592653589793, "e": 2.718281828459045, "inf": float("inf"), "nan": float("nan"),
+              "newaxis": None}
 __array_api_version__ = "2025.12"
 
 
@@ -85,9 +99,10 @@ def __getattr__(name: str) -> Any:
 
 def _names() -> list[str]:
     rows = [n for n in (*TABLE, *COMPOSITES) if not n.startswith("_") and n not in ("index", "index_update")]
-    fixed = [n for n in globals() if not n.startswith("_") and n not in ("annotations", "importlib", "warnings", "Any", "interop",
-             "TABLE", "COMPOSITES", "public", "dtypes", "hints")]
-    return sorted({*rows, *fixed, *_WHERE, *_CONSTANTS, *_SUBMODULES, "bool", "bfloat16"} - {"__array_namespace_info__"})
+    own = ("annotations", "importlib", "warnings", "Any", "interop", "TABLE", "COMPOSITES", "public", "dtypes", "hints")
+    fixed = [n for n in globals() if not n.startswith("_") and n not in own]
+    names = {*rows, *fixed, *_WHERE, *_CONSTANTS, *_SUBMODULES, "bool", "bfloat16"}
+    return sorted(names - {"__array_namespace_info__"})
 
 
 def __dir__() -> list[str]:

@@ -76,8 +76,8 @@ def _operands(op: Op, inputs: tuple) -> list[Any]:
         t = x if x is None else operand(x)
         if t is None and x is not None:
             name = f"{op.inputs[0]}[{i}]" if op.variadic else op.inputs[i]
-            raise ArgumentTypeError(f"{op.name.lstrip('_')}: {name} is a {type(x).__name__}, not a Tensor, an array or a number; "
-                                    "write ag.asarray(...) around it")
+            raise ArgumentTypeError(f"{op.name.lstrip('_')}: {name} is a {type(x).__name__}, not a Tensor, an array or "
+                                    "a number; write ag.asarray(...) around it")
         out.append(t)
     return out
 
@@ -123,7 +123,8 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
                         config.modes.recorder.refuse(f"it compares a Tensor of {dt} with {x}")
                     out.append(constant(np.array(x if -1 << 63 <= x < 1 << 63 else float(x))))
                     continue
-                raise DTypeError(f"{op.name.lstrip('_')}: {x} does not fit into {dt}; cast the Tensor to a wider dtype first") from None
+                raise DTypeError(f"{op.name.lstrip('_')}: {x} does not fit into {dt}; cast the Tensor to a wider dtype "
+                                 "first") from None
     return out
 
 

@@ -102,7 +102,7 @@ class OutOfMemoryError(AgogError, MemoryError):
 
 
 class StagingError(AgogError, RuntimeError):
-    """A function that cannot be staged (strict=True), or a native result that differs from the eager one (check=True)."""
+    """A function that cannot be staged (strict=True), or a native result that is not the eager one (check=True)."""
 
 
 class StagingWarning(UserWarning):

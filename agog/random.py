@@ -24,9 +24,9 @@ from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.tensor import Tensor, asarray
 
 __all__ = ["Generator", "bernoulli", "beta", "categorical", "choice", "default_generator", "dirichlet", "dropout",
-           "exponential", "fold_in", "gamma", "get_state", "gumbel", "integers", "key", "next_key", "normal", "permutation",
-           "poisson", "rand", "rand_like", "randint", "randn", "randn_like", "randperm", "seed", "set_state", "split",
-           "truncated_normal", "uniform"]
+           "exponential", "fold_in", "gamma", "get_state", "gumbel", "integers", "key", "next_key", "normal",
+           "permutation", "poisson", "rand", "rand_like", "randint", "randn", "randn_like", "randperm", "seed",
+           "set_state", "split", "truncated_normal", "uniform"]
 
 
 class Generator:
@@ -235,7 +235,8 @@ def permutation(x: Any, axis: int = 0, *, key: Any = None, generator: Generator 
     return tensors.random_permutation(_key(key, generator), x, axis)
 
 
-def gamma(alpha: Any, scale: Any = 1.0, shape: Any = None, *, key: Any = None, generator: Generator | None = None) -> Tensor:
+def gamma(alpha: Any, scale: Any = 1.0, shape: Any = None, *, key: Any = None,
+          generator: Generator | None = None) -> Tensor:
     """Gamma-distributed numbers of shape parameter alpha."""
     return tensors.random_gamma(_key(key, generator), _tensor(alpha), None if shape is None else _shape(shape)) * scale
 

@@ -16,10 +16,10 @@ import numpy as np
 import agog.ops  # noqa: F401 - declares all rows
 from agog import config, dispatch, hints, tape
 from agog.array import device as devices
-from agog.array import dtypes, large
+from agog.array import dtypes
 from agog.autodiff import engine
 from agog.dispatch import apply_operator, binary, operand, tensors, unary, wrap
-from agog.errors import (ArgumentError, ArgumentTypeError, DTypeError, GradientError, OutOfMemoryError, ShapeError)
+from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, GradientError, OutOfMemoryError, ShapeError
 from agog.ops.namespaces import hide
 from agog.ops.row import COMPOSITES, TABLE
 from agog.tape import Leaf
@@ -50,8 +50,8 @@ def _in_place(name: str) -> Callable[..., Any]:
             return NotImplemented
         node = self._node
         if node is not None and config.modes.grad and type(node) is Leaf:
-            raise GradientError("a leaf Tensor that requires a gradient cannot be changed in place, its gradient would be "
-                                "that of the old value; write x = x + y, or wrap an update in ag.no_grad()")
+            raise GradientError("a leaf Tensor that requires a gradient cannot be changed in place, its gradient would "
+                                "be that of the old value; write x = x + y, or wrap an update in ag.no_grad()")
         if node is None and not config.special and type(other) in (int, float) and _exclusive(self):
             try:
                 with np.errstate(all="ignore"):
@@ -298,7 +298,8 @@ class Tensor(Methods):
             raise ArgumentError(f"array API version {api_version!r} is not supported; the newest is '2025.12'")
         return sys.modules["agog"]
 
-    def __dlpack__(self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None) -> Any:
+    def __dlpack__(self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None,
+                   copy: Any = None) -> Any:
         if self._node is not None:
             raise GradientError("a Tensor that requires a gradient cannot be exported; use x.detach()")
         data = self._data
@@ -361,7 +362,8 @@ class Tensor(Methods):
 
     def __index__(self) -> int:
         if dtypes.kind(self._data.dtype) not in "iu" or self.size != 1 or self.ndim:
-            raise ArgumentTypeError(f"only an integer Tensor of no axes can be used as an index, not {self.dtype}{list(self.shape)}")
+            raise ArgumentTypeError("only an integer Tensor of no axes can be used as an index, "
+                                    f"not {self.dtype}{list(self.shape)}")
         return int(self._scalar("index"))
 
     def __len__(self) -> int:
@@ -383,7 +385,8 @@ class Tensor(Methods):
                                formatter={"float_kind": _short_float} if dtypes.is_half(data.dtype) else None)
         dt = "" if data.dtype in (dtypes.float32, dtypes.int64, dtypes.bool) and data.size else f", dtype={data.dtype}"
         shape = f", shape={data.shape}" if data.size == 0 or data.size > 1000 else ""
-        grad = "" if self._node is None else ", requires_grad=True" if self.is_leaf else f", grad_fn={_maker(self._node)}"
+        node = self._node
+        grad = "" if node is None else ", requires_grad=True" if self.is_leaf else f", grad_fn={_maker(node)}"
         return f"Tensor({body}{dt}{shape}{grad})"
 
     def _repr_html_(self) -> str:
@@ -548,7 +551,7 @@ class At:
 
 
 def _as_value(value: Any, dtype: np.dtype) -> Any:
-    """What is assigned into a Tensor of `dtype`: a Tensor, an array, or a number, which then has the dtype's precision."""
+    """What is assigned into a Tensor of `dtype`: a Tensor, an array, or a number, then of the dtype's precision."""
     found = operand(value)
     if found is None:
         return asarray(value)
@@ -562,8 +565,8 @@ def _as_value(value: Any, dtype: np.dtype) -> Any:
 
 
 _new = object.__new__
-_NO_METHODS = {"zeros", "ones", "full", "empty", "arange", "linspace", "eye", "index", "index_update", "logspace", "tri", "dropout",
-               "where"}
+_NO_METHODS = {"zeros", "ones", "full", "empty", "arange", "linspace", "eye", "index", "index_update", "logspace",
+               "tri", "dropout", "where"}
 dispatch.bind(Tensor)
 
 
@@ -638,7 +641,8 @@ def public(name: str) -> Callable[..., Any]:
     heads, passed = ", ".join(f"{p.name}=_d_{p.name}" for p in rest), ", ".join(f"{p.name}={p.name}" for p in rest)
     axis = "axis" in inspect.signature(fn).parameters
     others = ", *, dim=None, keepdim=None, out=None" if axis else ""
-    check = (f"    if dim is not keepdim or out is not None: raise _wrong({name!r}, {{'dim': dim, 'keepdim': keepdim, 'out': out}})\n"
+    check = ("    if dim is not keepdim or out is not None: "
+             f"raise _wrong({name!r}, {{'dim': dim, 'keepdim': keepdim, 'out': out}})\n"
              if axis else "")
     source = (f"def {name}(x, /, {heads}, dtype=None{others}):\n{check}"
               f"    if dtype is not None:\n        return _cast(_fn(_cast(x, dtype), {passed}), dtype)\n"
@@ -717,7 +721,8 @@ def _from_python(data: Any, dt: Any) -> np.ndarray:
         try:
             return _to_array(np.asarray(memoryview(data)), dt, True)
         except TypeError:
-            raise ArgumentTypeError(f"a {type(data).__name__} is not an array, a nested sequence of numbers, or a number") from None
+            raise ArgumentTypeError(f"a {type(data).__name__} is not an array, a nested sequence of numbers, or a "
+                                    "number") from None
     try:
         array = np.array(data)
     except ValueError:

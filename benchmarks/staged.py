@@ -105,7 +105,7 @@ WORKLOADS = {f.__name__: f for f in (add, tanh_grad, captured, uncaptured, hmc)}
 
 
 def transformer_cold():
-    """Seconds of the eager call, and from there to the first staged result, of a 4-layer transformer's training step."""
+    """Seconds of the eager call, and from there to the first staged result, of a 4-layer transformer's step."""
     import agog as ag
     from agog import nn, optim
 

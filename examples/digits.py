@@ -142,7 +142,8 @@ def train(run: Run, progress: Any) -> None:
             run.save()
     except KeyboardInterrupt:
         raise SystemExit(f"\nstopped in epoch {run.epoch + 1}; {run.path} holds the end of epoch {run.epoch}: "
-                         "--resume goes on from there" if run.epoch else "\nstopped before the first epoch was over") from None
+                         "--resume goes on from there"
+                         if run.epoch else "\nstopped before the first epoch was over") from None
 
 
 def draw(runs: list[Run], path: pathlib.Path) -> None:
@@ -213,8 +214,8 @@ def main(argv: list[str] | None = None) -> int:
     draw(runs, picture)
     for run in runs:
         run.verify_checkpoint()
-        console.print(f"{run.mode:>7}: test accuracy {run.history['accuracy'][-1]:.2%}, {run.milliseconds():.2f} ms a step "
-                      f"(median), checkpoint {run.path} verified")
+        console.print(f"{run.mode:>7}: test accuracy {run.history['accuracy'][-1]:.2%}, "
+                      f"{run.milliseconds():.2f} ms a step (median), checkpoint {run.path} verified")
     if len(runs) == 2:
         a, b = runs
         worst = max(abs(x - y) / max(abs(x), 1e-3) for x, y in zip(a.history["loss"], b.history["loss"]))

@@ -17,7 +17,7 @@ def T(*values, grad=True):
 
 def test_backward_accumulates():
     x = T(1, 2)
-    for i in range(3):
+    for _ in range(3):
         (x * x).sum().backward()
     assert x.grad.tolist() == [6, 12]
     x.grad = None

@@ -68,8 +68,9 @@ def test_the_users_line_is_named():
 
 
 def test_errors_are_the_builtin_ones_too():
-    for cls, builtin in ((errors.ShapeError, ValueError), (errors.AxisError, IndexError), (errors.DTypeError, TypeError),
-                         (errors.IndexingError, IndexError), (errors.GradientError, RuntimeError),
+    for cls, builtin in ((errors.ShapeError, ValueError), (errors.AxisError, IndexError),
+                         (errors.DTypeError, TypeError), (errors.IndexingError, IndexError),
+                         (errors.GradientError, RuntimeError),
                          (errors.OutOfMemoryError, MemoryError), (errors.MissingExtraError, ImportError)):
         assert issubclass(cls, builtin) and issubclass(cls, errors.AgogError)
 

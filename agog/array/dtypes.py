@@ -175,4 +175,6 @@ def of_scalar(scalar: Any) -> np.dtype:
     """The dtype of a Python scalar on its own."""
     if scalar is True or scalar is False:
         return bool
-    return int64 if isinstance(scalar, int) else complex_of(_default_float) if isinstance(scalar, complex) else _default_float
+    if isinstance(scalar, int):
+        return int64
+    return complex_of(_default_float) if isinstance(scalar, complex) else _default_float

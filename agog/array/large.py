@@ -54,7 +54,7 @@ class Arena:
         if nbytes < _REUSE_BYTES:
             return np.empty(shape, dtype)
         owners = self.owners.setdefault(nbytes, [])
-        for owner, offset in owners:
+        for owner, offset in owners:  # noqa: B007 - `offset` is used after the loop
             if sys.getrefcount(owner) == _FREE_COUNT:
                 break
         else:
@@ -106,7 +106,8 @@ def _executor() -> Any:
     global _pool, _pool_threads, _pool_pid
     from concurrent.futures import ThreadPoolExecutor  # brings logging along: not for everybody who imports agog
 
-    if _pool is None or _pool_threads != config.num_threads or _pool_pid != os.getpid():  # a forked child has no threads
+    # A forked child has no threads.
+    if _pool is None or _pool_threads != config.num_threads or _pool_pid != os.getpid():
         _pool = ThreadPoolExecutor(config.num_threads - 1, thread_name_prefix="agog")
         _pool_threads, _pool_pid = config.num_threads, os.getpid()
     return _pool

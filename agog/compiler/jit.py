@@ -59,8 +59,8 @@ def _after_fork() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
-# LLVM's handles of loaded code by number. They live here and not in `Code`, so that a collection of cycles in one thread
-# never finalizes a handle that another is just closing.
+# LLVM's handles of loaded code by number. They live here and not in `Code`, so that a collection of cycles in one
+# thread never finalizes a handle that another is just closing.
 _handles: dict[int, Any] = {}
 # Code that was collected while the lock was held, perhaps by this very thread: unloaded by whoever has it next.
 _dead: list[int] = []

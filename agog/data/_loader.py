@@ -32,8 +32,8 @@ class DataLoader:
                  drop_last: bool = False, collate_fn: Callable[[list[Any]], Any] | None = None, prefetch: int = 0,
                  **others: Any):
         if others:
-            raise ArgumentTypeError(f"DataLoader takes no {', '.join(others)}: with prefetch=n a thread prepares n batches "
-                                    "ahead, there are no worker processes; a sampler is a list of indices: "
+            raise ArgumentTypeError(f"DataLoader takes no {', '.join(others)}: with prefetch=n a thread prepares n "
+                                    "batches ahead, there are no worker processes; a sampler is a list of indices: "
                                     "agog.data.Subset(dataset, indices)")
         for name, value, least in (("batch_size", batch_size, 1), ("prefetch", prefetch, 0)):
             if isinstance(value, bool) or not isinstance(value, int):

@@ -223,8 +223,8 @@ def forward_backward(graph: Graph, wrt: Any = None, of: Sequence[int] | None = N
     """Two graphs for a gradient that comes later.
 
     The first has the outputs of `graph`, then the values to keep (role 'saved'). The second takes those values, then a
-    cotangent for each floating output (of those with the numbers in `of`), and gives the gradients by `wrt`. What only the backward part needs is computed
-    there; a view is not kept, what it looks at is.
+    cotangent for each floating output (of those with the numbers in `of`), and gives the gradients by `wrt`. What only
+    the backward part needs is computed there; a view is not kept, what it looks at is.
     """
     wanted = _wanted(graph, wrt)
     joint = _joint(graph, wanted, of)

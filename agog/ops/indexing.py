@@ -196,7 +196,8 @@ def _check_template(op: str, x: Any, keys: tuple, template: tuple) -> None:
         if type(k) is str:
             key = next(arrays)
             if dtypes.kind(key.dtype) == "b":
-                if any(k not in (n, 0) for k, n in zip(key.shape, shape[axis:])):  # a mask without elements selects none
+                # A mask without elements selects none.
+                if any(k not in (n, 0) for k, n in zip(key.shape, shape[axis:])):
                     raise IndexingError(f"x[{_show(_filled(template, keys))}]: the mask has shape {key.shape}, but "
                                         "must have "
                                         f"the shape of the axes that it selects from: "

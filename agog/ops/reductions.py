@@ -102,8 +102,8 @@ def _sum(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     return np.add.reduce(x, axis, None, None, keepdims)
 
 
-sum = Op("sum(x; axis=None, keepdims=False) -> y", _sum, kind="reduction", reduce="add", linear_in="all", result=_widest,
-         vjp={"x": _keep_rule}, check=_checked("sum"),
+sum = Op("sum(x; axis=None, keepdims=False) -> y", _sum, kind="reduction", reduce="add", linear_in="all",
+         result=_widest, vjp={"x": _keep_rule}, check=_checked("sum"),
          batch=_batch("sum"), samples=_with_empty,
          doc="The sum over `axis` (an axis, several, or None for all). Integers and bools are added up as int64, "
              "unsigned ones as uint64.")

@@ -75,8 +75,8 @@ class Op:
     __slots__ = ("name", "inputs", "variadic", "statics", "outputs", "impl", "vjp", "jvp", "linear_in", "promotes",
                  "takes", "to_float", "result", "widen", "check", "lower", "batch", "elementwise", "domain", "samples",
                  "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
-                 "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic", "decompose", "nest",
-                 "reduce")
+                 "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic", "decompose",
+                 "nest", "reduce")
 
     def __init__(self, signature: str, impl: Any = None, *, vjp: dict[str, Callable[..., Any]] | None = None,
                  jvp: dict[str, Callable[..., Any]] | None = None, linear_in: Any = (), promotes: Any = None,
