@@ -238,13 +238,13 @@ def _commit(w: _Writer, r: Recording, names: list[str], inputs: list[str]) -> No
                f"({''.join(x + ', ' for x in inputs)}), outs)")
     for target, out in r.writes:
         w.line(f"{names[target] if type(target) is int else w.name(target)}._data = outs[{out}]")
-    for owner, out in r.gradients:
+    for owner, place in r.gradients:
         leaf = w.name(owner)
-        if out is None:
+        if place is None:
             w.line(f"{leaf}.grad = None")
         else:
             w.line("g = new(Tensor)")
-            w.line(f"g._data = outs[{out}]")
+            w.line(f"g._data = outs[{place}]")
             w.line("g._node = None")
             w.line(f"{leaf}.grad = g")
     for effect in r.effects:

@@ -22,7 +22,7 @@ DYNAMIC = frozenset({"getattr", "setattr", "delattr", "hasattr", "vars", "dir", 
 
 
 def is_agog(filename: str) -> bool:
-    return filename.startswith(AGOG) or filename.startswith("<agog ")
+    return filename.startswith((AGOG, "<agog "))
 
 
 def is_user_code(filename: str) -> bool:
@@ -41,7 +41,7 @@ def is_user_module(module: types.ModuleType) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def is_user_class(cls: type) -> bool:
+def is_user_class(cls: Any) -> bool:
     """True for classes defined in the user's code."""
     if cls is object or cls.__module__ in ("typing", "abc", "enum", "collections"):
         return False
@@ -54,7 +54,7 @@ def is_user_class(cls: type) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def answers_itself(cls: type) -> bool:
+def answers_itself(cls: Any) -> bool:
     """True for classes that compute attributes or items: which of their own they read for that is not in the user's code."""
     return any({"__getattr__", "__getattribute__", "__getitem__"} & vars(base).keys() for base in cls.__mro__
                if base is not object and base.__module__ != "builtins")
@@ -103,7 +103,8 @@ class Names:
         self._scan(code)
 
     def _scan(self, code: types.CodeType) -> None:
-        module, level, before = "", 0, []
+        module, level = "", 0
+        before: list[Any] = []
         for i in dis.get_instructions(code):
             op, value = i.opname, i.argval
             if op in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"):

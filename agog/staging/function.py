@@ -21,15 +21,15 @@ from typing import Any, Callable
 import numpy as np
 
 from agog import config
-from agog.errors import ArgumentError, ArgumentTypeError, GuardFailed, StagingError, StagingWarning, warn
 from agog.dispatch import wrap
+from agog.errors import ArgumentError, ArgumentTypeError, GuardFailed, StagingError, StagingWarning, warn
 from agog.staging.calling import MISS, describe, write_entry
 from agog.staging.checking import compare
 from agog.staging.explain import Explanation, explain
 from agog.staging.observe import Watch
-from agog.staging.state import PLAIN, is_tensor
 from agog.staging.recorder import Recorder, recording
 from agog.staging.recording import Delivered, GuardMissed, NotStageable, Recording
+from agog.staging.state import PLAIN, is_tensor
 
 PATHS = 8
 """Recordings of one form of the arguments: the branches that data-dependent control flow took."""
@@ -92,6 +92,7 @@ class Function:
 
     def __init__(self, fn: Callable[..., Any], *, strict: bool = False, check: bool = False, background: bool = False,
                  limit: int = PATHS):
+        self._fn: Callable[..., Any]
         if isinstance(fn, Function):
             fn = fn._fn
         if isinstance(fn, type) or not callable(fn):
@@ -321,14 +322,14 @@ class Function:
         try:
             made = Recording(self.__name__, recorder, watch, result, tensors)
             made.guards.failed()
-        except NotStageable as why:
+        except NotStageable as error:
             form.attempts += 1
-            form.reason = str(why)
-            self._note(f"not staged: {why}")
-            if self.strict and not (why.once and form.attempts < ATTEMPTS):
-                raise StagingError(f"{self.__name__} cannot be staged: {why}") from None
+            form.reason = str(error)
+            self._note(f"not staged: {error}")
+            if self.strict and not (error.once and form.attempts < ATTEMPTS):
+                raise StagingError(f"{self.__name__} cannot be staged: {error}") from None
             if form.attempts >= ATTEMPTS:
-                self._say(str(why))
+                self._say(str(error))
             return result
         form.reason, form.attempts = None, 0
         form.recordings.insert(0, made)

@@ -81,6 +81,6 @@ class Guards:
     def names(self) -> list[str]:
         """What is watched, for `explain`."""
         groups = (self.same, self.equal, self.functions, self.deep)
-        places = {entry[0].name for group in groups for entry in group  # type: ignore[attr-defined]
+        places = {entry[0].name for group in groups for entry in group
                   if entry[0].read() is not ABSENT and entry[0].key not in (state.SIZE, "__mro__", "__class__")}
         return sorted(places | {w.name for w in self.watched})

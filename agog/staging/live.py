@@ -60,7 +60,9 @@ class Live:
         graph, count = self.graph, len(self.graph.outputs)
         forward, backward = forward_backward(graph, list(self.which), of=self.live)
         forward, backward = without_stops(forward), without_stops(backward)
-        kept, saved, place = [], [], {v: i for i, v in reversed(list(enumerate(forward.outputs[:count])))}
+        kept: list[Any] = []
+        saved: list[tuple[bool, int]] = []
+        place = {v: i for i, v in reversed(list(enumerate(forward.outputs[:count])))}
         inputs = {v: i for i, v in enumerate(forward.inputs)}
         for v in forward.outputs[count:]:
             if type(v) is Input:

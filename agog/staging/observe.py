@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
+import functools
 import inspect
 import operator
 import random
@@ -24,8 +25,20 @@ from agog import config
 from agog.array import dtypes
 from agog.staging import codes
 from agog.staging.codes import DYNAMIC, answers_itself, from_user, is_agog, is_user_class, is_user_code, is_user_module
-from agog.staging.state import (ABSENT, CONTAINERS, FIXED, IMPURE_TYPES, MAX_STATE, PLAIN, SIZE, Place, Refuse, Watched,
-                                fingerprint, is_tensor)
+from agog.staging.state import (
+    ABSENT,
+    CONTAINERS,
+    FIXED,
+    IMPURE_TYPES,
+    MAX_STATE,
+    PLAIN,
+    SIZE,
+    Place,
+    Refuse,
+    Watched,
+    fingerprint,
+    is_tensor,
+)
 from agog.tape import Leaf
 
 _IMPURE_MODULES = {"time", "random", "_random", "io", "_io", "posix", "nt", "socket", "_socket", "select", "secrets",
@@ -38,7 +51,7 @@ _IMPURE_SYS = {"_getframe", "getrefcount", "settrace", "setprofile", "gettrace",
 _HARMLESS = {("posix", "fspath"), ("_thread", "allocate_lock"), ("_thread", "get_ident"), ("_thread", "RLock"),
              ("time", "perf_counter_ns_"), ("nt", "fspath"), ("_signal", "default_int_handler")}
 _IMPURE_CLASS_NAMES = {"datetime", "date"}
-_KNOWN_OWNERS = (*PLAIN, *FIXED, *CONTAINERS, np.ndarray, bytearray, types.FunctionType, types.MethodType, types.GeneratorType,
+_KNOWN_OWNERS: tuple[type, ...] = (*PLAIN, *FIXED, *CONTAINERS, np.ndarray, bytearray, types.FunctionType, types.MethodType, types.GeneratorType,
                  BaseException, type(iter([])), type(iter(())), type(iter({})), super, Leaf)
 _KNOWN_MODULES = ("builtins", "numpy", "collections", "re", "_struct", "functools", "datetime", "decimal", "itertools", "_operator",
                   "operator", "weakref", "_weakref", "types", "_abc", "string", "_thread", "threading", "contextvars", "_contextvars",
@@ -133,8 +146,6 @@ class Watch:
             self.reason = reason
 
     def _enter_function(self, fn: Any) -> None:
-        import functools
-
         while isinstance(fn, types.MethodType | functools.partial):
             if isinstance(fn, functools.partial):
                 self._note_value((id(fn), "arguments"), (fn.args, fn.keywords), "an argument of the partial function")

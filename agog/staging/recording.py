@@ -138,6 +138,8 @@ class Recording:
                 self.writes.append((arguments.get(id(tensor), tensor), self._extra(slot)))
         for leaf, before in recorder.leaves.values():
             if leaf.grad is not before:
+                if leaf.grad is not None and leaf.grad._node is not None:
+                    raise NotStageable("it leaves a gradient with a history of its own (create_graph=True)")
                 slot = None if leaf.grad is None else recorder.slot_of(leaf.grad)
                 self.gradients.append((self._owner(leaf, tensors), None if slot is None else self._extra(slot)))
 
@@ -235,8 +237,8 @@ class Recording:
             new[i]._node = spent(new[i])
         for target, i in self.writes:
             (tensors[target] if type(target) is int else target)._data = outs[i]
-        for owner, i in self.gradients:
-            _leaf(owner, tensors).grad = None if i is None else wrap(outs[i])
+        for owner, k in self.gradients:
+            _leaf(owner, tensors).grad = None if k is None else wrap(outs[k])
         for effect in self.effects:
             deliver(effect, *[wrap(outs[at + k]) for k in range(len(effect.slots))])
             at += len(effect.slots)

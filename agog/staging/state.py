@@ -29,7 +29,7 @@ IMPURE_TYPES = (random.Random, np.random.Generator, np.random.RandomState, np.ra
 MAX_STATE = 20_000
 MAX_ARRAY_BYTES = 16 << 20
 _Cached = type(functools.lru_cache(len))
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()), type(collections.OrderedDict().keys()),
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()), type(collections.OrderedDict().keys()),
           type(collections.OrderedDict().values()), type(collections.OrderedDict().items()))
 
 
@@ -91,7 +91,7 @@ def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") 
         items = [_key(v, seen, name) for v in value]
         return (type(value), key, sorted(map(repr, items)))
     if isinstance(value, _VIEWS):
-        return (type(value), key, [fingerprint(v, seen, name) for v in value])
+        return (type(value), key, [fingerprint(v, seen, name) for v in list(value)])  # type: ignore[call-overload]
     if isinstance(value, types.FunctionType):
         if not is_user_code(value.__code__.co_filename):
             return ("function", key, id(value.__code__))

@@ -6,9 +6,9 @@ import functools
 import itertools
 
 import numpy as np
+from staging.worlds import Cases, T, attempt
 
 import agog as ag
-from staging.worlds import Cases, T, attempt
 
 case = Cases()
 
@@ -502,7 +502,7 @@ def caching_decorator_of_the_user(stage):
 def lru_cache_inside(stage):
     k = [2.0]
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def power(n):
         return k[0] ** n
 
@@ -619,7 +619,7 @@ def arguments_of_all_kinds(stage):
         yield f(T(1), T(2), 1.0, T(4), 5, d=T(3), zz=T(1), y=2.0)
         yield f(T(1), T(2), 1.0, T(4), 6, d=T(3), zz=T(1), y=2.0)
         yield f(T(1), d=T(3), b=T(2), e=0)
-        yield f(*[T(1), T(2)], **{"d": T(3), "q": 1})
+        yield f(*[T(1), T(2)], d=T(3), q=1)
     yield attempt(f, T(1))
     yield attempt(f, T(1), T(2), d=T(1), a=3)[0]
 

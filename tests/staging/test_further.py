@@ -11,10 +11,10 @@ import typing
 import weakref
 
 import numpy as np
+from staging.worlds import Cases, T, attempt
 
 import agog as ag
 from agog import nn
-from staging.worlds import Cases, T, attempt
 
 case = Cases()
 

@@ -1,9 +1,9 @@
 """Gradients: backward inside and outside, transformations, hooks, modes, higher orders."""
 
 import numpy as np
+from staging.worlds import Cases, T, attempt
 
 import agog as ag
-from staging.worlds import Cases, T, attempt
 
 case = Cases()
 
@@ -155,6 +155,22 @@ def gradient_penalty_inside(stage):
 
     for i in range(4):
         yield f(T(i, 1)), grads(w)
+        w.grad = None
+
+
+@case
+def create_graph_backward_inside(stage):
+    w = V(1, 2)
+
+    @stage
+    def f(x):
+        ((w * x) ** 3).sum().backward(create_graph=True)
+        return x * 2
+
+    for i in range(4):
+        yield f(T(i, 1)), w.grad.requires_grad
+        (w.grad ** 2).sum().backward()
+        yield grads(w)
         w.grad = None
 
 

@@ -16,12 +16,12 @@ import weakref
 
 import numpy as np
 import pytest
+from staging.worlds import T
 
 import agog as ag
 from agog import config
 from agog.errors import StagingError, StagingWarning
 from agog.staging.building import Interpreted
-from staging.worlds import T
 
 pytestmark = pytest.mark.filterwarnings("ignore::agog.errors.StagingWarning")
 

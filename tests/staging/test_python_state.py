@@ -8,8 +8,9 @@ import sys
 import types
 import typing
 
-import agog as ag
 from staging.worlds import Cases, T, attempt
+
+import agog as ag
 
 case = Cases()
 

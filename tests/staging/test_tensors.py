@@ -11,10 +11,10 @@ import time
 import warnings
 
 import numpy as np
+from staging.worlds import Cases, T, attempt
 
 import agog as ag
 from agog.errors import StagingWarning
-from staging.worlds import Cases, T, attempt
 
 case = Cases()
 

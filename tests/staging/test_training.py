@@ -4,10 +4,10 @@ import copy
 import pickle
 
 import numpy as np
+from staging.worlds import Cases, T, attempt
 
 import agog as ag
 from agog import nn, optim
-from staging.worlds import Cases, T, attempt
 
 case = Cases()
 
