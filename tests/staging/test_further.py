@@ -793,4 +793,219 @@ def nested_context_state_restored_on_error(stage):
         yield attempt(f, T(v)), state
 
 
+@case
+def attributes_set_by_computed_names(stage):
+    class A:
+        k0 = 1.0
+
+    a = A()
+
+    @stage
+    def f(x):
+        for i in range(3):
+            setattr(a, f"k{i}", getattr(a, f"k{i}", 0.0) + 1)
+        return x * a.k0 * a.k2
+
+    for v in (1, 1, 1, 1):
+        yield f(T(v)), vars(a)
+
+
+@case(staged=True)
+def attributes_read_by_computed_names(stage):
+    class A:
+        pass
+
+    a = A()
+    a.k0, a.k1 = 1.0, 2.0
+    f = stage(lambda x: [x * getattr(a, f"k{i}") for i in range(2)] + [hasattr(a, "k9")])
+    yield f(T(1))
+    yield f(T(1))
+    a.__dict__["k1"] = 7.0
+    yield f(T(1))
+    vars(a).update(k0=3.0, k9=0)
+    yield f(T(1))
+    yield f(T(1))
+
+
+@case(staged=True)
+def multiple_inheritance_and_mixins(stage):
+    class Base:
+        def f(self, x):
+            return x + 1
+
+    class A(Base):
+        def f(self, x):
+            return super().f(x) * 2
+
+    class B(Base):
+        gain = 3.0
+
+        def f(self, x):
+            return super().f(x) * self.gain
+
+    class C(A, B):
+        def f(self, x):
+            return super().f(x) - 1
+
+    c = C()
+    g = stage(c.f)
+    yield g(T(1))
+    yield g(T(1))
+    B.gain = 5.0
+    yield g(T(1))
+    Base.f = lambda self, x: x * 100
+    yield g(T(1))
+    yield g(T(1))
+
+
+@case
+def cached_method(stage):
+    class A:
+        def __init__(self):
+            self.k = 2.0
+
+        @functools.cache
+        def power(self, n):
+            return self.k ** n
+
+    a = A()
+    f = stage(lambda x, n: x * a.power(n))
+    for n in (1, 1, 2, 2):
+        yield f(T(1), n)
+    a.k = 10.0
+    for n in (1, 2, 3, 3):
+        yield f(T(1), n)
+    A.power.cache_clear()
+    for n in (1, 1):
+        yield f(T(1), n)
+
+
+@case(staged=True)
+def staged_function_in_a_table_and_swapped(stage):
+    table = {"act": stage(lambda x: x * 2)}
+    f = stage(lambda x: table["act"](x) + 1)
+    yield f(T(1)), table["act"](T(1)), table["act"](T(1))
+    yield f(T(1))
+    table["act"] = lambda x: x * 50
+    yield f(T(1))
+    yield f(T(1))
+
+
+@case(staged=True)
+def module_function_with_its_own_globals(stage):
+    m = types.ModuleType("helpers_of_a_test")
+    exec("K = 2.0\nclass C:\n    j = 1.0\ndef scale(x):\n    return x * K * C.j", vars(m))
+    f, g = stage(lambda x: m.scale(x)), stage(m.scale)
+    yield f(T(1)), g(T(1))
+    yield f(T(1)), g(T(1))
+    m.K = 3.0
+    yield f(T(1)), g(T(1))
+    m.C.j = 5.0
+    yield f(T(1)), g(T(1))
+    m.scale.__globals__["K"] = 9.0
+    yield f(T(1)), g(T(1))
+    yield f(T(1)), g(T(1))
+
+
+@case(staged=True)
+def slices_of_lists_and_deleted_keys(stage):
+    xs, d = [1.0, 2.0, 3.0], {"a": 1.0, "b": 2.0}
+    f = stage(lambda x: x * sum(xs[1:]) + len(d) + d.get("b", -1))
+    yield f(T(1))
+    yield f(T(1))
+    del d["b"]
+    yield f(T(1))
+    xs[1:2] = [5.0, 6.0]
+    yield f(T(1))
+    xs.reverse()
+    yield f(T(1))
+    yield f(T(1))
+
+
+@case(staged=True)
+def float_and_int_state_of_equal_value(stage):
+    box = [1]
+    f = stage(lambda x: (x * box[0], x / box[0], isinstance(box[0], int), str(box[0])))
+    for v in (1, 1, 1.0, 1.0, True, True, -0.0 + 1, 1):
+        box[0] = v
+        yield f(ag.asarray([3, 4]))
+
+
+@case(staged=True)
+def negative_zero_in_state(stage):
+    box = {"z": 0.0}
+    f = stage(lambda x: x * box["z"])
+    for v in (0.0, 0.0, -0.0, -0.0, 0.0, float("nan"), float("nan")):
+        box["z"] = v
+        yield f(T(3))
+
+
+@case
+def tensor_made_outside_held_by_a_closure_and_appended(stage):
+    seen = []
+
+    def keep(t):
+        seen.append(t)
+        return t
+
+    f = stage(lambda x: keep(x * 2) + 1)
+    for v in (1, 2, 3):
+        yield f(T(v)), seen
+
+
+@case
+def argument_kept_outside(stage):
+    seen = {}
+
+    def f(x):
+        seen["x"] = x
+        return x * 2
+
+    f = stage(f)
+    for v in (1, 2, 3):
+        x = T(v)
+        yield f(x), seen["x"] is x
+
+
+@case
+def captured_rebound_by_nonlocal_and_global(stage):
+    w = T(1)
+
+    @stage
+    def f(x):
+        nonlocal w
+        w = w * 2 + x
+        return w + 0
+
+    for v in (1, 2, 3):
+        yield f(T(v)), w
+
+
+@case(staged=True)
+def learning_rate_as_a_tensor_that_changes(stage):
+    lr, w = ag.asarray(0.1), T(1, requires_grad=True)
+
+    @stage
+    def step(x):
+        (w * x).sum().backward()
+        with ag.no_grad():
+            w.assign(w - lr * w.grad)
+        w.grad = None
+
+    for v in (1, 2, 3, 4):
+        lr.assign(ag.asarray(0.1 * v))
+        step(T(v))
+        yield w
+
+
+@case(staged=True)
+def python_numbers_of_all_sizes_with_tensors(stage):
+    ks = [3]
+    f = stage(lambda x: (x + ks[0], x * 2.5, x - ks[0]))
+    for k in (3, 3, 200, -1, 3, 0.5):
+        ks[0] = k
+        for d in ("int8", "uint8", "float16", "int64"):
+            yield attempt(f, ag.asarray([1, 2]).astype(d))
+
+
 test_staged_is_plain = case.test()
