@@ -60,8 +60,9 @@ _FROM = {  # names that live in a room of their own, imported when first used
     "agog.staging.tracing": ("trace", "Spec"),
     "agog.namespace": ("broadcast_shapes", "can_cast", "result_type", "finfo", "iinfo", "isdtype", "from_dlpack",
                        "astype", "is_tensor", "set_default_float", "default_float", "tensor", "from_numpy",
-                       "manual_seed", "arange", "zeros", "ones", "full", "empty", "linspace", "eye", "zeros_like", "ones_like",
-                       "full_like", "empty_like", "__array_namespace_info__", "logspace", "tri", "permute_dims", "reshape"),
+                       "manual_seed", "arange", "zeros", "ones", "full", "empty", "linspace", "eye", "zeros_like",
+                       "ones_like", "full_like", "empty_like", "__array_namespace_info__", "logspace", "tri",
+                       "permute_dims", "reshape"),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}
 _CONSTANTS = {"pi": 3.141592653589793, "e": 2.718281828459045, "inf": float("inf"), "nan": float("nan"),

@@ -181,11 +181,11 @@ class _Sub(NamedTuple):
     move : how far the input moves from one result to the next, per axis
     """
 
-    taps: list[tuple[int, tuple[int, int, int]]]
-    count: tuple[int, int, int]
-    start: tuple[int, int, int]
-    step: tuple[int, int, int]
-    move: tuple[int, int, int]
+    taps: list[tuple[int, tuple[int, ...]]]
+    count: tuple[int, ...]  # type: ignore[assignment]  # hides tuple.count
+    start: tuple[int, ...]
+    step: tuple[int, ...]
+    move: tuple[int, ...]
 
 
 class _Case:

@@ -63,7 +63,7 @@ class _Gradients(Writer):
             starts = [k.offset(x, k.load(k.at(off, r, "int64"), "int64")) for r in range(rows)]
             places = self._places(k, c, c_row, rows, vectors)
             zero = k.const(0.0, dtype, lanes)
-            tile = k.if_(
+            tile: Any = k.if_(
                 k.ne(first, 0), lambda: [zero] * len(places), lambda: [k.load(p, dtype, lanes) for p in places]
             )
 
@@ -76,8 +76,8 @@ class _Gradients(Writer):
                         out += [k.fma(element, bs[v], tile[r * vectors + v]) for v in range(vectors)]
                     return [k.offset(g, vectors * self.vector_bytes), at + x_column, *out]
 
-                g, _, *tile = k.loop(0, columns, 1, point, [g, i * x_row, *tile])
-                return [g, *tile]
+                g, _, *sums = k.loop(0, columns, 1, point, [g, i * x_row, *tile])
+                return [g, *sums]
 
             _, *tile = k.loop(0, lines, 1, line, [g, *tile])
             for value, place in zip(tile, places, strict=True):
@@ -286,7 +286,7 @@ class _Gradients(Writer):
         """`check` and `run` for `call.bind`: kind 0 is `conv`, 1 the same without a bias, 2 `gradient`."""
         k, (slots, sizes) = self.function("check", "slots sizes", "", call.native_calls, "ptr")
         table = k.load(k.at(slots, 4, "ptr"), "ptr")
-        good = None
+        good: Any = None
         for i in range(4):
             right = k.eq(k.load(k.at(table, i, "int64"), "int64"), k.load(k.at(sizes, i, "int64"), "int64"))
             good = right if good is None else good & right

@@ -99,7 +99,7 @@ class Writer(Packing):
         def fresh() -> list[Value]:
             k.call("free", None, old, external=True)
             made = k.call("malloc", "ptr", size + 192, external=True)
-            k.if_(k.ne_null(made), lambda: k.store(size, made) and None)
+            k.if_(k.ne_null(made), lambda: k.store(size, made))
             return [made]
 
         def look() -> list[Value]:
@@ -510,7 +510,7 @@ class Writer(Packing):
             wide = width * s.group
             panel_size = f.outputs * temp_row
 
-            def group(start: Value) -> None:
+            def panel_group(start: Value) -> None:
                 left = total - start
                 end = start + k.where(left < wide, left, wide)
 
@@ -551,7 +551,7 @@ class Writer(Packing):
                     )
                 )
 
-            k.if_(k.ne(f.by_pixel, 0), by_pixel, lambda: k.loop(0, total, wide, group) and None)
+            k.if_(k.ne(f.by_pixel, 0), by_pixel, lambda: k.loop(0, total, wide, panel_group) and None)
 
         k.if_(k.ne_null(memory), lambda: k.loop(begin, end, 1, one) and None)
         k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, thread))

@@ -78,7 +78,8 @@ def _work() -> None:
 def _compile(key: Any) -> None:
     ufunc, dtype, *whole = key
     op = _rows[ufunc]
-    _kernels[key] = compile_elementwise(op.name, op.lower, [dtype.name] * len(whole), [dtype.name],
+    lower: Any = op.lower
+    _kernels[key] = compile_elementwise(op.name, lower, [dtype.name] * len(whole), [dtype.name],
                                         ["contiguous" if w else "scalar" for w in whole])
 
 
@@ -196,8 +197,9 @@ def _where(condition: Any, x: Any, y: Any) -> Any:
 def _compile_where(key: Any) -> None:
     name, dtype, *whole = key
     kinds = ["contiguous", *["contiguous" if w else "scalar" for w in whole]]
+    lower: Any = TABLE[name].lower
     _kernels[key] = compile_elementwise(
-        name, TABLE[name].lower, ["bool", dtype.name, dtype.name], [dtype.name], kinds)
+        name, lower, ["bool", dtype.name, dtype.name], [dtype.name], kinds)
 
 
 def _after_fork() -> None:

@@ -425,7 +425,7 @@ class Emitter:
         return carried
 
     def if_(
-        self, condition: Value, then: Callable[[], Any], otherwise: Callable[[], Any] | None = None
+        self, condition: Value, then: Callable[[], Any] | None, otherwise: Callable[[], Any] | None = None
     ) -> tuple[Value, ...]:
         """Run `then` where a scalar condition holds, else `otherwise`; returns the tuple of values that they return."""
         yes, no, end = self.label(), self.label(), self.label()

@@ -5,6 +5,8 @@ accumulators, and a column of lanes is taken through all passes; if it is reduce
 is one walk over the reduced axes: values that need a reduction's result come in a later pass than those it is made of.
 """
 
+from typing import Any
+
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
 
@@ -13,7 +15,7 @@ __all__ = ["NestPlan", "cost_of"]
 _UNROLL = ((16, 4), (60, 2))  # up to this cost, so many vectors at a time
 _BUSY = 1 << 17  # work from which unrolling pays also for short loops
 
-_costs = {}
+_costs: dict[Any, int] = {}
 
 
 def cost_of(target, name, fn, dtypes):

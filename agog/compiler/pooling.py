@@ -185,7 +185,7 @@ class _Writer(Packing):
                 k.loop(f.p_w + f.x_w, f.wide, lanes, lambda w: k.store(low, k.at(buffer, w, dtype)))
                 line = k.at(target, i * f.y_w, dtype)
 
-                def along(step: Value) -> list[Value]:
+                def along(step: int) -> None:
                     def vector(j: Value) -> None:
                         left = f.y_w - j
                         part = k.partial(k.where(left < lanes, left, lanes))
@@ -349,7 +349,7 @@ class _Writer(Packing):
         """`check` and `run` for `call.bind`."""
         k, (slots, sizes) = self.function("check", "slots sizes", "", call.native_calls, "ptr")
         table = k.load(k.at(slots, 4, "ptr"), "ptr")
-        good = None
+        good: Any = None
         for i in range(4):
             right = k.eq(k.load(k.at(table, i, "int64"), "int64"), k.load(k.at(sizes, i, "int64"), "int64"))
             good = right if good is None else good & right

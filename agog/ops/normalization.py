@@ -8,7 +8,6 @@ is what derivatives of derivatives and the compiler see.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -80,7 +79,7 @@ def _fused_norm_grad(g, xs, n, eps, centered):
     size = rows.shape[1]
     dx = fresh(np, rows.shape, x.dtype)
     weight = xs[1].reshape(-1) if len(xs) > 1 else None
-    sums: dict[int, Any] = {}
+    sums = {}
 
     def work(i, j):
         hat = np.empty((j - i, size), x.dtype)
