@@ -197,8 +197,9 @@ def _check_guards(w: _Writer, r: Recording) -> None:
         w.line(f"now = {w.name(watched.value)}.__agog_watch__()[0]")
         entry = w.name(watched)
         w.line(f"if now is not {entry}.last and not {entry}.holds(now): return MISS")
-    for place, before in guards.deep:
-        w.line(f"if fingerprint({_read(w, place)}, None, {place.name!r}) != {w.name(before)}: return MISS")
+    for place, before, fixed in guards.deep:
+        w.line(f"now = {_read(w, place)}")
+        w.line(f"if now is not {w.name(fixed)} and fingerprint(now, None, {place.name!r}) != {w.name(before)}: return MISS")
 
 
 def _check_captured(w: _Writer, r: Recording, names: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from agog.staging.codes import is_user_code
 from agog.staging.observe import Watch
 from agog.staging.state import ABSENT, Place, Refuse, fingerprint, is_tensor
 
-_IDENTITY = (*state.FIXED, str, bytes, type(None), bool)
+_IDENTITY = (*state.FIXED, str, bytes, type(None), bool, type(...), type(NotImplemented))
 
 
 class Guards:
@@ -25,7 +25,7 @@ class Guards:
         self.equal: list[tuple[Place, type, Any]] = []
         self.functions: list[tuple[Place, Any, Any]] = []
         self.watched = list(watch.watched.values())
-        self.deep: list[tuple[Place, Any]] = []
+        self.deep: list[tuple[Place, Any, Any]] = []  # with the value itself where it cannot change
         self.kept = [x for key, x in watch.reached.items()
                      if key not in watch.given and not is_tensor(x) and not isinstance(x, np.ndarray)]
         self.nodes = [(t, t._node) for t in captured]
@@ -40,16 +40,16 @@ class Guards:
         value = place.read()
         if value is ABSENT or isinstance(value, _IDENTITY) or is_tensor(value) or place.key == "__mro__":
             self.same.append((place, value))
-        elif isinstance(value, int) and type(value) is int:
-            self.equal.append((place, int, value))
+        elif type(value) is int or type(value) is float and value == value and value != 0:
+            self.equal.append((place, type(value), value))
         elif isinstance(value, types.FunctionType):
             self.functions.append((place, value, value.__code__))
             if is_user_code(value.__code__.co_filename) and (value.__defaults__ or value.__kwdefaults__):
-                self.deep.append((place, before))
+                self.deep.append((place, before, self))
         elif isinstance(before, tuple) and before[0] == "object":
             self.same.append((place, value))
         else:
-            self.deep.append((place, before))
+            self.deep.append((place, before, value if state.is_frozen(value) else self))
 
     def failed(self) -> str | None:
         """The name of the first thing that is not as it was, or None when all hold."""
@@ -70,9 +70,9 @@ class Guards:
         for w in self.watched:
             if not w.holds(w.value.__agog_watch__()[0]):
                 return w.name
-        for place, before in self.deep:
+        for place, before, fixed in self.deep:
             try:
-                if fingerprint(place.read(), None, place.name) != before:
+                if place.read() is not fixed and fingerprint(place.read(), None, place.name) != before:
                     return place.name
             except Refuse:
                 return place.name

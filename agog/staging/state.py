@@ -38,6 +38,11 @@ def is_tensor(x: Any) -> bool:
     return hasattr(cls, "_node") and hasattr(cls, "_data")
 
 
+def is_frozen(x: Any) -> bool:
+    """True for values that can never change."""
+    return isinstance(x, PLAIN) or type(x) is tuple and all(map(is_frozen, x))
+
+
 class Refuse(Exception):
     """State that cannot be watched; the message says which and why."""
 
