@@ -160,7 +160,26 @@ class _Rows:
         return out
 
 
+class _Adam:
+    """Adam's update of one parameter, in one pass over memory and in place."""
+
+    def __init__(self, dtype: str) -> None:
+        def update(k: Any, p: Any, g: Any, m: Any, v: Any, size: Any, eps: Any, left1: Any, beta2: Any, left2: Any,
+                   keep: Any) -> tuple[Any, ...]:
+            m = m + (g - m) * left1
+            v = v * beta2 + g * g * left2
+            return p * keep - m / (k.sqrt(v) + eps) * size, m, v
+
+        self.kernel = compile_elementwise("adam", update, [dtype] * 10, [dtype] * 3, ["contiguous"] * 4 + ["scalar"] * 6)
+
+    def update(self, p: Any, g: Any, m: Any, v: Any, numbers: tuple, empty: Any) -> bool:
+        """Change p, m and v; `numbers`: step size, eps, 1 - beta1, beta2, 1 - beta2, what is kept of p."""
+        self.kernel([p, m, v], [p, g, m, v, *numbers])
+        return True
+
+
 _families = (
+    _Family(_Adam, adam="update"),
     _Family(_Rows, softmax="softmax", log_softmax="log_softmax", layer_norm="layer_norm"),
     _Family(_Product, matmul="matmul"),
     _Family(conv, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import agog as ag
+from agog.array import large
 from agog.optim._group import Group
 from agog.optim._optimizer import Optimizer, scalars
 from agog.tensor import Tensor
@@ -79,6 +80,13 @@ class Adam(Optimizer):
                 *scalars(dtype, lr * root / (1.0 - beta1 ** n), root * group["eps"], 1 - beta1, beta2, 1 - beta2,
                          1.0 - lr * decay if self._decoupled else decay), bool(decay), group["maximize"])
         return c
+
+    def _native(self, c: tuple, arrays: list[np.ndarray]) -> bool:
+        size, eps, left1, beta2, left2, decay, decays, maximize = c
+        if maximize or len(arrays) > 4 or (decays and not self._decoupled):
+            return False
+        keep = decay if decays else np.ones((), decay.dtype)
+        return bool(large.native("adam", 16 * arrays[0].size, *arrays, (size, eps, left1, beta2, left2, keep)))
 
     def _kernel(self, c: tuple, s: np.ndarray, t: np.ndarray, p: np.ndarray, g: np.ndarray,
                 *moments: np.ndarray) -> None:

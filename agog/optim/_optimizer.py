@@ -157,7 +157,13 @@ class Optimizer:
                 else:
                     self._kernel(c, *scratch, own(p), g)
             else:
-                self._blocks(c, [own(p), g, *[own(state[k]) for k in names]], n, dtype)
+                arrays = [own(p), g, *[own(state[k]) for k in names]]
+                if not (all(a.flags.c_contiguous for a in arrays) and self._native(c, arrays)):
+                    self._blocks(c, arrays, n, dtype)
+
+    def _native(self, c: tuple, arrays: list[np.ndarray]) -> bool:
+        """`_kernel` on large arrays as one native loop; False when there is none (yet)."""
+        return False
 
     def _blocks(self, c: tuple, arrays: list[np.ndarray], n: int, dtype: Any) -> None:
         first = arrays[0]
