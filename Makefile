@@ -53,6 +53,7 @@ bench:
 	$(call environment,$(VENV))
 	$(call environment,$(BENCH_VENV) -r benchmarks/requirements.txt)
 	$(RUN) benchmarks/eager.py --peer-python $(BENCH_VENV)/bin/python $(BENCH_ARGS)
+	$(RUN) benchmarks/staged.py --peer-python $(BENCH_VENV)/bin/python $(STAGED_ARGS)
 
 conformance:
 	$(call environment,$(VENV) conformance)

@@ -45,8 +45,8 @@ from agog.tensor import Tensor, asarray, public
 # standard says, not news; the filter is for warnings from agog's own modules alone.
 warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"agog(\.|$)")
 
-_SUBMODULES = ("autodiff", "compiler", "data", "dist", "fft", "graph", "io", "linalg", "nn", "optim", "random",
-               "staging", "testing", "tools")
+_SUBMODULES = ("autodiff", "compiler", "data", "fft", "graph", "io", "linalg", "nn", "optim", "random",
+               "staging", "testing")
 _FROM = {  # names that live in a room of their own, imported when first used
     "agog.autodiff.engine": ("no_grad", "enable_grad", "is_grad_enabled", "gradients"),
     "agog.autodiff.functional": ("grad", "value_and_grad", "vjp", "checkpoint", "stop_gradient"),
