@@ -170,7 +170,8 @@ class _Adam:
             v = v * beta2 + g * g * left2
             return p * keep - m / (k.sqrt(v) + eps) * size, m, v
 
-        self.kernel = compile_elementwise("adam", update, [dtype] * 10, [dtype] * 3, ["contiguous"] * 4 + ["scalar"] * 6)
+        kinds = ["contiguous"] * 4 + ["scalar"] * 6
+        self.kernel = compile_elementwise("adam", update, [dtype] * 10, [dtype] * 3, kinds)
 
     def update(self, p: Any, g: Any, m: Any, v: Any, numbers: tuple, empty: Any) -> bool:
         """Change p, m and v; `numbers`: step size, eps, 1 - beta1, beta2, 1 - beta2, what is kept of p."""
