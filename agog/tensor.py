@@ -17,9 +17,10 @@ import agog.ops  # noqa: F401 - declares all rows
 from agog import config, dispatch, hints, tape
 from agog.array import device as devices
 from agog.array import dtypes
+from agog.array.convert import holds_arrays, to_array
 from agog.autodiff import engine
 from agog.dispatch import apply_operator, binary, operand, tensors, unary, wrap
-from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, GradientError, OutOfMemoryError, ShapeError
+from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, GradientError, ShapeError
 from agog.ops.namespaces import hide
 from agog.ops.row import COMPOSITES, TABLE
 from agog.tape import Leaf
@@ -102,7 +103,7 @@ class Tensor(Methods):
         if type(dtype) is int:
             raise ArgumentTypeError("Tensor(data): the first argument is data, not a size; for a shape write "
                                     f"ag.empty({data}, {dtype})")
-        self._data = _to_array(data, dtype, None)
+        self._data = _array(data, dtype)
         self._node = None
         _announce(self, data)
         if requires_grad:
@@ -436,7 +437,7 @@ class Tensor(Methods):
 
         The history of other results is untouched: they were computed from the old value.
         """
-        data = _to_array(value, self.dtype, None)
+        data = _array(value, self.dtype)
         if data.shape != self.shape:
             raise ShapeError(f"assign: a value of shape {data.shape} for a Tensor of shape {self.shape}")
         if not self.is_leaf:
@@ -659,32 +660,12 @@ def _cast(x: Any, dtype: Any) -> Tensor:
     return asarray(x).astype(dtype, copy=False)
 
 
-def _to_array(data: Any, dtype: Any, copy: bool | None) -> Any:
+def _array(data: Any, dtype: Any) -> Any:
+    """The array of a Tensor (itself, if it has the dtype), or one made from anything else."""
+    if not isinstance(data, Tensor):
+        return to_array(data, dtype, None)
     dt = None if dtype is None else dtypes.dtype(dtype)
-    if isinstance(data, Tensor):
-        data = data._data
-        if copy is not True and (dt is None or dt == data.dtype):
-            return data
-        return data.astype(dt or data.dtype)
-    if type(data) in (bool, int, float, complex):
-        try:
-            return np.asarray(data, dt or dtypes.of_scalar(data))
-        except OverflowError:
-            raise DTypeError(f"{data} does not fit into {dt or dtypes.of_scalar(data)}") from None
-    if devices.is_foreign(data):
-        return devices.adopt(data, dt, copy)
-    if isinstance(data, np.ndarray | np.generic):
-        found = dtypes.dtype(data.dtype)
-        array = np.asarray(data)
-        if copy is False:
-            if (dt or found) is not array.dtype and (dt or found) != array.dtype:
-                raise ArgumentError(f"asarray(copy=False): {array.dtype} to {dt} needs a copy")
-            return array
-        try:
-            return np.array(array, dt or found, copy=True, order="C", subok=False)
-        except MemoryError as error:
-            raise OutOfMemoryError(f"asarray: {error}") from None
-    return _from_python(data, dt)
+    return data._data if dt is None or dt == data.dtype else data._data.astype(dt)
 
 
 def _read(t: Tensor) -> None:
@@ -697,71 +678,12 @@ def _announce(t: Tensor, source: Any) -> None:
     """Tell the recorder about a Tensor made from `source`: Python numbers are constants, arrays are not."""
     if config.special and config.modes.recorder is not None:
         config.modes.recorder.on_born(t)
-        if isinstance(source, bool | int | float | complex | list | tuple | range) and not _holds_arrays(source):
+        if isinstance(source, bool | int | float | complex | list | tuple | range) and not holds_arrays(source):
             config.modes.recorder.on_constant(t)
         elif isinstance(source, np.ndarray):
             config.modes.recorder.on_array(t, source)
         elif isinstance(source, Tensor):
             config.modes.recorder.on_read(source)
-
-
-def _holds_arrays(x: Any) -> bool:
-    if isinstance(x, list | tuple):
-        return any(_holds_arrays(y) for y in x)
-    return not isinstance(x, bool | int | float | complex | range)
-
-
-def _from_python(data: Any, dt: Any) -> np.ndarray:
-    """Nested sequences of numbers, arrays and Tensors."""
-    if hasattr(data, "__array__") or hasattr(data, "__array_interface__"):
-        return _to_array(np.asarray(data), dt, True)
-    if not isinstance(data, list | tuple | range):
-        if hasattr(data, "__dlpack__"):
-            return _to_array(np.from_dlpack(data), dt, True)
-        try:
-            return _to_array(np.asarray(memoryview(data)), dt, True)
-        except TypeError:
-            raise ArgumentTypeError(f"a {type(data).__name__} is not an array, a nested sequence of numbers, or a "
-                                    "number") from None
-    try:
-        array = np.array(data)
-    except ValueError:
-        raise ShapeError("the nested sequence is ragged: its rows have different lengths; pad them first") from None
-    if array.dtype == object or array.dtype.kind not in "biufcV":
-        raise ArgumentTypeError(f"the sequence holds something that is not a number: {_first_alien(data)!r}")
-    if dt is None:
-        dt = _python_dtype(data, array)
-    elif array.size and array.dtype.kind in "iu" and dtypes.kind(dt) in "iu" and array.dtype != dt:
-        info = np.iinfo(dt)
-        if array.min() < info.min or array.max() > info.max:
-            raise DTypeError(f"a number of the sequence does not fit into {dt}, which holds {info.min} to {info.max}")
-    with np.errstate(over="ignore"):
-        return array.astype(dt, copy=False)
-
-
-def _python_dtype(data: Any, array: np.ndarray) -> np.dtype:
-    """The default float for Python floats; NumPy scalars and arrays inside keep theirs."""
-    first: Any = data
-    while isinstance(first, list | tuple) and first:
-        first = first[0]
-    if isinstance(first, np.ndarray | np.generic | Tensor):
-        return dtypes.dtype(array.dtype)
-    if array.dtype.kind == "f":
-        return dtypes.default_float()
-    if array.dtype.kind == "c":
-        return dtypes.default_complex()
-    return dtypes.dtype(array.dtype)
-
-
-def _first_alien(data: Any) -> Any:
-    for x in data:
-        if isinstance(x, list | tuple):
-            found = _first_alien(x)
-            if found is not None:
-                return found
-        elif not isinstance(x, int | float | complex | np.generic | np.ndarray | Tensor):
-            return x
-    return None
 
 
 def asarray(data: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None,
@@ -784,7 +706,7 @@ def asarray(data: Any, /, *, dtype: Any = None, device: Any = None, copy: bool |
         else:
             out = data.clone() if copy else data
     else:
-        out = wrap(_to_array(data, dtype, copy))
+        out = wrap(to_array(data, dtype, copy))
         _announce(out, data)
     if device is not None:
         out = out.to_device(device)
