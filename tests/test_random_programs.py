@@ -1,8 +1,8 @@
 """Random programs: eagerly, staged with native code, and staged with the interpreter, they give the same.
 
 A program is Python text: operations on arguments of random shapes and dtypes, control flow on values, mutation of
-arguments and captured Tensors, a closure variable that changes between calls. It is written statement by statement, and a
-statement that raises, or whose values grow large, is left out. Values are halves of small whole numbers at first;
+arguments and captured Tensors, a closure variable that changes between calls. It is written statement by statement, and
+a statement that raises, or whose values grow large, is left out. Values are halves of small whole numbers at first;
 statements that jump (comparisons, rounding, sorting) read only values without rounding error, so that no difference of
 an ulp is blown up, and the allowed error is one of rounding.
 """
@@ -24,26 +24,98 @@ LARGEST = 64.0
 CALLS = 4
 
 EXACT = {  # of values without rounding error these make values without rounding error
-    "{a} + {b}": 3, "{a} - {b}": 3, "{a} * {b}": 3, "-{a}": 2, "abs({a})": 2, "ag.maximum({a}, {b})": 2, "ag.minimum({a}, {b})": 1,
-    "{a} * {k}": 2, "{a} + {k}": 2, "2 - {a}": 1, "{a}.sum()": 2, "{a}.sum(axis=-1, keepdims=True)": 2, "{a}.sum(axis=0)": 2,
-    "{a}.max(axis=-1)": 1, "{a}.min()": 1, "ag.cumulative_sum({a}, axis=-1)": 1, "{a}.reshape(-1)": 2, "{a}[0]": 1, "{a}[..., 1:]": 1,
-    "{a}[::-1]": 1, "{a}[..., None]": 1, "{a}.mT": 1, "{a} @ {b}": 2, "{a}.mT @ {b}": 1, "ag.concat([{a}, {b}], axis=0)": 1,
-    "ag.stack([{a}, {b}])": 1, "ag.flip({a})": 1, "ag.broadcast_to({a}, (2,) + {a}.shape)": 1, "{a}.astype('float32')": 2,
-    "{a}.astype('float64')": 1, "{a}.astype('int64')": 1, "ag.square({a})": 1, "ag.clip({a}, -1, 2)": 1, "ag.relu({a})": 2,
-    "ag.where({a} > 0, {a}, {b})": 2, "ag.where({a} == {b}, 1, {b})": 1, "({a} > {b})": 2, "({a} == {b})": 1, "({a} <= 1) & ({b} > 0)": 1,
-    "ag.floor({a})": 1, "ag.sign({a})": 1, "ag.round({a})": 1, "{a} // 2": 1, "{a} % 3": 1, "ag.sort({a}, axis=-1)": 1,
-    "ag.argmax({a}, axis=-1)": 1, "ag.argsort({a}, axis=-1, stable=True)": 1, "ag.take({a}, ag.asarray([0, 0]), axis=0)": 1,
-    "ag.any({a} > 1)": 1, "ag.all({a} > 0, axis=-1)": 1, "ag.count_nonzero({a})": 1, "ag.tril({a})": 1, "ag.roll({a}, 1)": 1,
-    "ag.zeros_like({a})": 1, "ag.full({a}.shape, 3)": 1, "{a}.detach()": 1, "ag.pad({a}, 1)": 1, "ag.prod(ag.clip({a}, -1, 1))": 1,
-    "{a}.at[0].add(1)": 1, "{a}.clone()": 1, "ag.diff({a}, axis=-1)": 1, "ag.outer({a}, {b})": 1, "{a}[{a} > 0]": 1,
+    "{a} + {b}": 3,
+    "{a} - {b}": 3,
+    "{a} * {b}": 3,
+    "-{a}": 2,
+    "abs({a})": 2,
+    "ag.maximum({a}, {b})": 2,
+    "ag.minimum({a}, {b})": 1,
+    "{a} * {k}": 2,
+    "{a} + {k}": 2,
+    "2 - {a}": 1,
+    "{a}.sum()": 2,
+    "{a}.sum(axis=-1, keepdims=True)": 2,
+    "{a}.sum(axis=0)": 2,
+    "{a}.max(axis=-1)": 1,
+    "{a}.min()": 1,
+    "ag.cumulative_sum({a}, axis=-1)": 1,
+    "{a}.reshape(-1)": 2,
+    "{a}[0]": 1,
+    "{a}[..., 1:]": 1,
+    "{a}[::-1]": 1,
+    "{a}[..., None]": 1,
+    "{a}.mT": 1,
+    "{a} @ {b}": 2,
+    "{a}.mT @ {b}": 1,
+    "ag.concat([{a}, {b}], axis=0)": 1,
+    "ag.stack([{a}, {b}])": 1,
+    "ag.flip({a})": 1,
+    "ag.broadcast_to({a}, (2,) + {a}.shape)": 1,
+    "{a}.astype('float32')": 2,
+    "{a}.astype('float64')": 1,
+    "{a}.astype('int64')": 1,
+    "ag.square({a})": 1,
+    "ag.clip({a}, -1, 2)": 1,
+    "ag.relu({a})": 2,
+    "ag.where({a} > 0, {a}, {b})": 2,
+    "ag.where({a} == {b}, 1, {b})": 1,
+    "({a} > {b})": 2,
+    "({a} == {b})": 1,
+    "({a} <= 1) & ({b} > 0)": 1,
+    "ag.floor({a})": 1,
+    "ag.sign({a})": 1,
+    "ag.round({a})": 1,
+    "{a} // 2": 1,
+    "{a} % 3": 1,
+    "ag.sort({a}, axis=-1)": 1,
+    "ag.argmax({a}, axis=-1)": 1,
+    "ag.argsort({a}, axis=-1, stable=True)": 1,
+    "ag.take({a}, ag.asarray([0, 0]), axis=0)": 1,
+    "ag.any({a} > 1)": 1,
+    "ag.all({a} > 0, axis=-1)": 1,
+    "ag.count_nonzero({a})": 1,
+    "ag.tril({a})": 1,
+    "ag.roll({a}, 1)": 1,
+    "ag.zeros_like({a})": 1,
+    "ag.full({a}.shape, 3)": 1,
+    "{a}.detach()": 1,
+    "ag.pad({a}, 1)": 1,
+    "ag.prod(ag.clip({a}, -1, 1))": 1,
+    "{a}.at[0].add(1)": 1,
+    "{a}.clone()": 1,
+    "ag.diff({a}, axis=-1)": 1,
+    "ag.outer({a}, {b})": 1,
+    "{a}[{a} > 0]": 1,
 }
 ROUNDED = {
-    "ag.exp(ag.clip({a}, -3, 3))": 2, "ag.tanh({a})": 3, "ag.sigmoid({a})": 2, "ag.sin({a})": 1, "ag.sqrt(abs({a}) + 1)": 2,
-    "ag.log(abs({a}) + 1)": 2, "ag.log1p(abs({a}))": 1, "{a} / 3": 2, "{a} / (abs({b}) + 1)": 2, "{a}.mean()": 1, "{a}.mean(axis=-1)": 2,
-    "{a}.mean(axis=0, keepdims=True)": 1, "ag.softmax({a}, axis=-1)": 2, "ag.logsumexp({a}, axis=-1)": 1, "ag.var({a}, axis=-1)": 1,
-    "ag.gelu({a})": 1, "ag.silu({a})": 1, "{a} ** 3": 1, "(abs({a}) + 1) ** 0.3": 1, "ag.softplus({a})": 1, "ag.erf({a})": 1,
-    "ag.layer_norm({a}, ({a}.shape[-1],))": 1, "ag.atan2({a}, abs({b}) + 1)": 1, "ag.expm1(ag.clip({a}, -2, 2))": 1,
-    "ag.linalg.vector_norm({a} + 3)": 1, "ag.hypot({a}, {b} + 3)": 1, "ag.log_softmax({a}, axis=-1)": 1,
+    "ag.exp(ag.clip({a}, -3, 3))": 2,
+    "ag.tanh({a})": 3,
+    "ag.sigmoid({a})": 2,
+    "ag.sin({a})": 1,
+    "ag.sqrt(abs({a}) + 1)": 2,
+    "ag.log(abs({a}) + 1)": 2,
+    "ag.log1p(abs({a}))": 1,
+    "{a} / 3": 2,
+    "{a} / (abs({b}) + 1)": 2,
+    "{a}.mean()": 1,
+    "{a}.mean(axis=-1)": 2,
+    "{a}.mean(axis=0, keepdims=True)": 1,
+    "ag.softmax({a}, axis=-1)": 2,
+    "ag.logsumexp({a}, axis=-1)": 1,
+    "ag.var({a}, axis=-1)": 1,
+    "ag.gelu({a})": 1,
+    "ag.silu({a})": 1,
+    "{a} ** 3": 1,
+    "(abs({a}) + 1) ** 0.3": 1,
+    "ag.softplus({a})": 1,
+    "ag.erf({a})": 1,
+    "ag.layer_norm({a}, ({a}.shape[-1],))": 1,
+    "ag.atan2({a}, abs({b}) + 1)": 1,
+    "ag.expm1(ag.clip({a}, -2, 2))": 1,
+    "ag.linalg.vector_norm({a} + 3)": 1,
+    "ag.hypot({a}, {b} + 3)": 1,
+    "ag.log_softmax({a}, axis=-1)": 1,
 }
 
 
@@ -65,8 +137,13 @@ class Writer:
         results = self.names[-4:]
         if not any(line.startswith("w.") or "k" in line for line in self.lines) and r.random() < 0.5:
             results = [*results[:-1], f"{results[-1]} * k"]
-        self.text = "\n".join([f"def f({', '.join(f'x{i}' for i in range(self.count))}):",
-                               *["    " + line for line in self.lines], f"    return {', '.join(results)},"])
+        self.text = "\n".join(
+            [
+                f"def f({', '.join(f'x{i}' for i in range(self.count))}):",
+                *["    " + line for line in self.lines],
+                f"    return {', '.join(results)},",
+            ]
+        )
 
     def arguments(self, call):
         rng = np.random.default_rng(self.seed + call)
@@ -137,16 +214,36 @@ class Writer:
         if other is None:
             return
         if kind < 0.76:
-            test = r.choice([f"{c}.sum() > {r.randint(-3, 3)}", f"bool(({c} > 0).all())", f"int(ag.count_nonzero({c})) % 2 == 0"])
+            test = r.choice(
+                [f"{c}.sum() > {r.randint(-3, 3)}", f"bool(({c} > 0).all())", f"int(ag.count_nonzero({c})) % 2 == 0"]
+            )
             self.try_([f"if {test}:", f"    {name} = {text}", "else:", f"    {name} = {other}"], name, exact and also)
         elif kind < 0.82:
-            self.try_([f"{name} = {c} * 1", f"for i in range({r.randint(1, 3)}):", f"    {name} = {name} * 0.5 + i * {c}"], name, True)
+            self.try_(
+                [f"{name} = {c} * 1", f"for i in range({r.randint(1, 3)}):", f"    {name} = {name} * 0.5 + i * {c}"],
+                name,
+                True,
+            )
         elif kind < 0.86:
-            self.try_([f"{name}, n = {c} * 1, 0", f"while n < 3 and float(abs({name}).sum()) < 9:", f"    {name} = {name} + 1; n += 1"],
-                      name, True)
+            self.try_(
+                [
+                    f"{name}, n = {c} * 1, 0",
+                    f"while n < 3 and float(abs({name}).sum()) < 9:",
+                    f"    {name} = {name} + 1; n += 1",
+                ],
+                name,
+                True,
+            )
         elif kind < 0.91:
-            self.try_([f"{name} = ({text}) * 1", f"{name} += {r.choice(['k', '1', c])}", f"{name}[{r.choice(['0', '...', '-1'])}] = 2"],
-                      name, exact)
+            self.try_(
+                [
+                    f"{name} = ({text}) * 1",
+                    f"{name} += {r.choice(['k', '1', c])}",
+                    f"{name}[{r.choice(['0', '...', '-1'])}] = 2",
+                ],
+                name,
+                exact,
+            )
         elif kind < 0.95:
             a = self.pick()
             if a.startswith("x"):
@@ -182,7 +279,9 @@ def world(writer, stage):
         except Exception as error:
             out = (type(error).__name__, str(error)[:0])
         seen.append((*out, *before, env["w"]))
-        seen[-1] = [(x.dtype, x.requires_grad, np.array(x.detach())) if isinstance(x, ag.Tensor) else x for x in seen[-1]]
+        seen[-1] = [
+            (x.dtype, x.requires_grad, np.array(x.detach())) if isinstance(x, ag.Tensor) else x for x in seen[-1]
+        ]
     return seen, f
 
 
@@ -199,8 +298,12 @@ def check(r):
             finally:
                 config.native = before
             for call, (a, b) in enumerate(zip(plain, staged)):
-                compare(a, b, f"{what}, call {call}:\n{writer.text}\nof {list(zip(writer.dtypes, writer.shapes))}, "
-                              f"grad {writer.grad}, seed {writer.seed}")
+                compare(
+                    a,
+                    b,
+                    f"{what}, call {call}:\n{writer.text}\nof {list(zip(writer.dtypes, writer.shapes))}, "
+                    f"grad {writer.grad}, seed {writer.seed}",
+                )
     return f
 
 
@@ -216,8 +319,13 @@ def compare(plain, staged, where):
             np.testing.assert_array_equal(b[2], a[2], err_msg=f"result {i}, {where}")
         else:
             rounding = {2: 5e-2, 4: 1e-4, 8: 1e-4}[a[2].dtype.itemsize]  # float64 may hold what was computed in float32
-            np.testing.assert_allclose(b[2].astype(np.float64), a[2].astype(np.float64), rtol=rounding, atol=rounding * 4,
-                                       err_msg=f"result {i}, {where}")
+            np.testing.assert_allclose(
+                b[2].astype(np.float64),
+                a[2].astype(np.float64),
+                rtol=rounding,
+                atol=rounding * 4,
+                err_msg=f"result {i}, {where}",
+            )
 
 
 @pytest.fixture(autouse=True)

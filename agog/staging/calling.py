@@ -1,8 +1,8 @@
 """The call of a recording, written out as one Python function: check the arguments and guards, run, commit.
 
-`entry(args, kwargs)` returns the result, or MISS when something is not as it was recorded; then the general path looks for
-another recording and finds out what differs. What is written here is what `Recording.applies`, `run` and `commit` do,
-without their loops.
+`entry(args, kwargs)` returns the result, or MISS when something is not as it was recorded; then the general path
+looks for another recording and finds out what differs. What is written here is what `Recording.applies`, `run` and
+`commit` do, without their loops.
 """
 
 from __future__ import annotations
@@ -82,9 +82,16 @@ class _Writer:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.env: dict[str, Any] = {"MISS": MISS, "nd": np.ndarray, "ABSENT": ABSENT, "new": object.__new__,
-                                    "Tensor": dispatch.Tensor, "fingerprint": fingerprint, "spent": spent,
-                                    "deliver": deliver}
+        self.env: dict[str, Any] = {
+            "MISS": MISS,
+            "nd": np.ndarray,
+            "ABSENT": ABSENT,
+            "new": object.__new__,
+            "Tensor": dispatch.Tensor,
+            "fingerprint": fingerprint,
+            "spent": spent,
+            "deliver": deliver,
+        }
 
     def line(self, text: str) -> None:
         self.lines.append(text)
@@ -137,7 +144,11 @@ def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tupl
         for name, part in zip(names, parts):
             check(name, part)
 
-    w.line(f"if len(args) != {len(positional)} or " + (f"tuple(kwargs) != {w.name(keys)}" if keys else "kwargs") + ": return MISS")
+    w.line(
+        f"if len(args) != {len(positional)} or "
+        + (f"tuple(kwargs) != {w.name(keys)}" if keys else "kwargs")
+        + ": return MISS"
+    )
     unpack("args", positional)
     if keys:
         unpack("kwargs.values()", by_name)
@@ -163,8 +174,11 @@ def _check_tensor(w: _Writer, name: str, number: int, spec: tuple) -> None:
     w.line(f"    d{number} = {name}._data")
     w.line(f"    n = {name}._node")
     w.line("except AttributeError: return MISS")
-    w.line(f"if type(d{number}) is not nd or d{number}.dtype is not {w.name(dtype)} or d{number}.shape != {w.name(shape)}: "
-           "return MISS")
+    w.line(
+        f"if type(d{number}) is not nd or d{number}.dtype is not {w.name(dtype)} "
+        f"or d{number}.shape != {w.name(shape)}: "
+        "return MISS"
+    )
     w.line("if n is not None: return MISS" if history is None else f"if type(n) is not {w.name(history)}: return MISS")
 
 
@@ -199,7 +213,9 @@ def _check_guards(w: _Writer, r: Recording) -> None:
         w.line(f"if now is not {entry}.last and not {entry}.holds(now): return MISS")
     for place, before, fixed in guards.deep:
         w.line(f"now = {_read(w, place)}")
-        w.line(f"if now is not {w.name(fixed)} and fingerprint(now, None, {place.name!r}) != {w.name(before)}: return MISS")
+        w.line(
+            f"if now is not {w.name(fixed)} and fingerprint(now, None, {place.name!r}) != {w.name(before)}: return MISS"
+        )
 
 
 def _check_captured(w: _Writer, r: Recording, names: list[str]) -> list[str]:
@@ -212,7 +228,10 @@ def _check_captured(w: _Writer, r: Recording, names: list[str]) -> list[str]:
             continue
         tensor = w.name(source.tensor)
         w.line(f"c{k} = {tensor}._data")
-        w.line(f"if type(c{k}) is not nd or c{k}.shape != {w.name(shape)} or c{k}.dtype is not {w.name(dtype)}: return MISS")
+        w.line(
+            f"if type(c{k}) is not nd or c{k}.shape != {w.name(shape)} "
+            f"or c{k}.dtype is not {w.name(dtype)}: return MISS"
+        )
         if id(source.tensor) in nodes:
             node = nodes[id(source.tensor)]
             w.line(f"if {tensor}._node is not {'None' if node is None else w.name(node)}: return MISS")
@@ -232,11 +251,15 @@ def _commit(w: _Writer, r: Recording, names: list[str], inputs: list[str]) -> No
         w.line(f"r{i}._node = " + (f"spent(r{i})" if i in r.spent else "None"))
     if r.gradient is not None:
         nodes = {id(t): w.name(node) for t, node in r.guards.nodes if node is not None}
-        parents = [f"{names[s.index]}._node" if type(s) is Argument else nodes[id(s.tensor)]
-                   for s in (r.fetch[i] for i in r.gradient.which)]
+        parents = [
+            f"{names[s.index]}._node" if type(s) is Argument else nodes[id(s.tensor)]
+            for s in (r.fetch[i] for i in r.gradient.which)
+        ]
         results = ", ".join(f"r{k}" for k in r.live)
-        w.line(f"{w.name(r.gradient.attach)}([{results}], ({''.join(p + ', ' for p in parents)}), "
-               f"({''.join(x + ', ' for x in inputs)}), outs)")
+        w.line(
+            f"{w.name(r.gradient.attach)}([{results}], ({''.join(p + ', ' for p in parents)}), "
+            f"({''.join(x + ', ' for x in inputs)}), outs)"
+        )
     for target, out in r.writes:
         w.line(f"{names[target] if type(target) is int else w.name(target)}._data = outs[{out}]")
     for owner, place in r.gradients:

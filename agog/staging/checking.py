@@ -34,15 +34,20 @@ def differs(a: Any, b: Any) -> str | None:
     if close.all():
         return None
     worst = np.unravel_index(np.argmax(~close), close.shape)
-    return f"{int((~close).sum())} elements of {a.size}, first at {tuple(int(i) for i in worst)}: {y[worst]} eagerly, {x[worst]} natively"
+    at = tuple(int(i) for i in worst)
+    return f"{int((~close).sum())} elements of {a.size}, first at {at}: {y[worst]} eagerly, {x[worst]} natively"
 
 
 def compare(name: str, recording: Any, inputs: list[Any], outs: list[Any], recorder: Any) -> None:
     """Raise StagingError naming the first operation whose replay differs from what ran eagerly just now."""
     graph = recording.graph
     values: dict[Any, Any] = dict(zip(graph.inputs, inputs))
-    arrays = {slot: data for data, slot in ((d, recorder._slot_of_array[id(d)]) for d in recorder._kept
-                                            if id(d) in recorder._slot_of_array)}
+    arrays = {
+        slot: data
+        for data, slot in (
+            (d, recorder._slot_of_array[id(d)]) for d in recorder._kept if id(d) in recorder._slot_of_array
+        )
+    }
     rows = [n for n in graph.nodes if n.is_row]
     if [r.op for r in recorder.records] != [n.op for n in rows]:
         return  # another path: the guards of the native call say so too
@@ -57,15 +62,17 @@ def compare(name: str, recording: Any, inputs: list[Any], outs: list[Any], recor
     for v, got in zip(graph.outputs, outs):
         want = v.data if type(v) is Constant else values[v]
         if how := differs(np.asarray(got), want):
-            raise StagingError(f"check: the native result of {name} differs from the eager one: {how}"
-                               + _first(graph, rows, inputs, values))
+            raise StagingError(
+                f"check: the native result of {name} differs from the eager one: {how}"
+                + _first(graph, rows, inputs, values)
+            )
 
 
 def _first(graph: Graph, rows: list[Node], inputs: list[Any], values: dict[Any, Any]) -> str:
     """Which operation differs first when it is what the native code computes."""
     for i, node in enumerate(rows):
         try:
-            outs = build(without_stops(Graph(graph.name, graph.inputs, rows[:i + 1], node.outputs)))(inputs)
+            outs = build(without_stops(Graph(graph.name, graph.inputs, rows[: i + 1], node.outputs)))(inputs)
         except Exception as error:
             return f"; up to {node.op.name} ({node.where}) it does not compile alone: {error}"
         for v, got in zip(node.outputs, outs):

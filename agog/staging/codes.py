@@ -10,14 +10,43 @@ import sysconfig
 import types
 from typing import Any
 
-_LIBRARIES = tuple(os.path.normpath(p) + os.sep for p in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"),
-                                                          sysconfig.get_path("purelib"), sysconfig.get_path("platlib")} if p)
+_LIBRARIES = tuple(
+    os.path.normpath(p) + os.sep
+    for p in {
+        sysconfig.get_path("stdlib"),
+        sysconfig.get_path("platstdlib"),
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+    }
+    if p
+)
 AGOG = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _FROZEN = ("<frozen", "<__array_function__", "<agog ")
 
-DYNAMIC = frozenset({"getattr", "setattr", "delattr", "hasattr", "vars", "dir", "attrgetter", "methodcaller", "deepcopy", "copy",
-                     "asdict", "astuple", "__dict__", "__getstate__", "__reduce__", "__getattribute__", "getattr_static",
-                     "getmembers", "pickle", "dumps"})
+DYNAMIC = frozenset(
+    {
+        "getattr",
+        "setattr",
+        "delattr",
+        "hasattr",
+        "vars",
+        "dir",
+        "attrgetter",
+        "methodcaller",
+        "deepcopy",
+        "copy",
+        "asdict",
+        "astuple",
+        "__dict__",
+        "__getstate__",
+        "__reduce__",
+        "__getattribute__",
+        "getattr_static",
+        "getmembers",
+        "pickle",
+        "dumps",
+    }
+)
 """Names whose use means that attributes may be read which no code names."""
 
 
@@ -40,9 +69,13 @@ def is_user_module(module: types.ModuleType) -> bool:
     return module.__name__.partition(".")[0] not in sys.stdlib_module_names
 
 
-@functools.lru_cache(maxsize=4096)
-def is_user_class(cls: Any) -> bool:
+def is_user_class(cls: type) -> bool:
     """True for classes defined in the user's code."""
+    return _is_user_class(cls)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_user_class(cls: type) -> bool:
     if cls is object or cls.__module__ in ("typing", "abc", "enum", "collections"):
         return False
     module = sys.modules.get(cls.__module__)
@@ -55,9 +88,12 @@ def is_user_class(cls: Any) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def answers_itself(cls: Any) -> bool:
-    """True for classes that compute attributes or items: which of their own they read for that is not in the user's code."""
-    return any({"__getattr__", "__getattribute__", "__getitem__"} & vars(base).keys() for base in cls.__mro__
-               if base is not object and base.__module__ != "builtins")
+    """True for classes that compute attributes or items: what they read for that is not in the user's code."""
+    return any(
+        {"__getattr__", "__getattribute__", "__getitem__"} & vars(base).keys()
+        for base in cls.__mro__
+        if base is not object and base.__module__ != "builtins"
+    )
 
 
 def from_user(frame: types.FrameType | None) -> bool:
@@ -74,8 +110,10 @@ def from_user(frame: types.FrameType | None) -> bool:
 
 def loads(code: types.CodeType, name: str) -> bool:
     """Whether `code` itself (not a function inside it) reads the variable."""
-    return any(i.argval == name and i.opname.startswith(("LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF"))
-               for i in dis.get_instructions(code))
+    return any(
+        i.argval == name and i.opname.startswith(("LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF"))
+        for i in dis.get_instructions(code)
+    )
 
 
 def builtins_of(namespace: dict) -> dict:

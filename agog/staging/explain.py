@@ -20,8 +20,10 @@ class Explanation(str):
 def explain(function: Any, recording: Any) -> Explanation:
     """The report of a staged function; `recording` is the one for the arguments that were given, or None."""
     forms = function._forms
-    lines = [f"staged function {function.__name__}: {sum(len(f.recordings) for f in forms.values())} recordings for "
-             f"{len(forms)} forms of arguments"]
+    lines = [
+        f"staged function {function.__name__}: {sum(len(f.recordings) for f in forms.values())} recordings for "
+        f"{len(forms)} forms of arguments"
+    ]
     reasons = [f.reason for f in forms.values() if f.reason]
     for reason in dict.fromkeys(reasons):
         lines.append(f"  runs eagerly: {reason}")
@@ -41,7 +43,9 @@ def _recording(r: Any) -> list[str]:
         kind = type(source).__name__.lower()
         counts[kind] = counts.get(kind, 0) + 1
     lines.append("  inputs: " + (", ".join(f"{n} {kind}" for kind, n in counts.items()) or "none"))
-    lines.append(f"  outputs: {len(r.results)} results, {len(r.writes)} Tensors assigned, {len(r.gradients)} gradients set")
+    lines.append(
+        f"  outputs: {len(r.results)} results, {len(r.writes)} Tensors assigned, {len(r.gradients)} gradients set"
+    )
     for guard in r.guard_values:
         lines.append(f"  path: {guard.what} gave {guard.expected!r}" + (f"  ({guard.line})" if guard.line else ""))
     names = r.guards.names()

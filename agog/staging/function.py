@@ -90,8 +90,15 @@ class eager:  # noqa: N801 - used as a context
 class Function:
     """A staged function; made by `agog.function`. Call it like the function it wraps."""
 
-    def __init__(self, fn: Callable[..., Any], *, strict: bool = False, check: bool = False, background: bool = False,
-                 limit: int = PATHS):
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        strict: bool = False,
+        check: bool = False,
+        background: bool = False,
+        limit: int = PATHS,
+    ):
         self._fn: Callable[..., Any]
         if isinstance(fn, Function):
             fn = fn._fn
@@ -100,9 +107,15 @@ class Function:
         if isinstance(fn, types.BuiltinFunctionType):
             raise ArgumentTypeError(f"function: {fn.__name__} is a builtin; wrap it in a Python function")
         inner = fn if isinstance(fn, types.FunctionType | types.MethodType | functools.partial) else type(fn).__call__
-        if any(is_it(inner) for is_it in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)):
-            raise ArgumentTypeError(f"function: {getattr(fn, '__name__', type(fn).__name__)} is a coroutine or a generator; stage the function that does the "
-                                    "computation, and call it from there")
+        if any(
+            is_it(inner)
+            for is_it in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        ):
+            raise ArgumentTypeError(
+                f"function: {getattr(fn, '__name__', type(fn).__name__)} is a coroutine or a generator; "
+                "stage the function that does the "
+                "computation, and call it from there"
+            )
         if not isinstance(limit, int) or limit < 1:
             raise ArgumentError(f"function: limit={limit!r}; give a whole number of at least 1")
         self._fn, self.strict, self.check, self.background, self.limit = fn, strict, check, background, limit
@@ -167,7 +180,7 @@ class Function:
                 except Exception as error:  # nothing was committed: the eager run shows the error at the user's line
                     return self._failed(error, args, kwargs)
                 except Delivered as delivered:
-                    raise delivered.error
+                    raise delivered.error from None
                 if result is not MISS:
                     return result
         modes = config.modes
@@ -192,7 +205,7 @@ class Function:
                 try:
                     result = r.run(tensors)
                     if r.entry is not None:
-                        self._entries = [r.entry, *[e for e in self._entries if e is not r.entry][:ENTRIES - 1]]
+                        self._entries = [r.entry, *[e for e in self._entries if e is not r.entry][: ENTRIES - 1]]
                     return result
                 except GuardMissed as missed:
                     why = str(missed)
@@ -201,13 +214,13 @@ class Function:
                 except Exception as error:
                     return self._failed(error, args, kwargs)
                 except Delivered as delivered:
-                    raise delivered.error
+                    raise delivered.error from None
         if compiling and not why:
             return self._fn(*args, **kwargs)  # eager calls go on until the other thread is done
         return self._record(key, form, args, kwargs, tensors, others, why)
 
     def _failed(self, error: Exception, args: tuple, kwargs: dict) -> Any:
-        """A native call raised. Nothing was committed: the eager run shows the error at the user's line, if there is one."""
+        """A native call raised. Nothing was committed: the eager run shows the error, if any, at the user's line."""
         self._note(f"a native call failed ({type(error).__name__}: {error}) and ran eagerly")
         return self._fn(*args, **kwargs)
 
@@ -226,8 +239,14 @@ class Function:
                     return False
                 again = seen.setdefault(id(x), len(tensors))
                 node = x._node
-                parts.append((data.dtype.num, data.shape, node is not None and (hasattr(node, "grad") and "leaf" or "inner"),
-                              again))
+                parts.append(
+                    (
+                        data.dtype.num,
+                        data.shape,
+                        node is not None and (hasattr(node, "grad") and "leaf" or "inner"),
+                        again,
+                    )
+                )
                 tensors.append(x)
                 return True
             kind = type(x)
@@ -253,8 +272,11 @@ class Function:
                 return all(add(f"{name}.{n}", getattr(x, n, None)) for n in names)
             elif kind is np.ndarray:
                 if x.nbytes > SMALL_ARRAY or x.dtype.hasobject:
-                    self._say(f"argument {name} is a NumPy array of {x.nbytes} bytes; pass ag.asarray({name}) to have "
-                              "calls with other values use the same native code", f"array {name}")
+                    self._say(
+                        f"argument {name} is a NumPy array of {x.nbytes} bytes; pass ag.asarray({name}) to have "
+                        "calls with other values use the same native code",
+                        f"array {name}",
+                    )
                     return False
                 parts.append((np.ndarray, x.dtype.str, x.shape, x.tobytes()))
                 others.append((name, x))
@@ -279,20 +301,33 @@ class Function:
         return key, tensors, others
 
     # ------------------------------------------------------------------------------------------------ recording
-    def _record(self, key: Any, form: _Form | None, args: tuple, kwargs: dict, tensors: list[Any],
-                others: list[tuple[str, Any]], why: str) -> Any:
+    def _record(
+        self,
+        key: Any,
+        form: _Form | None,
+        args: tuple,
+        kwargs: dict,
+        tensors: list[Any],
+        others: list[tuple[str, Any]],
+        why: str,
+    ) -> Any:
         if form is not None and len(form.recordings) >= self.limit:
             if sum(r.calls for r in form.recordings) < WORTH * len(form.recordings):
-                reason = (f"it took more than {self.limit} paths for arguments of one form (the last because {why}); use "
-                          "ag.where or ag.cond, pass what changes as a Tensor, or raise limit=")
+                reason = (
+                    f"it took more than {self.limit} paths for arguments of one form (the last because {why}); use "
+                    "ag.where or ag.cond, pass what changes as a Tensor, or raise limit="
+                )
                 form.reason, form.attempts = reason, ATTEMPTS
                 self._say(reason, "paths")
                 return self._fn(*args, **kwargs)
             dropped = form.recordings.pop()  # what was recorded has paid for itself: make room
             self._entries = [e for e in self._entries if e is not dropped.entry]
         if self._evicted > 4 * FORMS:
-            self._say(f"it was called with more than {5 * FORMS} different forms of arguments (Python numbers count by "
-                      "value); pass what varies as a Tensor", "forms")
+            self._say(
+                f"it was called with more than {5 * FORMS} different forms of arguments (Python numbers count by "
+                "value); pass what varies as a Tensor",
+                "forms",
+            )
             return self._fn(*args, **kwargs)
         if not _recording_lock.acquire(blocking=False):
             return self._fn(*args, **kwargs)  # another thread is recording: do not wait for it, nor for its compiler
@@ -301,8 +336,9 @@ class Function:
         finally:
             _recording_lock.release()
 
-    def _record_locked(self, key: Any, args: tuple, kwargs: dict, tensors: list[Any], others: list[tuple[str, Any]],
-                       why: str) -> Any:
+    def _record_locked(
+        self, key: Any, args: tuple, kwargs: dict, tensors: list[Any], others: list[tuple[str, Any]], why: str
+    ) -> Any:
         if key not in self._forms:
             label = self._labels(args, kwargs)
             why = self._news(label)
@@ -352,7 +388,7 @@ class Function:
         made.compile()
         entry = made.entry = write_entry(made, arguments)
         if entry is not None:
-            self._entries = [entry, *self._entries[:ENTRIES - 1]]
+            self._entries = [entry, *self._entries[: ENTRIES - 1]]
 
     def _checked(self, r: Recording, tensors: list[Any], args: tuple, kwargs: dict) -> Any:
         """Compute natively without committing, run eagerly for real, and compare."""
@@ -409,8 +445,11 @@ class Function:
             return ""
         nearest = max(known, key=lambda k: (sum(a == b for a, b in zip(k, label)), -abs(len(k) - len(label))))
         before, now = dict(t.partition(": ")[::2] for t in nearest), dict(t.partition(": ")[::2] for t in label)
-        news = [f"{n}: {before[n]} -> {text}" if n in before else f"{n}: {text} is new" for n, text in now.items()
-                if before.get(n) != text]
+        news = [
+            f"{n}: {before[n]} -> {text}" if n in before else f"{n}: {text} is new"
+            for n, text in now.items()
+            if before.get(n) != text
+        ]
         news += [f"{n} is gone" for n in before if n not in now]
         return "; ".join(news[:4]) or "another object was given"
 
@@ -427,8 +466,10 @@ class Function:
     def _found(self, args: tuple, kwargs: dict, what: str) -> Recording:
         found = self._find(args, kwargs)
         if found is None:
-            raise StagingError(f"{what}: {self.__name__} has not been recorded for these arguments; call it with them first, "
-                               "and see explain() if it runs eagerly")
+            raise StagingError(
+                f"{what}: {self.__name__} has not been recorded for these arguments; call it with them first, "
+                "and see explain() if it runs eagerly"
+            )
         return found
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
@@ -446,7 +487,7 @@ class Function:
         return self._found(args, kwargs, "graph").graph
 
     def code(self, *args: Any, kind: str = "llvm", **kwargs: Any) -> str:
-        """What was compiled for these arguments: kind 'loops', 'llvm' or 'asm'. Raises StagingError when nothing was."""
+        """What was compiled for these arguments: kind 'loops', 'llvm' or 'asm'. Raises StagingError if nothing."""
         program = self._found(args, kwargs, "code").program
         if kind not in ("loops", "llvm", "asm"):
             raise ArgumentError(f"code: kind={kind!r}; use 'loops', 'llvm' or 'asm'")
@@ -479,7 +520,7 @@ _OWN = frozenset(vars(Function(lambda: None))) | {"__wrapped__"}
 
 def _parameter_names(fn: Any) -> tuple[str, ...]:
     code = getattr(getattr(fn, "__func__", fn), "__code__", None)
-    return code.co_varnames[:code.co_argcount] if code is not None else ()
+    return code.co_varnames[: code.co_argcount] if code is not None else ()
 
 
 def function(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -500,5 +541,3 @@ def function(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     if fn is None:
         return lambda f: Function(f, **options)
     return Function(fn, **options)
-
-

@@ -26,8 +26,11 @@ class Guards:
         self.functions: list[tuple[Place, Any, Any]] = []
         self.watched = list(watch.watched.values())
         self.deep: list[tuple[Place, Any, Any]] = []  # with the value itself where it cannot change
-        self.kept = [x for key, x in watch.reached.items()
-                     if key not in watch.given and not is_tensor(x) and not isinstance(x, np.ndarray)]
+        self.kept = [
+            x
+            for key, x in watch.reached.items()
+            if key not in watch.given and not is_tensor(x) and not isinstance(x, np.ndarray)
+        ]
         self.nodes = [(t, t._node) for t in captured]
         for key, place in watch.places.items():
             if key not in watch.volatile and place is not observe._RAN:
@@ -81,6 +84,10 @@ class Guards:
     def names(self) -> list[str]:
         """What is watched, for `explain`."""
         groups = (self.same, self.equal, self.functions, self.deep)
-        places = {entry[0].name for group in groups for entry in group
-                  if entry[0].read() is not ABSENT and entry[0].key not in (state.SIZE, "__mro__", "__class__")}
+        places = {
+            entry[0].name
+            for group in groups
+            for entry in group
+            if entry[0].read() is not ABSENT and entry[0].key not in (state.SIZE, "__mro__", "__class__")
+        }
         return sorted(places | {w.name for w in self.watched})

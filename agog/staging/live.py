@@ -72,7 +72,10 @@ class Live:
             else:
                 saved.append((False, count + len(kept)))
                 kept.append(v)
-        roles = [*forward.roles[:count], *[r for r, v in zip(forward.roles[count:], forward.outputs[count:]) if v in kept]]
+        roles = [
+            *forward.roles[:count],
+            *[r for r, v in zip(forward.roles[count:], forward.outputs[count:]) if v in kept],
+        ]
         first = Graph(forward.name, forward.inputs, forward.nodes, [*forward.outputs[:count], *kept], roles)
         program, back = build(first), build(backward)
         self.saved, self.backward = saved, back
@@ -97,8 +100,9 @@ class Live:
         raw = not any(is_tensor(p) for p in gs)
         if self.backward is None or not raw:
             return self._replay(gs, inputs, parents, raw)
-        full = [np.zeros(s, d) if p is None else np.ascontiguousarray(p).reshape(s)
-                for p, (s, d) in zip(gs, self.specs)]
+        full = [
+            np.zeros(s, d) if p is None else np.ascontiguousarray(p).reshape(s) for p, (s, d) in zip(gs, self.specs)
+        ]
         found = self.backward([*saved, *[p.conj() if p.dtype.kind == "c" else p for p in full]])
         touched = set().union(*[r for r, p in zip(self.reaches, gs) if p is not None])
         return [(x.conj() if x.dtype.kind == "c" else x) if k in touched else None for k, x in enumerate(found)]
@@ -117,8 +121,18 @@ class Live:
         pairs = [(outs[i], conj(wrap(p) if raw else p)) for i, p in zip(self.live, gs) if p is not None]
         pairs = [(y, p) for y, p in pairs if y._node is not None]
         sources = [inputs[i]._node for i in self.which]
-        found = walk([y for y, _ in pairs], [p for _, p in pairs], retain=deeper, create_graph=deeper,
-                     wanted=set(sources), stop=True) if pairs else {}
+        found = (
+            walk(
+                [y for y, _ in pairs],
+                [p for _, p in pairs],
+                retain=deeper,
+                create_graph=deeper,
+                wanted=set(sources),
+                stop=True,
+            )
+            if pairs
+            else {}
+        )
         return [found.get(s) for s in sources]
 
 

@@ -41,23 +41,125 @@ from agog.staging.state import (
 )
 from agog.tape import Leaf
 
-_IMPURE_MODULES = {"time", "random", "_random", "io", "_io", "posix", "nt", "socket", "_socket", "select", "secrets",
-                   "uuid", "_uuid", "subprocess", "signal", "_signal", "_thread", "_datetime", "_curses", "readline", "_ssl",
-                   "mmap", "_warnings", "_queue", "_posixsubprocess", "_sqlite3", "sqlite3", "faulthandler", "_asyncio",
-                   "_interpreters", "fcntl", "termios", "syslog"}
+_IMPURE_MODULES = {
+    "time",
+    "random",
+    "_random",
+    "io",
+    "_io",
+    "posix",
+    "nt",
+    "socket",
+    "_socket",
+    "select",
+    "secrets",
+    "uuid",
+    "_uuid",
+    "subprocess",
+    "signal",
+    "_signal",
+    "_thread",
+    "_datetime",
+    "_curses",
+    "readline",
+    "_ssl",
+    "mmap",
+    "_warnings",
+    "_queue",
+    "_posixsubprocess",
+    "_sqlite3",
+    "sqlite3",
+    "faulthandler",
+    "_asyncio",
+    "_interpreters",
+    "fcntl",
+    "termios",
+    "syslog",
+}
 _IMPURE_BUILTINS = {"print", "input", "open", "breakpoint", "globals"}
-_IMPURE_SYS = {"_getframe", "getrefcount", "settrace", "setprofile", "gettrace", "getswitchinterval", "exit",
-               "setrecursionlimit", "audit", "_current_frames", "intern_"}
-_HARMLESS = {("posix", "fspath"), ("_thread", "allocate_lock"), ("_thread", "get_ident"), ("_thread", "RLock"),
-             ("time", "perf_counter_ns_"), ("nt", "fspath"), ("_signal", "default_int_handler")}
+_IMPURE_SYS = {
+    "_getframe",
+    "getrefcount",
+    "settrace",
+    "setprofile",
+    "gettrace",
+    "getswitchinterval",
+    "exit",
+    "setrecursionlimit",
+    "audit",
+    "_current_frames",
+    "intern_",
+}
+_HARMLESS = {
+    ("posix", "fspath"),
+    ("_thread", "allocate_lock"),
+    ("_thread", "get_ident"),
+    ("_thread", "RLock"),
+    ("time", "perf_counter_ns_"),
+    ("nt", "fspath"),
+    ("_signal", "default_int_handler"),
+}
 _IMPURE_CLASS_NAMES = {"datetime", "date"}
-_KNOWN_OWNERS: tuple[type, ...] = (*PLAIN, *FIXED, *CONTAINERS, np.ndarray, bytearray, types.FunctionType, types.MethodType, types.GeneratorType,
-                 BaseException, type(iter([])), type(iter(())), type(iter({})), super, Leaf)
-_KNOWN_MODULES = ("builtins", "numpy", "collections", "re", "_struct", "functools", "datetime", "decimal", "itertools", "_operator",
-                  "operator", "weakref", "_weakref", "types", "_abc", "string", "_thread", "threading", "contextvars", "_contextvars",
-                  "ml_dtypes", "_collections", "fractions", "enum", "array", "typing", "unicodedata")
-_DULL = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__slots__", "__qualname__",
-                   "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl"})
+_KNOWN_OWNERS: tuple[type, ...] = (
+    *PLAIN,
+    *FIXED,
+    *CONTAINERS,
+    np.ndarray,
+    bytearray,
+    types.FunctionType,
+    types.MethodType,
+    types.GeneratorType,
+    BaseException,
+    type(iter([])),
+    type(iter(())),
+    type(iter({})),
+    super,
+    Leaf,
+)
+_KNOWN_MODULES = (
+    "builtins",
+    "numpy",
+    "collections",
+    "re",
+    "_struct",
+    "functools",
+    "datetime",
+    "decimal",
+    "itertools",
+    "_operator",
+    "operator",
+    "weakref",
+    "_weakref",
+    "types",
+    "_abc",
+    "string",
+    "_thread",
+    "threading",
+    "contextvars",
+    "_contextvars",
+    "ml_dtypes",
+    "_collections",
+    "fractions",
+    "enum",
+    "array",
+    "typing",
+    "unicodedata",
+)
+_DULL = frozenset(
+    {
+        "__dict__",
+        "__weakref__",
+        "__doc__",
+        "__module__",
+        "__annotations__",
+        "__slots__",
+        "__qualname__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "__abstractmethods__",
+        "_abc_impl",
+    }
+)
 
 
 def _is_library_object(value: Any) -> bool:
@@ -156,7 +258,7 @@ class Watch:
         if not isinstance(fn, types.FunctionType):
             self._note_objects({id(fn): fn}, type(fn).__name__)
             self._note_callable(fn)
-            fn = getattr(type(fn), "__call__", None)
+            fn = getattr(type(fn), "__call__", None)  # noqa: B004
         if isinstance(fn, types.FunctionType):
             self._note_callable(fn)
             self._note_function(fn)
@@ -213,7 +315,11 @@ class Watch:
         for value in list(seen.values()):
             if isinstance(value, types.FunctionType | types.MethodType):
                 self._note_callable(value)
-            if id(value) in self._objects or isinstance(value, (*CONTAINERS, np.ndarray)) and not is_user_class(type(value)):
+            if (
+                id(value) in self._objects
+                or isinstance(value, (*CONTAINERS, np.ndarray))
+                and not is_user_class(type(value))
+            ):
                 continue
             if isinstance(value, FIXED) and not isinstance(value, type | types.ModuleType):
                 continue
@@ -221,7 +327,12 @@ class Watch:
                 continue
             if isinstance(value, operator.attrgetter | operator.methodcaller) and not self._dynamic:
                 self._note_names(set(), True)
-            if is_tensor(value) or isinstance(value, Leaf) or isinstance(value, types.FunctionType) and not value.__dict__:
+            if (
+                is_tensor(value)
+                or isinstance(value, Leaf)
+                or isinstance(value, types.FunctionType)
+                and not value.__dict__
+            ):
                 continue
             if isinstance(value, type) and not is_user_class(value) and not is_user_class(type(value)):
                 continue
@@ -255,7 +366,9 @@ class Watch:
             if new and hasattr(value, "modules"):
                 for base in {b for m in value.modules() for b in type(m).__mro__ if "forward" in vars(b)}:
                     if not is_user_class(base):  # a layer of the library that somebody may replace parts of
-                        self._note(Place(self._proxies.setdefault(base, vars(base)), "forward", f"{base.__name__}.forward"))
+                        self._note(
+                            Place(self._proxies.setdefault(base, vars(base)), "forward", f"{base.__name__}.forward")
+                        )
             for holder, key in entries:
                 if wanted is None or key in wanted:
                     self._note(Place(holder, key, f"{name}.{key}"))
@@ -263,7 +376,8 @@ class Watch:
         state = getattr(value, "__dict__", None)
         if id(value) in self._flat:
             self._flat.add(id(state))
-        if answers_itself(type(value)):
+        kind: Any = type(value)
+        if answers_itself(kind):
             wanted = None
         if isinstance(state, dict):
             if wanted is None:
@@ -279,8 +393,9 @@ class Watch:
                     self._note(Place(value, slot, f"{name}.{slot}"))
 
     def _note_class(self, value: type, wanted: Any) -> None:
-        """A class of the user: the attributes and methods that are named, special methods, and whether any was added."""
-        for base in (*value.__mro__, *type(value).__mro__):
+        """A class of the user: the attributes and methods that are named, special methods, whether any was added."""
+        meta: type = type(value)
+        for base in [*value.__mro__, *meta.__mro__]:
             if not is_user_class(base):
                 continue
             proxy = self._proxies.setdefault(base, vars(base))
@@ -288,13 +403,17 @@ class Watch:
                 self._note(Place(proxy, SIZE, f"the attributes of {base.__name__}"))
                 self._note(Place(base, "__mro__", f"the base classes of {base.__name__}"))
                 for name, attribute in list(proxy.items()):
-                    if name.startswith("__") and name not in _DULL and isinstance(attribute, types.FunctionType | property):
+                    if (
+                        name.startswith("__")
+                        and name not in _DULL
+                        and isinstance(attribute, types.FunctionType | property)
+                    ):
                         self._note(Place(proxy, name, f"{base.__name__}.{name}"))
             for name in [n for n in proxy if n not in _DULL] if wanted is None else wanted & proxy.keys():
                 self._note(Place(proxy, name, f"{base.__name__}.{name}"))
 
     def _note_module(self, value: types.ModuleType, wanted: Any) -> None:
-        """A module: the attributes that are named. Those of agog are noted at the end, as many are made when first used."""
+        """A module: the attributes that are named. Those of agog come at the end: many are made when first used."""
         names = vars(value)
         if value.__name__.partition(".")[0] == "agog":
             self._agog[id(value)] = (value, value.__name__)
@@ -302,12 +421,14 @@ class Watch:
         if is_user_module(value):
             if wanted is None:
                 self._note(Place(names, SIZE, f"the names of {value.__name__}"))
-            for name in (names.keys() | self._attributes if wanted is None else wanted):
+            for name in names.keys() | self._attributes if wanted is None else wanted:
                 if not name.startswith("__"):
                     self._note(Place(names, name, f"{value.__name__}.{name}"))
         else:
             for name in (self._attributes if wanted is None else wanted) & names.keys():
-                self._note(Place(names, name, f"{value.__name__}.{name}"), explore=isinstance(names[name], types.ModuleType))
+                self._note(
+                    Place(names, name, f"{value.__name__}.{name}"), explore=isinstance(names[name], types.ModuleType)
+                )
 
     def finish(self) -> None:
         """Note what is read from agog's own modules, after the run: they make their names when these are first used."""
@@ -374,9 +495,14 @@ class Watch:
                 inner = None if isinstance(value, type) else inspect.getattr_static(value, "__wrapped__", None)
                 if inner is None:
                     return
-                if not isinstance(value, types.FunctionType) and isinstance(inner, types.FunctionType) and \
-                        is_user_code(inner.__code__.co_filename):
-                    self._note_code(inner.__code__, inner.__globals__)  # it may have been cached: its frame does not run
+                if (
+                    not isinstance(value, types.FunctionType)
+                    and isinstance(inner, types.FunctionType)
+                    and is_user_code(inner.__code__.co_filename)
+                ):
+                    self._note_code(
+                        inner.__code__, inner.__globals__
+                    )  # it may have been cached: its frame does not run
                 value = inner
 
     def _note_closure(self, value: Any) -> None:
@@ -398,7 +524,9 @@ class Watch:
                 self.refuse("it reads an environment variable")
             if not is_user_code(filename):
                 if not is_agog(filename) and id(code) not in self.codes and from_user(frame.f_back):
-                    self.codes[id(code)] = code  # a library function that the user's code calls may read the user's objects
+                    self.codes[id(code)] = (
+                        code  # a library function that the user's code calls may read the user's objects
+                    )
                     names = codes.names(code)
                     self._note_names(names.attributes, bool(names.globals & DYNAMIC))
                 return
@@ -409,12 +537,21 @@ class Watch:
             self._c_call(frame, arg)
 
     def _user_frame(self, frame: types.FrameType, code: types.CodeType) -> None:
-        if code.co_flags & inspect.CO_GENERATOR and id(code) not in self.codes and frame.f_lasti > codes.generator_start(code):
+        if (
+            code.co_flags & inspect.CO_GENERATOR
+            and id(code) not in self.codes
+            and frame.f_lasti > codes.generator_start(code)
+        ):
             self.refuse(f"the generator {code.co_name} was started outside")
         if code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
             self.refuse(f"{code.co_name} is a coroutine")
         self._note_code(code, frame.f_globals)
-        if code.co_freevars and code.co_filename != "<string>" and id(code) not in self._known and id(code) not in self._inner:
+        if (
+            code.co_freevars
+            and code.co_filename != "<string>"
+            and id(code) not in self._known
+            and id(code) not in self._inner
+        ):
             self.refuse(f"{code.co_name} closes over variables that cannot be watched")
         if code.co_argcount and code.co_varnames[0] in ("self", "cls"):
             owner = frame.f_locals.get(code.co_varnames[0], ABSENT)
@@ -448,12 +585,16 @@ class Watch:
             self.refuse("it asks which thread it runs in")
         elif owner is not None and type(owner).__module__ in ("_io", "io") and not isinstance(owner, _Stream):
             self.refuse(f"it uses a file ({type(owner).__name__}.{name})")
-        elif id(owner) in self._objects and not isinstance(owner, _KNOWN_OWNERS) and not is_user_class(type(owner)) and \
-                type(owner).__module__.partition(".")[0] not in _KNOWN_MODULES:
+        elif (
+            id(owner) in self._objects
+            and not isinstance(owner, _KNOWN_OWNERS)
+            and not is_user_class(type(owner))
+            and type(owner).__module__.partition(".")[0] not in _KNOWN_MODULES
+        ):
             self.refuse(f"it calls {type(owner).__name__}.{name}() of an object whose state cannot be seen")
 
     def around_effect(self) -> Callable[[], None]:
-        """Call before a staged effect is delivered, and the result after it: what only the effect changes is its own."""
+        """Call before a staged effect is delivered, and the result after it: what only it changes is its own."""
         same = [k for k, place in self.places.items() if place is not _RAN and self._now(place) == self.before[k]]
 
         def after() -> None:

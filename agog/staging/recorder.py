@@ -39,7 +39,12 @@ class Guard:
         """Whether the value is the one that was recorded; NaN equals itself, 0.0 differs from -0.0."""
         if type(value) is not type(self.expected):
             return False
-        return value == self.expected and repr(value) == repr(self.expected) or value != value and self.expected != self.expected
+        return (
+            value == self.expected
+            and repr(value) == repr(self.expected)
+            or value != value
+            and self.expected != self.expected
+        )
 
 
 class Effect:

@@ -28,11 +28,13 @@ class GuardMissed(Exception):
     """A value that Python looked at during the recording is another one now."""
 
     def __init__(self, guard: Guard, value: Any):
-        super().__init__(f"{guard.what} gave {value!r}, not {guard.expected!r}" + (f"  ({guard.line})" if guard.line else ""))
+        super().__init__(
+            f"{guard.what} gave {value!r}, not {guard.expected!r}" + (f"  ({guard.line})" if guard.line else "")
+        )
 
 
 class Delivered(BaseException):
-    """What the user's function raised to which a staged effect was delivered. The call is committed, and not repeated."""
+    """What the user's function raised to which a staged effect was delivered. The call is committed, not repeated."""
 
     def __init__(self, error: Exception):
         self.error = error
@@ -64,8 +66,12 @@ class Recording:
         self._plan_state(recorder, tensors)
         if recorder.reason:  # planning may capture, and find what cannot be followed
             raise NotStageable(recorder.reason)
-        self.graph, self.guard_values = to_graph(name, recorder, self.slots, len(self.slots) - len(self.writes)
-                                                 - sum(i is not None for _, i in self.gradients))
+        self.graph, self.guard_values = to_graph(
+            name,
+            recorder,
+            self.slots,
+            len(self.slots) - len(self.writes) - sum(i is not None for _, i in self.gradients),
+        )
         self.to_compile = to_graph(name, recorder, self.slots, 0, stops=False)[0] if recorder.stops else self.graph
         self.fetch: list[Any] = [source for _, source in recorder.sources]
         self.captured = [s.tensor for s in self.fetch if type(s) is Captured]
@@ -79,7 +85,9 @@ class Recording:
             if type(source) is Gradient:
                 source.leaf = self._owner(source.leaf, tensors)
         self.specs = [recorder.specs[slot] for slot, _ in recorder.sources]
-        self.argument_specs = [(t._data.shape, t._data.dtype, None if t._node is None else type(t._node)) for t in tensors]
+        self.argument_specs = [
+            (t._data.shape, t._data.dtype, None if t._node is None else type(t._node)) for t in tensors
+        ]
         self.effects = recorder.effects
         self.program: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
         self.entry: Any = None  # the call written out, where that can be done
@@ -204,8 +212,9 @@ class Recording:
                 return "whether .grad is None"
         if (name := self.guards.failed()) is not None:
             return name
-        if any(_hooks(node) != before for node, before in self.hooks) or \
-                any(_hooks(tensors[i]._node) != before for i, before in self.argument_hooks):
+        if any(_hooks(node) != before for node, before in self.hooks) or any(
+            _hooks(tensors[i]._node) != before for i, before in self.argument_hooks
+        ):
             return "a gradient hook"
         for source, (shape, dtype) in zip(self.fetch, self.specs):
             kind = type(source)
@@ -231,8 +240,12 @@ class Recording:
     def commit(self, outs: list[Any], at: int, inputs: list[Any], tensors: list[Any]) -> Any:
         new = [wrap(outs[i]) for i, _ in self.new]
         if self.gradient is not None:
-            self.gradient.attach([new[k] for k in self.live], tuple([inputs[i]._node for i in self.gradient.which]),
-                                 tuple([t._data for t in inputs]), outs)
+            self.gradient.attach(
+                [new[k] for k in self.live],
+                tuple([inputs[i]._node for i in self.gradient.which]),
+                tuple([t._data for t in inputs]),
+                outs,
+            )
         for i in self.spent:
             new[i]._node = spent(new[i])
         for target, i in self.writes:
@@ -255,7 +268,7 @@ def deliver(effect: Any, *values: Any) -> None:
 
 
 def _refuse_shared(x: Any, recorder: Recorder, seen: set[int] | None = None) -> None:
-    """Containers in a result are made anew at every call: those that must be the same, or built otherwise, cannot be."""
+    """Containers in a result are made anew at every call: those that must be the same, or need more, cannot."""
     seen = set() if seen is None else seen
     data = dataclasses.is_dataclass(x) and not isinstance(x, type)
     if not (data or isinstance(x, list | dict | tuple)):
@@ -271,10 +284,14 @@ def _refuse_shared(x: Any, recorder: Recorder, seen: set[int] | None = None) -> 
         raise NotStageable(f"it returns a {kind}")
     if data:
         if extra := getattr(x, "__dict__", {}).keys() - {f.name for f in dataclasses.fields(x) if f.init}:
-            raise NotStageable(f"it returns a {kind} with the attribute {min(extra)!r} that its constructor does not take")
+            raise NotStageable(
+                f"it returns a {kind} with the attribute {min(extra)!r} that its constructor does not take"
+            )
         if hasattr(x, "__post_init__") or "__new__" in vars(type(x)):
             raise NotStageable(f"it returns a {kind}, whose construction runs code of its own")
-    parts = [getattr(x, f.name, None) for f in dataclasses.fields(x)] if data else x.values() if isinstance(x, dict) else x
+    parts = (
+        [getattr(x, f.name, None) for f in dataclasses.fields(x)] if data else x.values() if isinstance(x, dict) else x
+    )
     for v in parts:
         _refuse_shared(v, recorder, seen)
 
@@ -303,8 +320,10 @@ def _history(node: Any, start: int) -> set[Any]:
             stack.append(node.source)
             continue
         if type(node.op) is not Op:
-            raise NotStageable(f"it returns a Tensor whose gradient has a rule of its own ({node.op.name}); "
-                               "stage the step that calls backward()")
+            raise NotStageable(
+                f"it returns a Tensor whose gradient has a rule of its own ({node.op.name}); "
+                "stage the step that calls backward()"
+            )
         stack.extend(node.parents)
     return old
 
@@ -327,14 +346,24 @@ def spent(t: Any) -> Any:
 
 
 class _Spent:
-    name, variadic, elementwise, outputs, inputs, static_names, derived, rules = "staged call", False, False, ("y",), (), (), (), ()
+    name, variadic, elementwise, outputs, inputs, static_names, derived, rules = (
+        "staged call",
+        False,
+        False,
+        ("y",),
+        (),
+        (),
+        (),
+        (),
+    )
 
 
 _SPENT = _Spent()
 
 
-def to_graph(name: str, recorder: Recorder, slots: list[int], results: int,
-             stops: bool = True) -> tuple[Graph, list[Guard]]:
+def to_graph(
+    name: str, recorder: Recorder, slots: list[int], results: int, stops: bool = True
+) -> tuple[Graph, list[Guard]]:
     """The recorded operations as a graph, and the guards in their order. stops: keep where gradients stop.
 
     Outputs: the planned ones, then the value of each guard, then the values that effects deliver.
@@ -361,7 +390,7 @@ def to_graph(name: str, recorder: Recorder, slots: list[int], results: int,
     tail = [g.slot for g in recorder.guards] + [s for e in recorder.effects for s in e.slots]
     outputs = [values[s] for s in (*slots, *tail)]
     roles = [Role("result", str(i)) if i < results else Role("state", str(i)) for i in range(len(slots))]
-    roles += [Role("saved", "guard") for _ in recorder.guards] + [Role("saved", "effect")] * (len(tail) - len(recorder.guards))
+    roles += [Role("saved", "guard") for _ in recorder.guards] + [Role("saved", "effect")] * (
+        len(tail) - len(recorder.guards)
+    )
     return Graph(name, inputs, nodes, outputs, roles), recorder.guards
-
-

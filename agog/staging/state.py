@@ -19,18 +19,50 @@ import numpy as np
 from agog.staging.codes import is_user_code
 from agog.tape import Leaf
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), np.dtype, np.generic, range,
-         slice)
-FIXED = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, property, np.ufunc, staticmethod, classmethod,
-         types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType, types.MethodDescriptorType,
-         types.MethodWrapperType, types.ClassMethodDescriptorType)
+PLAIN = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type(Ellipsis),
+    type(NotImplemented),
+    np.dtype,
+    np.generic,
+    range,
+    slice,
+)
+FIXED = (
+    type,
+    types.ModuleType,
+    types.BuiltinFunctionType,
+    types.CodeType,
+    property,
+    np.ufunc,
+    staticmethod,
+    classmethod,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+    types.WrapperDescriptorType,
+    types.MethodDescriptorType,
+    types.MethodWrapperType,
+    types.ClassMethodDescriptorType,
+)
 CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque, types.MappingProxyType)
 IMPURE_TYPES = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 MAX_STATE = 20_000
 MAX_ARRAY_BYTES = 16 << 20
 _Cached = type(functools.lru_cache(len))
-_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()), type(collections.OrderedDict().keys()),
-          type(collections.OrderedDict().values()), type(collections.OrderedDict().items()))
+_VIEWS: tuple[type, ...] = (
+    type({}.keys()),
+    type({}.values()),
+    type({}.items()),
+    type(collections.OrderedDict().keys()),
+    type(collections.OrderedDict().values()),
+    type(collections.OrderedDict().items()),
+)
 
 
 def is_tensor(x: Any) -> bool:
@@ -90,8 +122,14 @@ def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") 
     if isinstance(value, dict | types.MappingProxyType):
         if value and _all_tensors(value.values()) and set(map(type, value)) == {str}:
             return (type(value), key, list(value), _identities(value.values(), seen))
-        return (type(value), key, [(_key(k, seen, name), fingerprint(v, seen, f"{name}[{k!r}]" if isinstance(k, str | int) else name))
-                                   for k, v in list(value.items())])
+        return (
+            type(value),
+            key,
+            [
+                (_key(k, seen, name), fingerprint(v, seen, f"{name}[{k!r}]" if isinstance(k, str | int) else name))
+                for k, v in list(value.items())
+            ],
+        )
     if isinstance(value, set | frozenset):
         items = [_key(v, seen, name) for v in value]
         return (type(value), key, sorted(map(repr, items)))
@@ -100,9 +138,15 @@ def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") 
     if isinstance(value, types.FunctionType):
         if not is_user_code(value.__code__.co_filename):
             return ("function", key, id(value.__code__))
-        return ("function", key, id(value.__code__), fingerprint(value.__defaults__, seen, name),
-                fingerprint(value.__kwdefaults__, seen, name), fingerprint(value.__dict__ or None, seen, name),
-                [_cell(c, seen, name) for c in value.__closure__ or ()])
+        return (
+            "function",
+            key,
+            id(value.__code__),
+            fingerprint(value.__defaults__, seen, name),
+            fingerprint(value.__kwdefaults__, seen, name),
+            fingerprint(value.__dict__ or None, seen, name),
+            [_cell(c, seen, name) for c in value.__closure__ or ()],
+        )
     if isinstance(value, functools.partial):
         return ("partial", key, [fingerprint(v, seen, name) for v in (value.func, value.args, value.keywords)])
     if isinstance(value, _Cached):
@@ -119,7 +163,9 @@ def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") 
     if isinstance(value, Leaf):
         return ("leaf", key)
     if hasattr(type(value), "__next__"):
-        raise Refuse(f"{name or 'it'} is an iterator ({type(value).__name__}); what it gives next cannot be known beforehand")
+        raise Refuse(
+            f"{name or 'it'} is an iterator ({type(value).__name__}); what it gives next cannot be known beforehand"
+        )
     return ("object", key, id(type(value)))
 
 
@@ -145,13 +191,20 @@ def _identities(values: Any, seen: dict[int, Any]) -> tuple[int, ...]:
 
 def _array(value: np.ndarray, key: int, seen: dict[int, Any], name: str) -> Any:
     if value.nbytes > MAX_ARRAY_BYTES:
-        raise Refuse(f"{name or 'an array'} is a NumPy array of {value.nbytes >> 20} MB; make it a Tensor, "
-                     "or pass it as an argument")
+        raise Refuse(
+            f"{name or 'an array'} is a NumPy array of {value.nbytes >> 20} MB; make it a Tensor, "
+            "or pass it as an argument"
+        )
     if value.dtype.hasobject:
         return ("array", key, value.shape, value.dtype.str, [fingerprint(x, seen, name) for x in value.flat])
     data = np.ascontiguousarray(value)
-    return ("array", key, value.shape, value.dtype.str,
-            zlib.crc32(data.view(np.uint8).reshape(-1).data if data.size else b""))
+    return (
+        "array",
+        key,
+        value.shape,
+        value.dtype.str,
+        zlib.crc32(data.view(np.uint8).reshape(-1).data if data.size else b""),
+    )
 
 
 def _state(generator: Any) -> Any:
@@ -178,7 +231,7 @@ def _key(k: Any, seen: dict[int, Any], name: str) -> Any:
 
 
 class Place:
-    """Where a value was read from: a dict entry (globals, attributes), a closure cell, an attribute. It can be read again."""
+    """Where a value was read from: a dict entry (globals, attributes), a cell, an attribute. It can be read again."""
 
     __slots__ = ("holder", "key", "name")
 
@@ -202,8 +255,8 @@ class Place:
 class Watched:
     """An object that says itself when it changed (`__agog_watch__`), as it was at a recording.
 
-    Its token changes with every change; a Module that was changed and changed back (`eval()`, `train()`) is recognised by
-    its picture. `last` and `bad` remember what the newest comparisons found.
+    Its token changes with every change; a Module that was changed and changed back (`eval()`, `train()`) is
+    recognised by its picture. `last` and `bad` remember what the newest comparisons found.
     """
 
     __slots__ = ("value", "name", "last", "bad", "picture", "kept")

@@ -101,7 +101,7 @@ def zip_enumerate_reversed_map_filter(stage):
         y = x * 0
         for i, (a, b) in enumerate(zip(ks, reversed(ks))):
             y = y + x * a * b * i
-        return y + sum(map(lambda k: k * 2, filter(lambda k: k > 1, ks)))
+        return y + sum(map(lambda k: k * 2, filter(lambda k: k > 1, ks)))  # noqa: C417
 
     for v in (1, 2, 3, 4):
         yield f(T(v))
@@ -112,8 +112,11 @@ def itertools_made_inside(stage):
     @stage
     def f(x):
         c = itertools.count(1)
-        return x * next(c) + x * next(c), [x * a for a in itertools.accumulate([1.0, 2.0])], \
-            sum(x * a * b for a, b in itertools.product([1.0, 2.0], repeat=2))
+        return (
+            x * next(c) + x * next(c),
+            [x * a for a in itertools.accumulate([1.0, 2.0])],
+            sum(x * a * b for a, b in itertools.product([1.0, 2.0], repeat=2)),
+        )
 
     for v in (1, 2, 3, 4):
         yield f(T(v))
@@ -138,7 +141,7 @@ def generator_argument(stage):
 def map_object_argument(stage):
     f = stage(lambda g: list(g)[0])
     for v in (1, 2, 3, 4):
-        yield f(map(lambda i: T(v + i), range(3)))  # noqa: B023
+        yield f(map(lambda i: T(v + i), range(3)))  # noqa: B023, C417
 
 
 @case(staged=True)
@@ -372,7 +375,7 @@ def int_float_complex_index_of_tensors(stage):
     @stage
     def f(x, i):
         k = int(i)
-        return x[i], x[int(i)], [10.0, 20.0, 30.0][i] * x, float(i) * x, complex(i).real, range(i)[-1:], x[:k + 1], k
+        return x[i], x[int(i)], [10.0, 20.0, 30.0][i] * x, float(i) * x, complex(i).real, range(i)[-1:], x[: k + 1], k
 
     for i in (1, 1, 0, 2, 0, 1):
         yield f(T(1, 2, 3), ag.asarray(i))
@@ -433,6 +436,7 @@ def decorators_below_and_above(stage):
         @functools.wraps(fn)
         def wrapper(*args, **kwargs):
             return fn(*args, **kwargs) * 2
+
         return wrapper
 
     k = [1.0]
@@ -460,6 +464,7 @@ def counting_decorator(stage):
         def wrapper(x):
             wrapper.calls += 1
             return fn(x) * wrapper.calls
+
         wrapper.calls = 0
         return wrapper
 
@@ -482,6 +487,7 @@ def caching_decorator_of_the_user(stage):
             if n not in memo:
                 memo[n] = fn(n)
             return x * memo[n]
+
         return wrapper
 
     k = [2.0]
@@ -521,7 +527,7 @@ def lru_cache_inside(stage):
 def lru_cache_filled_inside(stage):
     @functools.lru_cache
     def power(n):
-        return 2.0 ** n
+        return 2.0**n
 
     f = stage(lambda x, n: x * power(n))
     for n in (1, 1, 2, 2, 3, 1):
@@ -650,7 +656,7 @@ def nan_and_negative_zero_arguments(stage):
 @case
 def huge_ints(stage):
     f = stage(lambda x, k: x * (k % 7) + (k > 2**70))
-    for k in (2**80, 2**80, 2**80 + 1, -2**80, 3):
+    for k in (2**80, 2**80, 2**80 + 1, -(2**80), 3):
         yield f(T(3), k)
     g = stage(lambda x, k: x * k)
     for k in (2**70, 2**70, 2**62):
@@ -685,8 +691,14 @@ def nested_containers_in_and_out(stage):
 @case(staged=True)
 def slices_ellipsis_and_dtypes_as_arguments(stage):
     f = stage(lambda x, s, d: x[s].astype(d))
-    for s, d in ((slice(0, 2), "float64"), (slice(0, 2), "float64"), (slice(1, None), ag.int32), (..., ag.int32),
-                 (slice(1, None), ag.int32), (..., "float32")):
+    for s, d in (
+        (slice(0, 2), "float64"),
+        (slice(0, 2), "float64"),
+        (slice(1, None), ag.int32),
+        (..., ag.int32),
+        (slice(1, None), ag.int32),
+        (..., "float32"),
+    ):
         yield f(T(1, 2, 3), s, d)
 
 

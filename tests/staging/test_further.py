@@ -63,7 +63,14 @@ def dataclass_argument_with_hidden_attribute(stage):
 
 @case
 def other_containers_returned(stage):
-    f = stage(lambda x: (collections.OrderedDict(a=x * 2), collections.defaultdict(list, a=x * 3), collections.deque([x]), {x.shape}))
+    f = stage(
+        lambda x: (
+            collections.OrderedDict(a=x * 2),
+            collections.defaultdict(list, a=x * 3),
+            collections.deque([x]),
+            {x.shape},
+        )
+    )
     for v in (1, 2, 3):
         a, b, c, d = f(T(v))
         yield a, b["missing"], list(c), d
@@ -254,7 +261,7 @@ def operators_overloaded_by_the_user(stage):
             self.c = list(c)
 
         def __matmul__(self, x):
-            return sum(c * x ** i for i, c in enumerate(self.c))
+            return sum(c * x**i for i, c in enumerate(self.c))
 
         def __rmul__(self, x):
             return x * self.c[0]
@@ -459,7 +466,7 @@ def shape_dependent_python(stage):
         n = len(x)
         if n % 2:
             x = ag.concat([x, x[:1]])
-        return x.reshape(-1, 2).sum(axis=1), [i for i in range(x.ndim + 1)], f"{tuple(x.shape)}"
+        return x.reshape(-1, 2).sum(axis=1), [i for i in range(x.ndim + 1)], f"{tuple(x.shape)}"  # noqa: C416
 
     for n in (3, 4, 3, 4, 5):
         yield f(ag.arange(n).astype("float32"))
@@ -467,8 +474,18 @@ def shape_dependent_python(stage):
 
 @case(staged=True)
 def type_and_attribute_checks_on_tensors(stage):
-    f = stage(lambda x: (isinstance(x, ag.Tensor), hasattr(x, "shape"), x.dtype == ag.float32, x.requires_grad, x.is_leaf,
-                         str(x.device), x.nbytes, x * 2))
+    f = stage(
+        lambda x: (
+            isinstance(x, ag.Tensor),
+            hasattr(x, "shape"),
+            x.dtype == ag.float32,
+            x.requires_grad,
+            x.is_leaf,
+            str(x.device),
+            x.nbytes,
+            x * 2,
+        )
+    )
     for v in (1, 2, 3):
         yield f(T(v))[:-1]
         yield f(T(v, requires_grad=True))[:-1]
@@ -546,7 +563,7 @@ def parameters_iterated_inside(stage):
 
     @stage
     def penalty():
-        return sum((p ** 2).sum() for p in net.parameters()), len(list(net.named_parameters())), sorted(net.state_dict())
+        return sum((p**2).sum() for p in net.parameters()), len(list(net.named_parameters())), sorted(net.state_dict())
 
     yield penalty()
     yield penalty()
@@ -713,6 +730,7 @@ def try_import_and_feature_flags(stage):
     def f(x):
         try:
             import a_module_that_is_not_there  # noqa: F401
+
             return x * 2
         except ImportError:
             return x * 3
@@ -864,9 +882,9 @@ def cached_method(stage):
         def __init__(self):
             self.k = 2.0
 
-        @functools.cache
+        @functools.cache  # noqa: B019
         def power(self, n):
-            return self.k ** n
+            return self.k**n
 
     a = A()
     f = stage(lambda x, n: x * a.power(n))

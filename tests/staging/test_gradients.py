@@ -135,7 +135,7 @@ def double_backward_through_a_call(stage):
     for i in range(4):
         x = V(i, 1)
         (g,) = ag.gradients(f(x), x, create_graph=True)
-        (g ** 2).sum().backward()
+        (g**2).sum().backward()
         yield g.detach(), grads(x, w)
         w.grad = None
 
@@ -149,7 +149,7 @@ def gradient_penalty_inside(stage):
         x = x.detach().requires_grad_()
         y = ((x * w) ** 3).sum()
         (g,) = ag.gradients(y, x, create_graph=True)
-        loss = y + (g ** 2).sum()
+        loss = y + (g**2).sum()
         loss.backward()
         return loss.detach()
 
@@ -169,7 +169,7 @@ def create_graph_backward_inside(stage):
 
     for i in range(4):
         yield f(T(i, 1)), w.grad.requires_grad
-        (w.grad ** 2).sum().backward()
+        (w.grad**2).sum().backward()
         yield grads(w)
         w.grad = None
 
@@ -185,8 +185,14 @@ def gradients_function_inside(stage):
 @case(staged=True)
 def grad_value_and_grad_vjp_jvp(stage):
     fn = lambda x, y: ((x * y).tanh() ** 2).sum()  # noqa: E731
-    f = stage(lambda x, y: (ag.grad(fn)(x, y), ag.value_and_grad(fn, (0, 1))(x, y), ag.jvp(fn, (x, y), (y, x)),
-                            ag.vjp(fn, x, y)[1](ag.asarray(2.0))))
+    f = stage(
+        lambda x, y: (
+            ag.grad(fn)(x, y),
+            ag.value_and_grad(fn, (0, 1))(x, y),
+            ag.jvp(fn, (x, y), (y, x)),
+            ag.vjp(fn, x, y)[1](ag.asarray(2.0)),
+        )
+    )
     inner = stage(fn)
     for i in range(4):
         x, y = T(i, 1), T(1, 2)
@@ -207,9 +213,15 @@ def vmap_in_and_out(stage):
 
 @case(staged=True)
 def hessian_jacobian(stage):
-    fn = lambda x: (x ** 3).sum() * x[0]  # noqa: E731
-    f = stage(lambda x: (ag.hessian(fn)(x), ag.jacobian(lambda v: v ** 2)(x), ag.jacfwd(lambda v: v ** 2)(x),
-                         ag.hvp(fn, (x,), (x,))))
+    fn = lambda x: (x**3).sum() * x[0]  # noqa: E731
+    f = stage(
+        lambda x: (
+            ag.hessian(fn)(x),
+            ag.jacobian(lambda v: v**2)(x),
+            ag.jacfwd(lambda v: v**2)(x),
+            ag.hvp(fn, (x,), (x,)),
+        )
+    )
     g = stage(fn)
     for i in range(3):
         yield f(T(i, 1)), ag.hessian(g)(T(i, 1)), g(T(i, 1))
@@ -217,7 +229,7 @@ def hessian_jacobian(stage):
 
 @case(staged=True)
 def nested_grad_of_grad(stage):
-    fn = lambda x: (x ** 4).sum()  # noqa: E731
+    fn = lambda x: (x**4).sum()  # noqa: E731
     g2 = lambda x: ag.grad(lambda y: ag.grad(fn)(y).sum())(x)  # noqa: E731
     f = stage(g2)
     h = stage(fn)
@@ -313,7 +325,7 @@ def leaf_made_inside(stage):
     @stage
     def f(x):
         p = (x * 2).detach().requires_grad_()
-        y = (p ** 2).sum()
+        y = (p**2).sum()
         y.backward()
         return p.grad, p.grad + 1
 
@@ -326,7 +338,7 @@ def leaf_made_inside_and_returned(stage):
     @stage
     def f(x):
         p = (x * 2).detach().requires_grad_()
-        (p ** 2).sum().backward()
+        (p**2).sum().backward()
         return p
 
     for i in range(4):
@@ -380,7 +392,7 @@ def gradient_clipping_by_hand(stage):
     @stage
     def f(x):
         (w * x).sum().backward()
-        norm = (w.grad ** 2).sum().sqrt()
+        norm = (w.grad**2).sum().sqrt()
         w.grad = w.grad * ag.minimum(1.0, 1.0 / norm)
         with ag.no_grad():
             w.assign(w - 0.1 * w.grad)
@@ -496,7 +508,7 @@ def custom_gradient_forward_only(stage):
 
 @case
 def staged_inside_custom_gradient(stage):
-    inner = stage(lambda x: x ** 2)
+    inner = stage(lambda x: x**2)
 
     @ag.custom_gradient
     def square(x):
@@ -606,7 +618,7 @@ def captured_intermediate_with_history(stage):
 @case(staged=True)
 def argument_with_history(stage):
     w = V(1, 2)
-    f = stage(lambda h: (h ** 2).sum())
+    f = stage(lambda h: (h**2).sum())
     for i in range(4):
         f(w * i).backward()
         yield grads(w)
@@ -749,12 +761,12 @@ def long_graph(stage):
 
 @case
 def staged_function_called_under_outer_tape_levels(stage):
-    f = stage(lambda x: x ** 2)
+    f = stage(lambda x: x**2)
     for i in range(3):
         x = V(i, 1)
         yield f(x)
         yield ag.grad(lambda v: f(v).sum())(x)
-        y = ag.grad(lambda v: f(v * x).sum())(x)
+        y = ag.grad(lambda v: f(v * x).sum())(x)  # noqa: B023
         yield y, y.requires_grad
         y.sum().backward()
         yield grads(x)

@@ -45,8 +45,11 @@ class Meta(type):
         return x * 3
 
 
-@pytest.mark.parametrize("thing", [len, 3, "f", ag.Tensor, int, type("A", (), {}), [].append, ag.asarray([1.0])],
-                         ids=lambda t: getattr(t, "__name__", type(t).__name__))
+@pytest.mark.parametrize(
+    "thing",
+    [len, 3, "f", ag.Tensor, int, type("A", (), {}), [].append, ag.asarray([1.0])],
+    ids=lambda t: getattr(t, "__name__", type(t).__name__),
+)
 def test_what_is_no_function(thing):
     with pytest.raises(TypeError):
         ag.function(thing)
@@ -116,8 +119,24 @@ def test_exotic_arguments_are_the_same_as_eagerly():
     g = ag.function(lambda x, o: x * 2)
     cyclic = []
     cyclic.append(cyclic)
-    for o in (object(), {1: {2}}, {T(1): 1}, iter([1]), open, sys, 10**5000, "x" * 10**6, b"\0", np.array([object()]), cyclic,
-              np.ma.array([1, 2], mask=[0, 1]), np.array("text"), np.zeros((), "datetime64[s]"), memoryview(b"abc"), range(3)):
+    for o in (
+        object(),
+        {1: {2}},
+        {T(1): 1},
+        iter([1]),
+        open,
+        sys,
+        10**5000,
+        "x" * 10**6,
+        b"\0",
+        np.array([object()]),
+        cyclic,
+        np.ma.array([1, 2], mask=[0, 1]),
+        np.array("text"),
+        np.zeros((), "datetime64[s]"),
+        memoryview(b"abc"),
+        range(3),
+    ):
         for _ in range(3):
             assert g(T(1), o).tolist() == [2]
 
@@ -190,8 +209,10 @@ def test_background(monkeypatch):
 
 
 def test_background_in_a_process_that_ends():
-    code = ("import agog as ag\nf = ag.function(lambda x: ((x @ x).tanh().exp() + x).softmax().sum(), background=True)\n"
-            "print(f(ag.ones(8, 8)).shape)")
+    code = (
+        "import agog as ag\nf = ag.function(lambda x: ((x @ x).tanh().exp() + x).softmax().sum(), background=True)\n"
+        "print(f(ag.ones(8, 8)).shape)"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert out.returncode == 0 and out.stdout.strip() == "()", out.stderr
 
@@ -204,7 +225,9 @@ def test_check_agrees_and_finds_what_differs():
     (r,) = form.recordings
     real = r.program
     r.program = lambda inputs: [x + 1 for x in real(inputs)]
-    with pytest.raises(StagingError, match="check: the native result of .* differs from the eager one: 1 elements of 1"):
+    with pytest.raises(
+        StagingError, match="check: the native result of .* differs from the eager one: 1 elements of 1"
+    ):
         f(T(1))
     r.program = lambda inputs: [x.astype("f8") for x in real(inputs)]
     with pytest.raises(StagingError, match="dtype float64 and float32"):
@@ -274,8 +297,16 @@ def test_explain_says_what_changed():
     scale = 5.0
     f(T(1, 2, 3), 2)
     text = str(f.explain(T(1, 2, 3), 2))
-    for part in ("x: float32[3] -> float32[4]", "k: 2 -> 3", "mode: 'b' is new", "float32[3] -> int64[3]",
-                 "float32[3] -> float32[3] that requires grad", "k: 2 -> 2.0", "scale changed", "native"):
+    for part in (
+        "x: float32[3] -> float32[4]",
+        "k: 2 -> 3",
+        "mode: 'b' is new",
+        "float32[3] -> int64[3]",
+        "float32[3] -> float32[3] that requires grad",
+        "k: 2 -> 2.0",
+        "scale changed",
+        "native",
+    ):
         assert part in text, f"{part!r} is not in\n{text}"
 
 
@@ -479,8 +510,13 @@ print(round(y.item(), 4), round(w.grad.sum().item(), 4), f.calls_staged)
 
 
 def run(folder, **env):
-    out = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120,
-                         env={**os.environ, "AGOG_CACHE_DIR": str(folder), **env})
+    out = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "AGOG_CACHE_DIR": str(folder), **env},
+    )
     assert out.returncode == 0, out.stderr
     assert out.stdout.split() == run.expected, out.stdout + out.stderr
     return out.stderr
@@ -496,8 +532,13 @@ def files(folder):
 @pytest.fixture(scope="module", autouse=True)
 def expected(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first")
-    out = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120,
-                         env={**os.environ, "AGOG_CACHE_DIR": str(folder), "AGOG_NATIVE": "0"})
+    out = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "AGOG_CACHE_DIR": str(folder), "AGOG_NATIVE": "0"},
+    )
     run.expected = out.stdout.split()
     assert run.expected[2] == "2", out.stderr
 
@@ -507,14 +548,14 @@ def test_cache_is_filled_and_used(tmp_path):
     before = {p: p.stat().st_mtime_ns for p in files(tmp_path)}
     assert before
     run(tmp_path)
-    assert {p for p in files(tmp_path)} == set(before)
+    assert {p for p in files(tmp_path)} == set(before)  # noqa: C416
 
 
 def test_damaged_cache(tmp_path):
     run(tmp_path)
     for i, p in enumerate(files(tmp_path)):
         data = p.read_bytes()
-        p.write_bytes((b"", data[:len(data) // 2], b"\0" * len(data), data[:-1] + b"\xff")[i % 4])
+        p.write_bytes((b"", data[: len(data) // 2], b"\0" * len(data), data[:-1] + b"\xff")[i % 4])
     run(tmp_path)
     run(tmp_path)
 
@@ -534,23 +575,32 @@ def test_cache_folder_that_cannot_be_used(tmp_path):
 def test_full_disk():
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
-    code = ("import builtins, os, errno\n"
-            "def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')\n"
-            "os.replace = os.rename = full\n"
-            "real = builtins.open\n"
-            "def opened(name, mode='r', *a, **k):\n"
-            "    if 'w' in mode or 'x' in mode or 'a' in mode: full()\n"
-            "    return real(name, mode, *a, **k)\n"
-            "builtins.open = opened\n") + PROGRAM
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
-                         env={**os.environ, "AGOG_CACHE_DIR": "/dev/shm/agog-full-disk-test"})
+    code = (
+        "import builtins, os, errno\n"
+        "def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "os.replace = os.rename = full\n"
+        "real = builtins.open\n"
+        "def opened(name, mode='r', *a, **k):\n"
+        "    if 'w' in mode or 'x' in mode or 'a' in mode: full()\n"
+        "    return real(name, mode, *a, **k)\n"
+        "builtins.open = opened\n"
+    ) + PROGRAM
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "AGOG_CACHE_DIR": "/dev/shm/agog-full-disk-test"},
+    )
     assert out.returncode == 0 and out.stdout.split() == run.expected, out.stdout + out.stderr
 
 
 def test_two_processes_fill_the_cache_at_once(tmp_path):
     environment = {**os.environ, "AGOG_CACHE_DIR": str(tmp_path)}
-    running = [subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, env=environment)
-               for _ in range(3)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(3)
+    ]
     for p in running:
         assert p.communicate(timeout=120)[0].split() == run.expected
     run(tmp_path)

@@ -168,6 +168,7 @@ def inner_function_made_inside(stage):
     def f(x):
         def g(y):
             return y * k[0]
+
         return g(x) + g(x + 1)
 
     for v in (2.0, 2.0, 3.0, 3.0):
@@ -665,6 +666,7 @@ def imported_inside(stage):
     @stage
     def f(x):
         import knobs2_of_a_test
+
         return x * knobs2_of_a_test.k
 
     yield f(T(1))
@@ -683,6 +685,7 @@ def from_import_inside(stage):
     @stage
     def f(x):
         from knobs3_of_a_test import k
+
         return x * k
 
     yield f(T(1))
@@ -1200,7 +1203,7 @@ def string_formatting_of_python_values(stage):
     @stage
     def f(x):
         d = {"a1": 2.0, "b1": 3.0}
-        return x * d[f"{name[0]}{1:d}"], "%s-%s" % (name[0], x.shape), str(x.dtype)
+        return x * d[f"{name[0]}{1:d}"], "%s-%s" % (name[0], x.shape), str(x.dtype)  # noqa: UP031
 
     for n in ("a", "a", "b", "b"):
         name[0] = n

@@ -96,7 +96,7 @@ def captured_in_place(stage):
         w += x
         return w * 2
 
-    for i in range(5):
+    for _i in range(5):
         yield f(T(2, 1)), w
     keep = w
     yield f(T(1, 1)), w, keep is w
@@ -174,7 +174,7 @@ def dtypes_promote(stage):
 def int_overflow_wraps(stage):
     f = stage(lambda x, y: (x + y, x * y, x - y, -x, x // y, x % y))
     for v in (1, 2, 100):
-        yield f(ag.asarray([2**63 - v, -2**63]), ag.asarray([2**62, -7]))
+        yield f(ag.asarray([2**63 - v, -(2**63)]), ag.asarray([2**62, -7]))
         yield f(ag.asarray([127, -128], dtype="int8"), ag.asarray([v, -1], dtype="int8"))
 
 
@@ -189,15 +189,31 @@ def int_division_by_zero_and_shifts(stage):
 
 @case(staged=True)
 def negative_zero_nan_inf(stage):
-    f = stage(lambda x: (x * 0.0, x + 0.0, -x, 0.0 - x, x * -1.0, ag.maximum(x, 0.0), ag.sqrt(x), x / x, x.sign(), abs(x),
-                         ag.round(x), x.sum(), ag.minimum(x, -x), ag.where(x == 0, x, 1.0)))
+    f = stage(
+        lambda x: (
+            x * 0.0,
+            x + 0.0,
+            -x,
+            0.0 - x,
+            x * -1.0,
+            ag.maximum(x, 0.0),
+            ag.sqrt(x),
+            x / x,
+            x.sign(),
+            abs(x),
+            ag.round(x),
+            x.sum(),
+            ag.minimum(x, -x),
+            ag.where(x == 0, x, 1.0),
+        )
+    )
     for v in (-0.0, 0.0, float("nan"), float("inf"), -float("inf"), -0.3):
         yield f(T(v, v))
 
 
 @case(staged=True)
 def division_by_zero_and_log(stage):
-    f = stage(lambda x: (1 / x, ag.log(x), x ** -1, ag.atan2(x, -x), x // 0.0, x % 0.0))
+    f = stage(lambda x: (1 / x, ag.log(x), x**-1, ag.atan2(x, -x), x // 0.0, x % 0.0))
     for v in (0.0, -0.0, -1.0, 1.0):
         yield f(T(v, 2))
 
@@ -212,7 +228,13 @@ def complex_numbers(stage):
 @case(staged=True)
 def bfloat16_training_dtype(stage):
     w = ag.asarray([1.0, 2.0]).astype("bfloat16")
-    f = stage(lambda x: ((x.astype("bfloat16") * w).sum(), (x.astype("float16") @ x.astype("float16")), x.astype("bfloat16").softmax()))
+    f = stage(
+        lambda x: (
+            (x.astype("bfloat16") * w).sum(),
+            (x.astype("float16") @ x.astype("float16")),
+            x.astype("bfloat16").softmax(),
+        )
+    )
     for v in (1, 2, 3):
         yield f(T(v, 2))
 
@@ -236,7 +258,14 @@ def shapes_from_shapes(stage):
     @stage
     def f(x):
         n, m = x.shape
-        return x.reshape(m, n) * n, ag.zeros(n, m) + ag.ones_like(x), ag.arange(n), ag.eye(m), ag.full((n,), m), x.mean() * x.size
+        return (
+            x.reshape(m, n) * n,
+            ag.zeros(n, m) + ag.ones_like(x),
+            ag.arange(n),
+            ag.eye(m),
+            ag.full((n,), m),
+            x.mean() * x.size,
+        )
 
     for n in (1, 2, 3, 2, 1):
         yield f(ag.ones(n, 2))
@@ -341,8 +370,17 @@ def result_is_a_view_of_the_argument(stage):
 
 @case(staged=True)
 def agog_random_of_all_kinds(stage):
-    f = stage(lambda x: (x + ag.random.normal((2,)), ag.random.uniform((2,)), ag.random.integers(0, 10, (3,)),
-                         ag.random.permutation(4), ag.random.bernoulli(0.5, (4,)), ag.rand(2), ag.randn(2)))
+    f = stage(
+        lambda x: (
+            x + ag.random.normal((2,)),
+            ag.random.uniform((2,)),
+            ag.random.integers(0, 10, (3,)),
+            ag.random.permutation(4),
+            ag.random.bernoulli(0.5, (4,)),
+            ag.rand(2),
+            ag.randn(2),
+        )
+    )
     for v in (1, 2, 3, 4):
         yield f(T(v, 1))
     ag.random.seed(3)
@@ -815,7 +853,7 @@ def unused_argument_and_dead_code(stage):
 def subclass_of_tensor_as_argument(stage):
     p = ag.nn.Parameter(T(1, 2))
     f = stage(lambda x: x * 2)
-    for v in (1, 2, 3):
+    for _v in (1, 2, 3):
         yield f(p), f(p.detach()), type(f(p)) is ag.Tensor
 
 

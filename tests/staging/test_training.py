@@ -205,9 +205,11 @@ def freezing_layers(stage):
 
 @case(staged=True)
 def learning_rate_schedules(stage):
-    for make in (lambda o: optim.lr_scheduler.StepLR(o, 2, 0.5),
-                 lambda o: optim.lr_scheduler.CosineAnnealingLR(o, 5),
-                 lambda o: optim.lr_scheduler.LambdaLR(o, lambda e: 1 / (e + 1))):
+    for make in (
+        lambda o: optim.lr_scheduler.StepLR(o, 2, 0.5),
+        lambda o: optim.lr_scheduler.CosineAnnealingLR(o, 5),
+        lambda o: optim.lr_scheduler.LambdaLR(o, lambda e: 1 / (e + 1)),
+    ):
         net = nn.Linear(4, 3)
         opt = optim.SGD(net.parameters(), lr=0.5, momentum=0.9)
         schedule = make(opt)
@@ -599,7 +601,15 @@ def zero_grad_kept_as_zeros(stage):
 @case(staged=True)
 def loss_modules_and_functional(stage):
     mse, ce = nn.MSELoss(), nn.CrossEntropyLoss()
-    f = stage(lambda x, t: (mse(x, x * 2), ce(x, t), nn.functional.huber_loss(x, x * 0), ag.softmax(x), ag.logsumexp(x, axis=-1)))
+    f = stage(
+        lambda x, t: (
+            mse(x, x * 2),
+            ce(x, t),
+            nn.functional.huber_loss(x, x * 0),
+            ag.softmax(x),
+            ag.logsumexp(x, axis=-1),
+        )
+    )
     for i in range(4):
         x, t = batch(i)
         yield f(x, t)

@@ -81,12 +81,18 @@ def look(x):
 
 def agree(a, b, where):
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        assert a.shape == b.shape and a.dtype == b.dtype, f"{where}: staged {b.dtype}{b.shape}, plain {a.dtype}{a.shape}"
+        assert a.shape == b.shape and a.dtype == b.dtype, (
+            f"{where}: staged {b.dtype}{b.shape}, plain {a.dtype}{a.shape}"
+        )
         if a.dtype.kind in "fcV":
             wide = np.complex128 if a.dtype.kind == "c" else np.float64
             tolerance = 2e-2 if a.dtype.itemsize == 2 else 1e-4
-            np.testing.assert_allclose(b.astype(wide), a.astype(wide), rtol=tolerance, atol=tolerance / 10, err_msg=where)
-            np.testing.assert_array_equal(np.signbit(b[b == 0].real), np.signbit(a[a == 0].real), err_msg=f"{where}: -0.0")
+            np.testing.assert_allclose(
+                b.astype(wide), a.astype(wide), rtol=tolerance, atol=tolerance / 10, err_msg=where
+            )
+            np.testing.assert_array_equal(
+                np.signbit(b[b == 0].real), np.signbit(a[a == 0].real), err_msg=f"{where}: -0.0"
+            )
         else:
             np.testing.assert_array_equal(b, a, err_msg=where)
     elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
@@ -123,8 +129,12 @@ def observe(program, stage):
             out.seek(0)
             out.truncate()
     seen.append((look(ag.random.normal((2,))), random.random(), np.random.rand(), out.getvalue()))
-    said = [(w.category.__name__, str(w.message)) for w in caught if not issubclass(w.category, StagingWarning)
-            and not issubclass(w.category, ResourceWarning | DeprecationWarning | RuntimeWarning)]
+    said = [
+        (w.category.__name__, str(w.message))
+        for w in caught
+        if not issubclass(w.category, StagingWarning)
+        and not issubclass(w.category, ResourceWarning | DeprecationWarning | RuntimeWarning)
+    ]
     return seen, said
 
 
@@ -142,6 +152,7 @@ class Cases:
 
     def test(self):
         """The test function of the file: every case once."""
+
         @pytest.mark.parametrize(("program", "staged"), self.programs, ids=[p.__name__ for p, _ in self.programs])
         def test_staged_is_plain(program, staged, monkeypatch):
             monkeypatch.setattr(config, "strict_compiler", True)
