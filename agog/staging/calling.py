@@ -229,7 +229,7 @@ def _check_captured(w: _Writer, r: Recording, names: list[str]) -> list[str]:
         tensor = w.name(source.tensor)
         w.line(f"c{k} = {tensor}._data")
         w.line(
-            f"if type(c{k}) is not nd or c{k}.shape != {w.name(shape)} "
+            f"if c{k}.shape != {w.name(shape)} "  # (what is no array cannot be passed to native code)
             f"or c{k}.dtype is not {w.name(dtype)}: return MISS"
         )
         if id(source.tensor) in nodes:
