@@ -15,18 +15,22 @@ from typing import Any
 
 import numpy as np
 
-from agog import hints
+from agog import config, hints
 from agog.array import dtypes
 from agog.autodiff.batching import for_each_example
 from agog.autodiff.functional import draw
 from agog.dispatch import operand, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
+from agog.ops.row import TABLE
 from agog.tensor import Tensor, asarray
 
 __all__ = ["Generator", "bernoulli", "beta", "categorical", "choice", "default_generator", "dirichlet", "dropout",
            "exponential", "fold_in", "gamma", "get_state", "gumbel", "integers", "key", "next_key", "normal",
            "permutation", "poisson", "rand", "rand_like", "randint", "randn", "randn_like", "randperm", "seed",
            "set_state", "split", "truncated_normal", "uniform"]
+
+
+_split = TABLE["random_split"].raw
 
 
 class Generator:
@@ -55,6 +59,9 @@ class Generator:
 
     def _advance(self) -> Tensor:
         with self._lock:
+            if not config.special and self.state._node is None and type(self.state._data) is np.ndarray:
+                self.state._data, key = _split(self.state._data, 2)
+                return wrap(key)
             pair = tensors.random_split(self.state, 2)
             self.state.assign(pair[0])
         return pair[1]

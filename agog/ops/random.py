@@ -11,6 +11,7 @@ Only bits come from NumPy's generator (whose Philox is specified and stable); ev
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,29 @@ from agog.ops.blocks import fresh, over_rows
 from agog.ops.row import Op, composite
 
 DRAW, SPLIT, FOLD = 0, 1, 2
-_MASK = (1 << 256) - 1
+_MASK, _WORD = (1 << 256) - 1, (1 << 64) - 1
 
 
 # --------------------------------------------------------------------------------------------------------------- bits
+class _Source(threading.local):
+    """A thread's generator, pointed anew at every use: making one costs far more than four words from it."""
+
+    def __init__(self):
+        self.philox = np.random.Philox(key=0)
+        self.at = self.philox.state
+        self.key, self.counter = self.at["state"]["key"], self.at["state"]["counter"]
+
+
+_source = _Source()
+
+
 def _words(key, start, count, purpose=DRAW, number=0):
     """`count` 64-bit words of a stream, from word `start` (a multiple of 4)."""
-    seed = int(key[0]) | int(key[1]) << 32
-    counter = purpose << 192 | number << 128 | start >> 2
-    return np.random.Philox(key=seed, counter=(counter - 1) & _MASK).random_raw(count)
+    s, before = _source, (purpose << 192 | number << 128 | start >> 2) - 1 & _MASK  # it counts up, then draws
+    s.key[:] = int(key[0]) | int(key[1]) << 32, 0
+    s.counter[:] = before & _WORD, before >> 64 & _WORD, before >> 128 & _WORD, before >> 192
+    s.philox.state = s.at
+    return s.philox.random_raw(count)
 
 
 def _fill(key, out, per_word, transform, number=0):
