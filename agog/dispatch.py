@@ -422,6 +422,24 @@ def reduction(op: Op, typed: Callable[..., Any] | None = None) -> Callable[..., 
     return method
 
 
+def _settled(inputs: tuple, promoted: Any) -> tuple | None:
+    """`inputs` with Python numbers as 0-d Tensors, where they meet float32 or float64 alone; None: `apply` decides."""
+    dt, found = None, False
+    for x, c in zip(inputs, promoted):
+        if isinstance(x, Tensor):
+            if c and (dt is None or x._data.dtype is dt):
+                dt = x._data.dtype
+            elif c:
+                return None
+        elif c and (type(x) is float or type(x) is int) and -1e30 < x < 1e30:
+            found = True
+        elif x is not None:
+            return None
+    if not found or (dt is not dtypes.float32 and dt is not dtypes.float64):
+        return None
+    return tuple([wrap(np.array(x, dt)) if type(x) is float or type(x) is int else x for x in inputs])
+
+
 def steady(op: Op) -> Callable[[Op, tuple, tuple], Any]:
     """What `apply` does in ordinary eager mode, when all inputs are Tensors of dtypes that need no cast."""
     raw, check, differentiable, many = op.raw, op.check, bool(op.vjp), len(op.outputs) > 1
@@ -476,7 +494,8 @@ def steady(op: Op) -> Callable[[Op, tuple, tuple], Any]:
         except Exception:
             out = None
         if out is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
-            return apply(op, inputs, statics)
+            settled = None if config.special or variadic else _settled(inputs, promoted)
+            return apply(op, inputs, statics) if settled is None else invoke(op, settled, statics)
         needed = mask and differentiable
         if many or (needed and variadic):
             outs = out if many else (out,)
