@@ -566,8 +566,8 @@ def test_training_step_matches_eager():
             return loss.detach()
 
         f = ag.function(step) if staged else step
-        return [f(ag.asarray(rng.normal(size=(16, 4)).astype("f4")), ag.asarray(rng.normal(size=(16, 1)).astype("f4"))).item()
-                for _ in range(8)]
+        batches = ((rng.normal(size=(16, 4)).astype("f4"), rng.normal(size=(16, 1)).astype("f4")) for _ in range(8))
+        return [f(ag.asarray(x), ag.asarray(t)).item() for x, t in batches]
 
     np.testing.assert_allclose(run(True), run(False), rtol=1e-5)
 

@@ -36,7 +36,8 @@ def _spec(x: Any) -> Any:
         return x
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         return Spec(x.shape, x.dtype)
-    raise ArgumentTypeError(f"trace: {x!r} says no shape and dtype; give ag.Spec(shape, dtype), or a Tensor as an example")
+    raise ArgumentTypeError(f"trace: {x!r} says no shape and dtype; give ag.Spec(shape, dtype), or a Tensor as an "
+                            "example")
 
 
 def trace(fn: Callable[..., Any], *specs: Any) -> Graph:
