@@ -1,5 +1,7 @@
 """Matrix products, linear maps and einsum against NumPy: values, dtypes, gradients, errors."""
 
+import math
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -78,6 +80,13 @@ def test_matmul_of_halves_is_summed_in_float32(dtype):
 def test_matmul_of_large_square_matrices_is_not_split():
     x, y = data(400, 400), data(400, 400, seed=1)
     close(ag.asarray(x) @ ag.asarray(y), x @ y, 1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 100])
+def test_zero_times_nan_in_a_product_with_one_number(n):
+    zero, row = ag.zeros((1, 1)), ag.full((1, n), math.nan)
+    for product in (zero @ row, row.T @ zero, ag.linear(zero, row.T)):
+        assert ag.isnan(product).all()
 
 
 def test_transposed_operands():

@@ -91,6 +91,13 @@ def test_nan_wins_and_padding_does_not():
     assert np.isnan(xp.max_pool1d(ag.asarray(x), 2).numpy()[0, 0, 0])
 
 
+def test_windows_of_minus_infinity_reach_no_padding():
+    x = ag.asarray(np.full((1, 1, 5), -np.inf, np.float32)).requires_grad_()
+    xp.max_pool1d(x, 3, 1, 1).sum().backward()
+    assert x.grad.numpy().tolist() == [[[2, 1, 1, 1, 0]]]
+    assert xp.max_pool1d(x, 3, 2, 1, return_indices=True)[1].numpy().tolist() == [[[0, 1, 3]]]
+
+
 def test_one_and_three_dimensions_and_single_samples(rng):
     x = rng.standard_normal((2, 3, 8))
     close(xp.max_pool1d(ag.asarray(x), 2), x.reshape(2, 3, 4, 2).max(-1))

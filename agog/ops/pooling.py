@@ -105,6 +105,11 @@ def _lowest(np, dtype):
     return False if dtype.kind == "b" else -np.inf
 
 
+def _nothing(np, dtype):
+    """Padding that equals no maximum, not even that of a window of -inf."""
+    return np.nan if dtype.kind == "f" else _lowest(np, dtype)
+
+
 def _max_pool(np, x, kernel, stride, padding, dilation):
     if not x.size:
         return np.zeros(x.shape[:2] + _out_sizes(x.shape[2:], kernel, stride, padding, dilation), x.dtype)
@@ -134,7 +139,7 @@ def _max_scatter(np, g, x, y, kernel, stride, padding, dilation):
     done = native(np, "_max_pool_scatter", 2 * x.size, g, x, y, kernel, stride, padding, dilation)
     if done is not None:
         return done
-    padded = _padded(np, x, padding, _lowest(np, x.dtype))
+    padded = _padded(np, x, padding, _nothing(np, x.dtype))
     out = np.zeros(padded.shape, g.dtype)
     apart = all(s >= d * (k - 1) + 1 for k, s, d in zip(kernel, stride, dilation))
     if y.size:
@@ -147,7 +152,7 @@ def _max_scatter(np, g, x, y, kernel, stride, padding, dilation):
 
 
 def _max_gather(np, u, x, y, kernel, stride, padding, dilation):
-    padded, u = _padded(np, x, padding, _lowest(np, x.dtype)), _padded(np, u, padding, 0)
+    padded, u = _padded(np, x, padding, _nothing(np, x.dtype)), _padded(np, u, padding, 0)
     out = np.zeros(y.shape, u.dtype)
     if y.size:
         for hit, where in _taps(np, padded, y, kernel, stride, dilation):
