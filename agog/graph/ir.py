@@ -154,7 +154,7 @@ class Node:
     def with_inputs(self, inputs: Any) -> Node:
         """The same step on other values, with outputs of its own; itself if the values are the same."""
         inputs = tuple(inputs)
-        if len(inputs) == len(self.inputs) and all(a is b for a, b in zip(inputs, self.inputs)):
+        if inputs == self.inputs:  # (values compare by identity)
             return self
         return Node(self.op, inputs, self.statics, self.fresh(), self.graphs, self.where)
 

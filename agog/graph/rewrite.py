@@ -23,13 +23,14 @@ def rewrite(graph: Graph, replace: Replace | None = None, deep: Callable[[Graph]
     env: dict[Value, Value] = {}
     changed = False
     for node in graph.nodes:
-        inputs = tuple(v if v is None else env.get(v, v) for v in node.inputs)
+        inputs = tuple([env.get(v, v) for v in node.inputs]) if env else node.inputs
         new = node
         if deep is not None and node.graphs and node.op is not closed:
             graphs = tuple(deep(g) for g in node.graphs)
             if any(a is not b for a, b in zip(graphs, node.graphs)):
                 new = Node(node.op, inputs, node.statics, node.fresh(), graphs, node.where)
-        new = new.with_inputs(inputs)
+        if inputs is not node.inputs:
+            new = new.with_inputs(inputs)
         outputs: Sequence[Value] | None = None
         if replace is not None:
             mark = len(builder.nodes)
