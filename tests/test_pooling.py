@@ -98,6 +98,14 @@ def test_windows_of_minus_infinity_reach_no_padding():
     assert xp.max_pool1d(x, 3, 2, 1, return_indices=True)[1].numpy().tolist() == [[[0, 1, 3]]]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_an_infinite_gradient_stays_at_its_maximum(stride):
+    x = ag.asarray(np.array([[[1, 2, 4, 3]]], np.float32)).requires_grad_()
+    y = xp.max_pool1d(x, 2, stride)
+    y.backward(ag.asarray(np.array([[[np.inf, 1, 2][:y.shape[2]]]], np.float32)))
+    assert x.grad.numpy().tolist() == [[[0, np.inf, 3 if stride == 1 else 1, 0]]]
+
+
 def test_one_and_three_dimensions_and_single_samples(rng):
     x = rng.standard_normal((2, 3, 8))
     close(xp.max_pool1d(ag.asarray(x), 2), x.reshape(2, 3, 4, 2).max(-1))

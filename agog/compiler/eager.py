@@ -175,6 +175,8 @@ class _Adam:
 
     def update(self, p: Any, g: Any, m: Any, v: Any, numbers: tuple, empty: Any) -> bool:
         """Change p, m and v; `numbers`: step size, eps, 1 - beta1, beta2, 1 - beta2, what is kept of p."""
+        if v.dtype != p.dtype:
+            return False
         self.kernel([p, m, v], [p, g, m, v, *numbers])
         return True
 

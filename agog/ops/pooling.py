@@ -145,9 +145,9 @@ def _max_scatter(np, g, x, y, kernel, stride, padding, dilation):
     if y.size:
         for hit, where in _taps(np, padded, y, kernel, stride, dilation):
             if apart:
-                np.multiply(g, hit, out=out[where])
+                np.copyto(out[where], g, where=hit)
             else:
-                out[where] += g * hit
+                out[where] += np.where(hit, g, g.dtype.type(0))  # not g * hit: inf * 0 is nan
     return out if out.shape == x.shape else out[_inner(x.shape[2:], padding)]
 
 
