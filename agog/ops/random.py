@@ -27,8 +27,8 @@ _MASK, _WORD = (1 << 256) - 1, (1 << 64) - 1
 
 
 # --------------------------------------------------------------------------------------------------------------- bits
-class _Source(threading.local):
-    """A thread's generator, pointed anew at every use: making one costs far more than four words from it."""
+class _Source:
+    """A generator that is pointed anew at every use: making one costs far more than four words from it."""
 
     def __init__(self):
         self.philox = np.random.Philox(key=0)
@@ -36,12 +36,16 @@ class _Source(threading.local):
         self.key, self.counter = self.at["state"]["key"], self.at["state"]["counter"]
 
 
-_source = _Source()
+_local = threading.local()  # a source for each thread
 
 
 def _words(key, start, count, purpose=DRAW, number=0):
     """`count` 64-bit words of a stream, from word `start` (a multiple of 4)."""
-    s, before = _source, (purpose << 192 | number << 128 | start >> 2) - 1 & _MASK  # it counts up, then draws
+    try:
+        s = _local.source
+    except AttributeError:
+        s = _local.source = _Source()
+    before = (purpose << 192 | number << 128 | start >> 2) - 1 & _MASK  # it counts up, then draws
     s.key[:] = int(key[0]) | int(key[1]) << 32, 0
     s.counter[:] = before & _WORD, before >> 64 & _WORD, before >> 128 & _WORD, before >> 192
     s.philox.state = s.at
