@@ -252,3 +252,15 @@ def test_warnings_as_errors_change_nothing():
         assert (ag.asarray([1.]) / 0.).tolist() == [inf]
         assert (ag.asarray([1]) // 0).tolist() == [0]
         assert ag.exp(ag.asarray([1000.])).tolist() == [inf]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("n", [1, 100_000])
+def test_the_square_root_as_a_power_is_the_same_everywhere(dtype, n):
+    x = ag.asarray(np.tile(np.array([-np.inf, -0.0, 4.0, np.inf, -1.0], dtype), n))
+    with np.errstate(invalid="ignore"):
+        expected = np.power(x.numpy(), np.asarray(0.5, dtype))
+    root = ag.function(lambda x: x ** 0.5)
+    for got in (x ** 0.5, root(x), root(x)):
+        np.testing.assert_array_equal(got.numpy(), expected)
+        np.testing.assert_array_equal(np.signbit(got.numpy()[1]), np.signbit(expected[1]))

@@ -210,6 +210,8 @@ def binary(ufunc: Any, a: Any, b: Any) -> Any:
     """`ufunc(a, b)`, over threads and into reused memory when both are of one dtype, or one is a number."""
     array = a if type(a) is np.ndarray else b
     dtype, shape = array.dtype, array.shape
+    if ufunc is np.power and array is a and type(b) is float and b == 0.5 and dtype.char in "fd":
+        return unary(np.sqrt, a)  # as NumPy has it, which tells at -0 and -inf
     flat = bool(shape)
     for x in (a, b):
         if type(x) is np.ndarray:
