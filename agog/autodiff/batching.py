@@ -8,6 +8,7 @@ example by example (correct, and no faster than your own loop).
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from typing import Any, Callable
 
@@ -44,10 +45,7 @@ class Batched:
 
     @property
     def size(self) -> int:
-        n = 1
-        for s in self.shape:
-            n *= s
-        return n
+        return math.prod(self.shape)
 
     def item(self) -> Any:
         raise ArgumentError("inside vmap a Tensor has one value for each example, so Python cannot look at it (bool, "

@@ -91,19 +91,13 @@ def _builtin(code: jit.Code, name: str) -> Callable[..., None]:
     return new(ctypes.byref(definition), (code, definition), None)
 
 
-def _emit_builtin(module: Module, parameters: str, release_bytes: int) -> None:
-    """`PyObject *builtin(PyObject *self, PyObject *const *args, Py_ssize_t nargs)`."""
-    k = Kernel(module, "builtin", [("self", "ptr"), ("args", "ptr"), ("nargs", "int64")], "ptr")
-    _, args, count = k.arguments
-    null = k.const(0, "ptr")
-    n = len(parameters)
-    slots, sizes = k.alloca(8 * n + 8, 8), k.alloca(8 * n + 8, 8)
-    buffers, held, result = k.alloca(_BUFFER_BYTES * n + 8, 8), k.alloca(8, 8), k.alloca(8, 8)
-    k.store(k.const(0, "int64"), held)
-    k.store(null, result)
+def ways_out(k: Kernel) -> tuple[Callable[..., None], Callable[[str, Value], None]]:
+    """`unless(bad, fail)` and `raise_(kind, message)`, for functions that end in a block `leave`.
+
+    The first goes on where `bad` is false; else it calls `fail`, which sets the exception, and leaves.
+    """
 
     def unless(bad: Value, fail: Callable[[], Any] | None = None) -> None:
-        """Go on where `bad` is false; otherwise call `fail` (which sets the exception) and leave."""
         stop, further = k.label(), k.label()
         k.emit(f"br i1 {bad.text}, label %{stop}, label %{further}")
         k.begin(stop)
@@ -116,6 +110,35 @@ def _emit_builtin(module: Module, parameters: str, release_bytes: int) -> None:
         exception = k.load(k.symbol(kind), "ptr")
         k.call("PyErr_SetString", None, exception, message, external=True)
 
+    return unless, raise_
+
+
+def emit_sizes_check(module: Module, what: str) -> None:
+    """`check(slots, sizes)` of four arrays, whose sizes are the first words of the table in the fifth slot."""
+    k = Kernel(module, "check", [("slots", "ptr"), ("sizes", "ptr")], "ptr", internal=native_calls)
+    slots, sizes = k.arguments
+    table = k.load(k.at(slots, 4, "ptr"), "ptr")
+    good: Any = None
+    for i in range(4):
+        right = k.eq(k.load(k.at(table, i, "int64"), "int64"), k.load(k.at(sizes, i, "int64"), "int64"))
+        good = right if good is None else good & right
+    message = module.string(f"the arrays of a {what} do not have the sizes it was planned for")
+    k.ret(k.where(good, k.const(0, "ptr"), k.symbol(message)))
+    k.finish()
+
+
+def _emit_builtin(module: Module, parameters: str, release_bytes: int) -> None:
+    """`PyObject *builtin(PyObject *self, PyObject *const *args, Py_ssize_t nargs)`."""
+    k = Kernel(module, "builtin", [("self", "ptr"), ("args", "ptr"), ("nargs", "int64")], "ptr")
+    _, args, count = k.arguments
+    null = k.const(0, "ptr")
+    n = len(parameters)
+    slots, sizes = k.alloca(8 * n + 8, 8), k.alloca(8 * n + 8, 8)
+    buffers, held, result = k.alloca(_BUFFER_BYTES * n + 8, 8), k.alloca(8, 8), k.alloca(8, 8)
+    k.store(k.const(0, "int64"), held)
+    k.store(null, result)
+
+    unless, raise_ = ways_out(k)
     text = k.symbol(module.string(f"expected {n} arguments"))
     unless(k.ne(count, n), lambda: raise_("PyExc_TypeError", text))
     total = k.const(0, "int64")

@@ -122,32 +122,45 @@ class Writer(Packing):
 
     def tile_kernels(self) -> None:
         """`tile_R_V(a, b, off, c, steps, c_row, first)`: C [R][V vectors] (+)= A [k][R] times b[off[k] ...]."""
+        self._products("tile", "tiles", self.tiles.flat, gathered="vectors")
+
+    def _products(self, prefix: str, table: str, sizes: Any, gathered: str) -> None:
+        """Kernels `prefix_R_V(elements, vectors, off, c, steps, c_row, first)` and their table.
+
+        Each step multiplies R elements by V vectors. Those that `gathered` names are read off[k] bytes further on, the
+        others are packed: each step's follow the last's.
+        """
         dtype, lanes = self.dtype, self.lanes
-        for rows, vectors in Tiles.upto(self.tiles.flat):
-            k, (a, b, off, c, steps, c_row, first) = self.function(
-                f"tile_{rows}_{vectors}", "a b off c", "steps c_row first"
+        vectors_move = gathered == "vectors"
+        names = "a b off c" if vectors_move else "x w off c"
+        for rows, vectors in Tiles.upto(sizes):
+            k, (elements, wide, off, c, steps, c_row, first) = self.function(
+                f"{prefix}_{rows}_{vectors}", names, "steps c_row first"
             )
             places = self._places(k, c, c_row, rows, vectors)
             zero = k.const(0.0, dtype, lanes)
             start = k.if_(
                 k.ne(first, 0), lambda: [zero] * len(places), lambda: [k.load(p, dtype, lanes) for p in places]
             )
+            packed, moving = (elements, wide) if vectors_move else (wide, elements)
+            stride = rows * self.size if vectors_move else vectors * self.vector_bytes
 
-            def step(i: Value, a: Any, *tile: Value) -> list[Value]:
-                at = k.offset(b, k.load(k.at(off, i, "int64"), "int64"))
-                bs = [k.load(k.offset(at, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
+            def step(i: Value, at_packed: Any, *tile: Value) -> list[Value]:
+                at = k.offset(moving, k.load(k.at(off, i, "int64"), "int64"))
+                scalars, loads = (at_packed, at) if vectors_move else (at, at_packed)
+                loaded = [k.load(k.offset(loads, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
                 out = []
                 for r in range(rows):
-                    element = k.splat(k.load(k.offset(a, r * self.size), dtype))
-                    out += [k.fma(element, bs[v], tile[r * vectors + v]) for v in range(vectors)]
-                return [k.offset(a, rows * self.size), *out]
+                    element = k.splat(k.load(k.offset(scalars, r * self.size), dtype))
+                    out += [k.fma(element, loaded[v], tile[r * vectors + v]) for v in range(vectors)]
+                return [k.offset(at_packed, stride), *out]
 
-            _, *tile = k.loop(0, steps, 1, step, [a, *start])
+            _, *tile = k.loop(0, steps, 1, step, [packed, *start])
             for value, place in zip(tile, places, strict=True):
                 k.store(value, place)
             k.ret()
             k.finish()
-        self._table("tiles", Tiles.upto(self.tiles.flat), "tile")
+        self._table(table, Tiles.upto(sizes), prefix)
 
     def _places(self, k: Kernel, c: Value, c_row: Value, rows: int, vectors: int) -> list[Value]:
         """Where the vectors of a tile are."""
@@ -269,32 +282,7 @@ class Writer(Packing):
 
     def pixel_kernels(self) -> None:
         """`pixel_R_V(x, w, off, c, steps, c_row, first)`: C [R][V vectors] (+)= x[off[k] + r] times w [k][V]."""
-        dtype, lanes = self.dtype, self.lanes
-        for rows, vectors in Tiles.upto(self.tiles.pixel):
-            k, (x, w, off, c, steps, c_row, first) = self.function(
-                f"pixel_{rows}_{vectors}", "x w off c", "steps c_row first"
-            )
-            places = self._places(k, c, c_row, rows, vectors)
-            zero = k.const(0.0, dtype, lanes)
-            start = k.if_(
-                k.ne(first, 0), lambda: [zero] * len(places), lambda: [k.load(p, dtype, lanes) for p in places]
-            )
-
-            def step(i: Value, w: Any, *tile: Value) -> list[Value]:
-                at = k.offset(x, k.load(k.at(off, i, "int64"), "int64"))
-                ws = [k.load(k.offset(w, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
-                out = []
-                for r in range(rows):
-                    element = k.splat(k.load(k.offset(at, r * self.size), dtype))
-                    out += [k.fma(element, ws[v], tile[r * vectors + v]) for v in range(vectors)]
-                return [k.offset(w, vectors * self.vector_bytes), *out]
-
-            _, *tile = k.loop(0, steps, 1, step, [w, *start])
-            for value, place in zip(tile, places, strict=True):
-                k.store(value, place)
-            k.ret()
-            k.finish()
-        self._table("pixels", Tiles.upto(self.tiles.pixel), "pixel")
+        self._products("pixel", "pixels", self.tiles.pixel, gathered="elements")
 
     def flush_pixels(self) -> None:
         """`flush_pixels(temp, y, bias, count, outputs, wide, y_w, y_plane, relu)`: temp [count][outputs] to y."""

@@ -347,15 +347,7 @@ class _Writer(Packing):
 
     def interface(self) -> None:
         """`check` and `run` for `call.bind`."""
-        k, (slots, sizes) = self.function("check", "slots sizes", "", call.native_calls, "ptr")
-        table = k.load(k.at(slots, 4, "ptr"), "ptr")
-        good: Any = None
-        for i in range(4):
-            right = k.eq(k.load(k.at(table, i, "int64"), "int64"), k.load(k.at(sizes, i, "int64"), "int64"))
-            good = right if good is None else good & right
-        message = self.module.string("the arrays of a pooling do not have the sizes it was planned for")
-        k.ret(k.where(good, k.const(0, "ptr"), k.symbol(message)))
-        k.finish()
+        call.emit_sizes_check(self.module, "pooling")
         k, (slots, sizes) = self.function("run", "slots sizes", "", call.native_calls)
         arguments = [k.load(k.at(slots, i, "ptr"), "ptr") for i in range(5)]
         kind = k.load(k.at(slots, 5, "int64"), "int64")

@@ -9,7 +9,7 @@ import ctypes
 
 import numpy as np
 
-from agog.compiler import contractions, control, jit, pool, products
+from agog.compiler import call, contractions, control, jit, pool, products
 from agog.compiler.call import _BUFFER_BYTES, _METH_FASTCALL, _MethodDef
 from agog.compiler.ir import FLOATS, Module
 from agog.compiler.kernel import Kernel
@@ -388,17 +388,10 @@ class Segment:
         k.store(null, result)
         k.store(k.const(0, "int64"), held)
 
-        def unless(bad, fail=None):
-            stop, further = k.label(), k.label()
-            k.emit(f"br i1 {bad.text}, label %{stop}, label %{further}")
-            k.begin(stop)
-            if fail:
-                fail()
-            k.emit("br label %leave")
-            k.begin(further)
+        unless, raise_text = call.ways_out(k)
 
         def raise_(kind, text):
-            k.call("PyErr_SetString", None, k.load(k.symbol(kind), "ptr"), k.symbol(module.string(text)), external=True)
+            raise_text(kind, k.symbol(module.string(text)))
 
         unless(k.ne(given, n), lambda: raise_("PyExc_TypeError", f"expected {n} arrays"))
         good = None

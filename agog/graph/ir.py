@@ -15,6 +15,7 @@ a new graph, which shares the nodes that stayed the same. `verify` is this gramm
 from __future__ import annotations
 
 import linecache
+import math
 import os
 from typing import Any, Iterator, NamedTuple
 
@@ -67,10 +68,7 @@ class Value:
 
     @property
     def size(self) -> int:
-        n = 1
-        for s in self.shape:
-            n *= s
-        return n
+        return math.prod(self.shape)
 
     @property
     def spec(self) -> tuple[tuple[int, ...], np.dtype]:

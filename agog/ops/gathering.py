@@ -255,13 +255,17 @@ def _put_along(np: Any, x: Any, indices: Any, values: Any, axis: int) -> Any:
     return out
 
 
-def _written_along(np: Any, g: Any, indices: Any, axis: int) -> Any:
-    key = _along_key(np, g.shape, indices, axis)
+def still_written(np: Any, g: Any, key: Any) -> Any:
+    """`g[key]` where something written at `key` would still be there, 0 where a later write replaced it."""
     y = g[key]
     order = np.arange(y.size).reshape(y.shape)
     writer = np.empty(g.shape, order.dtype)
     writer[key] = order
     return np.where(writer[key] == order, y, np.zeros((), y.dtype))
+
+
+def _written_along(np: Any, g: Any, indices: Any, axis: int) -> Any:
+    return still_written(np, g, _along_key(np, g.shape, indices, axis))
 
 
 Op("_take_along_written(g, indices; axis=-1) -> y", _written_along,

@@ -24,7 +24,7 @@ from agog.array import dtypes
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
 from agog.ops import axes as ax
 from agog.ops.explain import describe
-from agog.ops.gathering import add_at, outside
+from agog.ops.gathering import add_at, outside, still_written
 from agog.ops.row import Op, composite
 
 _FULL = slice(None)
@@ -373,13 +373,9 @@ def _check_write(*args: Any) -> tuple:
 def _read_written(np: Any, g: Any, *keys: Any) -> Any:
     template, arrays = keys[-1], keys[:-1]
     key = _filled(template, arrays)
-    y = g[key]
     if all(a.dtype == bool for a in arrays) or all(a.ndim == 0 for a in arrays):
-        return y
-    order = np.arange(y.size).reshape(y.shape)
-    writer = np.empty(g.shape, order.dtype)
-    writer[key] = order
-    return np.where(writer[key] == order, y, np.zeros((), y.dtype))
+        return g[key]
+    return still_written(np, g, key)
 
 
 Op("_getitem_written(*xs; template) -> y", _read_written,
