@@ -6,7 +6,7 @@ from typing import Any, Callable, Sequence
 
 from agog.graph import forms
 from agog.graph.build import Builder
-from agog.graph.ir import Constant, Graph, Node, Value
+from agog.graph.ir import Graph, Node, Value
 
 Replace = Callable[[Builder, Node, tuple], "Sequence[Value] | None"]
 
@@ -112,7 +112,3 @@ def ancestors(values: Sequence[Value], among: Any = None) -> set[Node]:
         found.add(node)
         stack.extend(v.node for v in node.inputs if v is not None and v.node is not None and v.node not in found)
     return found
-
-
-def is_constant(v: Any) -> bool:
-    return type(v) is Constant

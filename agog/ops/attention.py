@@ -311,16 +311,6 @@ def _embedding_check(indices, weight, padding_idx):
     return (padding_idx,)
 
 
-def _embedding_batch(xp, batched, inputs, statics):
-    indices, weight = inputs
-    if not batched[1]:
-        return xp.embedding(indices, weight, *statics)
-    size, rows = weight.shape[0], weight.shape[1]
-    shape = (size,) + (1,) * (len(indices.shape) - (1 if batched[0] else 0))
-    indices = indices + xp.reshape(xp.arange(size) * rows, shape)
-    return xp.embedding(indices, xp.reshape(weight, (size * rows, weight.shape[2])), None)
-
-
 embedding = Op(
     "embedding(indices, weight; padding_idx=None) -> y", _embedding, promotes=(), kind="indexing",
     vjp={"weight": lambda xp, g, indices, weight_shape, padding_idx: xp._embedding_adjoint(
@@ -345,4 +335,3 @@ def _without(xp, weight, rows, padding_idx):
     if padding_idx is None:
         return weight
     return xp.where(xp.expand_dims(xp.arange(rows) != padding_idx, axis=1), weight, 0.0)
-

@@ -115,13 +115,6 @@ def _check_setitem(x: Any, value: Any, index: Any) -> tuple:
     return (index,)
 
 
-def _written(value: Any, ndim: int) -> Any:
-    """`value` without the leading axes of size 1 that a target of `ndim` axes lacks."""
-    while hasattr(value, "ndim") and value.ndim > ndim and value.shape[0] == 1:
-        value = value[0]
-    return value
-
-
 def _setitem(np: Any, x: Any, value: Any, index: Any) -> Any:
     out = np.array(x)  # (a rule may give a NumPy scalar)
     try:

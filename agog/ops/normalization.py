@@ -192,10 +192,6 @@ def rms_norm(xp, x, normalized_shape, weight=None, eps=None):
 
 
 # ------------------------------------------------------------------------------------------------------ batch norm
-def _channels_last(x, axis):
-    return axis == x.ndim - 1
-
-
 def _as_blocks(x, axis):
     """x as (outer, channels, inner)."""
     return np.ascontiguousarray(x).reshape(math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1:]))

@@ -17,10 +17,6 @@ from agog.array import dtypes
 from agog.ops.row import TABLE
 
 
-def _full_slices(n: int) -> list:
-    return [slice(None)] * n
-
-
 # ----------------------------------------------------------------------------------------------------- reductions
 def _reduction(kind: str) -> Any:
     def nest(b: Any, inputs: Any, node: Any) -> Any:

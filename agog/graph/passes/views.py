@@ -89,8 +89,3 @@ def _view(builder: Builder, node: Node, inputs: tuple) -> Sequence[Value] | None
     out = builder.add(node.op, small, node.statics, [(shape, want.dtype)])[0]
     whole = xp.broadcast_to(builder.symbol(out), want.shape)
     return (builder.value(whole),)
-
-
-def is_plain(value: Value) -> bool:
-    """True when the value is stored as it is: no view, no constant."""
-    return type(value) is not Constant and not is_view(value.node)
