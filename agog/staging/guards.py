@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from agog.staging import observe, state
+from agog.staging import state
 from agog.staging.codes import is_user_code
 from agog.staging.observe import Watch
+from agog.staging.reach import RAN
 from agog.staging.state import ABSENT, Place, Refuse, fingerprint, is_tensor
 
 _IDENTITY = (*state.FIXED, str, bytes, type(None), bool, type(...), type(NotImplemented))
@@ -33,7 +34,7 @@ class Guards:
         ]
         self.nodes = [(t, t._node) for t in captured]
         for key, place in watch.places.items():
-            if key not in watch.volatile and place is not observe._RAN:
+            if key not in watch.volatile and place is not RAN:
                 self._add(place, watch.before[key])
         for name, value, before in watch.arguments:
             if not isinstance(value, (*state.PLAIN, dict, list, tuple)):  # those are in the key
