@@ -5,7 +5,7 @@
 #   make test          the tests (PYTEST_ARGS="-k tape" for some of them)
 #   make test-all      also those marked slow and exhaustive
 #   make lint          ruff and mypy
-#   make bench         ratios against PyTorch, measured here, in one interleaved run (BENCH_ARGS=--quick)
+#   make bench         ratios against PyTorch and JAX, measured here, in interleaved runs (BENCH_ARGS=--quick)
 #   make conformance   the Array API consortium's test suite
 #   make clean         remove everything that these targets made
 
@@ -54,6 +54,8 @@ bench:
 	$(call environment,$(BENCH_VENV) -r benchmarks/requirements.txt)
 	$(RUN) benchmarks/eager.py --peer-python $(BENCH_VENV)/bin/python $(BENCH_ARGS)
 	$(RUN) benchmarks/staged.py --peer-python $(BENCH_VENV)/bin/python $(STAGED_ARGS)
+	$(RUN) benchmarks/compiled.py --peer-python $(BENCH_VENV)/bin/python $(COMPILED_ARGS)
+	$(RUN) benchmarks/shapes.py --peer-python $(BENCH_VENV)/bin/python $(SHAPES_ARGS)
 
 conformance:
 	$(call environment,$(VENV) conformance)

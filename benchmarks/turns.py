@@ -1,8 +1,10 @@
 """One process per framework, kept alive, and measurements in turns.
 
 Spinning threads of one framework ruin the times of another in the same process, and a slow spell of the machine must
-hit everyone alike: so each framework has a process of its own (`python turns.py ADAPTER THREADS`, which takes commands
-on its standard input and answers each with a line of JSON), and they take turns, A B A B.
+hit everyone alike: so each framework has a process of its own (`python turns.py ADAPTER[:MODE] THREADS`, which takes
+commands on its standard input and answers each with a line of JSON), and they take turns, A B A B. The mode is `eager`
+or `compiled`. `python turns.py ADAPTER[:MODE] THREADS SUITE CASE` takes the first three steps of a case and says how
+long they took and how much memory the process has had.
 """
 
 import gc
@@ -48,23 +50,34 @@ def rms(F, out):
     return float(np.sqrt(np.square(F.numpy(out).astype(np.float64)).mean()))
 
 
-class Server:
-    def __init__(self, adapter, threads):
-        spec = importlib.util.spec_from_file_location(f"adapter_{adapter}", HERE / "adapters" / f"{adapter}.py")
-        self.F = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self.F)
-        self.F.setup("eager", threads)
+def peak_mb():
+    """The most memory that this process has had resident (0 where the system does not say)."""
+    try:
+        return next(int(l.split()[1]) / 1024 for l in open("/proc/self/status") if l.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 0.0
 
-    def build(self, name):
-        from workloads import CASES
+
+class Server:
+    def __init__(self, peer, threads):
+        adapter, _, mode = peer.partition(":")
+        spec = importlib.util.spec_from_file_location(f"adapter_{adapter}", HERE / "adapters" / f"{adapter}.py")
+        self.F = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # torch.compile looks for it there
+        spec.loader.exec_module(self.F)
+        self.F.setup(mode or "eager", threads)
+
+    def build(self, suite, name):
         self.step = None
         gc.collect()
-        case = CASES[name]
+        case = importlib.import_module(suite).CASES[name]
+        getattr(self.F, "reset", lambda: None)()
         step = case.build(self.F, **case.params)
+        start = clock()
         for _ in range(3):
-            out = step()
+            self.F.wait(out := step())
+        first3 = clock() - start
         self.step, self.k = step, 0
-        return {"check": rms(self.F, out)}
+        return {"check": rms(self.F, out), "first3_s": first3, "peak_mb": peak_mb()}
 
     def once(self, k):
         """Throughput: `k` steps are issued, the last one is waited for."""
@@ -94,7 +107,7 @@ class Server:
         for line in sys.stdin:
             command, argument = json.loads(line)
             try:
-                say(self.build(argument) if command == "build" else self.measure(argument))
+                say(self.build(*argument) if command == "build" else self.measure(argument))
             except Exception as e:
                 if os.environ.get("BENCH_TRACE"):
                     raise
@@ -143,14 +156,9 @@ class Worker:
             self.process = None
 
 
-def compare(workers, name, rounds, seconds, patience):
-    """{peer: {us, rounds, ...}} of one case, the peers taking turns; the first worker is the one that is judged.
-
-    `ratio` is the median over the rounds of (first worker's time / this peer's time in the same round). Rounds in which
-    other processes used more than a quarter of a core do not count when there are enough quiet ones. `ratio_of_fastest`
-    compares the fastest samples, which a busy machine disturbs least.
-    """
-    results = {w.peer: w.ask("build", name) | {"rounds": []} for w in workers}
+def take_turns(workers, name, rounds, seconds, patience, suite="workloads"):
+    """{peer: {check, rounds, ...}} of one case, the peers taking turns."""
+    results = {w.peer: w.ask("build", [suite, name]) | {"rounds": []} for w in workers}
     alive = [w for w in workers if "error" not in results[w.peer]]
     for _ in range(rounds):
         for w in alive:
@@ -161,9 +169,20 @@ def compare(workers, name, rounds, seconds, patience):
             else:
                 results[w.peer]["rounds"].append(answer)
         alive = [w for w in alive if "error" not in results[w.peer]]
-    ours = results[workers[0].peer]["rounds"]
-    for w in alive:
-        r = results[w.peer]
+    return results
+
+
+def judge(results, judged):
+    """`results` with every peer's time and the ratio of the one that is `judged` to it.
+
+    `ratio` is the median over the rounds of (the judged one's time / this peer's time in the same round). Rounds in
+    which other processes used more than a quarter of a core do not count when there are enough quiet ones.
+    `ratio_of_fastest` compares the fastest samples, which a busy machine disturbs least.
+    """
+    ours, results = results[judged]["rounds"], {peer: dict(r) for peer, r in results.items()}
+    for r in results.values():
+        if "error" in r:
+            continue
         pairs = list(zip(ours, r["rounds"]))
         quiet = [p for p in pairs if max(p[0]["other_cpu"], p[1]["other_cpu"]) < 0.25]
         if len(quiet) < min(3, len(pairs)):
@@ -177,5 +196,14 @@ def compare(workers, name, rounds, seconds, patience):
     return results
 
 
+def compare(workers, name, rounds, seconds, patience):
+    """One case of the eager suite; the first worker is the one that is judged."""
+    return judge(take_turns(workers, name, rounds, seconds, patience), workers[0].peer)
+
+
 if __name__ == "__main__":
-    Server(sys.argv[1], int(sys.argv[2])).run()
+    server = Server(sys.argv[1], int(sys.argv[2]))
+    if sys.argv[3:]:
+        print(json.dumps(server.build(*sys.argv[3:])))
+    else:
+        server.run()
