@@ -8,6 +8,7 @@ written is done without. Both are said once.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import ctypes.util
@@ -59,6 +60,18 @@ def _after_fork() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
+_survivor = 0  # at exit: the one thread that may still use LLVM
+
+
+def _at_exit() -> None:
+    """Wait for the thread that is inside LLVM, and let no other enter: exit takes LLVM apart around it."""
+    global _survivor
+    with _lock:
+        _survivor = threading.get_ident()
+
+
+atexit.register(_at_exit)
+
 # LLVM's handles of loaded code by number. They live here and not in `Code`, so that a collection of cycles in one
 # thread never finalizes a handle that another is just closing.
 _handles: dict[int, Any] = {}
@@ -68,11 +81,15 @@ _dead: list[int] = []
 
 @contextlib.contextmanager
 def _llvm_lock() -> Iterator[None]:
-    with _lock:
-        try:
-            yield
-        finally:
-            _bury()
+    _lock.acquire()
+    if _survivor not in (0, threading.get_ident()):
+        _lock.release()
+        threading.Event().wait()  # a daemon thread of a process that ends
+    try:
+        yield
+    finally:
+        _bury()
+        _lock.release()
 
 
 def _bury() -> None:

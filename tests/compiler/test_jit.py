@@ -138,6 +138,21 @@ def test_a_forked_child_compiles():
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_a_process_ends_while_a_thread_compiles():
+    """Exit takes LLVM's globals apart; a thread that is inside LLVM then would crash the process."""
+    program = """
+import sys, threading, time
+from agog.compiler import gemm, jit, targets
+text = str(gemm.build("float32", targets.host()))
+jit._read = lambda path: None
+jit._write = lambda path, data: None
+threading.Thread(target=lambda: [jit.object_code(text, targets.host()) for _ in range(20)], daemon=True).start()
+time.sleep(0.4 + 0.07 * int(sys.argv[1]))
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", program, str(i)], stderr=subprocess.PIPE) for i in range(4)]
+    assert [(p.communicate()[1], p.returncode) for p in processes] == [(b"", 0)] * 4
+
+
 def test_llvm_is_not_imported_before_it_is_needed():
     program = "import sys, agog.compiler.elementwise, agog.compiler.rows; sys.exit('llvmlite' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
