@@ -16,11 +16,13 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from agog.array import large
 from agog.errors import GradientError
 from agog.ops.row import Op
 
 _ticket = count(-1, -1).__next__  # younger is smaller: what a heap hands out first
 _new = object.__new__
+_ndarray, _PULL_FROM = np.ndarray, large.PULL_FROM
 
 
 class Node:
@@ -154,12 +156,15 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
                         g = _expand(xp, g, shape)
                         break
         rules = _variadic_rules(xp, op, g, env) if op.variadic else op.rules
+        wide = elementwise and type(g) is _ndarray and g.size >= _PULL_FROM
         for parent, rule in zip(parents, rules):
             if parent is None:
                 continue
             fn, count, pick = rule
             try:
-                if count == 1:
+                if wide and (part := large.pull(rule, g, env)) is not None:
+                    pass
+                elif count == 1:
                     part = fn(xp, g, pick(env))
                 elif count == 0:
                     part = fn(xp, g)

@@ -5,7 +5,9 @@ import pytest
 from test_rows import cases, promoted
 
 from agog.compiler.elementwise import compile_elementwise
+from agog.compiler.rules import compile_rule
 from agog.errors import DTypeError
+from agog.ops.namespaces import raw
 from agog.ops.row import TABLE
 
 SPECIAL = {"f": [0., -0., 1., -1., .5, -.5, 3., -3., 2., 6., -6., 1e-3, 88., -100., np.inf, -np.inf, np.nan],
@@ -52,3 +54,41 @@ def test_kernel(name, dtype):
                 ok |= np.abs(got - want) <= max(op.error, 8) * np.finfo(dtype).eps * scale
         where = np.flatnonzero(~ok)[:3]
         assert ok.all(), f"{name}: {got.flat[where]}, not {want.flat[where]}, of {[x.flat[where] for x in inputs]}"
+
+
+RULES = [(name, i) for name in ROWS for i, rule in enumerate(TABLE[name].rules) if rule]
+NO_KERNEL = {  # rules that give what they are given, or are written with rows that have no kernel
+    "_iv", "_ive", "add", "angle", "ceil", "conj", "copysign", "digamma", "floor", "floor_divide", "fmod", "gamma",
+    "gammainc", "gammaincc", "heaviside", "i0", "i0e", "i1", "i1e", "imag", "lgamma", "positive", "real", "remainder",
+    "round", "sign", "subtract", "trunc", "zeta"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name, i", RULES)
+def test_gradient_rule(name, i, dtype):
+    """Each gradient rule, compiled, against the same rule on arrays."""
+    op, dtype = TABLE[name], np.dtype(dtype)
+    if "f" not in op.takes:
+        return
+    fn, count, pick = op.rules[i]
+    for inputs in inputs_of(op, dtype):
+        g = np.linspace(-2, 3, inputs[0].size).astype(dtype).reshape(inputs[0].shape)
+        with np.errstate(all="ignore"):
+            values = [g]
+            if count:
+                picked = pick((*inputs, np.asarray(op.raw(*inputs)), *[getattr(inputs[i], what) for what, i in op.derived]))
+                values += [picked] if count == 1 else picked
+            want = fn(raw, *values)
+        try:
+            kernel = compile_rule(fn, ["contiguous"] * len(values), [v.dtype.name for v in values])
+        except (DTypeError, AttributeError):
+            assert name in NO_KERNEL
+            return
+        got = np.empty(g.shape, dtype)
+        kernel([got], values)
+        ok = (got == want) | (got != got) & (want != want)
+        with np.errstate(all="ignore"):
+            ok |= np.abs(got - want) <= max(op.error, 16) * np.finfo(dtype).eps * np.maximum(np.abs(want), 0.3)
+        where = np.flatnonzero(~ok)[:3]
+        assert ok.all(), (f"{name}: {got.flat[where]}, not {want.flat[where]}, of "
+                          f"{[v.flat[where] for v in values]}")

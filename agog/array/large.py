@@ -128,6 +128,18 @@ _LOAD_AFTER = 1 << 27
 
 _done = 0
 
+PULL_FROM = 1 << 13
+"""Elements of a cotangent from which the gradient rule of an elementwise row goes to `pull`."""
+
+
+def _count_rule(rule: tuple, g: Any, env: tuple) -> Any:
+    _count(16 * g.size)
+
+
+pull: Callable[[tuple, Any, tuple], Any] = _count_rule
+"""`pull(rule, g, env)`: what the rule (of `Op.rules`) gives for a cotangent and the values saved, as one native loop;
+None where there is no kernel, or none yet. Set by the compiler when it is loaded."""
+
 
 def native(name: str, work: int, *arguments: Any) -> Any:
     """What the row's native kernel computes, or None where there is no kernel that takes these arguments.

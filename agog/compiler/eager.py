@@ -21,6 +21,7 @@ from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.gemm import gemm
 from agog.compiler.pooling import max_pool
 from agog.compiler.rows import compile_row_program
+from agog.compiler.rules import compile_rule
 from agog.ops.row import TABLE, Op
 
 _DTYPES = {"float32", "float64", "int32", "int64"}
@@ -81,6 +82,57 @@ def _compile(key: Any) -> None:
     lower: Any = op.lower
     _kernels[key] = compile_elementwise(op.name, lower, [dtype.name] * len(whole), [dtype.name],
                                         ["contiguous" if w else "scalar" for w in whole])
+
+
+_CONSTANTS = (type(None), bool, int, float, tuple, str, np.dtype)
+_VARIANTS = 8
+_variants: dict[Any, int] = {}
+
+
+def pull(rule: tuple, g: np.ndarray, env: tuple) -> Any:
+    """A gradient rule of an elementwise row as one loop: see `large.pull`. Numbers among the values are compiled in."""
+    fn, count, pick = rule
+    values = (g, pick(env)) if count == 1 else (g, *pick(env)) if count else (g,)
+    shape, char = g.shape, g.dtype.char
+    key, arrays, fixed = [fn], [], False
+    for v in values:
+        if type(v) is np.ndarray:
+            if v.dtype.char != char and v.dtype.char != "?":
+                return None
+            if v.shape == shape:
+                if not v.flags.c_contiguous:
+                    return None
+                key.append(v.dtype.char)
+            elif v.ndim:
+                return None
+            else:
+                key.append("0" + v.dtype.char)
+            arrays.append(v)
+        elif type(v) in _CONSTANTS and not (type(v) is float and v == 0):  # -0.0 is another number than 0.0
+            key.append((v,))
+            fixed = True
+        else:
+            return None
+    kernel = _kernels.get(key := tuple(key))
+    if kernel is None:
+        if key not in _kernels and char in "fd":
+            if fixed:
+                if _variants.get(fn, 0) == _VARIANTS:
+                    return None
+                _variants[fn] = _variants.get(fn, 0) + 1
+            _kernels[key] = None  # asked for once
+            _request(_compile_pull, key)
+        return None
+    out = large.empty(shape, g.dtype)
+    kernel([out], arrays)
+    return out
+
+
+def _compile_pull(key: Any) -> None:
+    fn, *kinds = key
+    dtypes = [np.dtype(kind[-1]).name for kind in kinds if type(kind) is str]
+    kinds = [kind if type(kind) is tuple else "contiguous" if len(kind) == 1 else "scalar" for kind in kinds]
+    _kernels[key] = compile_rule(fn, kinds, dtypes)
 
 
 class _Family:
@@ -243,7 +295,7 @@ if hasattr(os, "register_at_fork"):
 def enable() -> None:
     """Let `agog.array.large` use these kernels."""
     if config.native:
-        large.accelerate = accelerate
+        large.accelerate, large.pull = accelerate, pull
         large.kernels["where"] = _where
         for family in _families:
             large.kernels |= {row: family.kernel(method) for row, method in family.methods.items()}

@@ -1,0 +1,82 @@
+"""Native kernels of eager work on large arrays, against NumPy in float64."""
+
+import contextlib
+
+import numpy as np
+import pytest
+
+import agog as ag
+from agog.compiler import eager
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """Kernels are compiled where they are first wanted: a second call uses them."""
+    def make(make, *key):
+        with contextlib.suppress(Exception):
+            make(*key)
+
+    monkeypatch.setattr(eager, "_request", make)
+    eager.enable()
+
+
+def gradient(f, *arrays, dtype="float32"):
+    """[f(*arrays), its cotangents], for a cotangent of f that has no special values."""
+    xs = [ag.asarray(a.astype(dtype) if a.dtype.kind == "f" else a, requires_grad=a.dtype.kind == "f") for a in arrays]
+    y = f(*xs)
+    y.backward(ag.asarray(np.linspace(-1, 2, y.size).astype(dtype).reshape(y.shape)))
+    return [np.array(t.detach().numpy()) for t in (y, *(x.grad for x in xs if x.requires_grad))]
+
+
+def compare(f, *arrays, error=1e-5):
+    """The second float32 run, with kernels, against the same in float64 without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eager.config, "native", False)
+        eager.large.native, native = lambda *_: None, eager.large.native
+        eager.large.pull, pull = lambda *_: None, eager.large.pull
+        try:
+            want = gradient(f, *arrays, dtype="float64")
+        finally:
+            eager.large.native, eager.large.pull = native, pull
+    gradient(f, *arrays)
+    got = gradient(f, *arrays)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=error, atol=error * max(1.0, float(np.abs(b[np.isfinite(b)]).max())))
+    return got
+
+
+@pytest.mark.parametrize("f", [lambda x: ag.gelu(x), lambda x: ag.gelu(x, approximate="tanh"), ag.silu, ag.mish,
+                               lambda x: x ** 3, lambda x: x / 3, ag.tanh, ag.softplus])
+def test_rules_of_elementwise_rows(f, rng):
+    x = rng.normal(size=(97, 103)) * 3
+    before = len(eager._kernels)
+    compare(f, x)
+    assert [k for k, v in list(eager._kernels.items())[before:] if v is not None], "no kernel was made"
+    y = gradient(f, x)
+    np.testing.assert_array_equal(y, gradient(f, x))
+
+
+def test_rules_of_numbers_are_few(rng):
+    """A number in a rule is part of the kernel; a program with many of them does not make as many kernels."""
+    x = rng.normal(size=(100, 100))
+    before = len(eager._kernels)
+    for i in range(30):
+        compare(lambda x, i=i: x * (1.5 + i), x)
+    assert len(eager._kernels) - before <= 2 * eager._VARIANTS
+    for zero in (0.0, -0.0):
+        assert (np.signbit(gradient(lambda x, zero=zero: x * zero, abs(x))[1]) == np.signbit(
+            zero * np.linspace(-1, 2, x.size).reshape(x.shape))).all()
+
+
+def test_rules_of_stretched_and_turned_arrays(rng):
+    x, row, turned = rng.normal(size=(120, 90)), rng.normal(size=90), rng.normal(size=(90, 120))
+    compare(lambda x, r, t: ag.tanh(x * r) * t.mT + ag.maximum(x, r), x, row, turned)
+    compare(lambda x: ag.where(x > 0, x, 2.5) * ag.relu(x), x)
+
+
+def test_gradients_of_gradients_do_not_come_from_kernels(rng):
+    def second(x):
+        (g,) = ag.gradients([ag.gelu(x).sum()], [x], create_graph=True)
+        return g * x
+
+    compare(second, rng.normal(size=(100, 100)))
