@@ -76,7 +76,8 @@ def test_gradient_rule(name, i, dtype):
         with np.errstate(all="ignore"):
             values = [g]
             if count:
-                picked = pick((*inputs, np.asarray(op.raw(*inputs)), *[getattr(inputs[i], what) for what, i in op.derived]))
+                derived = [getattr(inputs[i], what) for what, i in op.derived]
+                picked = pick((*inputs, np.asarray(op.raw(*inputs)), *derived))
                 values += [picked] if count == 1 else picked
             want = fn(raw, *values)
         try:

@@ -94,7 +94,8 @@ def pull(rule: tuple, g: np.ndarray, env: tuple) -> Any:
     fn, count, pick = rule
     values = (g, pick(env)) if count == 1 else (g, *pick(env)) if count else (g,)
     shape, char = g.shape, g.dtype.char
-    key, arrays, fixed = [fn], [], False
+    signature: list[Any] = [fn]
+    arrays, fixed = [], False
     for v in values:
         if type(v) is np.ndarray:
             if v.dtype.char != char and v.dtype.char != "?":
@@ -102,18 +103,19 @@ def pull(rule: tuple, g: np.ndarray, env: tuple) -> Any:
             if v.shape == shape:
                 if not v.flags.c_contiguous:
                     return None
-                key.append(v.dtype.char)
+                signature.append(v.dtype.char)
             elif v.ndim:
                 return None
             else:
-                key.append("0" + v.dtype.char)
+                signature.append("0" + v.dtype.char)
             arrays.append(v)
         elif type(v) in _CONSTANTS and not (type(v) is float and v == 0):  # -0.0 is another number than 0.0
-            key.append((v,))
+            signature.append((v,))
             fixed = True
         else:
             return None
-    kernel = _kernels.get(key := tuple(key))
+    key = tuple(signature)
+    kernel = _kernels.get(key)
     if kernel is None:
         if key not in _kernels and char in "fd":
             if fixed:
