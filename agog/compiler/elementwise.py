@@ -13,7 +13,7 @@ from typing import Any, Callable, Sequence
 from agog.compiler import call, pool, targets
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
-from agog.compiler.targets import ITEMSIZE, Target
+from agog.compiler.targets import HALVES, ITEMSIZE, Target
 from agog.errors import ArgumentError, DTypeError
 
 __all__ = ["ElementwiseKernel", "compile_elementwise"]
@@ -63,7 +63,7 @@ def compile_elementwise(
     ----------
     name : for people; it does not affect the code
     fn : `fn(k, *inputs)` with `k` a `Kernel` and one vector Value per input; returns one Value per output, of the
-        output's dtype
+        output's dtype. 16-bit floats are float32 to it, and its results are rounded
     in_dtypes, out_dtypes : names such as "float32", one per array
     in_kinds : "contiguous" or "scalar" (one element, used with every other) per input; all contiguous by default
     target : the machine; this one by default
@@ -140,8 +140,12 @@ class _Expression:
 
     def _evaluate(self, k: Kernel, inputs: Sequence[Value]) -> list[Value]:
         """Apply the expression; as many Values as outputs, with their dtypes checked."""
-        results = self.fn(k, *inputs)
+        results = self.fn(k, *[k.widen(v) for v in inputs])
         results = [results] if isinstance(results, Value) else list(results)
+        results = [
+            k.cast(r, dtype) if dtype in HALVES and r.dtype == "float32" else r
+            for r, dtype in zip(results, self.outs, strict=False)
+        ]
         if [r.dtype for r in results] != self.outs:
             raise DTypeError(f"the expression returned {[r.dtype for r in results]}, stated were {self.outs}")
         return [k.splat(r) for r in results]
@@ -232,7 +236,8 @@ class _Expression:
     @property
     def _streams(self) -> bool:
         """Whether there is a loop with non-temporal stores: for cheap kernels with one output, which can be aligned."""
-        return self.cost <= _LIGHT and len(self.outs) == 1 and self.target.machine == "x86_64"
+        whole = self.lanes * ITEMSIZE[self.outs[0]] >= 16  # what the instructions store at once
+        return self.cost <= _LIGHT and len(self.outs) == 1 and whole and self.target.machine == "x86_64"
 
     def check(self) -> None:
         """`check(slots, sizes)`: do the arrays fit the first output?"""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, Callable, Sequence, TypeAlias, Union
 
-from agog.compiler.targets import ITEMSIZE, Target
+from agog.compiler.targets import HALVES, ITEMSIZE, Target
 from agog.errors import ArgumentTypeError, DTypeError
 
 if TYPE_CHECKING:
@@ -25,14 +25,21 @@ _LLVM = {
     "bool": "i1",
     "int8": "i8",
     "uint8": "i8",
+    "int16": "i16",
+    "uint16": "i16",
     "int32": "i32",
+    "uint32": "i32",
     "int64": "i64",
+    "uint64": "i64",
+    "float16": "i16",  # their bits: `halves` computes with them
+    "bfloat16": "i16",
     "float32": "float",
     "float64": "double",
     "ptr": "ptr",
 }
 _INTRINSIC = {**_LLVM, "float32": "f32", "float64": "f64"}
 FLOATS = ("float32", "float64")
+UNSIGNED = ("bool", "uint8", "uint16", "uint32", "uint64")
 
 
 def llvm_type(dtype: str, lanes: int = 1) -> str:
@@ -51,6 +58,8 @@ def literal(value: Any, dtype: str) -> str:
         return "true" if value else "false"
     if dtype == "ptr":
         return "null"
+    if dtype in HALVES:
+        return str(half_bits(value, dtype))
     if dtype not in FLOATS:
         return str(int(value))
     if dtype == "float32":
@@ -64,6 +73,17 @@ def round_to_float32(value: Any) -> float:
         return struct.unpack("<f", struct.pack("<f", value))[0]
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")
+
+
+def half_bits(value: Any, dtype: str) -> int:
+    """The bits of the 16-bit float nearest to a Python float."""
+    if dtype == "float16":
+        try:
+            return struct.unpack("<H", struct.pack("<e", value))[0]
+        except OverflowError:
+            return 0x7C00 if value > 0 else 0xFC00
+    bits = struct.unpack("<I", struct.pack("<f", round_to_float32(value)))[0]
+    return 0x7FC0 if value != value else bits + 0x7FFF + (bits >> 16 & 1) >> 16
 
 
 class Value:

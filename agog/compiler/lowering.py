@@ -19,7 +19,7 @@ from agog.array import dtypes
 from agog.compiler.ir import FLOATS
 from agog.compiler.natives import native
 from agog.compiler.nestplan import cost_of
-from agog.compiler.targets import ITEMSIZE
+from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.compiler.values import (
     Assembled,
     Buffer,
@@ -41,10 +41,11 @@ from agog.compiler.values import (
 from agog.errors import AgogError
 from agog.graph import forms
 from agog.graph.build import Builder, xp
-from agog.graph.ir import Constant, Graph
+from agog.graph.ir import Constant, Graph, Node, Value
 from agog.ops import structure
 
 name_of = cache(str)  # of a dtype
+_FLOAT32 = np.dtype("float32")
 _LARGE, _FEW = 1 << 17, 16  # elements reduced to so few that sharing out needs two steps
 _THIN = 128  # inner size up to which products are put together
 
@@ -154,8 +155,17 @@ def _opened(b, node, inputs):
         return None
     b.where = node.where
     before = len(b.nodes)
+    half = _half_of(node)
     try:
-        out = node.op.decompose(xp, *[None if v is None else b.symbol(v) for v in inputs], *node.statics)
+        symbols = [None if v is None else b.symbol(v) for v in inputs]
+        if half:
+            symbols = [xp.astype(x, _FLOAT32) if x is not None and x.dtype == half else x for x in symbols]
+        out = node.op.decompose(xp, *symbols, *node.statics)
+        if half and out is not None and "dtype" not in node.op.statics:
+            out = [
+                xp.astype(x, half) if x.dtype == _FLOAT32 else x
+                for x in (out if isinstance(out, tuple | list) else (out,))
+            ]
     except AgogError:
         out = None
     if out is None:
@@ -166,6 +176,12 @@ def _opened(b, node, inputs):
         del b.nodes[before:]
         return None
     return values
+
+
+def _half_of(node):
+    """The 16-bit float for which a row of `widen` computes in float32, or None."""
+    first = node.inputs[0].dtype if node.is_row and node.op.widen and node.inputs else None
+    return first if first is not None and name_of(first) in HALVES else None
 
 
 def sums_of_products(graph):
@@ -218,7 +234,7 @@ class Lowering:
         self.functions = {}
         self.steps = []  # what is not a loop, in order
         self.position, self.fixed_position = 0, None
-        self.guards = []
+        self.guards, self.casts = [], {}
 
     # ------------------------------------------------------------------------------------------------ the graph
     def graph(self, graph):
@@ -318,6 +334,9 @@ class Lowering:
         if op.view is not None and len(node.outputs) == 1:
             return [self.view(inputs[0], lambda x: op.view(np, x, *node.statics))]
         if op.nest is not None:
+            half = _half_of(node)
+            if half and "dtype" not in op.statics:
+                return self._widened(node, inputs, half)
             made = op.nest(self, inputs, node)
             if made is None and op.kind == "creation" and not inputs:
                 made = self._created(node)
@@ -327,6 +346,16 @@ class Lowering:
         if op.kind == "creation" and not inputs:
             return self._created(node)
         raise Unsupported(f"{op.name} has no loops yet")
+
+    def _widened(self, node, inputs, half):
+        """The row of a 16-bit float, computed in float32 and rounded at the end."""
+        half = name_of(half)
+        wide = [Value(v.shape, _FLOAT32 if v.dtype == half else v.dtype) for v in node.outputs]
+        made = self._row(
+            Node(node.op, [v if v is None else Value(v.shape, np.dtype(v.dtype)) for v in inputs], node.statics, wide),
+            [self.cast(v, "float32") if v is not None and v.dtype == half else v for v in inputs],
+        )
+        return [self.cast(x, name_of(v.dtype)) for x, v in zip(made, node.outputs)]
 
     def _created(self, node):
         """An array that is known beforehand."""
@@ -380,7 +409,16 @@ class Lowering:
         return Const(value, dtype, shape)
 
     def point(self, name, fn, args, shape=None, dtype=None):
-        """`fn(k, *scalars)` at every point. `name` says what `fn` is: equal names are equal functions."""
+        """`fn(k, *scalars)` at every point. `name` says what `fn` is: equal names are equal functions.
+
+        16-bit floats are float32 to it, and its result is rounded to them.
+        """
+        if shape is None:
+            shape = np.broadcast_shapes(*[a.shape for a in args if a is not None])
+        dtype = dtype or next(a.dtype for a in args if a is not None)
+        args = [self.cast(a, "float32") if a is not None and a.dtype in HALVES else a for a in args]
+        if dtype in HALVES:
+            return self.cast(self.point(name, fn, args, shape, "float32"), dtype)
         kinds = tuple(None if a is None else a.dtype for a in args)
         try:
             cost_of(self.target, name, fn, kinds)
@@ -389,17 +427,19 @@ class Lowering:
         except (AttributeError, TypeError, KeyError) as error:
             raise Unsupported(f"{name}: {error}") from None
         self.functions[name] = fn
-        if shape is None:
-            shape = np.broadcast_shapes(*[a.shape for a in args if a is not None])
-        return Point(name, args, shape, dtype or next(a.dtype for a in args if a is not None))
+        return Point(name, args, shape, dtype)
 
     def cast(self, x, dtype):
         """`x` in another dtype."""
         if x.dtype == dtype:
             return x
         if isinstance(x, Const):
-            return Const(np.array(x.value, x.dtype).astype(dtype).item(), dtype, x.shape)
-        return Point("cast", (x,), x.shape, dtype)
+            with np.errstate(all="ignore"):
+                return Const(np.array(x.value, x.dtype).astype(dtype).item(), dtype, x.shape)
+        key = id(x), dtype
+        if key not in self.casts:  # one value, so that what is read by many is converted once
+            self.casts[key] = x, Point("cast", (x,), x.shape, dtype)
+        return self.casts[key][1]
 
     def view(self, x, fn):
         """A view: `fn(array)` of a NumPy array of x's shape, which may only move elements about without a copy."""
@@ -443,6 +483,8 @@ class Lowering:
             else tuple(a % x.ndim for a in (axes if isinstance(axes, tuple | list) else (axes,)))
         )
         x = self.cast(x, dtype or x.dtype)
+        if x.dtype in HALVES:
+            return self.cast(self.reduce(kind, self.cast(x, "float32"), axes, keepdims), x.dtype)
         shape = tuple(n for a, n in enumerate(x.shape) if a not in over)
         kept = tuple(1 if a in over else n for a, n in enumerate(x.shape))
         if all(x.shape[a] == 1 for a in over):
@@ -535,6 +577,10 @@ class Lowering:
         dtype = name_of(out.dtype)
         if any(v is not None and v.dtype != dtype for v in inputs):
             return None
+        if dtype in HALVES:
+            wide = Node(node.op, node.inputs, node.statics, [Value(out.shape, _FLOAT32)])
+            made = self.native(name, [None if v is None else self.cast(v, "float32") for v in inputs], wide)
+            return None if made is None else self.cast(made, dtype)
         made = native(name, self.target, dtype, [None if v is None else v.shape for v in inputs], node.statics)
         if made is None:
             return None

@@ -4,24 +4,16 @@ What a later pass needs again is read back from where it was stored, kept in scr
 computed again. Expressions are evaluated outside of every loop that they do not depend on.
 """
 
-from agog.compiler.ir import FLOATS
+from agog.compiler.ir import FLOATS, UNSIGNED, llvm_type, mangled
 from agog.compiler.kernel import Kernel
 from agog.compiler.nestplan import NestPlan
-from agog.compiler.targets import ITEMSIZE
+from agog.compiler.targets import HALVES, ITEMSIZE
 
 __all__ = ["NestCode"]
 
 _BLOCK = 256  # turns of a loop whose results are added up before they are added to the rest
 _DEAR = 12  # instructions from which a value is kept for later passes
 _SCRATCH = 1 << 15  # bytes of scratch memory per value
-_MEMORY = {  # the type of an element in memory, and its part in the names of intrinsics
-    "uint8": ("i8", "i8"),
-    "int8": ("i8", "i8"),
-    "int32": ("i32", "i32"),
-    "int64": ("i64", "i64"),
-    "float32": ("float", "f32"),
-    "float64": ("double", "f64"),
-}
 
 
 def identity(kind, dtype):
@@ -32,8 +24,8 @@ def identity(kind, dtype):
         return kind in ("all", "min")
     if dtype in FLOATS:
         return float("-inf") if kind == "max" else float("inf")
-    if dtype == "uint8":
-        return 0 if kind == "max" else 255
+    if dtype in UNSIGNED:
+        return 0 if kind == "max" else (1 << 8 * ITEMSIZE[dtype]) - 1
     lowest = -(1 << (8 * ITEMSIZE[dtype] - 1))
     return lowest if kind == "max" else -lowest - 1
 
@@ -354,7 +346,7 @@ class NestCode(NestPlan):
     def _value(self, i, scope):
         """The value of expression i, evaluated in the outermost scope that can hold it."""
         scope = scope.outer(self.depth[i])
-        key = i if not (self.depth[i] > self.k_depth and self.has_reduction) else (i, self._pass)
+        key = self._key(i)
         found = scope.find(key)
         if found is None:
             if self._readable(i):
@@ -364,6 +356,10 @@ class NestCode(NestPlan):
                 found = self._compute(i, scope)
             scope.values[key] = found
         return found
+
+    def _key(self, i):
+        """What the value of expression i is known by in a scope."""
+        return i if not (self.depth[i] > self.k_depth and self.has_reduction) else (i, self._pass)
 
     def _compute(self, i, scope):
         k, e = self.k, self.exprs[i]
@@ -378,6 +374,18 @@ class NestCode(NestPlan):
                 return k.add(k.iota("int64"), index)
             return index
         if kind == "cast":
+            source = self.exprs[e[2]]
+            if dtype in HALVES:
+                if source[1] == "float32":
+                    return k.narrowed(self._rounded(i, scope), dtype)
+                return k.cast(self._value(e[2], scope), dtype)
+            if (
+                source[1] in HALVES
+                and source[0] == "cast"
+                and self.exprs[source[2]][1] == "float32"
+                and not self._readable(e[2])
+            ):
+                return k.cast(self._rounded(e[2], scope), dtype)  # it need not become 16 bits in between
             return k.cast(self._value(e[2], scope), dtype)
         if kind == "apply":
             values = [None if a is None else self._value(a, scope) for a in e[3]]
@@ -386,6 +394,16 @@ class NestCode(NestPlan):
         if kind == "gather":
             return self._gather(e, scope)
         raise AssertionError(e)
+
+    def _rounded(self, i, scope):
+        """Expression i, a cast of a float32 to a 16-bit float, while it still is a float32."""
+        scope = scope.outer(self.depth[i])
+        key = ("rounded", self._key(i))
+        found = scope.find(key)
+        if found is None:
+            _, dtype, source = self.exprs[i]
+            found = scope.values[key] = self.k.rounded(self._value(source, scope), dtype)
+        return found
 
     def _index(self, axis, scope):
         return scope.outer(self.order.index(axis) + 1).index
@@ -451,17 +469,14 @@ class NestCode(NestPlan):
         """The elements at a vector of places."""
         k = self.k
         stored = "uint8" if dtype == "bool" else dtype
-        width = {"uint8": "i8", "int8": "i8", "int32": "i32", "int64": "i64", "float32": "float", "float64": "double"}[
-            stored
-        ]
-        addresses = k.op(f"getelementptr {width}, ptr {pointer.text}, {places.typed}", "ptr", places.lanes)
+        if mask is not None and ITEMSIZE[stored] < 4:
+            # No machine gathers so little at once. The first lane is there: the others read it too, without a branch.
+            places, mask = k.where(mask, places, k.extract(places, 0)), None
+        addresses = k.op(f"getelementptr {llvm_type(stored)}, ptr {pointer.text}, {places.typed}", "ptr", places.lanes)
         if mask is None:
             mask = k.const(True, "bool", places.lanes)
-        suffix = {"uint8": "i8", "int8": "i8", "int32": "i32", "int64": "i64", "float32": "f32", "float64": "f64"}[
-            stored
-        ]
         value = k.call(
-            f"llvm.masked.gather.v{places.lanes}{suffix}.v{places.lanes}p0",
+            f"llvm.masked.gather.{mangled(stored, places.lanes)}.v{places.lanes}p0",
             (stored, places.lanes),
             addresses,
             k.const(ITEMSIZE[stored], "int32"),
@@ -533,16 +548,10 @@ class NestCode(NestPlan):
         places = k.mul(k.add(k.iota("int64"), index), step)
         if not (isinstance(base, int) and base == 0):
             places = k.add(places, base)
-        width = {"uint8": "i8", "int8": "i8", "int32": "i32", "int64": "i64", "float32": "float", "float64": "double"}[
-            dtype
-        ]
-        suffix = {"uint8": "i8", "int8": "i8", "int32": "i32", "int64": "i64", "float32": "f32", "float64": "f64"}[
-            dtype
-        ]
-        addresses = k.op(f"getelementptr {width}, ptr {pointer.text}, {places.typed}", "ptr", places.lanes)
+        addresses = k.op(f"getelementptr {llvm_type(dtype)}, ptr {pointer.text}, {places.typed}", "ptr", places.lanes)
         mask = lane_scope.mask if lane_scope.mask is not None else k.const(True, "bool", places.lanes)
         k.call(
-            f"llvm.masked.scatter.v{places.lanes}{suffix}.v{places.lanes}p0",
+            f"llvm.masked.scatter.{mangled(dtype, places.lanes)}.v{places.lanes}p0",
             None,
             value,
             addresses,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable
 
-from agog.compiler.ir import FLOATS, Emitter, Operand, Value, llvm_type, mangled
+from agog.compiler.ir import FLOATS, UNSIGNED, Emitter, Operand, Value, llvm_type, mangled
 from agog.compiler.targets import ITEMSIZE
 from agog.errors import DTypeError
 
@@ -51,7 +51,7 @@ class Builder(Emitter):
         """|a|; as in NumPy, the lowest integer is its own absolute value."""
         if a.dtype in FLOATS:
             return self.intrinsic("fabs", a)
-        if a.dtype in ("bool", "uint8"):
+        if a.dtype in UNSIGNED:
             return a
         return self.where(a < 0, self.neg(a), a)
 
@@ -107,7 +107,7 @@ class Builder(Emitter):
         if a.dtype in FLOATS or a.dtype == "bool":
             raise DTypeError(f"integer division does not take {a.dtype}")
         zero = self.eq(b, 0)
-        if a.dtype == "uint8":
+        if a.dtype in UNSIGNED:
             quotient = self.op(f"udiv {a.typed}, {self.where(zero, 1, b).text}", a.dtype, a.lanes)
         else:
             minus = self.eq(b, -1)  # lowest / -1 traps, as division by zero does
@@ -156,7 +156,7 @@ class Builder(Emitter):
     def sign(self, a: Value) -> Value:
         """-1, 0 or 1; NaN stays NaN."""
         zero, one = self.const(0, a.dtype, a.lanes), self.const(1, a.dtype, a.lanes)
-        if a.dtype in ("bool", "uint8"):
+        if a.dtype in UNSIGNED:
             return self.cast(self.ne(a, 0), a.dtype)
         result = self.where(a > 0, one, self.where(a < 0, self.neg(one), zero))
         return self.where(self.eq(a, a), result, a) if a.dtype in FLOATS else result
@@ -167,7 +167,7 @@ class Builder(Emitter):
         a, b = self.unify(a, b)
         if a.dtype in FLOATS:
             return self.op(f"fcmp {float_order} {a.typed}, {b.text}", "bool", a.lanes)
-        if a.dtype in ("bool", "uint8") and int_order[0] == "s":
+        if a.dtype in UNSIGNED and int_order[0] == "s":
             int_order = "u" + int_order[1:]
         return self.op(f"icmp {int_order} {a.typed}, {b.text}", "bool", a.lanes)
 
@@ -230,7 +230,7 @@ class Builder(Emitter):
     def shift_right(self, a: Operand, b: Operand) -> Value:
         """a >> b, keeping the sign; -1 or 0 when b is at least the width, as in NumPy."""
         a, b = self.unify(a, b)
-        name = "lshr" if a.dtype == "uint8" else "ashr"
+        name = "lshr" if a.dtype in UNSIGNED else "ashr"
         return self._shift(a, b, name, self.where(a < 0, -1, self.const(0, a.dtype)))
 
     def _shift(self, a: Operand, b: Operand, name: str, far: Operand) -> Value:
@@ -283,17 +283,21 @@ class Builder(Emitter):
         if source in FLOATS and dtype in FLOATS:
             name = "fpext" if dtype == "float64" else "fptrunc"
         elif source in FLOATS:
-            name = "fptoui" if dtype == "uint8" else "fptosi"
-            if ITEMSIZE[dtype] == 1:  # as C does: through int32, then the low bits
-                return self.cast(self.cast(a, "int32"), dtype)
+            # As C compilers do it where C leaves it open: through a wider integer, then the low bits.
+            if dtype == "uint32" or ITEMSIZE[dtype] < 4:
+                return self.cast(self.cast(a, "int64" if dtype == "uint32" else "int32"), dtype)
+            if dtype == "uint64":
+                high = self.cast(a - 2.0**63, "int64") ^ (-1 << 63)
+                return self.cast(self.where(a < 2.0**63, self.cast(a, "int64"), high), dtype)
+            name = "fptosi"
         elif dtype in FLOATS:
-            name = "uitofp" if source in ("bool", "uint8") else "sitofp"
+            name = "uitofp" if source in UNSIGNED else "sitofp"
         elif source == "bool" or ITEMSIZE[dtype] > ITEMSIZE[source]:
-            name = "zext" if source in ("bool", "uint8") else "sext"
+            name = "zext" if source in UNSIGNED else "sext"
         elif ITEMSIZE[dtype] < ITEMSIZE[source]:
             name = "trunc"
         else:
-            name = "bitcast"
+            return Value(self, a.text, dtype, a.lanes)
         return self.op(f"{name} {a.typed} to {llvm_type(dtype, a.lanes)}", dtype, a.lanes)
 
     def bits(self, a: Value) -> Value:

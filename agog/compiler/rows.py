@@ -17,9 +17,9 @@ from __future__ import annotations
 from typing import Any, Callable, Sequence
 
 from agog.compiler import call, pool, targets
-from agog.compiler.ir import FLOATS, Module, Value
+from agog.compiler.ir import FLOATS, UNSIGNED, Module, Value
 from agog.compiler.kernel import Kernel, Partial
-from agog.compiler.targets import ITEMSIZE, Target
+from agog.compiler.targets import HALVES, ITEMSIZE, Target
 from agog.errors import ArgumentError, DTypeError
 
 __all__ = ["PROGRAMS", "RowKernel", "compile_row_program", "compile_rows"]
@@ -115,18 +115,19 @@ class Place:
         k = self._k
         address = k.at(array.base, self._index, array.dtype)
         if self._partial:
-            return self._partial.load(address, array.dtype)
-        return k.load(address, array.dtype, k.lanes)
+            return k.widen(self._partial.load(address, array.dtype))
+        return k.widen(k.load(address, array.dtype, k.lanes))
 
     def put(self, array: Array, value: Value) -> Value:
-        """Store a vector of the array's dtype, and return it."""
+        """Store a vector of the array's dtype (float32 for a 16-bit float, which is rounded), and return it."""
         k = self._k
         value = k.splat(value)
         address = k.at(array.base, self._index, array.dtype)
+        stored = k.cast(value, array.dtype) if array.dtype in HALVES else value
         if self._partial:
-            self._partial.store(value, address)
+            self._partial.store(stored, address)
         else:
-            k.store(value, address)
+            k.store(stored, address)
         return value
 
 
@@ -138,12 +139,13 @@ class Row:
         self._number, self._unroll = number, unroll
 
     def length_as(self, dtype: str) -> Value:
-        """The length as a scalar of a float dtype."""
-        return self.k.cast(self.length, dtype)
+        """The length as a scalar of a float dtype (float32 for a 16-bit one)."""
+        return self.k.cast(self.length, "float32" if dtype in HALVES else dtype)
 
     def result(self, out: Array, value: Value) -> None:
         """Set this row's element of a "column" output."""
-        self.k.store(value, self.k.at(out.base, self._number, out.dtype))
+        stored = self.k.cast(value, out.dtype) if out.dtype in HALVES else value
+        self.k.store(stored, self.k.at(out.base, self._number, out.dtype))
 
     def each(self, body: Callable[[Place], Any]) -> None:
         """Run `body(v)` at every place."""
@@ -244,8 +246,8 @@ def _identity(kind: str, dtype: str) -> float:
         return 0
     if dtype in FLOATS:
         return float("-inf") if kind == "max" else float("inf")
-    if dtype in ("bool", "uint8"):
-        return (0 if kind == "max" else 1) if dtype == "bool" else (0 if kind == "max" else 255)
+    if dtype in UNSIGNED:
+        return 0 if kind == "max" else 1 if dtype == "bool" else (1 << 8 * ITEMSIZE[dtype]) - 1
     lowest = -(1 << (8 * ITEMSIZE[dtype] - 1))
     return lowest if kind == "max" else -lowest - 1
 
@@ -283,7 +285,8 @@ class _RowModule:
                 elif kind == "vector" or i < self.n_outs:
                     arguments.append(Array(address, dtype))
                 else:
-                    arguments.append(k.load(k.at(address, number, dtype) if kind == "column" else address, dtype))
+                    place = k.at(address, number, dtype) if kind == "column" else address
+                    arguments.append(k.widen(k.load(place, dtype)))
             program = Row(k, number, length, None)
             self.fn(program, *arguments)
             self.cost = max(1, program.cost)
@@ -332,6 +335,10 @@ class _RowModule:
 def softmax(row: Row, out: Array, x: Array) -> None:
     """e^(x - max) / sum."""
     largest = row.max(lambda v: v[x])
+    if out.dtype in HALVES:  # what is kept in between must not be rounded
+        total = row.sum(lambda v: row.k.exp(v[x] - largest))
+        row.each(lambda v: v.put(out, row.k.exp(v[x] - largest) / total))
+        return
     total = row.sum(lambda v: v.put(out, row.k.exp(v[x] - largest)))
     inverse = 1.0 / total
     row.each(lambda v: v.put(out, v[out] * inverse))
@@ -398,14 +405,19 @@ def layer_norm_backward(row: Row, out: Array, g: Array, x: Array, mean: Any, rst
     row.each(lambda v: v.put(out, ((v[g] * v[weight] - a) - (v[x] - mean) * rstd * b) * rstd))
 
 
+def _summed(out: Array) -> str:
+    """The dtype in which a result is added up."""
+    return "float32" if out.dtype in HALVES else out.dtype
+
+
 def row_sum(row: Row, out: Array, x: Array) -> None:
     """The sum of each row."""
-    row.result(out, row.sum(lambda v: row.k.cast(v[x], out.dtype)))
+    row.result(out, row.sum(lambda v: row.k.cast(v[x], _summed(out))))
 
 
 def row_mean(row: Row, out: Array, x: Array) -> None:
     """The mean of each row."""
-    row.result(out, row.sum(lambda v: row.k.cast(v[x], out.dtype)) / row.length_as(out.dtype))
+    row.result(out, row.sum(lambda v: row.k.cast(v[x], _summed(out))) / row.length_as(out.dtype))
 
 
 def row_max(row: Row, out: Array, x: Array) -> None:

@@ -8,8 +8,10 @@ its input and result, is one nest of three passes. Everything that another group
 
 from collections import Counter
 
+from agog.compiler.ir import FLOATS
 from agog.compiler.loops import Nest, Store, normalized
 from agog.compiler.lowering import Guard, Island, Step
+from agog.compiler.targets import HALVES
 from agog.compiler.values import (
     Assembled,
     Buffer,
@@ -532,4 +534,4 @@ def _number(c):
     value = c.value
     if c.dtype == "bool":
         return bool(value)
-    return float(value) if c.dtype.startswith("float") else int(value)
+    return float(value) if c.dtype in FLOATS or c.dtype in HALVES else int(value)

@@ -17,7 +17,7 @@ from agog.compiler.lowering import Call, Matmul, ScatterAdd
 from agog.compiler.memory import plan
 from agog.compiler.nests import NestCode
 from agog.compiler.schedule import Group, nest_of
-from agog.compiler.targets import ITEMSIZE
+from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.compiler.values import Buffer, contiguous, count, resolve
 
 __all__ = ["Segment"]
@@ -359,14 +359,15 @@ class Segment:
             k = self.k
             value = k.load(k.at(pointers[0], offset, x.dtype), x.dtype)
             expected = step.expected
+            floating = x.dtype in FLOATS or x.dtype in HALVES
             if isinstance(expected, bool):
                 good = k.truth(value) if expected else k.logical_not(value)
-            elif isinstance(expected, float) and x.dtype in FLOATS:
+            elif isinstance(expected, float) and floating:
                 wide = k.cast(value, "float64")
                 good = (
                     k.isnan(wide) if expected != expected else k.eq(k.bits(wide), k.bits(k.const(expected, "float64")))
                 )
-            elif isinstance(expected, int) and x.dtype not in (*FLOATS, "bool") and -(1 << 63) <= expected < 1 << 63:
+            elif isinstance(expected, int) and not floating and x.dtype != "bool" and -(1 << 63) <= expected < 1 << 63:
                 good = k.eq(k.cast(value, "int64"), expected)
             else:
                 good = k.const(False, "bool")

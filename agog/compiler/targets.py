@@ -16,7 +16,24 @@ from agog.errors import DeviceError
 __all__ = ["AVX2", "AVX512", "NEON", "SSE2", "TARGETS", "Target", "host"]
 
 #: Bytes of one element in memory. A bool is one byte, as in NumPy.
-ITEMSIZE = {"bool": 1, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "float32": 4, "float64": 8}
+ITEMSIZE = {
+    "bool": 1,
+    "int8": 1,
+    "uint8": 1,
+    "int16": 2,
+    "uint16": 2,
+    "int32": 4,
+    "uint32": 4,
+    "int64": 8,
+    "uint64": 8,
+    "float16": 2,
+    "bfloat16": 2,
+    "float32": 4,
+    "float64": 8,
+}
+
+#: The 16-bit floats: two bytes in memory, computed with as float32.
+HALVES = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -41,10 +58,12 @@ class Target:
     masked: bool
     #: AVX-512 `vscalef`: x * 2^n with overflow, underflow and subnormals right, in one instruction.
     scalef: bool
+    #: Instructions between float16 and float32. Without, LLVM would call the library per lane.
+    half: bool
 
     def lanes(self, dtype: str) -> int:
-        """How many elements of `dtype` fill one vector register."""
-        return self.vector_bits // (8 * ITEMSIZE[dtype])
+        """How many elements of `dtype` fill one vector register: of a 16-bit float, those that fill it as float32."""
+        return self.vector_bits // (32 if dtype in HALVES else 8 * ITEMSIZE[dtype])
 
     @property
     def vector_bytes(self) -> int:
@@ -85,10 +104,18 @@ def _triple() -> str:
 _X86 = _triple() if _triple().startswith("x86_64") else "x86_64-unknown-linux-gnu"
 _ARM = _triple() if _triple().startswith("aarch64") else "aarch64-unknown-linux-gnu"
 
-AVX512 = Target("avx512", _X86, "x86-64-v4", "", 512, registers=32, fma=True, rounding=True, masked=True, scalef=True)
-AVX2 = Target("avx2", _X86, "x86-64-v3", "", 256, registers=16, fma=True, rounding=True, masked=False, scalef=False)
-SSE2 = Target("sse2", _X86, "x86-64", "", 128, registers=16, fma=False, rounding=False, masked=False, scalef=False)
-NEON = Target("neon", _ARM, "generic", "+neon", 128, registers=32, fma=True, rounding=True, masked=False, scalef=False)
+AVX512 = Target(
+    "avx512", _X86, "x86-64-v4", "", 512, registers=32, fma=True, rounding=True, masked=True, scalef=True, half=True
+)
+AVX2 = Target(
+    "avx2", _X86, "x86-64-v3", "", 256, registers=16, fma=True, rounding=True, masked=False, scalef=False, half=True
+)
+SSE2 = Target(
+    "sse2", _X86, "x86-64", "", 128, registers=16, fma=False, rounding=False, masked=False, scalef=False, half=False
+)
+NEON = Target(
+    "neon", _ARM, "generic", "+neon", 128, registers=32, fma=True, rounding=True, masked=False, scalef=False, half=True
+)
 
 #: Every target by name, best first within an instruction set.
 TARGETS = {target.name: target for target in (AVX512, AVX2, SSE2, NEON)}

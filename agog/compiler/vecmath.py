@@ -27,8 +27,8 @@ import math
 from typing import Any, Mapping, Sequence
 
 from agog.compiler import polynomials
+from agog.compiler.halves import Halves
 from agog.compiler.ir import Operand, Value
-from agog.compiler.operators import Builder
 from agog.errors import DTypeError
 
 __all__ = ["Exponential", "Precise"]
@@ -83,7 +83,7 @@ _FORMAT = {
 }
 
 
-class Precise(Builder):
+class Precise(Halves):
     """Exact pieces of arithmetic: sums and products with their rounding errors, polynomials, powers of two."""
 
     def format(self, x: Value) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def _count(shape: tuple, axis: Any) -> int:
 
 def _mean(xp: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     n = _count(x.shape, axis)
+    if dtypes.is_half(x.dtype):
+        return xp.astype(xp.sum(xp.astype(x, "float32"), axis=axis, keepdims=keepdims) / float(n), x.dtype)
     return xp.sum(x, axis=axis, keepdims=keepdims) / float(n)
 
 
@@ -442,8 +444,8 @@ def _padded(b: Any, x: Any, padding: tuple, value: Any) -> Any:
 
 
 def _lowest(dtype: str) -> Any:
-    d = np.dtype(dtype)
-    return -math.inf if d.kind == "f" else False if d.kind == "b" else int(np.iinfo(d).min)
+    d = dtypes.dtype(dtype)
+    return -math.inf if dtypes.is_floating(d) else False if d.kind == "b" else int(np.iinfo(d).min)
 
 
 def _max_pool(b: Any, inputs: Any, node: Any) -> Any:
@@ -638,13 +640,15 @@ LOWER: dict[str, Any] = {
     "xlog1py": lambda k, x, y: k.where(k.bitwise_and(k.eq(x, 0), k.eq(y, y)), 0, k.mul(x, k.log1p(y))),
     "hardshrink": lambda k, x, a: k.where(k.bitwise_and(k.ge(x, k.neg(a)), k.le(x, a)), 0, x),
     "softshrink": lambda k, x, a: k.sub(x, k.min(k.max(x, k.neg(a)), a)),
-    "sinc": lambda k, x: _sinc(k, k.mul(x, math.pi)),
+    "sinc": lambda k, x: _sinc(k, x),
 }
 
 
-def _sinc(k: Any, u: Any) -> Any:
-    zero = k.eq(u, 0)
-    return k.where(zero, 1, k.div(k.sin(u), k.where(zero, 1, u)))
+def _sinc(k: Any, x: Any) -> Any:
+    whole, zero = k.round(x), k.eq(x, 0)
+    odd = k.ne(k.round(k.mul(whole, 0.5)), k.mul(whole, 0.5))
+    sine = k.sin(k.mul(k.sub(x, whole), math.pi))  # exactly 0 at whole numbers
+    return k.where(zero, 1, k.div(k.where(odd, k.neg(sine), sine), k.mul(k.where(zero, 1, x), math.pi)))
 
 
 #: The rows of `x + y` and `x @ y`: a sum of products is a product of longer matrices.

@@ -19,7 +19,7 @@ _real: dict[str, Any] = {"to_float": True, "takes": "f"}
 # ----------------------------------------------------------------------------------------------------------- roots
 sqrt = elementwise("sqrt(x) -> y", **_float, vjp={"x": lambda xp, g, y: g / (y * 2)}, lower=lambda k, x: k.sqrt(x),
                    domain=(0.3, 3), doc="The square root; nan for negative real `x`. Its gradient at 0 is inf.")
-rsqrt = elementwise("rsqrt(x) -> y", lambda np, x: 1 / np.sqrt(x), **_float,
+rsqrt = elementwise("rsqrt(x) -> y", lambda np, x: 1 / np.sqrt(x), **_float, widen=True,
                     vjp={"x": lambda xp, g, y: g * (y * y * y) / -2}, lower=lambda k, x: k.rsqrt(x), domain=(0.3, 3),
                     reference=lambda np, x: 1 / np.sqrt(x), doc="`1 / sqrt(x)`.")
 cbrt = elementwise("cbrt(x) -> y", **_real, vjp={"x": lambda xp, g, y: g / (y * y * 3)}, domain=(0.3, 3),

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from agog.array import dtypes
 from agog.compiler import targets
 from agog.compiler.program import compile
 from agog.errors import AgogError
@@ -51,6 +52,9 @@ def compare(op, graph, arrays, got):
         assert g.shape == w.shape and g.dtype == w.dtype, f"{op.name}: {g.dtype}{g.shape}, not {w.dtype}{w.shape}"
         if w.dtype.kind in "biu":
             np.testing.assert_array_equal(g, w, err_msg=op.name)
+        elif dtypes.is_half(w.dtype):  # one rounding apart at most
+            np.testing.assert_array_equal(np.isnan(g), np.isnan(w), err_msg=op.name)
+            assert steps_apart(g, w).max(initial=0) <= 1, op.name
         elif w.dtype.kind in "fc":
             finite = np.abs(w[np.isfinite(w)])
             scale = float(finite.max()) if finite.size else 1.0
@@ -58,10 +62,20 @@ def compare(op, graph, arrays, got):
             np.testing.assert_allclose(g, w, rtol=4 * eps, atol=4 * eps * max(scale, 0.1), err_msg=op.name)
 
 
+def steps_apart(a, b):
+    """How many numbers of their 16-bit float lie from a to b."""
+    i, j = (x.view(np.int16).astype(np.int32) for x in (a, b))
+    apart = np.abs(np.where(i < 0, -(i & 0x7FFF), i) - np.where(j < 0, -(j & 0x7FFF), j))
+    return np.where(np.isnan(a), 0, apart)
+
+
+DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "uint8", "uint32", "bool")
+
+
 @pytest.mark.parametrize("name", sorted(TABLE))
 def test_row(name):
     op = TABLE[name]
-    for dtype in ("float32", "float64", "int64", "int32", "uint8", "bool"):
+    for dtype in map(dtypes.dtype, DTYPES):
         for graph, arrays in graphs(op, dtype):
             compare(op, graph, arrays, compile(graph)([a.copy() for a in arrays]))
 
@@ -72,5 +86,6 @@ def test_row(name):
 def test_lesser_targets(name, target):
     if target is targets.host():
         return
-    for graph, arrays in graphs(TABLE[name], "float32"):
-        compare(TABLE[name], graph, arrays, compile(graph, target)(arrays))
+    for dtype in map(dtypes.dtype, ("float32", "float16", "bfloat16")):
+        for graph, arrays in graphs(TABLE[name], dtype):
+            compare(TABLE[name], graph, arrays, compile(graph, target)(arrays))
