@@ -34,7 +34,7 @@ class _Clock:
 clock = _Clock()
 
 
-_OWN = ("_kinds", "_hooks", "_watched", "_chain", "training", "_version")
+_OWN = ("_kinds", "_hooks", "_watched", "_chain", "_rebound", "training", "_version")
 # Other values of these types come only by setting an attribute, which is a new version.
 _UNWATCHED: tuple[type, ...] = (type(None), bool, int, float, complex, str, bytes, type, Tensor)
 
@@ -68,6 +68,7 @@ class Module:
     _kinds: dict[str, str]
     _version: int
     _hooks: Any
+    _rebound: frozenset[str] = frozenset()  # attributes that staged calls give new Tensors, without a new version
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = object.__new__(cls)
@@ -156,9 +157,23 @@ class Module:
         if watched is None or watched[0] != clock.now:
             modules = list(self.modules())
             plain = [(m.__dict__, k) for m in modules for k, v in m.__dict__.items()
-                     if k not in _OWN and not isinstance(v, (*_UNWATCHED, Module))]
+                     if k not in _OWN and (k in m._rebound or not isinstance(v, (*_UNWATCHED, Module)))]
             watched = self.__dict__["_watched"] = (clock.now, tuple((id(m), m._version) for m in modules), plain)
         return watched[1], watched[2]
+
+    def __agog_rebind__(self, names: set[str]) -> bool:
+        """Staged calls are going to give these attributes new Tensors: watch them one by one from now on.
+
+        False when one of them is a parameter or a module, or when setting it runs code of a subclass.
+        """
+        cls = type(self)
+        if cls.__setattr__ is not Module.__setattr__ or any(
+                self._kinds.get(n) in (PARAMETER, MODULE) or hasattr(getattr(cls, n, None), "__set__") for n in names):
+            return False
+        if not names <= self._rebound:
+            self.__dict__["_rebound"] = self._rebound | names
+            self._changed()
+        return True
 
     def _tree_version(self) -> int:
         """The newest stamp of this module and all below; changes whenever any of them does."""
@@ -384,7 +399,7 @@ class Module:
         return Loaded(missing, unexpected)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_watched", "_chain")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_watched", "_chain", "_rebound")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -14,9 +14,10 @@ from typing import Any, Callable
 import numpy as np
 
 from agog import dispatch, tape, tree
+from agog.staging.rebinding import Held
 from agog.staging.recorder import Argument, Captured
 from agog.staging.recording import Recording, deliver, spent
-from agog.staging.state import ABSENT, CONTAINERS, PLAIN, SIZE, fingerprint, is_tensor
+from agog.staging.state import ABSENT, CONTAINERS, PLAIN, SIZE, Entry, Seen, fingerprint, is_tensor
 
 MISS = object()
 
@@ -89,6 +90,7 @@ class _Writer:
             "new": object.__new__,
             "Tensor": dispatch.Tensor,
             "fingerprint": fingerprint,
+            "Seen": Seen,
             "spent": spent,
             "deliver": deliver,
         }
@@ -159,6 +161,8 @@ def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tupl
     for i, name in enumerate(names):
         for other in names[:i]:
             w.line(f"if {name} is {other}: return MISS")
+    for held in r.held:
+        _check_held(w, r, held, names)
     for i, t in r.same_arguments:
         w.line(f"if {names[i]} is not {w.name(t)}: return MISS")
     if r.captured_ids and r.other_arguments:
@@ -166,6 +170,24 @@ def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tupl
         for i in r.other_arguments:
             w.line(f"if id({names[i]}) in {ids}: return MISS")
     return names
+
+
+def _check_held(w: _Writer, r: Recording, held: Held, names: list[str]) -> None:
+    """Read what a place holds, and check it like an argument; adds the variables of its Tensors to `names`."""
+    new = [f"h{held.first + k}" for k in range(len(held.kinds))]
+    if held.form == "tensor":
+        w.line(f"{new[0]} = {_read(w, held.place)}")
+    else:
+        w.line(f"{''.join(x + ', ' for x in new)} = {w.name(held.read)}()")
+    for i, (name, kind) in enumerate(zip(new, held.kinds), held.first):
+        w.line(f"if type({name}) is not {w.name(kind)}: return MISS")
+        _check_tensor(w, name, i, r.argument_specs[i])
+        same = r.alike[i]
+        if same != i:
+            w.line(f"if {name} is not {names[same]}: return MISS")
+        elif others := [other for k, other in enumerate(names) if r.alike[k] == k]:
+            w.line("if " + " or ".join(f"{name} is {other}" for other in others) + ": return MISS")
+        names.append(name)
 
 
 def _check_tensor(w: _Writer, name: str, number: int, spec: tuple) -> None:
@@ -184,6 +206,8 @@ def _check_tensor(w: _Writer, name: str, number: int, spec: tuple) -> None:
 
 def _read(w: _Writer, place: Any) -> str:
     holder, key = place.holder, place.key
+    if isinstance(place, Entry):
+        return f"{w.name(place)}.read()"
     if key is SIZE:
         return f"len({w.name(holder)})"
     if type(holder) is dict or type(holder) is types.MappingProxyType:
@@ -211,11 +235,11 @@ def _check_guards(w: _Writer, r: Recording) -> None:
         w.line(f"now = {w.name(watched.value)}.__agog_watch__()[0]")
         entry = w.name(watched)
         w.line(f"if now is not {entry}.last and not {entry}.holds(now): return MISS")
+    seen = f"Seen({w.name(guards.holes)})" if guards.holes else "None"
     for place, before, fixed in guards.deep:
         w.line(f"now = {_read(w, place)}")
-        w.line(
-            f"if now is not {w.name(fixed)} and fingerprint(now, None, {place.name!r}) != {w.name(before)}: return MISS"
-        )
+        picture = f"fingerprint(now, {seen}, {place.name!r})"
+        w.line(f"if now is not {w.name(fixed)} and {picture} != {w.name(before)}: return MISS")
 
 
 def _check_captured(w: _Writer, r: Recording, names: list[str]) -> list[str]:
@@ -271,17 +295,31 @@ def _commit(w: _Writer, r: Recording, names: list[str], inputs: list[str]) -> No
             w.line(f"g._data = outs[{place}]")
             w.line("g._node = None")
             w.line(f"{leaf}.grad = g")
+
+    def leaves(values: list[tuple[str, Any]]) -> Any:
+        where: dict[str, Callable[[Any], str]] = {
+            "same": w.name,
+            "argument": names.__getitem__,
+            "new": "r{}".format,
+        }
+        return iter([where[kind](x) for kind, x in values])
+
+    for place, structure, values in r.rebindings:
+        value = _structure(w, structure, leaves(values))
+        if isinstance(place.holder, dict) and isinstance(place.key, str):
+            w.line(f"{w.name(place.holder)}[{place.key!r}] = {value}")
+        else:
+            w.line(f"{w.name(place)}.write({value})")
     for effect in r.effects:
-        values = []
+        given = []
         for _ in effect.slots:
             w.line(f"e{at} = new(Tensor)")
             w.line(f"e{at}._data = outs[{at}]")
             w.line(f"e{at}._node = None")
-            values.append(f"e{at}")
+            given.append(f"e{at}")
             at += 1
-        w.line(f"deliver({', '.join([w.name(effect), *values])})")
-    leaves = [w.name(x) if kind == "same" else names[x] if kind == "argument" else f"r{x}" for kind, x in r.results]
-    w.line(f"return {_structure(w, r.structure, iter(leaves))}")
+        w.line(f"deliver({', '.join([w.name(effect), *given])})")
+    w.line(f"return {_structure(w, r.structure, leaves(r.results))}")
 
 
 def _structure(w: _Writer, s: tree.Structure, leaves: Any) -> str:

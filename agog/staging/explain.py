@@ -46,6 +46,10 @@ def _recording(r: Any) -> list[str]:
     lines.append(
         f"  outputs: {len(r.results)} results, {len(r.writes)} Tensors assigned, {len(r.gradients)} gradients set"
     )
+    if r.rebindings:
+        lines.append("  rebinds: " + ", ".join(place.name for place, _, _ in r.rebindings))
+    if r.held:
+        lines.append("  reads afresh: " + ", ".join(held.place.name for held in r.held))
     for guard in r.guard_values:
         lines.append(f"  path: {guard.what} gave {guard.expected!r}" + (f"  ({guard.line})" if guard.line else ""))
     names = r.guards.names()

@@ -123,6 +123,7 @@ class Function:
         self._entries: list[Any] = []  # of the recordings used last
         self._history: list[str] = []
         self._evicted = 0
+        self._varying: set[tuple[int, Any]] = set()  # places that hold one Tensor after another
         self._warned: set[str] = set()
         self._bound: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         functools.update_wrapper(self, fn, updated=())
@@ -197,13 +198,14 @@ class Function:
                 if r.program is None:
                     compiling = True
                     continue
-                if (changed := r.applies(tensors)) is not None:
+                given = r.gather(tensors)
+                if (changed := r.applies(given)) is not None:
                     why = f"{changed} changed"
                     continue
                 if self.check:
-                    return self._checked(r, tensors, args, kwargs)
+                    return self._checked(r, given, args, kwargs)
                 try:
-                    result = r.run(tensors)
+                    result = r.run(given)
                     if r.entry is not None:
                         self._entries = [r.entry, *[e for e in self._entries if e is not r.entry][: ENTRIES - 1]]
                     return result
@@ -342,6 +344,9 @@ class Function:
         if key not in self._forms:
             label = self._labels(args, kwargs)
             why = self._news(label)
+        else:
+            for r in self._forms[key].recordings:
+                self._varying |= r.guards.varied()
         watch = Watch()
         recorder = Recorder(watch)
         for i, t in enumerate(tensors):
@@ -356,7 +361,7 @@ class Function:
         if form is None:
             form = self._new_form(key, label)
         try:
-            made = Recording(self.__name__, recorder, watch, result, tensors)
+            made = Recording(self.__name__, recorder, watch, result, tensors, self._varying)
             made.guards.failed()
         except NotStageable as error:
             form.attempts += 1
@@ -460,7 +465,7 @@ class Function:
         form = self._forms.get(key)
         if form is None:
             return None
-        fitting = [r for r in form.recordings if r.applies(tensors) is None]
+        fitting = [r for r in form.recordings if r.applies(r.gather(tensors)) is None]
         return next(iter([*fitting, *form.recordings]), None)
 
     def _found(self, args: tuple, kwargs: dict, what: str) -> Recording:

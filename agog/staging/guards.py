@@ -11,7 +11,8 @@ from agog.staging import state
 from agog.staging.codes import is_user_code
 from agog.staging.observe import Watch
 from agog.staging.reach import RAN
-from agog.staging.state import ABSENT, Place, Refuse, fingerprint, is_tensor
+from agog.staging.rebinding import at, changes, has_tensors
+from agog.staging.state import ABSENT, Place, Refuse, Seen, fingerprint, is_tensor
 
 _IDENTITY = (*state.FIXED, str, bytes, type(None), bool, type(...), type(NotImplemented))
 
@@ -19,7 +20,7 @@ _IDENTITY = (*state.FIXED, str, bytes, type(None), bool, type(...), type(NotImpl
 class Guards:
     """Places and what they held. `failed()` gives the name of the first that differs, or None."""
 
-    __slots__ = ("same", "equal", "functions", "watched", "deep", "nodes", "kept")
+    __slots__ = ("same", "equal", "functions", "watched", "deep", "nodes", "kept", "holes")
 
     def __init__(self, watch: Watch, captured: list[Any]):
         self.same: list[tuple[Place, Any]] = []
@@ -33,9 +34,15 @@ class Guards:
             if key not in watch.given and not is_tensor(x) and not isinstance(x, np.ndarray)
         ]
         self.nodes = [(t, t._node) for t in captured]
+        self.holes = watch.holes
+        rebound = {at(r.place): r for r in watch.rebindings}
         for key, place in watch.places.items():
-            if key not in watch.volatile and place is not RAN:
-                self._add(place, watch.before[key])
+            if key not in watch.volatile and place is not RAN and key not in watch.held and key not in rebound:
+                before = watch.before[key]
+                if self.holes and isinstance(before, tuple):
+                    before = fingerprint(place.read(), Seen(self.holes), place.name)
+                self._add(place, before)
+        self.same += [(r.place, r.before) for key, r in rebound.items() if key not in watch.held]
         for name, value, before in watch.arguments:
             if not isinstance(value, (*state.PLAIN, dict, list, tuple)):  # those are in the key
                 self._add(Place({"value": value}, "value", name), before)
@@ -76,11 +83,30 @@ class Guards:
                 return w.name
         for place, before, fixed in self.deep:
             try:
-                if place.read() is not fixed and fingerprint(place.read(), None, place.name) != before:
+                if place.read() is not fixed and self._picture(place) != before:
                     return place.name
             except Refuse:
                 return place.name
         return None
+
+    def _picture(self, place: Place) -> Any:
+        return fingerprint(place.read(), Seen(self.holes) if self.holes else None, place.name)
+
+    def varied(self) -> set[tuple[int, Any]]:
+        """The places that hold another Tensor than they did: from now on they are followed, not compared."""
+        out = {at(p) for p, value in self.same if is_tensor(value) and p.read() is not value and is_tensor(p.read())}
+        kept = {id(x): x for x in self.kept}
+        for place, before, fixed in self.deep:
+            try:
+                found = () if fixed is place.read() else changes(place, before, self._picture(place), kept) or ()
+            except Refuse:
+                continue
+            out.update(at(p) for p, picture in found if has_tensors(picture))
+        for w in self.watched:
+            if not w.holds(w.value.__agog_watch__()[0]):
+                for module, name, _ in w.rebound() or ():
+                    module.__agog_rebind__({name})
+        return out
 
     def names(self) -> list[str]:
         """What is watched, for `explain`."""

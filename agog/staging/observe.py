@@ -24,14 +24,28 @@ from agog.array import dtypes
 from agog.staging import codes
 from agog.staging.codes import DYNAMIC, from_user, is_agog, is_user_class, is_user_code
 from agog.staging.reach import RAN, Reach
+from agog.staging.rebinding import (
+    FOLLOWED,
+    Rebinding,
+    at,
+    changes,
+    entries_held,
+    has_tensors,
+    holes_of,
+    is_value,
+    value_of,
+    writable,
+)
 from agog.staging.state import (
     ABSENT,
     CONTAINERS,
     FIXED,
     IMPURE_TYPES,
+    NONE,
     PLAIN,
     Place,
     Refuse,
+    Seen,
     fingerprint,
     is_tensor,
 )
@@ -158,6 +172,9 @@ class Watch(Reach):
     def __init__(self) -> None:
         super().__init__()
         self.arguments: list[tuple[str, Any, Any]] = []
+        self.rebindings: list[Rebinding] = []
+        self.held: dict[tuple[int, Any], tuple[Place, Any]] = {}  # with the Tensors that were there before
+        self.holes: dict[int, set[Any]] = {}
         self._new: dict[int, Any] = {}
         self._random: Any = None
         self._active = False
@@ -299,11 +316,37 @@ class Watch(Reach):
             return None
 
     # -------------------------------------------------------------------------------------------- the verdict
-    def side_effect(self) -> tuple[str, bool] | None:
-        """What changed besides Tensors, in words, and whether it may have been for once; None when nothing did."""
+    def side_effect(self, varying: set[tuple[int, Any]]) -> tuple[str, bool] | None:
+        """What changed besides Tensors, in words, and whether it may have been for once; None when nothing did.
+
+        Places that were given other Tensors are no side effect: they are in `rebindings` afterwards. varying: the
+        places that are known to hold one Tensor after another (`held` afterwards); those that begin to are added.
+        """
         if self.reason is not None:
             return self.reason, False
         self.finish()
+        changed: dict[tuple[int, Any], tuple[Place, Any]] = {}
+        verdict = self._changed_places(changed) or self._changed_objects(changed)
+        if verdict is not None:
+            return verdict
+        for name, value, before in self.arguments:
+            if fingerprint(value, None, name) != before:
+                return f"it changes its argument {name}", True
+        for key, (place, before) in changed.items():
+            if id(place.holder) in self.given or not writable(place, self.owners):
+                return f"it changes {place.name}", True
+            if before in (NONE, fingerprint(ABSENT)) and key not in varying:
+                varying.add(key)  # perhaps it is just being set up; next time this is what the function does
+                verdict = f"it changes {place.name}", True
+        if verdict is not None:
+            return verdict
+        self._settle(changed, varying)
+        state = (random.getstate(), _numpy_random())
+        if state[0] != self._random[0] or not _same_random(state[1], self._random[1]):
+            return "it draws random numbers from Python's or NumPy's generator; use agog.random", False
+        return None
+
+    def _changed_places(self, changed: dict[tuple[int, Any], tuple[Place, Any]]) -> tuple[str, bool] | None:
         for key, place in self.places.items():
             if place is RAN:
                 continue
@@ -313,17 +356,59 @@ class Watch(Reach):
             except Refuse as refusal:
                 return str(refusal), False
             if before != after:
-                return f"it changes {place.name}", True
-        for name, value, before in self.arguments:
-            if fingerprint(value, None, name) != before:
-                return f"it changes its argument {name}", True
+                found = None if key in self.volatile else changes(place, before, after, self.reached)
+                if found is None:
+                    return f"it changes {place.name}", True
+                changed.update((at(p), (p, picture)) for p, picture in found)
+        return None
+
+    def _changed_objects(self, changed: dict[tuple[int, Any], tuple[Place, Any]]) -> tuple[str, bool] | None:
         for w in self.watched.values():
             if not w.holds(w.value.__agog_watch__()[0]):
-                return f"it changes {w.name}", True
-        state = (random.getstate(), _numpy_random())
-        if state[0] != self._random[0] or not _same_random(state[1], self._random[1]):
-            return "it draws random numbers from Python's or NumPy's generator; use agog.random", False
+                found = w.rebound()
+                if found is None:
+                    return f"it changes {w.name}", True
+                self.reached.update((id(t), t) for t in w.kept if is_tensor(t))
+                for module, name, before in found:
+                    place = Place(module.__dict__, name, f"{w.name}.{name}")
+                    changed.setdefault(at(place), (place, before))
         return None
+
+    def _settle(self, changed: dict[tuple[int, Any], tuple[Place, Any]], varying: set[tuple[int, Any]]) -> None:
+        """From what has changed to `held` and `rebindings`."""
+        for key, (place, picture) in changed.items():
+            before = ABSENT if picture == fingerprint(ABSENT) else value_of(picture, self.reached)
+            self.rebindings.append(Rebinding(place, before, place.read()))
+            if has_tensors(picture):
+                self.held[key] = place, before
+        for key, place in self.places.items():
+            if place is RAN or key in self.held or key in changed or key in self.volatile:
+                continue
+            picture = self.before[key]
+            if key in varying or isinstance(place.holder, dict) and place.key in place.holder.get("_rebound", ()):
+                if isinstance(picture, tuple) and is_value(picture) and has_tensors(picture):
+                    self.held[key] = place, value_of(picture, self.reached)
+            elif varying and isinstance(picture, tuple) and picture[0] in FOLLOWED:
+                for entry in entries_held(place.read(), varying, place.name):
+                    if at(entry) not in changed and id(entry.holder) not in self.given:
+                        self.held.setdefault(at(entry), (entry, entry.read()))
+        self.holes = holes_of([*(p for p, _ in self.held.values()), *(r.place for r in self.rebindings)])
+        if self.held or self.rebindings:
+            for w in self.watched.values():
+                w.renew(w.value.__agog_watch__()[0], self.holes)
+
+    def pinned(self) -> dict[int, Any]:
+        """The objects that are known by identity, by id: those that only rebound places hold are not among them."""
+        if not (self.held or self.rebindings):
+            return self.reached
+        seen = Seen(self.holes)
+        moving = {*self.held, *(at(r.place) for r in self.rebindings)}
+        for key, place in self.places.items():
+            if place is not RAN and key not in moving and key not in self.volatile:
+                fingerprint(place.read(), seen, place.name)
+        for w in self.watched.values():
+            seen.update((id(x), x) for x in w.kept)
+        return seen
 
 
 def _numpy_random() -> Any:

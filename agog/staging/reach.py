@@ -79,6 +79,7 @@ class Reach:
         self._objects: dict[int, tuple[Any, str]] = {}
         self._attributes: set[str] = set()
         self._dynamic = False
+        self.owners: dict[int, Any] = {}  # whose `__dict__` a dict is
         self._keep: list[Any] = []
         self._proxies: dict[type, Any] = {}
         self._known: set[int] = set()  # codes of functions whose closures are watched
@@ -200,6 +201,8 @@ class Reach:
         if isinstance(value, types.ModuleType):
             self._note_module(value, wanted)
             return
+        state = getattr(value, "__dict__", None)
+        self.owners[id(state)] = value
         watch = getattr(type(value), "__agog_watch__", None)
         if watch is not None:
             token, entries = watch(value)
@@ -207,16 +210,16 @@ class Reach:
             if new:
                 self.watched[id(value)] = Watched(value, token, name)
             if new and hasattr(value, "modules"):
+                self.owners.update((id(m.__dict__), m) for m in value.modules())
                 for base in {b for m in value.modules() for b in type(m).__mro__ if "forward" in vars(b)}:
                     if not is_user_class(base):  # a layer of the library that somebody may replace parts of
                         self._note(
                             Place(self._proxies.setdefault(base, vars(base)), "forward", f"{base.__name__}.forward")
                         )
             for holder, key in entries:
-                if wanted is None or key in wanted:
+                if wanted is None or key in wanted or key in holder.get("_rebound", ()):
                     self._note(Place(holder, key, f"{name}.{key}"))
             return
-        state = getattr(value, "__dict__", None)
         if id(value) in self._flat:
             self._flat.add(id(state))
         kind: Any = type(value)
@@ -258,6 +261,7 @@ class Reach:
     def _note_module(self, value: types.ModuleType, wanted: Any) -> None:
         """A module: the attributes that are named. Those of agog come at the end: many are made when first used."""
         names = vars(value)
+        self.owners[id(names)] = value
         if value.__name__.partition(".")[0] == "agog":
             self._agog[id(value)] = (value, value.__name__)
             return

@@ -193,6 +193,10 @@ class Recorder:
         """A Tensor object was made during the recording."""
         self._born[id(tensor)] = tensor
 
+    def is_born(self, tensor: Any) -> bool:
+        """Whether a Tensor object was made during the recording."""
+        return id(tensor) in self._born
+
     def on_constant(self, tensor: Any) -> None:
         """A Tensor of Python numbers: they follow from what the guards watch."""
         self._born[id(tensor)] = tensor

@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from agog import tape, tree
+from agog import dispatch, tape, tree
 from agog.autodiff.functional import stopped
 from agog.dispatch import wrap
 from agog.graph.ir import Constant, Graph, Input, Node, Role, Value
@@ -17,6 +17,7 @@ from agog.staging.building import build
 from agog.staging.guards import Guards
 from agog.staging.live import Live
 from agog.staging.observe import Watch
+from agog.staging.rebinding import Held, leaves
 from agog.staging.recorder import Argument, Captured, Gradient, Guard, Recorder
 from agog.staging.state import PLAIN, is_tensor
 from agog.tape import Leaf, Pick
@@ -54,15 +55,28 @@ class Recording:
     Raises NotStageable when the run did something that a graph does not express.
     """
 
-    def __init__(self, name: str, recorder: Recorder, watch: Watch, result: Any, tensors: list[Any]):
+    def __init__(
+        self,
+        name: str,
+        recorder: Recorder,
+        watch: Watch,
+        result: Any,
+        tensors: list[Any],
+        varying: set[tuple[int, Any]],
+    ):
         self.name = name
         if recorder.reason:
             raise NotStageable(recorder.reason)
-        if found := watch.side_effect():
+        if found := watch.side_effect(varying):
             raise NotStageable(*found)
+        self.held: list[Held] = []
+        tensors = self._hold(recorder, watch, tensors)
         self.slots: list[int] = []  # the graph's outputs: results, then state
         self._index: dict[int, int] = {}
+        self._made: dict[int, int] = {}
+        self.new: list[tuple[int, Any]] = []  # (output, the recorded Tensor) of each Tensor made by the call
         self._plan_results(recorder, result, tensors)
+        self._plan_rebindings(recorder, watch, tensors)
         self._plan_state(recorder, tensors)
         if recorder.reason:  # planning may capture, and find what cannot be followed
             raise NotStageable(recorder.reason)
@@ -76,18 +90,19 @@ class Recording:
         self.fetch: list[Any] = [source for _, source in recorder.sources]
         self.captured = [s.tensor for s in self.fetch if type(s) is Captured]
         self.guards = Guards(watch, self.captured)
-        self.same_arguments = [(i, t) for i, t in enumerate(tensors) if id(t) in watch.reached]
+        pinned = watch.pinned()
+        self.same_arguments = [(i, t) for i, t in enumerate(tensors) if id(t) in pinned]
         known = {i for i, _ in self.same_arguments}
         self.other_arguments = [i for i in range(len(tensors)) if i not in known]
         self.captured_ids = {id(t) for t in self.captured}
+        if self.held:
+            self.captured_ids |= {i for i, x in pinned.items() if is_tensor(x)}
         self.leaf_states = [(self._owner(leaf, tensors), before is None) for leaf, before in recorder.leaves.values()]
         for source in self.fetch:
             if type(source) is Gradient:
                 source.leaf = self._owner(source.leaf, tensors)
         self.specs = [recorder.specs[slot] for slot, _ in recorder.sources]
-        self.argument_specs = [
-            (t._data.shape, t._data.dtype, None if t._node is None else type(t._node)) for t in tensors
-        ]
+        self.argument_specs = [_spec(t) for t in tensors]
         self.effects = recorder.effects
         self.program: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
         self.entry: Any = None  # the call written out, where that can be done
@@ -110,25 +125,58 @@ class Recording:
         _refuse_shared(result, recorder)
         leaves, self.structure = tree.flatten(result)
         arguments = {id(t): i for i, t in enumerate(tensors)}
-        made: dict[int, int] = {}
         self.results: list[tuple[str, Any]] = []
-        self.new: list[tuple[int, Any]] = []  # (output, the recorded Tensor) of each Tensor made by the call
         for x in leaves:
             if is_tensor(x):
-                if id(x) in arguments:
-                    self.results.append(("argument", arguments[id(x)]))
-                elif id(x) in recorder.external:
-                    self.results.append(("same", x))
-                else:
-                    if id(x) not in made:
-                        made[id(x)] = len(self.new)
-                        slot = recorder.slot_of(x)
-                        self.new.append((self._output(slot), x))
-                    self.results.append(("new", made[id(x)]))
+                self.results.append(self._tensor(recorder, arguments, x))
             elif isinstance(x, PLAIN_RESULTS):
                 self.results.append(("same", x))
             else:
                 raise NotStageable(f"it returns a {type(x).__name__}, which is neither a Tensor nor plain data")
+
+    def _tensor(self, recorder: Recorder, arguments: dict[int, int], x: Any) -> tuple[str, Any]:
+        """Where a Tensor that the call gives away comes from."""
+        if id(x) in arguments:
+            return "argument", arguments[id(x)]
+        if not recorder.is_born(x):
+            slot = recorder.slot_of(x)
+            for k, (at, source) in enumerate(recorder.sources):
+                if at == slot and type(source) is Gradient:
+                    return "input", k
+            return "same", x
+        if type(x) is not dispatch.Tensor:
+            raise NotStageable(f"it gives away a {type(x).__name__} that it made")
+        if id(x) not in self._made:
+            self._made[id(x)] = len(self.new)
+            self.new.append((self._output(recorder.slot_of(x)), x))
+        return "new", self._made[id(x)]
+
+    def _hold(self, recorder: Recorder, watch: Watch, tensors: list[Any]) -> list[Any]:
+        """The arguments, and after them the Tensors in places that hold one after another."""
+        tensors = list(tensors)
+        for place, value in watch.held.values():
+            held = Held(place, value, len(tensors))
+            self.held.append(held)
+            leaves(value, held.form, tensors)
+        index = {id(t): i for i, t in reversed(list(enumerate(tensors)))}
+        self.alike = [index[id(t)] for t in tensors]
+        recorder.sources = [
+            (slot, Argument(index[id(s.tensor)]) if type(s) is Captured and id(s.tensor) in index else s)
+            for slot, s in recorder.sources
+        ]
+        return tensors
+
+    def _plan_rebindings(self, recorder: Recorder, watch: Watch, tensors: list[Any]) -> None:
+        """(place, structure, leaves) of what the call leaves in places that it gives another value."""
+        arguments = {id(t): i for i, t in enumerate(tensors)}
+        self.rebindings: list[tuple[Any, Any, list[tuple[str, Any]]]] = []
+        for r in watch.rebindings:
+            found, structure = tree.flatten(r.after)
+            for x in found:
+                if not (id(x) in arguments or id(x) in recorder.external or id(x) in watch.reached):
+                    if not recorder.is_born(x):
+                        raise NotStageable(f"it gives {r.place.name} a Tensor that cannot be followed")
+            self.rebindings.append((r.place, structure, [self._tensor(recorder, arguments, x) for x in found]))
 
     def _plan_state(self, recorder: Recorder, tensors: list[Any]) -> None:
         """What the call changes: (Tensor or number of the argument, output), (leaf or number, output or None)."""
@@ -199,8 +247,19 @@ class Recording:
                 out.append(_leaf(source.leaf, tensors).grad)
         return out
 
+    def gather(self, tensors: list[Any]) -> list[Any]:
+        """The arguments of a call and, after them, the Tensors that the held places hold now."""
+        return [*tensors, *[t for held in self.held for t in held.read()]] if self.held else tensors
+
     def applies(self, tensors: list[Any]) -> str | None:
-        """None when the guards hold, else the name of what changed."""
+        """None when the guards hold for gathered Tensors, else the name of what changed."""
+        for held in self.held:
+            for i in range(held.first, held.first + len(held.kinds)):
+                t = tensors[i]
+                if t is None or _spec(t) != self.argument_specs[i]:
+                    return held.place.name
+                if any((tensors[k] is t) != (k == self.alike[i]) for k in range(i) if self.alike[k] == k):
+                    return f"whether {held.place.name} is another Tensor as well"
         for i, t in self.same_arguments:
             if tensors[i] is not t:
                 return f"argument {i}, which was a Tensor that the function also reads from outside"
@@ -252,11 +311,17 @@ class Recording:
             (tensors[target] if type(target) is int else target)._data = outs[i]
         for owner, k in self.gradients:
             _leaf(owner, tensors).grad = None if k is None else wrap(outs[k])
+        for place, structure, values in self.rebindings:
+            place.write(tree.unflatten(structure, self._fetch(values, tensors, new, inputs)))
         for effect in self.effects:
             deliver(effect, *[wrap(outs[at + k]) for k in range(len(effect.slots))])
             at += len(effect.slots)
-        leaves = [x if kind == "same" else tensors[x] if kind == "argument" else new[x] for kind, x in self.results]
-        return tree.unflatten(self.structure, leaves)
+        return tree.unflatten(self.structure, self._fetch(self.results, tensors, new, inputs))
+
+    @staticmethod
+    def _fetch(values: list[tuple[str, Any]], tensors: list[Any], new: list[Any], inputs: list[Any]) -> list[Any]:
+        where = {"argument": tensors, "new": new, "input": inputs}
+        return [x if kind == "same" else where[kind][x] for kind, x in values]
 
 
 def deliver(effect: Any, *values: Any) -> None:
@@ -294,6 +359,11 @@ def _refuse_shared(x: Any, recorder: Recorder, seen: set[int] | None = None) -> 
     )
     for v in parts:
         _refuse_shared(v, recorder, seen)
+
+
+def _spec(t: Any) -> tuple:
+    """What the code of a recording takes for granted of a Tensor argument."""
+    return t._data.shape, t._data.dtype, None if t._node is None else type(t._node)
 
 
 def _leaf(owner: Any, tensors: list[Any]) -> Any:

@@ -89,6 +89,21 @@ SIZE = "<number of names>"
 """As the key of a place: how many entries its dict has."""
 
 
+class Seen(dict):
+    """The objects that a fingerprint met, by id; `holes`: what does not count, as {id of a list or dict: its keys}."""
+
+    __slots__ = ("holes",)
+
+    def __init__(self, holes: dict[int, set[Any]]):
+        self.holes = holes
+
+
+HOLE = ("rebound",)
+"""The picture of an entry that does not count."""
+NONE = (type(None), None)
+"""The picture of None."""
+
+
 def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") -> Any:
     """A comparable picture of plain mutable state: equal when nothing that matters changed.
 
@@ -103,12 +118,14 @@ def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") 
         return (type(value), repr(value)) if isinstance(value, float | complex | np.generic) else (type(value), value)
     key = id(value)
     if key in seen:
-        return ("again", key)
+        return ("tensor", key) if is_tensor(value) else ("again", key)
     seen[key] = value
     if len(seen) > MAX_STATE:
         raise Refuse(f"{name or 'its state'} reaches more than {MAX_STATE} objects; pass less, or keep it in Tensors")
     if is_tensor(value):
         return ("tensor", key)
+    if type(seen) is Seen and key in seen.holes:
+        return _with_holes(value, key, seen, name)
     if isinstance(value, np.ndarray):
         return _array(value, key, seen, name)
     if isinstance(value, IMPURE_TYPES):
@@ -167,6 +184,17 @@ def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") 
             f"{name or 'it'} is an iterator ({type(value).__name__}); what it gives next cannot be known beforehand"
         )
     return ("object", key, id(type(value)))
+
+
+def _with_holes(value: Any, key: int, seen: Seen, name: str) -> Any:
+    holes = seen.holes[key]
+    if isinstance(value, dict):
+        return (
+            type(value),
+            key,
+            [(_key(k, seen, name), HOLE if k in holes else fingerprint(v, seen, name)) for k, v in list(value.items())],
+        )
+    return (type(value), key, [HOLE if i in holes else fingerprint(v, seen, name) for i, v in enumerate(value)])
 
 
 _tensor_types: dict[type, bool] = {}
@@ -251,6 +279,30 @@ class Place:
                 return ABSENT
         return getattr(holder, key, ABSENT)
 
+    def write(self, value: Any) -> None:
+        """Put another value there."""
+        if isinstance(self.holder, dict):
+            self.holder[self.key] = value
+        elif isinstance(self.holder, types.CellType):
+            self.holder.cell_contents = value
+        else:
+            setattr(self.holder, self.key, value)
+
+
+class Entry(Place):
+    """An entry of a list, a deque or a dict."""
+
+    __slots__ = ()
+
+    def read(self) -> Any:
+        holder, key = self.holder, self.key
+        if isinstance(holder, dict):
+            return holder.get(key, ABSENT)
+        return holder[key] if key < len(holder) else ABSENT
+
+    def write(self, value: Any) -> None:
+        self.holder[self.key] = value
+
 
 class Watched:
     """An object that says itself when it changed (`__agog_watch__`), as it was at a recording.
@@ -259,12 +311,17 @@ class Watched:
     recognised by its picture. `last` and `bad` remember what the newest comparisons found.
     """
 
-    __slots__ = ("value", "name", "last", "bad", "picture", "kept")
+    __slots__ = ("value", "name", "last", "bad", "picture", "kept", "holes")
 
     def __init__(self, value: Any, token: Any, name: str):
-        self.value, self.name, self.last, self.bad = value, name, token, None
+        self.value, self.name = value, name
+        self.renew(token, {})
+
+    def renew(self, token: Any, holes: dict[int, set[Any]]) -> None:
+        """It is right as it is now, `holes` (see `Seen`) aside."""
+        self.last, self.bad, self.holes = token, None, holes
         self.kept: list[Any] = []
-        self.picture = _picture(value, self.kept)
+        self.picture = _picture(self.value, self.kept, holes)
 
     def holds(self, now: Any) -> bool:
         """Whether the object, of which `now` is the token, is as it was."""
@@ -272,22 +329,37 @@ class Watched:
             return True
         if self.picture is None or now == self.bad:
             return False
-        if _picture(self.value, []) == self.picture:
+        if _picture(self.value, [], self.holes) == self.picture:
             self.last = now
             return True
         self.bad = now
         return False
 
+    def rebound(self) -> list[tuple[Any, str, Any]] | None:
+        """(module, name, picture before) of attributes with another Tensor or None; None if more has changed."""
+        now = _picture(self.value, [], self.holes)
+        if now is None or self.picture is None or len(now) != len(self.picture):
+            return None
+        modules = {id(m): m for m in self.value.modules()}
+        out = []
+        for a, b in zip(self.picture, now):
+            if a != b:
+                if a[:3] != b[:3] or not all(x[3][0] == "tensor" or x[3] == NONE for x in (a, b)):
+                    return None
+                out.append((modules[a[0]], a[2], a[3]))
+        return out
 
-def _picture(value: Any, kept: list[Any]) -> Any:
-    """All that the modules of a Module are made of; None for other objects."""
+
+def _picture(value: Any, kept: list[Any], holes: dict[int, set[Any]]) -> Any:
+    """All that the modules of a Module are made of; None for other objects. Its rebound Tensors are places to watch."""
     if not hasattr(value, "modules") or not hasattr(value, "_version"):
         return None
     out = []
     for module in value.modules():
         for key, x in module.__dict__.items():
-            if key not in ("_watched", "_version", "_chain"):
-                seen: dict[int, Any] = {}
+            followed = key in module._rebound and (x is None or is_tensor(x))
+            if key not in ("_watched", "_version", "_chain") and not followed:
+                seen = Seen(holes)
                 try:
                     out.append((id(module), type(module), key, fingerprint(x, seen, key)))
                 except Refuse:

@@ -870,4 +870,37 @@ def tensors_as_keys_and_identity(stage):
 
 
 _ = StagingWarning
+@case(staged=True)
+def old_gradient_returned(stage):
+    w = T(1, requires_grad=True)
+
+    @stage
+    def f(x):
+        y = x * w.grad
+        return w.grad, y
+
+    for v in range(4):
+        w.grad = T(v)
+        g, y = f(T(2))
+        yield g, y, g is w.grad
+
+
+@case(staged=True)
+def captured_tensor_returned_as_it_is(stage):
+    w = {"w": T(3)}
+    f = stage(lambda x: (w["w"], x + 1))
+    for v in range(4):
+        y, _ = f(T(v))
+        yield y, y is w["w"]
+        if v == 1:
+            w["w"] = T(7)
+
+
+@case
+def buffer_made_inside_and_returned(stage):
+    f = stage(lambda x: ag.nn.Buffer(x * 2))
+    for v in range(3):
+        yield f(T(v))
+
+
 test_staged_is_plain = case.test()
