@@ -30,10 +30,9 @@ __all__ = ["Gemm", "gemm"]
 # Flags of a call.
 ACCUMULATE, BIAS, RELU = 1, 2, 4
 
-_KC = 320  # steps of k in a block: the panel of A then takes about half of the first level cache
-_B_BLOCK = 640 << 10  # bytes of packed B, which share the second level cache with A and C
+_TOGETHER = 1 << 10  # bytes of a row of B that are packed at once, into several panels
 _PARALLEL = 1 << 18  # multiplications below which one thread does all
-_LARGE = 1 << 24  # multiplications from which there are more tasks than threads, against uneven threads
+_LONG = 512  # rows or columns of a task that pay for packing the other matrix once more, against uneven threads
 
 
 class Gemm:
@@ -77,12 +76,7 @@ def build(dtype: str, target: Target) -> Module:
     """The module of one dtype's product."""
     module = Module(target)
     writer = _Writer(module, dtype)
-    writer.edge()
-    writer.micro_kernels()
-    writer.packing()
-    writer.block()
-    writer.dots()
-    writer.task()
+    writer.parts()
     writer.check()
     writer.run()
     return module
@@ -112,6 +106,21 @@ class _Writer(Packing):
     def __init__(self, module: Module, dtype: str) -> None:
         super().__init__(module, dtype)
         self.tiles = Tiles(module.target)
+        first, second = targets.caches()
+        #: Steps of k in a block: the panel of A takes about half of the first level cache.
+        self.depth = max(64, first * 3 // 5 // (self.tiles.tall[0] * self.size) // 64 * 64)
+        #: Bytes of packed B, which share the second level cache with A and C.
+        self.b_block = min(second * 5 // 8, 1 << 20)
+
+    def parts(self) -> None:
+        """Everything down to `task`."""
+        self.edge()
+        self.micro_kernels()
+        self.packing()
+        self.pack_panels()
+        self.block()
+        self.dots()
+        self.task()
 
     # -- tiles of C
 
@@ -181,6 +190,11 @@ class _Writer(Packing):
                 out += [k.fma(element, bs[v], tile[r * vectors + v]) for v in range(vectors)]
             return [k.offset(a, rows * self.size), k.offset(b, b_k), *out]
 
+        place = c
+        for _ in range(rows):  # C comes from further away than A and B: it is there when the sums are
+            for v in range(vectors):
+                k.prefetch(k.offset(place, v * self.vector_bytes))
+            place = k.offset(place, c_row)
         zero = k.const(0.0, dtype, lanes)
         _, _, *tile = k.loop(0, steps, 1, step, [a, b, *[zero] * (rows * vectors)])
 
@@ -211,6 +225,36 @@ class _Writer(Packing):
 
     # -- the loops
 
+    def pack_panels(self) -> None:
+        """`pack_panels(source, destination, k_stride, columns, steps, width)`: whole panels of B, side by side."""
+        k, (source, destination, k_stride, columns, steps, width) = self.function(
+            "pack_panels", "source destination", "k_stride columns steps width"
+        )
+        most = _TOGETHER // self.size
+
+        def some(vectors: int) -> Callable[[], Any]:
+            def group(first: Value) -> None:
+                left = columns - first
+                end = first + k.where(left < most, left, most)
+
+                def step(i: Value, source: Value, destination: Value) -> Any:
+                    def panel(j: Value) -> None:
+                        there, place = k.at(source, j, self.dtype), k.offset(destination, j * steps * self.size)
+                        for at in range(0, vectors * self.vector_bytes, self.vector_bytes):
+                            k.store(k.load(k.offset(there, at), self.dtype, self.lanes), k.offset(place, at))
+
+                    k.loop(first, end, vectors * self.lanes, panel)
+                    return k.offset(source, k_stride), k.offset(destination, vectors * self.vector_bytes)
+
+                k.loop(0, steps, 1, step, [source, destination])
+
+            return lambda: k.loop(0, columns, most, group)
+
+        (_, tall), (_, flat) = self.tiles.tall, self.tiles.flat
+        k.if_(k.eq(width, tall * self.lanes), some(tall), some(flat))
+        k.ret()
+        k.finish()
+
     def block(self) -> None:
         """`block(job, scratch, batch, row, rows, column, columns)`: one thread's part of one matrix."""
         k, (job, scratch, batch, row, rows, column, columns) = self.function(
@@ -231,12 +275,12 @@ class _Writer(Packing):
         panel_rows = k.op(f"udiv i64 {rows.text}, {divisor.text}", "int64")
         longer = rows - panels * panel_rows  # so many panels have one row more
 
-        blocks = _ceil_div(k, f.k, k.const(_KC, "int64"))
+        blocks = _ceil_div(k, f.k, k.const(self.depth, "int64"))
         one = k.const(1, "int64")
         blocks = k.where(blocks > 0, blocks, one)  # without any k there are still zeros (and biases) to store
         depth = _ceil_div(k, f.k, blocks)
         depth = k.where(depth > 0, depth, one)
-        wide = k.op(f"udiv i64 {_B_BLOCK // size}, {(depth * width).text}", "int64")
+        wide = k.op(f"udiv i64 {self.b_block // size}, {(depth * width).text}", "int64")
         wide = k.where(wide > 0, wide, one) * width
 
         a_pack = scratch
@@ -255,27 +299,30 @@ class _Writer(Packing):
                 block_columns = k.where(left < wide, left, wide)
                 b_block = k.offset(b, start * f.b_k + j * f.b_column)
 
+                # Whole panels whose columns are adjacent are packed together, so that memory is read in long runs.
+                # A panel that is not whole is always packed: a vector may not be read beyond the array.
+                whole = k.op(f"udiv i64 {block_columns.text}, {width.text}", "int64") * width
+                together = k.eq(f.b_column, size)
+
                 def pack_panel(jr: Value) -> None:
                     left = block_columns - jr
                     count = k.where(left < width, left, width)
-                    # A panel that is not whole is always packed: a vector may not be read beyond the array.
-                    k.if_(
-                        ~direct | (count < width),
-                        lambda: k.call_known(
-                            "pack",
-                            None,
-                            k.offset(b_block, jr * f.b_column),
-                            k.offset(b_pack, jr * steps * size),
-                            f.b_column,
-                            f.b_k,
-                            count,
-                            columns - j - jr,
-                            steps,
-                            width * size,
-                        ),
+                    k.call_known(
+                        "pack",
+                        None,
+                        k.offset(b_block, jr * f.b_column),
+                        k.offset(b_pack, jr * steps * size),
+                        f.b_column,
+                        f.b_k,
+                        count,
+                        columns - j - jr,
+                        steps,
+                        width * size,
                     )
 
-                k.loop(0, block_columns, width, pack_panel)
+                panels_together = lambda: k.call_known("pack_panels", None, b_block, b_pack, f.b_k, whole, steps, width)
+                k.if_(together & ~direct, panels_together)
+                k.loop(k.where(together, whole, 0), block_columns, width, pack_panel)
 
                 def panel(p: Value) -> None:
                     height = panel_rows + k.cast(p < longer, "int64")
@@ -366,13 +413,13 @@ class _Writer(Packing):
     @property
     def a_bytes(self) -> int:
         """Room for a packed panel of A and the vector beyond it."""
-        return _round_up(self.tiles.tall[0] * _KC * self.size + self.vector_bytes, 64)
+        return _round_up(self.tiles.tall[0] * self.depth * self.size + self.vector_bytes, 64)
 
     @property
     def scratch_bytes(self) -> int:
         """Room for all that one thread packs; a single panel of B may exceed the block it should fit in."""
-        panel = max(v for _, v in (self.tiles.tall, self.tiles.flat)) * self.vector_bytes * _KC
-        return self.a_bytes + max(_B_BLOCK, panel) + 2 * self.vector_bytes + 64
+        panel = max(v for _, v in (self.tiles.tall, self.tiles.flat)) * self.vector_bytes * self.depth
+        return self.a_bytes + max(self.b_block, panel) + 2 * self.vector_bytes + 64
 
     def task(self) -> None:
         """`task(job, begin, end, thread)`: what the pool calls, for tasks numbered over batches and parts.
@@ -480,12 +527,13 @@ class _Writer(Packing):
         work = m * n * depth
         alone = (threads <= 1) | (work * batch < _PARALLEL)
         # Enough tasks for the threads; with several each for large products. Each task packs what it needs of the
-        # other matrix again, so the longer side of C is the one that is divided.
-        tasks = k.where(work * batch >= _LARGE, threads * 2, threads)
-        wanted = k.where(alone, one, _ceil_div(k, tasks, k.where(batch > 0, batch, one)))
-        by_rows = m > n
+        # other matrix again, so the longer side of C is the one that is divided (of equal ones the rows: packing
+        # A, mostly a transpose, is the dearer).
+        by_rows = m >= n
         unit = k.where(by_rows, self.tiles.tall[0], k.const(self.tiles.tall[1] * self.lanes, "int64"))
         length = k.where(by_rows, m, n)
+        tasks = k.where(length >= threads * (2 * _LONG), threads * 2, threads)
+        wanted = k.where(alone, one, _ceil_div(k, tasks, k.where(batch > 0, batch, one)))
         units = _ceil_div(k, length, unit)
         per_task = _ceil_div(k, units, wanted) * unit
         per_task = k.where(per_task > 0, per_task, unit)

@@ -398,6 +398,11 @@ class Emitter:
         """memcpy of `size` bytes (a Value)."""
         self.call("llvm.memcpy.p0.p0.i64", None, destination, source, size, self.const(False, "bool"))
 
+    def prefetch(self, pointer: Value, level: int = 1) -> None:
+        """Bring the cache line of an address, which may lie outside of every array, to the cache of a level, 1 to 3."""
+        numbers = [self.const(n, "int32") for n in (0, 4 - level, 1)]  # to read, how near, data
+        self.call("llvm.prefetch.p0", None, pointer, *numbers)
+
     # -- control flow
 
     def label(self) -> str:

@@ -120,31 +120,59 @@ class Packing:
         whole = k.bitwise_and(steps, -lanes)
         last = rows - 1
 
-        def square(i: Value) -> None:
-            def group(first: Value) -> None:
-                loaded = []
-                for r in range(lanes):
-                    row = first + r
-                    row = k.where(row < last, row, last)  # the last row again where there is none
-                    loaded.append(k.load(k.at(k.offset(source, row * row_stride), i, self.dtype), self.dtype, lanes))
+        # A group of rows runs along all of k, so that every cache line of them is read once.
+        def group(first: Value) -> None:
+            starts = []
+            for r in range(lanes):
+                row = first + r
+                row = k.where(row < last, row, last)  # the last row again where there is none
+                starts.append(k.offset(source, row * row_stride))
+
+            def square(i: Value) -> None:
                 target = k.at(k.offset(destination, i * stride), first, self.dtype)
-                for value in transpose(k, loaded):
+                for value in transposed(k, [k.at(start, i, self.dtype) for start in starts], self.dtype):
                     k.store(value, target)
                     target = k.offset(target, stride)
 
-            self._groups_downward(k, rows, group)
+            k.loop(0, whole, lanes, square)
 
-        k.loop(0, whole, lanes, square)
+        self._groups_downward(k, rows, group)
         self._copy_elements(k, source, destination, row_stride, k_stride, rows, whole, steps, stride)
         k.ret()
         k.finish()
 
 
+def transposed(k: Kernel, rows: Sequence[Value], dtype: str) -> list[Value]:
+    """The columns of a square at these addresses, as many as a vector has lanes, as vectors.
+
+    Quarters of vectors (16 bytes) are put where they belong as they are loaded; only within them there is to shuffle.
+    """
+    lanes = len(rows)
+    part = min(lanes, 16 // ITEMSIZE[dtype])
+    out = []
+    for first in range(0, lanes, part):
+        pieces = []
+        for r in range(part):
+            loaded = [k.load(k.at(rows[at], first, dtype), dtype, part) for at in range(r, lanes, part)]
+            while len(loaded) > 1:
+                loaded = [_joined(k, a, b) for a, b in zip(loaded[::2], loaded[1::2])]
+            pieces += loaded
+        out += transpose(k, pieces)
+    return out
+
+
+def _joined(k: Kernel, a: Value, b: Value) -> Value:
+    return _shuffle(k, a, b, range(a.lanes + b.lanes))
+
+
 def transpose(k: Kernel, rows: Sequence[Value]) -> list[Value]:
-    """The transpose of a square of vectors: log2(lanes) rounds that swap one bit of the row with that of the lane."""
-    lanes, rows, bit = len(rows), list(rows), len(rows) // 2
+    """The transposes of squares side by side: vectors are as long, or longer by a power of two, as there are rows.
+
+    log2(rows) rounds each swap one bit of the row with that of the lane.
+    """
+    lanes, rows, bit = rows[0].lanes, list(rows), len(rows) // 2
     while bit:
-        for r in range(lanes):
+        for r in range(len(rows)):
             if r & bit:
                 continue
             a, b = rows[r], rows[r | bit]

@@ -19,8 +19,7 @@ def task(dtype, target):
     """(symbol, address, code, tiles): `symbol(job, begin, end, thread)` does tasks of a job, see `gemm._FIELDS`."""
     module = Module(target)
     writer = gemm._Writer(module, dtype)
-    for part in (writer.edge, writer.micro_kernels, writer.packing, writer.block, writer.dots, writer.task):
-        part()
+    writer.parts()
     symbol = f"agog_product_{dtype}"
     k = Kernel(module, symbol, [("job", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")])
     k.call_known("task", None, *k.arguments)
@@ -35,10 +34,10 @@ def shares(tiles, dtype, target, m, n, depth, batch, threads):
     work = m * n * depth * batch
     count = config.num_threads if threads else 1
     alone = count <= 1 or work < _PARALLEL
-    wanted = 1 if alone else -(-(count * 2 if work >= gemm._LARGE else count) // batch)
-    by_rows = m > n
+    by_rows = m >= n
     unit = tiles.tall[0] if by_rows else tiles.tall[1] * target.vector_bytes // ITEMSIZE[dtype]
     length = m if by_rows else n
+    wanted = 1 if alone else -(-(count * 2 if length >= count * 2 * gemm._LONG else count) // batch)
     units = -(-length // unit)
     per_task = max(1, -(-units // wanted)) * unit
     return by_rows, per_task, -(-length // per_task)

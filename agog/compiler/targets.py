@@ -7,13 +7,14 @@ multiply-add, whether masked memory accesses are native. Adding a machine means 
 from __future__ import annotations
 
 import functools
+import os
 import platform
 from dataclasses import dataclass
 from typing import Mapping
 
 from agog.errors import DeviceError
 
-__all__ = ["AVX2", "AVX512", "NEON", "SSE2", "TARGETS", "Target", "host"]
+__all__ = ["AVX2", "AVX512", "NEON", "SSE2", "TARGETS", "Target", "caches", "host"]
 
 #: Bytes of one element in memory. A bool is one byte, as in NumPy.
 ITEMSIZE = {
@@ -147,6 +148,20 @@ def host() -> Target:
         f"agog's compiler has no target for this machine ({platform.machine()}); it has {', '.join(TARGETS)}. "
         "Eager mode works without it."
     )
+
+
+@functools.cache
+def caches() -> tuple[int, int]:
+    """Bytes of a core's first and second level data caches; small ones where the system does not say."""
+    found = []
+    levels = (("SC_LEVEL1_DCACHE_SIZE", 32 << 10, 128 << 10), ("SC_LEVEL2_CACHE_SIZE", 1 << 20, 2 << 20))
+    for name, least, most in levels:
+        try:
+            size = os.sysconf(name)
+        except (AttributeError, OSError, ValueError):
+            size = 0
+        found.append(max(least, min(size, most)))
+    return found[0], found[1]
 
 
 @functools.cache
