@@ -25,6 +25,9 @@ __all__ = ["Segment"]
 _STACK = 1 << 15  # bytes of arena that are put on the stack
 _PARALLEL = 1 << 21  # instructions times elements from which threads pay
 _CHUNK = 1 << 19
+_BUSY = 1 << 24  # work of all steps from which the threads are taken to be awake already: then less pays
+_PIECES = 4  # at least so many chunks
+_AWAKE = 1 << 13  # instructions, of vectors, from which threads that are awake pay
 _INLINE = 1 << 19  # multiplications up to which a product is written out for its sizes
 _RELEASE = 1 << 21  # the same, from which the GIL is released
 
@@ -37,7 +40,7 @@ class Segment:
         self.module = Module(target)
         self.threads, self.profile = threads, profile
         self.names, self.work, self.texts, self.notes = {}, 0, [], []
-        self.imports, self.keep, self.nests = {}, [], {}
+        self.imports, self.keep, self.nests, self.planned = {}, [], {}, {}
 
     # ------------------------------------------------------------------------------------------------ building
     def build(self, units, arrays, constants):
@@ -45,6 +48,7 @@ class Segment:
         self.units, self.arrays, self.constants = units, list(arrays), list(constants)
         self.place = {root: ("array", i) for i, root in enumerate(self.arrays)}
         self.place |= {root: ("constant", i) for i, root in enumerate(self.constants)}
+        self.busy = sum(map(self._estimate, units)) >= _BUSY
         prepared = [self._prepare(u) for u in units]
         self._plan(prepared)
         k = self.k = Kernel(
@@ -120,15 +124,34 @@ class Segment:
             return control.prepare(self, u)
         return self._guard(u)
 
+    def _planned(self, g):
+        """(nest, its arguments, (plan, text, exact text)) of a group."""
+        if g not in self.planned:
+            nest, places = nest_of(g, self.needed, self.links)
+            if nest not in self.nests:
+                self.nests[nest] = NestCode(self.target, nest, self.functions), str(nest), repr(nest)
+            self.planned[g] = nest, places, self.nests[nest]
+        return self.planned[g]
+
+    def _estimate(self, u):
+        """About how many instructions a unit takes, on single elements."""
+        if isinstance(u, Group):
+            return self._planned(u)[2][0].work
+        if isinstance(u, Matmul):
+            return 2 * u.outputs[0].size * u.inputs[0].shape[-1]
+        return u.native.work if isinstance(u, Call) else 0
+
+    def _shared_out(self, code):
+        """Whether the pool should do a nest."""
+        pays = code.work >= _PARALLEL or self.busy and code.work >= _AWAKE * code.lanes
+        return self.threads and pays and code.split > 1
+
     def _group(self, g):
-        nest, places = nest_of(g, self.needed, self.links)
+        nest, places, (code, text, exact) = self._planned(g)
         if not nest.stores:
             self.notes.append(("nothing", g, None, False))
             return (lambda pointers: None), [], False
-        if nest not in self.nests:
-            self.nests[nest] = NestCode(self.target, nest, self.functions), str(nest), repr(nest)
-        code, text, exact = self.nests[nest]
-        parallel = self.threads and code.work >= _PARALLEL and code.split > 1
+        parallel = self._shared_out(code)
         self.work += code.work
         name = self._function(
             ("nest", exact, parallel), "nest", lambda name: code.emit(self.module, name, parallel), text
@@ -145,7 +168,7 @@ class Segment:
                 self.k.call_known(name, None, *arguments)
                 return
             n = nest.sizes[code.order[0]]
-            grain = max(1, _CHUNK * n // code.work)
+            grain = max(1, min(_CHUNK * n // code.work, -(-n // _PIECES)))
             if code.v_kept and code.k_depth == 1:
                 step = code.lanes * code.unroll
                 grain = -(-grain // step) * step
