@@ -17,7 +17,7 @@ from time import perf_counter
 import numpy as np
 
 import agog.ops.structure  # noqa: F401  (the rows' loops)
-from agog.compiler import jit, pool, targets
+from agog.compiler import entry, jit, pool, targets
 from agog.compiler.lowering import Island, Lowering
 from agog.compiler.nests import NestCode
 from agog.compiler.schedule import Group, schedule
@@ -60,6 +60,18 @@ def _references():
 
 
 _ALONE = _references()
+
+
+def _plain(x, dtype):
+    """The array as native code reads it: NumPy's own class, contiguous, with the one object that stands for its dtype.
+
+    One of another dtype keeps it, which native code notices.
+    """
+    if type(x) is np.ndarray and x.flags.c_contiguous and x.dtype is dtype:
+        return x
+    x = np.asarray(x)
+    x = np.ascontiguousarray(x).reshape(x.shape)  # (which makes an axis for a number)
+    return x.view(dtype) if x.dtype == dtype else x
 
 
 class Reused:
@@ -142,7 +154,9 @@ class Program:
                 constants = [root for root in roots if isinstance(root, Buffer) and root.data is not None]
                 segment.build(r, arrays, constants)
                 self._segments.append(segment)
-                self._runs.append(("native", segment.load(), [slots[a] for a in arrays], None))
+                made = {slot for slot, _, _ in self._made}
+                forms = [None if slots[a] in made else (a.shape, np.dtype(a.dtype)) for a in arrays]
+                self._runs.append(("native", segment.load(forms), [slots[a] for a in arrays], None))
             else:
                 self._runs.append(
                     (
@@ -211,41 +225,49 @@ class Program:
         return Program(graph, self.target)
 
     # ------------------------------------------------------------------------------------------------ calling
-    def _entry(self):
-        """The Python function of one native call, written out for this number of arrays; None when there is more."""
+    def written(self, names, misfit):
+        """The body of one native call as lines of Python that set `outs`, and what they refer to.
+
+        None when there is more than one native call. names: of the variables that hold the inputs; misfit: lines that
+        are to run when an input is not as it was compiled for.
+        """
         if len(self._runs) != 1 or self._runs[0][0] != "native":
             return None
         native, order = self._runs[0][1], self._runs[0][2]
-        names = {slot: f"a{i}" for i, slot in enumerate(self._inputs)}
-        env = {"native": native, "empty": np.empty, "fail": self._fail, "again": self._again}
+        names = dict(zip(self._inputs, names))
+        env = {"native": native, "empty": np.empty, "fail": self._fail}
         lines = []
         if self._shared_out:
             env["refresh"] = pool.refresh
-            lines.append("    refresh()")
+            lines.append("refresh()")
         for i, (slot, shape, dtype) in enumerate(self._made):
             names[slot] = f"o{i}"
             if (made := self._makers.get(slot)) is not None:
-                env[f"m{i}"] = made
-                lines.append(f"    o{i} = m{i}()")
+                env[f"make{i}"] = made
+                lines.append(f"o{i} = make{i}()")
                 continue
-            env[f"s{i}"], env[f"d{i}"] = shape, dtype
-            lines.append(f"    o{i} = empty(s{i}, d{i})")
-        arguments = ", ".join(names[s] for s in self._inputs)
-        outs = "[" + ", ".join(names[s] for s in self._outputs) + "]"
-        source = "\n".join(
-            [
-                f"def call({arguments}):",
-                *lines,
-                "    try:",
-                f"        failed = native({', '.join(names[s] for s in order)})",
-                "    except (ValueError, BufferError, TypeError):",
-                f"        return again(({arguments}{',' if arguments else ''}))",
-                "    if failed is not None:",
-                "        fail(failed)",
-                f"    return {outs}",
-            ]
-        )
-        exec(source, env)
+            env[f"shape{i}"], env[f"dtype{i}"] = shape, dtype
+            lines.append(f"o{i} = empty(shape{i}, dtype{i})")
+        lines += [
+            f"failed = native({', '.join(names[s] for s in order)})",
+            "if failed is None:",
+            f"    outs = [{', '.join(names[s] for s in self._outputs)}]",
+            f"elif failed == {entry.MISFIT}:",
+            *["    " + line for line in misfit],
+            "else: fail(failed)",
+        ]
+        return lines, env
+
+    def _entry(self):
+        """The Python function of one native call, written out for this number of arrays; None when there is more."""
+        arguments = [f"a{i}" for i in range(len(self._inputs))]
+        parts = self.written(arguments, [f"return again([{', '.join(arguments)}])"])
+        if parts is None:
+            return None
+        lines, env = parts
+        env["again"] = self._again
+        body = "\n".join("    " + line for line in [*lines, "return outs"])
+        exec(f"def call({', '.join(arguments)}):\n{body}\n", env)
         return env["call"]
 
     def __call__(self, inputs):
@@ -259,9 +281,7 @@ class Program:
         return self._fast or (lambda *inputs: self._slow(inputs))
 
     def _again(self, inputs):
-        """The call with inputs that were not contiguous made so; any other mistake is said."""
-        if len(inputs) != len(self._specs):
-            raise ArgumentError(f"the program takes {len(self._specs)} arrays, {len(inputs)} were given")
+        """The call with inputs that are not as native code reads them made so; any other mistake is said."""
         fixed = []
         for i, (x, (shape, dtype)) in enumerate(zip(inputs, self._specs, strict=True)):
             x = np.asarray(x)
@@ -269,17 +289,22 @@ class Program:
                 raise ArgumentError(
                     f"input {i} is {x.dtype}{list(x.shape)}, the program was compiled for {dtype}{list(shape)}"
                 )
-            fixed.append(np.ascontiguousarray(x).reshape(shape))
+            fixed.append(_plain(x, dtype))
         return self._slow(fixed)
+
+    def converted(self, inputs):
+        """The results for inputs of the right shapes and dtypes that native code cannot read; None for other inputs."""
+        for x, (shape, dtype) in zip(inputs, self._specs, strict=True):
+            if type(x) is not np.ndarray or x.shape != shape or x.dtype != dtype:
+                return None
+        return self._again(inputs)
 
     def _slow(self, inputs):
         if len(inputs) != len(self._specs):
             raise ArgumentError(f"the program takes {len(self._specs)} arrays, {len(inputs)} were given")
         env = [None] * self._count
-        for slot, x, (shape, _) in zip(self._inputs, inputs, self._specs):
-            env[slot] = (
-                x if isinstance(x, np.ndarray) and x.flags.c_contiguous else np.ascontiguousarray(x).reshape(shape)
-            )
+        for slot, x, (_, dtype) in zip(self._inputs, inputs, self._specs):
+            env[slot] = _plain(x, dtype)
         for slot, shape, dtype in self._made:
             env[slot] = self._makers[slot]() if slot in self._makers else np.empty(shape, dtype)
         if self._shared_out:
@@ -288,6 +313,8 @@ class Program:
         for kind, call, arguments, results in self._runs:
             if kind == "native":
                 failed = call(*[env[s] for s in arguments])
+                if failed == entry.MISFIT:
+                    raise ArgumentError("an array is not of the shape and dtype that the program was compiled for")
                 if failed is not None:
                     self._fail(failed)
             else:
@@ -299,7 +326,7 @@ class Program:
                     out = call(values, effects)
                 for slot, x in zip(results, out):
                     if slot is not None:
-                        env[slot] = x
+                        env[slot] = _plain(x, np.dtype(x.dtype.name))
         self._deliver(effects)
         return [env[s] for s in self._outputs]
 
@@ -325,7 +352,7 @@ class Program:
             lines.append(
                 f"native {i}: {len(s.notes)} steps, {len(s.names)} functions, arena {s.arena} bytes "
                 f"(without reuse {s.unshared}), about {s.work:.2g} instructions"
-                + (", releases the GIL" if s.work >= 1 << 21 else "")
+                + (", releases the GIL" if s.work >= entry.RELEASE else "")
             )
             for name, u, code, parallel in s.notes:
                 what = repr(u) if isinstance(u, Group) else type(u).__name__.lower()

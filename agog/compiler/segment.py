@@ -1,16 +1,11 @@
-"""One native function for a run of units: nests, products, guards; and the builtin that Python calls.
+"""One native function for a run of units: nests, products, guards.
 
-The builtin takes arrays (inputs, then results), gets their memory by the buffer protocol, checks the size of each, and
-runs. Values that live inside only are in an arena: on the stack when it is small; otherwise one block that belongs to
-the program, or, while another thread is using that, a block of its own.
+It is given the addresses of its arrays (inputs, then results), and an arena for the values that live inside only.
 """
 
 import ctypes
 
-import numpy as np
-
-from agog.compiler import call, contractions, control, jit, pool, products
-from agog.compiler.call import _BUFFER_BYTES, _METH_FASTCALL, _MethodDef
+from agog.compiler import contractions, control, entry, jit, pool, products
 from agog.compiler.ir import FLOATS, Module
 from agog.compiler.kernel import Kernel
 from agog.compiler.lowering import Call, Matmul, ScatterAdd
@@ -22,14 +17,12 @@ from agog.compiler.values import Buffer, contiguous, count, resolve
 
 __all__ = ["Segment"]
 
-_STACK = 1 << 15  # bytes of arena that are put on the stack
 _PARALLEL = 1 << 21  # instructions times elements from which threads pay
 _CHUNK = 1 << 19
 _BUSY = 1 << 24  # work of all steps from which the threads are taken to be awake already: then less pays
 _PIECES = 4  # at least so many chunks
 _AWAKE = 1 << 13  # instructions, of vectors, from which threads that are awake pay
 _INLINE = 1 << 19  # multiplications up to which a product is written out for its sizes
-_RELEASE = 1 << 21  # the same, from which the GIL is released
 
 
 class Segment:
@@ -52,7 +45,7 @@ class Segment:
         prepared = [self._prepare(u) for u in units]
         self._plan(prepared)
         k = self.k = Kernel(
-            self.module, "run", [("slots", "ptr"), ("arena", "ptr"), ("constants", "ptr")], "int64", internal=True
+            self.module, "run", [("slots", "ptr"), ("arena", "ptr"), ("constants", "ptr")], "int64"
         )
         slots, arena, constants = k.arguments
         self.status = None
@@ -86,7 +79,6 @@ class Segment:
                 self._leave_if(k.ne(seen, 0), seen)
         k.ret(k.const(0, "int64"))
         k.finish()
-        self._builtin()
 
     def _clock(self):
         return self.k.call("llvm.readcyclecounter", "int64")
@@ -399,129 +391,18 @@ class Segment:
         self.notes.append(("guard", step, None, False))
         return emit, [root], False
 
-    # ------------------------------------------------------------------------------------------------ the builtin
-    def _builtin(self):
-        """`PyObject *builtin(PyObject *self, PyObject *const *args, Py_ssize_t nargs)`: None, or what failed."""
-        module, n = self.module, len(self.arrays)
-        k = Kernel(module, "builtin", [("self", "ptr"), ("args", "ptr"), ("nargs", "int64")], "ptr")
-        me, args, given = k.arguments
-        null = k.const(0, "ptr")
-        slots = k.alloca(8 * n + 8, 64)
-        buffers, held = k.alloca(_BUFFER_BYTES * n + 8, 8), k.alloca(8, 8)
-        result = k.alloca(8, 8)
-        k.store(null, result)
-        k.store(k.const(0, "int64"), held)
-
-        unless, raise_text = call.ways_out(k)
-
-        def raise_(kind, text):
-            raise_text(kind, k.symbol(module.string(text)))
-
-        unless(k.ne(given, n), lambda: raise_("PyExc_TypeError", f"expected {n} arrays"))
-        good = None
-        for i, root in enumerate(self.arrays):
-            buffer = k.offset(buffers, _BUFFER_BYTES * i)
-            argument = k.load(k.at(args, i, "ptr"), "ptr")
-            status = k.call("PyObject_GetBuffer", "int32", argument, buffer, k.const(0, "int32"), external=True)
-            unless(k.ne(status, 0))
-            k.store(k.const(i + 1, "int64"), held)
-            k.store(k.load(buffer, "ptr"), k.at(slots, i, "ptr"))
-            right = k.eq(k.load(k.offset(buffer, 16), "int64"), root.size * ITEMSIZE[root.dtype])
-            good = right if good is None else k.bitwise_and(good, right)
-        if good is not None:
-            unless(k.bitwise_not(good), lambda: raise_("PyExc_ValueError", "an array has the wrong size"))
-        constants = busy = null
-        in_heap = self.arena > _STACK
-        if in_heap or self.constants:
-            capsule = k.call("PyTuple_GetItem", "ptr", me, k.const(0, "int64"), external=True)
-            context = k.call("PyCapsule_GetPointer", "ptr", capsule, null, external=True)
-            constants = k.offset(context, 64)
-        if in_heap:
-            old = k.op(f"atomicrmw xchg ptr {context.text}, i64 1 acquire", "int64")
-            busy = k.ne(old, 0)
-
-            def own():
-                return [k.call("malloc", "ptr", k.const(self.arena + 64, "int64"), external=True)]
-
-            (block,) = k.if_(busy, own, lambda: [k.load(k.offset(context, 8), "ptr")])
-            unless(k.bitwise_not(k.ne_null(block)), lambda: raise_("PyExc_MemoryError", "no memory for the arena"))
-            address = k.op(f"ptrtoint ptr {block.text} to i64", "int64")
-            arena = k.op(f"inttoptr i64 {k.bitwise_and(k.add(address, 63), -64).text} to ptr", "ptr")
-        else:
-            arena = k.alloca(max(self.arena, 64), 64)
-        if self.work >= _RELEASE:
-            state = k.call("PyEval_SaveThread", "ptr", external=True)
-        failed = k.call_known("run", "int64", slots, arena, constants)
-        if self.work >= _RELEASE:
-            k.call("PyEval_RestoreThread", None, state, external=True)
-        if in_heap:
-            k.if_(
-                busy,
-                lambda: k.call("free", None, block, external=True),
-                lambda: k.emit(f"store atomic i64 0, ptr {context.text} release, align 8"),
-            )
-        (made,) = k.if_(
-            k.eq(failed, 0),
-            lambda: [self._none(k)],
-            lambda: [k.call("PyLong_FromLongLong", "ptr", k.sub(failed, 1), external=True)],
-        )
-        k.store(made, result)
-        k.emit("br label %leave")
-        k.begin("leave")
-        if n <= 8:
-            count_held = k.load(held, "int64")
-            for i in range(n):
-                k.if_(
-                    count_held > i,
-                    lambda i=i: k.call("PyBuffer_Release", None, k.offset(buffers, i * _BUFFER_BYTES), external=True),
-                )
-        else:
-            k.loop(
-                0,
-                k.load(held, "int64"),
-                1,
-                lambda i: k.call("PyBuffer_Release", None, k.offset(buffers, k.mul(i, _BUFFER_BYTES)), external=True),
-            )
-        k.ret(k.load(result, "ptr"))
-        k.finish()
-
-    def _none(self, k):
-        self.module.declare("Py_BuildValue", "ptr", "ptr, ...", external=True)
-        return k.op(f"call ptr (ptr, ...) @Py_BuildValue(ptr {self.module.string('')})", "ptr")
-
     # ------------------------------------------------------------------------------------------------ loading
     def cycles(self):
         """Cycles of each step so far, when profiled."""
         return list((ctypes.c_int64 * len(self.notes)).from_address(self.loaded["cycles"]))
 
-    def load(self):
-        """The builtin as a Python callable over the arrays."""
+    def load(self, forms):
+        """The function as a Python callable over the arrays; `forms` as for `entry.bind`."""
         imports = dict(self.imports)
         if pool.SYMBOL in self.module.declarations:
             imports |= pool.imports()
-        code = self.loaded = jit.load(self.module, ["builtin"] + ["cycles"] * self.profile, imports, self.keep)
-        # busy, arena; then (from byte 64) the constants
-        self.context = np.zeros(8 + max(1, len(self.constants)), np.int64)
-        self.block = np.empty(self.arena + 64, np.uint8) if self.arena > _STACK else None
-        if self.block is not None:
-            self.context[1] = self.block.ctypes.data
-        for i, c in enumerate(self.constants):
-            self.context[8 + i] = c.data.ctypes.data
-        capsule = ctypes.pythonapi.PyCapsule_New
-        capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-        definition = _MethodDef(b"program", code["builtin"], _METH_FASTCALL, None)
-        me = (
-            capsule(self.context.ctypes.data, None, None),
-            code,
-            definition,
-            self.context,
-            self.block,
-            [c.data for c in self.constants],
-        )
-        new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.POINTER(_MethodDef), ctypes.py_object, ctypes.c_void_p)(
-            ("PyCFunction_NewEx", ctypes.pythonapi)
-        )
-        return new(ctypes.byref(definition), me, None)
+        code = self.loaded = jit.load(self.module, ["run"] + ["cycles"] * self.profile, imports, self.keep)
+        return entry.bind(code, self.target, forms, self.arena, [c.data for c in self.constants], self.work)
 
 
 def _merged(sizes, rows):

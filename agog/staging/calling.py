@@ -8,6 +8,7 @@ looks for another recording and finds out what differs. What is written here is 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import types
 from typing import Any, Callable
 
@@ -20,6 +21,9 @@ from agog.staging.recording import Recording, deliver, spent
 from agog.staging.state import ABSENT, CONTAINERS, PLAIN, SIZE, Entry, Seen, fingerprint, is_tensor
 
 MISS = object()
+
+_CONTENTS = 1000
+"""Entries up to which the comparison of a list is written out."""
 
 
 def describe(args: tuple, kwargs: dict, tensors: list[Any]) -> Any:
@@ -63,19 +67,32 @@ class _Unfit(Exception):
 
 def write_entry(r: Recording, arguments: Any) -> Callable[[tuple, dict], Any] | None:
     """The entry of a recording, for arguments described by `describe`; None when this call needs the general path."""
-    native = getattr(r.program, "call", None)
-    if arguments is None or native is None or r.leaf_states and any(type(o) is int for o, _ in r.leaf_states):
+    written = getattr(r.program, "written", None)
+    if arguments is None or written is None or r.leaf_states and any(type(o) is int for o, _ in r.leaf_states):
         return None
     if any(type(s) not in (Argument, Captured) for s in r.fetch) or any(type(o) is int for o, _ in r.gradients):
         return None
     w = _Writer()
     names = _check_arguments(w, r, *arguments)
     _check_guards(w, r)
-    inputs = _check_captured(w, r, names)
-    w.line(f"outs = native({', '.join(inputs)})")
-    w.env["recording"] = r
+    inputs = _check_captured(w, r)
+    body = written(inputs, [f"outs = converted([{', '.join(inputs)}])", "if outs is None: return MISS"])
+    if body is None:
+        w.line(f"if not fits(({' '.join(d + ',' for d in inputs)})): return MISS")
+        w.line(f"outs = program([{', '.join(inputs)}])")
+    else:
+        w.lines += body[0]
+        w.env |= body[1]
+    specs = r.specs
+
+    def fits(arrays: tuple) -> bool:
+        return all(
+            type(x) is np.ndarray and x.shape == shape and x.dtype == dtype for x, (shape, dtype) in zip(arrays, specs)
+        )
+
+    w.env |= {"recording": r, "fits": fits, "program": r.program, "converted": getattr(r.program, "converted", None)}
     _commit(w, r, names, inputs)
-    return w.make(native)
+    return w.make()
 
 
 class _Writer:
@@ -103,8 +120,7 @@ class _Writer:
         self.env[name] = value
         return name
 
-    def make(self, native: Any) -> Callable[[tuple, dict], Any]:
-        self.env["native"] = native
+    def make(self) -> Callable[[tuple, dict], Any]:
         body = "\n".join("    " + text for text in self.lines)
         exec(compile(f"def entry(args, kwargs):\n{body}\n", "<agog entry>", "exec"), self.env)
         return self.env["entry"]
@@ -191,16 +207,12 @@ def _check_held(w: _Writer, r: Recording, held: Held, names: list[str]) -> None:
 
 
 def _check_tensor(w: _Writer, name: str, number: int, spec: tuple) -> None:
-    shape, dtype, history = spec
+    """(Native code looks at the class, dtype and shape of the array.)"""
     w.line("try:")
     w.line(f"    d{number} = {name}._data")
     w.line(f"    n = {name}._node")
     w.line("except AttributeError: return MISS")
-    w.line(
-        f"if type(d{number}) is not nd or d{number}.dtype is not {w.name(dtype)} "
-        f"or d{number}.shape != {w.name(shape)}: "
-        "return MISS"
-    )
+    history = spec[2]
     w.line("if n is not None: return MISS" if history is None else f"if type(n) is not {w.name(history)}: return MISS")
 
 
@@ -238,24 +250,78 @@ def _check_guards(w: _Writer, r: Recording) -> None:
     seen = f"Seen({w.name(guards.holes)})" if guards.holes else "None"
     for place, before, fixed in guards.deep:
         w.line(f"now = {_read(w, place)}")
+        if not guards.holes and _check_contents(w, place.read(), before, r.captured_ids):
+            continue
         picture = f"fingerprint(now, {seen}, {place.name!r})"
         w.line(f"if now is not {w.name(fixed)} and {picture} != {w.name(before)}: return MISS")
 
 
-def _check_captured(w: _Writer, r: Recording, names: list[str]) -> list[str]:
+def _check_contents(w: _Writer, value: Any, before: Any, captured: set[int]) -> bool:
+    """Write out the comparison of `now` with its picture, when that is of lists and dicts of Tensors and plain data.
+
+    False, with nothing written, for any other picture and where `value` is no longer what it shows.
+    """
+    mark, env, fresh = len(w.lines), dict(w.env), itertools.count()
+
+    def check(name: str, x: Any, before: Any) -> bool:
+        kind = type(x)
+        if kind in (int, str, bool, bytes, type(None)) or kind is float and x == x and x != 0:
+            w.line(f"if type({name}) is not {w.name(kind)} or {name} != {w.name(x)}: return MISS")
+            return before == fingerprint(x)
+        if is_tensor(x):
+            w.line(f"if id({name}) != {id(x)}: return MISS" if id(x) not in captured else
+                   f"if {name} is not {w.name(x)}: return MISS")
+            return before == ("tensor", id(x))
+        if kind not in (list, tuple, dict) or len(before) < 3 or before[0] is not kind or len(x) > _CONTENTS:
+            return False
+        if kind is not tuple and before[1] != id(x):
+            return False
+        w.line(f"if type({name}) is not tuple: return MISS" if kind is tuple else
+               f"if {name} is not {w.name(x)}: return MISS")
+        pictures = before[-1]
+        if kind is dict:
+            keys = tuple(x)
+            if set(map(type, keys)) != {str}:
+                return False
+            w.line(f"if tuple({name}) != {w.name(keys)}: return MISS")
+            if len(before) == 3:
+                if [k for k, _ in pictures] != [(str, k) for k in keys]:
+                    return False
+                pictures = [picture for _, picture in pictures]
+            elif before[2] != list(keys):
+                return False
+            name, x = f"{name}.values()", x.values()
+        items = list(x)
+        if len(pictures) != len(items):
+            return False
+        if type(pictures) is tuple:  # of Tensors: their identities
+            pictures = [("tensor", key) for key in pictures]
+        if not items:
+            if kind is not dict:
+                w.line(f"if {name}: return MISS")
+            return True
+        names = [f"x{next(fresh)}" for _ in items]
+        w.line(f"try: {', '.join(names)}, = {name}")
+        w.line("except ValueError: return MISS")
+        return all(map(check, names, items, pictures))
+
+    if check("now", value, before):
+        return True
+    del w.lines[mark:]
+    w.env = env
+    return False
+
+
+def _check_captured(w: _Writer, r: Recording) -> list[str]:
     """Checks of the Tensors read from outside; returns an expression for the array of each input."""
     inputs = []
     nodes = {id(t): node for t, node in r.guards.nodes}
-    for k, (source, (shape, dtype)) in enumerate(zip(r.fetch, r.specs)):
+    for k, source in enumerate(r.fetch):
         if type(source) is Argument:
             inputs.append(f"d{source.index}")
             continue
         tensor = w.name(source.tensor)
         w.line(f"c{k} = {tensor}._data")
-        w.line(
-            f"if c{k}.shape != {w.name(shape)} "  # (what is no array cannot be passed to native code)
-            f"or c{k}.dtype is not {w.name(dtype)}: return MISS"
-        )
         if id(source.tensor) in nodes:
             node = nodes[id(source.tensor)]
             w.line(f"if {tensor}._node is not {'None' if node is None else w.name(node)}: return MISS")
