@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy
@@ -12,6 +13,7 @@ from agog.ops import axes as ax
 from agog.ops.explain import describe
 from agog.ops.row import Op, composite
 
+_SPARSE = 1 << 20  # elements from which a sparse product is worth loading SciPy
 _FULL = slice(None)
 
 
@@ -87,8 +89,8 @@ take = Op("take(x, indices; axis=0) -> y", _take, check=_check_take,
 def add_rows(np: Any, n: int, indices: Any, g: Any) -> Any:
     """Zeros (n, d) to which the rows of g (m, d) are added at `indices` (m,): repeated ones add up.
 
-    `np.add.at` is a loop over elements; the product with a sparse matrix of ones is a loop over rows. d = 1 is a
-    histogram.
+    `np.add.at` is fast for flat arrays only. The product with a sparse matrix of ones is faster still and gives the
+    same bits, but loading SciPy for it costs as much as a hundred calls on arrays that are not large.
     """
     m, d = g.shape
     if m and (indices.min() < -n or indices.max() >= n):
@@ -101,6 +103,10 @@ def add_rows(np: Any, n: int, indices: Any, g: Any) -> Any:
         indices = np.where(indices < 0, indices + n, indices)
     if d == 1:
         return add_at(np, n, indices, g[:, 0]).reshape(n, 1)
+    if g.size < _SPARSE and "scipy.sparse" not in sys.modules:
+        out = np.zeros(n * d, g.dtype)
+        np.add.at(out, (indices.astype(np.intp)[:, None] * d + np.arange(d)).reshape(-1), g.reshape(-1))
+        return out.reshape(n, d)
     from scipy.sparse import csc_array
 
     return csc_array((np.ones(m, g.dtype), indices, np.arange(m + 1)), shape=(n, m)) @ np.ascontiguousarray(g)
