@@ -339,7 +339,7 @@ def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
             if config.special:
                 return fallback(op, (x,), ())
             a = x._data
-            c = ufunc(a) if a.size < limit else large.unary(raw if a.dtype.kind == "f" else ufunc, a)
+            c = ufunc(a) if a.size < limit else large.unary(raw if a.dtype.kind in "fV" else ufunc, a)
             if c.dtype is not a.dtype and result_same:
                 return fallback(op, (x,), ())
             if type(c) is not _nd:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import queue
 import threading
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ from agog.array import large
 from agog.compiler.conv import conv
 from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.gemm import gemm
+from agog.compiler.ir import FLOATS
 from agog.compiler.pooling import max_pool
-from agog.compiler.rows import compile_row_program
+from agog.compiler.rows import PROGRAMS, compile_row_program, compile_rows
 from agog.compiler.rules import compile_rule
+from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.ops.row import TABLE, Op
 
-_DTYPES = {"float32", "float64", "int32", "int64"}
+_DTYPES = {"float32", "float64", "float16", "bfloat16", "int32", "int64"}
 _kernels: dict[Any, Any] = {}
 _wanted: queue.SimpleQueue[Any] = queue.SimpleQueue()
 _lock = threading.Lock()
@@ -42,17 +45,19 @@ _rows = _lowered()
 
 def accelerate(ufunc: Any, inputs: tuple, out: np.ndarray) -> bool:
     """Run `ufunc(*inputs, out)` natively if a kernel is ready; True if it did. Arrays are flat and contiguous."""
-    key = (ufunc, out.dtype, *[type(x) is np.ndarray and x.ndim for x in inputs])
+    dtype = next(x for x in inputs if type(x) is np.ndarray).dtype
+    key = (ufunc, dtype, out.dtype, *[type(x) is np.ndarray and x.ndim for x in inputs])
     kernel = _kernels.get(key)
     if kernel is None:
         if key not in _kernels:
             _kernels[key] = None  # asked for once
-            if ufunc in _rows and out.dtype.name in _DTYPES:
+            if ufunc in _rows and dtype.name in _DTYPES and (
+                    out.dtype == dtype or out.dtype == np.bool_ and dtype.kind != "i"):
                 _request(_compile, key)
         return False
-    arrays = [x if type(x) is np.ndarray else np.array(x, out.dtype) for x in inputs]
+    arrays = [x if type(x) is np.ndarray else np.array(x, dtype) for x in inputs]
     for x in arrays:
-        if x.dtype != out.dtype:
+        if x.dtype != dtype:
             return False
     kernel([out], arrays)
     return True
@@ -77,11 +82,33 @@ def _work() -> None:
 
 
 def _compile(key: Any) -> None:
-    ufunc, dtype, *whole = key
+    ufunc, dtype, result, *whole = key
     op = _rows[ufunc]
     lower: Any = op.lower
-    _kernels[key] = compile_elementwise(op.name, lower, [dtype.name] * len(whole), [dtype.name],
+    _kernels[key] = compile_elementwise(op.name, lower, [dtype.name] * len(whole), [result.name],
                                         ["contiguous" if w else "scalar" for w in whole])
+
+
+def _astype(x: Any, dtype: Any) -> Any:
+    """A large array in another dtype, one of the two a 16-bit float."""
+    key = ("astype", x.dtype, dtype)
+    kernel = _kernels.get(key)
+    if kernel is None:
+        names = x.dtype.name, dtype.name
+        if key not in _kernels and ITEMSIZE.keys() >= {*names} and not {*names}.isdisjoint(HALVES):
+            _kernels[key] = None  # asked for once
+            _request(_compile_astype, key)
+        return None
+    if type(x) is not np.ndarray or not x.flags.c_contiguous:
+        return None
+    out = large.empty(x.shape, dtype)
+    kernel([out], [x])
+    return out
+
+
+def _compile_astype(key: Any) -> None:
+    _, given, wanted = key
+    _kernels[key] = compile_elementwise("astype", lambda k, x: k.cast(x, wanted.name), [given.name], [wanted.name])
 
 
 _CONSTANTS = (type(None), bool, int, float, tuple, str, np.dtype)
@@ -140,8 +167,8 @@ def _compile_pull(key: Any) -> None:
 class _Family:
     """Kernels of some rows, made together for each dtype when one is first wanted: `make(dtype)` has the methods."""
 
-    def __init__(self, make: Any, **methods: str) -> None:
-        self.make, self.methods = make, methods
+    def __init__(self, make: Any, dtypes: Any = FLOATS, **methods: str) -> None:
+        self.make, self.methods, self.dtypes = make, methods, dtypes
         self.ready: dict[Any, Any] = {}
 
     def kernel(self, method: str) -> Any:
@@ -156,7 +183,7 @@ class _Family:
             if made is None:
                 if dtype not in ready:
                     ready[dtype] = None  # asked for once
-                    if dtype.name in ("float32", "float64"):
+                    if dtype.name in self.dtypes:
                         _request(self._make, dtype)
                 return None
             for x in rest[:2]:
@@ -187,7 +214,7 @@ class _Rows:
     """Softmax and layer norm along the last axis."""
 
     def __init__(self, dtype: str) -> None:
-        self.dtype = np.dtype(dtype)
+        self.dtype, self.wide = np.dtype(dtype), np.dtype("float32" if dtype in HALVES else dtype)
         self.programs = {name: compile_row_program(name, dtype) for name in ("softmax", "log_softmax", "layer_norm")}
 
     def _map(self, name: str, x: Any, axis: int, empty: Any) -> Any:
@@ -209,9 +236,17 @@ class _Rows:
         """Rows of x (rows, d) normalised, times weight (d,), plus bias (d,)."""
         if not all(a.flags.c_contiguous for a in (x, weight, bias)):
             return None
-        out, facts = empty(x.shape, self.dtype), np.empty((2, x.shape[0]), self.dtype)
-        self.programs["layer_norm"]([out, facts[0], facts[1]], [x, weight, bias, np.array(eps, self.dtype)])
+        out, facts = empty(x.shape, self.dtype), np.empty((2, x.shape[0]), self.wide)
+        self.programs["layer_norm"]([out, facts[0], facts[1]], [x, weight, bias, np.array(eps, self.wide)])
         return out
+
+    def fused_norm(self, x: Any, weight: Any, bias: Any, n: int, eps: float, centered: bool, empty: Any) -> Any:
+        """The row `_fused_norm` of (x, weight, bias)."""
+        size = weight.size
+        if not centered or not size:
+            return None
+        done = self.layer_norm(x.reshape(-1, size), weight.reshape(-1), bias.reshape(-1), eps, empty)
+        return None if done is None else done.reshape(x.shape)
 
 
 class _Adam:
@@ -244,6 +279,61 @@ _families = (
 )
 
 
+class _Reductions:
+    """Reductions of 16-bit floats over all or the last axes."""
+
+    def __init__(self, dtype: str) -> None:
+        self.programs = {
+            name: compile_rows(name, PROGRAMS[name][0], ["float32"], ["column"], [dtype], ["row"])
+            for name in ("sum", "max", "min")
+        }
+
+    def _reduced(self, name: str, ufunc: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+        n = x.ndim
+        over = n if axis is None else len(axis) if isinstance(axis, tuple) else 1
+        if axis is not None and sorted(a % n for a in (axis if isinstance(axis, tuple) else (axis,))) != [
+                *range(n - over, n)] or not over or not x.flags.c_contiguous:
+            return None
+        kept = x.shape[:n - over]
+        rows = prod(kept)
+        size = x.size // rows if rows else 0
+        if not size:
+            return None
+        pieces = 1 if rows >= _FEW else next((p for p in _PIECES if size % p == 0), 1)  # threads share out rows
+        out = np.empty(rows * pieces, np.float32)
+        self.programs[name]([out], [x.reshape(rows * pieces, size // pieces)])
+        if pieces > 1:
+            out = ufunc.reduce(out.reshape(rows, pieces), 1)
+        return large.astype(out, x.dtype).reshape((*kept, *(1,) * over) if keepdims else kept)
+
+    def sum(self, x: Any, axis: Any, keepdims: bool, empty: Any) -> Any:
+        """The row `sum`."""
+        return self._reduced("sum", np.add, x, axis, keepdims)
+
+    def max(self, x: Any, axis: Any, keepdims: bool, empty: Any) -> Any:
+        """The row `max`."""
+        return self._reduced("max", np.maximum, x, axis, keepdims)
+
+    def min(self, x: Any, axis: Any, keepdims: bool, empty: Any) -> Any:
+        """The row `min`."""
+        return self._reduced("min", np.minimum, x, axis, keepdims)
+
+
+_FEW, _PIECES = 64, (256, 128, 100, 96, 64, 60, 50, 49, 32, 30, 25, 16)
+_halves = (
+    _Family(_Rows, HALVES, softmax="softmax", log_softmax="log_softmax", _fused_norm="fused_norm"),
+    _Family(_Reductions, HALVES, sum="sum", max="max", min="min"),
+)
+
+
+def _norm_of_three(*args: Any) -> Any:
+    """The row `_fused_norm` where there are a weight and a bias."""
+    return _norm(*args) if len(args) == 6 else None
+
+
+_norm = _halves[0].kernel("fused_norm")
+
+
 def _where(condition: Any, x: Any, y: Any) -> Any:
     """The row `where` of arrays of one shape and numbers."""
     wholes = [v for v in (x, y) if type(v) is np.ndarray and v.ndim]
@@ -262,7 +352,7 @@ def _where(condition: Any, x: Any, y: Any) -> Any:
     if kernel is None:
         if key not in _kernels:
             _kernels[key] = None  # asked for once
-            if dtype.name in ("float32", "float64"):
+            if dtype.name in _DTYPES:
                 _request(_compile_where, key)
         return None
     out = large.empty(shape, dtype)
@@ -285,7 +375,7 @@ def _after_fork() -> None:
         _wanted.get_nowait()
     for key in [k for k, v in _kernels.items() if v is None]:
         del _kernels[key]
-    for family in _families:
+    for family in (*_families, *_halves):
         for dtype in [d for d, made in family.ready.items() if made is None]:
             del family.ready[dtype]
 
@@ -298,6 +388,9 @@ def enable() -> None:
     """Let `agog.array.large` use these kernels."""
     if config.native:
         large.accelerate, large.pull = accelerate, pull
-        large.kernels["where"] = _where
+        large.kernels["where"], large.kernels["astype"] = _where, _astype
+        for family in _halves:
+            large.halves |= {row: family.kernel(method) for row, method in family.methods.items()}
+        large.halves["_fused_norm"] = _norm_of_three
         for family in _families:
             large.kernels |= {row: family.kernel(method) for row, method in family.methods.items()}

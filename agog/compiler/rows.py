@@ -27,6 +27,7 @@ __all__ = ["PROGRAMS", "RowKernel", "compile_row_program", "compile_rows"]
 _CHUNK = 1 << 19  # cost times elements in a chunk of rows
 _PARALLEL = 1 << 21
 _UNROLL = ((24, 4), (60, 2))  # up to this cost, so many vectors in a pass's loop
+_SCRATCH = 4096  # elements of a row that a program may keep on the stack
 _BLOCK = 64  # turns of the loop whose sums are added up in the array's precision
 
 
@@ -141,6 +142,10 @@ class Row:
     def length_as(self, dtype: str) -> Value:
         """The length as a scalar of a float dtype (float32 for a 16-bit one)."""
         return self.k.cast(self.length, "float32" if dtype in HALVES else dtype)
+
+    def scratch(self, dtype: str) -> Array:
+        """Memory for a row of at most `_SCRATCH` elements."""
+        return Array(self.k.alloca(_SCRATCH * ITEMSIZE[dtype]), dtype)
 
     def result(self, out: Array, value: Value) -> None:
         """Set this row's element of a "column" output."""
@@ -336,8 +341,17 @@ def softmax(row: Row, out: Array, x: Array) -> None:
     """e^(x - max) / sum."""
     largest = row.max(lambda v: v[x])
     if out.dtype in HALVES:  # what is kept in between must not be rounded
-        total = row.sum(lambda v: row.k.exp(v[x] - largest))
-        row.each(lambda v: v.put(out, row.k.exp(v[x] - largest) / total))
+        scratch = row.scratch("float32")
+
+        def kept() -> None:
+            inverse = 1.0 / row.sum(lambda v: v.put(scratch, row.k.exp(v[x] - largest)))
+            row.each(lambda v: v.put(out, v[scratch] * inverse))
+
+        def computed_again() -> None:
+            inverse = 1.0 / row.sum(lambda v: row.k.exp(v[x] - largest))
+            row.each(lambda v: v.put(out, row.k.exp(v[x] - largest) * inverse))
+
+        row.k.if_(row.length <= _SCRATCH, kept, computed_again)
         return
     total = row.sum(lambda v: v.put(out, row.k.exp(v[x] - largest)))
     inverse = 1.0 / total
@@ -447,6 +461,8 @@ PROGRAMS: dict[str, tuple[Callable[..., None], list[str], list[str]]] = {
 
 
 def compile_row_program(name: str, dtype: str, target: Target | None = None) -> RowKernel:
-    """One of `PROGRAMS` with all arrays of one dtype."""
+    """One of `PROGRAMS` with all arrays of one dtype; beside a 16-bit float, layer norm's numbers are float32."""
     fn, out_kinds, in_kinds = PROGRAMS[name]
-    return compile_rows(name, fn, [dtype] * len(out_kinds), out_kinds, [dtype] * len(in_kinds), in_kinds, target)
+    wide = "float32" if dtype in HALVES and "layer_norm" in name else dtype
+    outs, ins = ([wide if kind in ("column", "scalar") else dtype for kind in kinds] for kinds in (out_kinds, in_kinds))
+    return compile_rows(name, fn, outs, out_kinds, ins, in_kinds, target)

@@ -107,5 +107,5 @@ def _arrays(args: Any) -> Any:
 
 def _cast(a: Any, old: Any, new: Any) -> Any:
     if isinstance(a, np.ndarray | np.generic):
-        return a.astype(new) if a.dtype == old else a
+        return large.astype(a, np.dtype(new)) if a.dtype == old else a
     return [_cast(x, old, new) for x in a] if isinstance(a, tuple | list) else a

@@ -27,7 +27,7 @@ def _check_astype(x: Any, dtype: Any) -> tuple:
 
 
 def _astype(np: Any, x: Any, dtype: Any) -> Any:
-    return (x.real if x.dtype.kind == "c" and dtype.kind not in "cb" else x).astype(dtype)
+    return large.astype(x.real if x.dtype.kind == "c" and dtype.kind not in "cb" else x, dtype)
 
 
 def _astype_vjp(xp: Any, g: Any, x_dtype: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy
 
-from agog.array import dtypes
+from agog.array import dtypes, large
 from agog.errors import ArgumentError, ShapeError
 from agog.ops import axes as ax
 from agog.ops.explain import describe
@@ -96,9 +96,18 @@ def _count(shape: tuple, axis: Any) -> int:
 
 
 # ------------------------------------------------------------------------------------------------ sums and products
+def _reduced(ufunc: Any, name: str, x: Any, axis: Any, keepdims: bool) -> Any:
+    """A reduction of 16-bit floats: in float32, and rounded once."""
+    if x.size >= large.HALVES_FROM and (kernel := large.halves.get(name)) is not None:
+        done = kernel(x, axis, keepdims)
+        if done is not None:
+            return done
+    return ufunc.reduce(large.astype(x, _f32), axis, None, None, keepdims).astype(x.dtype)
+
+
 def _sum(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and _half(x):
-        return np.add.reduce(x, axis, _f32, None, keepdims).astype(x.dtype)
+        return _reduced(np.add, "sum", x, axis, keepdims)
     return np.add.reduce(x, axis, None, None, keepdims)
 
 
@@ -111,7 +120,7 @@ sum = Op("sum(x; axis=None, keepdims=False) -> y", _sum, kind="reduction", reduc
 
 def _mean(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and _half(x):
-        return _mean(np, x.astype(_f32), axis, keepdims).astype(x.dtype)
+        return _mean(np, large.astype(x, _f32), axis, keepdims).astype(x.dtype)
     s = np.add.reduce(x, axis, None, None, keepdims)
     return s / (x.size // (s.size or 1))
 
@@ -128,7 +137,7 @@ mean = Op("mean(x; axis=None, keepdims=False) -> y", _mean, kind="reduction", li
 
 def _prod(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and _half(x):
-        return np.multiply.reduce(x, axis, _f32, None, keepdims).astype(x.dtype)
+        return _reduced(np.multiply, "prod", x, axis, keepdims)
     return np.multiply.reduce(x, axis, None, None, keepdims)
 
 
@@ -187,14 +196,24 @@ def _extreme_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any, keepdims: bool) -> 
     return chosen * (_keep(xp, g, axis, keepdims, x.shape) / xp.sum(chosen, axis=axis, keepdims=True))
 
 
-max = Op("max(x; axis=None, keepdims=False) -> y",
-         lambda np, x, axis, keepdims: np.maximum.reduce(x, axis, None, None, keepdims),
+def _max(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    if x.itemsize == 2 and x.size and _half(x):
+        return _reduced(np.maximum, "max", x, axis, keepdims)
+    return np.maximum.reduce(x, axis, None, None, keepdims)
+
+
+def _min(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    if x.itemsize == 2 and x.size and _half(x):
+        return _reduced(np.minimum, "min", x, axis, keepdims)
+    return np.minimum.reduce(x, axis, None, None, keepdims)
+
+
+max = Op("max(x; axis=None, keepdims=False) -> y", _max,
          kind="reduction", vjp={"x": _extreme_vjp}, check=_checked("max", True), batch=_batch("max"),
          samples=lambda s: _samples(s)[:5],
          doc="The largest element over `axis`, nan if any is. Equal ones share the gradient. Raises ShapeError where "
              "there is none.")
-min = Op("min(x; axis=None, keepdims=False) -> y",
-         lambda np, x, axis, keepdims: np.minimum.reduce(x, axis, None, None, keepdims),
+min = Op("min(x; axis=None, keepdims=False) -> y", _min,
          kind="reduction", vjp={"x": _extreme_vjp}, check=_checked("min", True), batch=_batch("min"),
          samples=lambda s: _samples(s)[:5],
          doc="The smallest element over `axis`, nan if any is. Equal ones share the gradient. Raises ShapeError where "

@@ -17,7 +17,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from agog.array import dtypes
+from agog.array import dtypes, large
 
 TABLE: dict[str, Op] = {}
 COMPOSITES: dict[str, Callable[..., Any]] = {}
@@ -161,7 +161,7 @@ class Op:
         """The computation over one array library: `raw(*inputs, *statics)`."""
         impl = self.impl
         raw = getattr(np_like, impl) if isinstance(impl, str) else partial(impl, np_like)
-        return _widened(raw, "dtype" in self.statics) if self.widen else raw
+        return _widened(raw, "dtype" in self.statics, self.name) if self.widen else raw
 
     def __repr__(self) -> str:
         return f"<op {self.signature}>"
@@ -170,18 +170,26 @@ class Op:
         return _find, (self.name,)
 
 
-def _widened(raw: Callable[..., Any], typed: bool) -> Callable[..., Any]:
-    """`raw` with 16-bit floats computed in float32. A row with a `dtype` parameter says itself what it returns."""
+def _widened(raw: Callable[..., Any], typed: bool, name: str) -> Callable[..., Any]:
+    """`raw` with 16-bit floats computed in float32. A row with a `dtype` parameter says itself what it returns.
+
+    Where there is a native kernel that takes the 16 bits (`large.halves`), it does all of that in one pass.
+    """
     def compute(*args: Any) -> Any:
         if not args or getattr(args[0], "dtype", _WIDE).itemsize != 2 or not dtypes.is_half(args[0].dtype):
             return raw(*args)
         half = args[0].dtype
-        out = raw(*[a.astype(np.float32) if hasattr(a, "dtype") and a.dtype == half else a for a in args])
+        kernel = large.halves.get(name)
+        if kernel is not None and args[0].size >= large.HALVES_FROM:
+            done = kernel(*args)
+            if done is not None:
+                return done
+        out = raw(*[large.astype(a, _WIDE) if hasattr(a, "dtype") and a.dtype == half else a for a in args])
         if typed:
             return out
         if isinstance(out, tuple):
-            return tuple(o.astype(half) if o.dtype == np.float32 else o for o in out)
-        return out.astype(half) if out.dtype == np.float32 else out
+            return tuple(large.astype(o, half) if o.dtype == _WIDE else o for o in out)
+        return large.astype(out, half) if out.dtype == _WIDE else out
 
     return compute
 
