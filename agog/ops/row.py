@@ -116,7 +116,7 @@ class Op:
         self.commutative, self.view, self.infer, self.dynamic = commutative, view, infer, dynamic
         self.decompose, self.nest = decompose, nest
         self._index_rules()
-        self.raw = self.bind(np)
+        self.raw: Callable[..., Any] = self.bind(np)
         if self.name in TABLE or self.name in COMPOSITES:
             raise ValueError(f"two rows for {self.name}")
         TABLE[self.name] = self
