@@ -3,7 +3,7 @@
 #
 #   make demo          train a small model on handwritten digits
 #   make test          the tests (PYTEST_ARGS="-k tape" for some of them)
-#   make test-all      also those marked slow and exhaustive
+#   make test-all      also those marked slow and exhaustive, with PyTorch, which results are compared with
 #   make lint          ruff and mypy
 #   make bench         ratios against PyTorch and JAX, measured here, in interleaved runs (BENCH_ARGS=--quick)
 #   make conformance   the Array API consortium's test suite
@@ -14,6 +14,7 @@
 
 VENV ?= .venv
 BENCH_VENV ?= .bench-venv
+TEST_VENV ?= .test-venv
 RUN = $(VENV)/bin/python
 JOBS ?= auto
 
@@ -41,8 +42,8 @@ test:
 	$(RUN) -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 test-all:
-	$(call environment,$(VENV) test)
-	$(RUN) -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal -m '' $(PYTEST_ARGS)
+	$(call environment,$(TEST_VENV) test -r tests/requirements.txt)
+	$(TEST_VENV)/bin/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal -m '' $(PYTEST_ARGS)
 
 lint:
 	$(call environment,$(VENV) lint test)
@@ -62,5 +63,5 @@ conformance:
 	$(RUN) scripts/conformance.py $(CONFORMANCE_ARGS)
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) .conformance .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist agog.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(TEST_VENV) .conformance .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist agog.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -721,7 +721,10 @@ def cholesky(x: Array, upper: builtins.bool = False) -> Tensor:
     """
 
 def chunk(x: Array, chunks: Any, axis: int | Sequence[int] | None = 0) -> list[Tensor]:
-    """`x` in at most `chunks` parts of ceil(n / chunks) along `axis`, the last one smaller (`torch.chunk`)."""
+    """`x` in at most `chunks` parts of ceil(n / chunks) along `axis`, the last one smaller (`torch.chunk`).
+
+    Nothing is divided into `chunks` parts that are empty.
+    """
 
 def clip(x: Array, min: Array | None = None, max: Array | None = None) -> Tensor:
     """`x` brought into `[min, max]`; a bound of None is absent, and `max` wins where the bounds cross. At a bound the gradient goes to `x`."""

@@ -2,6 +2,7 @@
 
     python3 scripts/environment.py .venv demo test      # agog itself, editable, with these extras
     python3 scripts/environment.py .bench-venv -r benchmarks/requirements.txt
+    python3 scripts/environment.py .test-venv test -r tests/requirements.txt  # both
 
 Needs only Python's standard library. An environment that is half-made, was moved, or belongs to a Python that is gone
 or too old is made anew. What was installed is noted inside it, so that the next call costs a few milliseconds.
@@ -55,22 +56,25 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("folder", type=pathlib.Path)
     p.add_argument("extras", nargs="*", help="extras of agog's pyproject.toml")
-    p.add_argument("-r", "--requirements", type=pathlib.Path, help="install this file instead of agog")
+    p.add_argument("-r", "--requirements", type=pathlib.Path, help="install this file; agog only if extras are named")
     a = p.parse_args()
     if sys.version_info < LEAST:
         sys.exit(f"agog needs Python {LEAST[0]}.{LEAST[1]} or newer; this is {sys.version.split()[0]}")
-    source = a.requirements or ROOT / "pyproject.toml"
-    state = {"root": str(ROOT), "source": str(source), "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
+    sources = [ROOT / "pyproject.toml"] if a.extras or not a.requirements else []
+    sources += [a.requirements] if a.requirements else []
+    state = {"root": str(ROOT), "source": " ".join(map(str, sources)),
+             "sha256": hashlib.sha256(b"".join(s.read_bytes() for s in sources)).hexdigest()}
     note = read_note(a.folder)
-    extras = sorted({*a.extras, *note.get("extras", [])} if note.get("source") == str(source) else a.extras)
+    extras = sorted({*a.extras, *note.get("extras", [])} if note.get("source") == state["source"] else a.extras)
     state["extras"] = extras
     if not usable(a.folder):
         make(a.folder)
     elif note == state:
         return
-    what = ["-r", str(source)] if a.requirements else ["-e", f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)]
+    what = [] if sources == [a.requirements] else ["-e", f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)]
+    what += ["-r", str(a.requirements)] if a.requirements else []
     pip = [str(python_of(a.folder)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
-    print(f"installing into {a.folder}: {source.name} {' '.join(extras)}", flush=True)
+    print(f"installing into {a.folder}: {' '.join(s.name for s in sources)} {' '.join(extras)}", flush=True)
     if code := subprocess.run(pip).returncode:
         sys.exit(f"pip failed with status {code}: its message is above. Mend that and run the same target again.")
     (a.folder / "agog-environment.json").write_text(json.dumps(state, indent=1) + "\n")

@@ -164,3 +164,11 @@ def test_embedding_of_nothing():
 def test_embedding_errors(i, w, kw, error, text):
     with pytest.raises(error, match=text):
         xp.embedding(ag.asarray(i), ag.asarray(np.ones(w)), **kw)
+
+
+@pytest.mark.parametrize("rows, columns", [(0, 3), (3, 0)])
+def test_second_derivatives_of_nothing(rows, columns):
+    q, k, v = (ag.ones((2, n, 4), requires_grad=True) for n in (rows, columns, columns))
+    y = ag.scaled_dot_product_attention(q, k, v, is_causal=True)
+    found = ag.gradients(y.sum(), [q, k, v], create_graph=True)
+    assert [g.shape for g in found] == [q.shape, k.shape, v.shape]

@@ -264,3 +264,41 @@ def test_the_square_root_as_a_power_is_the_same_everywhere(dtype, n):
     for got in (x ** 0.5, root(x), root(x)):
         np.testing.assert_array_equal(got.numpy(), expected)
         np.testing.assert_array_equal(np.signbit(got.numpy()[1]), np.signbit(expected[1]))
+
+
+def second(fn, *xs):
+    """The gradient of the sum of the gradients of fn(*xs).sum() by each of the inputs."""
+    ts = [ag.asarray(x, dtype="float64", requires_grad=True) for x in xs]
+    first = ag.gradients(fn(*ts).sum(), ts, create_graph=True)
+    return [g.tolist() for g in ag.gradients(sum(g.sum() for g in first), ts)]
+
+
+def test_mixed_derivatives_at_zero():
+    """d2/dxdy of x**y at y = 0 is 1/x, that of x log y at x = 0 is 1/y."""
+    by_x, by_y = second(ag.pow, [2.0], [0.0])
+    assert by_x == pytest.approx([0.5]) and by_y == pytest.approx([0.5 + math.log(2) ** 2])
+    assert second(ag.xlogy, [0.0], [4.0]) == [[0.25], [0.25]]
+    assert second(ag.xlog1py, [0.0], [3.0]) == [[0.25], [0.25]]
+
+
+def test_powers_of_extremes_have_gradients():
+    tiny = float(np.finfo(np.float64).smallest_subnormal)
+    assert gradient(ag.pow, [tiny, 0.0, nan], [0.0, 0.0, 0.0])[0] == [0.0, 0.0, 0.0]
+    assert gradient(ag.pow, [-0.0, 3.0], [1e308, 2.0])[0] == [0.0, 6.0]
+
+
+def test_logaddexp_shares_the_gradient_of_large_numbers():
+    """The sum rounds to the larger one, so that exp(x - sum) would give each the whole gradient."""
+    for fn in (ag.logaddexp, ag.logaddexp2):
+        x = ag.asarray([1e8, -1e8], requires_grad=True)
+        fn(x, ag.asarray([1e8, -1e8])).sum().backward()
+        assert x.grad.tolist() == [0.5, 0.5]
+
+
+def test_nextafter_moves_with_its_first_argument():
+    assert gradient(ag.nextafter, [1.0, 2.0], [5.0, 2.0]) == [[1.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("fn", [ag.elu, ag.selu, ag.celu])
+def test_second_derivatives_at_the_kink_are_zero(fn):
+    assert second(fn, [0.0]) == [[0.0]]

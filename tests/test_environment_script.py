@@ -1,5 +1,6 @@
 """scripts/environment.py: what it does to environments that are half-made, and what it refuses."""
 
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -26,6 +27,25 @@ def test_makes_repairs_and_then_does_nothing(tmp_path):
     assert "making" in run(folder, empty).stdout
     empty.write_text("# still nothing\n")
     assert "installing" in run(folder, empty).stdout
+
+
+def test_installs_agog_and_a_file_when_extras_are_named(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("environment", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    file, folder, asked = tmp_path / "requirements.txt", tmp_path / "env", []
+    file.write_text("# nothing\n")
+    folder.mkdir()
+    monkeypatch.setattr(script, "usable", lambda folder: True)
+    monkeypatch.setattr(script.subprocess, "run",
+                        lambda argv: asked.append(argv) or subprocess.CompletedProcess(argv, 0))
+    for argv, what in (([folder, "test", "-r", file], ["-e", f"{script.ROOT}[test]", "-r", str(file)]),
+                       ([folder, "-r", file], ["-r", str(file)]), ([folder], ["-e", str(script.ROOT)])):
+        monkeypatch.setattr(sys, "argv", ["environment.py", *map(str, argv)])
+        script.main()
+        assert asked.pop()[-len(what):] == what and f"{script.ROOT}" not in what[2:]
+        script.main()
+        assert not asked  # it is as it should be: nothing to do
 
 
 def test_leaves_a_folder_alone_that_is_no_environment(tmp_path):

@@ -350,3 +350,19 @@ def test_transform_errors_teach(call, error, words):
         call(ag.asarray(data(3, 3, dtype=np.float32)))
     for word in words:
         assert word in str(caught.value)
+
+
+def test_transforms_of_nothing_are_zeros():
+    """NumPy's irfft returns what the memory held."""
+    for fn in (ag.fft.fft, ag.fft.ifft, ag.fft.irfft):
+        x = ag.zeros((3, 0), dtype="complex128", requires_grad=True)
+        y = fn(x, n=6)
+        assert y.shape == (3, 6) and not y.detach().numpy().any()
+        ag.real(y).sum().backward()
+        assert x.grad.shape == (3, 0)
+
+
+def test_gradients_of_empty_matrices():
+    x = ag.zeros((0, 0), requires_grad=True)
+    ag.real(ag.linalg.eigvals(x)).sum().backward()
+    assert x.grad.shape == (0, 0)

@@ -305,3 +305,20 @@ def test_large_ones_go_by_blocks(rng):
     want[np.arange(300), t] -= 1
     want[5] = 0
     np.testing.assert_allclose(a.grad.numpy(), want / 299, atol=1e-14)
+
+
+def test_hinges_at_their_corner_have_the_whole_gradient():
+    """As PyTorch's clamp_min, which is what its hinge losses use."""
+    for call in (lambda x: ag.hinge_embedding_loss(x, ag.asarray([-1.0]), margin=1.0),
+                 lambda x: ag.margin_ranking_loss(ag.asarray([1.0]), x, ag.asarray([1.0])),
+                 lambda x: -ag.hinge_loss(-x, ag.asarray([-1.0]))):
+        x = ag.asarray([1.0], requires_grad=True)
+        call(x).backward()
+        assert abs(x.grad.item()) == 1.0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_zero_vectors_have_a_direction_of_zero(dtype):
+    x = ag.zeros((2, 3), dtype=dtype)
+    for y in (ag.cosine_similarity(x, x), ag.normalize(x), ag.normalize(x, p=1.0)):
+        assert y.dtype == x.dtype and not y.numpy().astype("float32").any()

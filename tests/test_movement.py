@@ -227,3 +227,8 @@ def test_creation_errors_teach(call, error, words):
         call()
     for word in words:
         assert word in str(caught.value)
+
+
+def test_nothing_in_chunks():
+    assert [c.shape for c in ag.chunk(ag.zeros((0, 2)), 3)] == [(0, 2)] * 3
+    assert [c.shape for c in ag.chunk(ag.zeros(7), 3)] == [(3,), (3,), (1,)]

@@ -231,3 +231,29 @@ def test_empty_batches():
 def test_errors_teach(call, error, text):
     with pytest.raises(error, match=text):
         call(ag.asarray(np.ones((2, 4, 4, 4))))
+
+
+def test_infinity_stays_in_its_window():
+    """Resizing is a product with a matrix: where its weight is 0, infinity must not become nan."""
+    x = np.zeros((1, 1, 7))
+    x[0, 0, 3] = np.inf
+    assert np.isfinite(ag.adaptive_avg_pool1d(ag.asarray(x), 3).numpy()).tolist() == [[[True, False, True]]]
+    y = ag.interpolate(ag.asarray(x), size=14, mode="linear").numpy()
+    assert not np.isnan(y).any() and 0 < np.isinf(y).sum() < 6
+    close(ag.interpolate(ag.asarray(np.where(np.isinf(x), 2., x)), size=14, mode="linear"),
+          np.where(np.isinf(y), ag.interpolate(ag.asarray(np.where(np.isinf(x), 2., x)), size=14, mode="linear"), y))
+
+
+def test_the_first_of_equal_ones_gets_the_gradient_of_adaptive_pools():
+    x = ag.asarray(np.ones((1, 1, 5, 5)), requires_grad=True)
+    ag.adaptive_max_pool2d(x, 3).sum().backward()
+    want = np.zeros((5, 5))
+    np.add.at(want, tuple(np.meshgrid([0, 1, 3], [0, 1, 3], indexing="ij")), 1)  # where the bins begin
+    close(x.grad, want[None, None])
+
+
+def test_lp_pools_of_zeros_have_the_gradient_zero():
+    for p in (2.0, 3.0):
+        x = ag.asarray([[[0.0, 0.0, 3.0, 4.0]]], requires_grad=True)
+        ag.lp_pool1d(x, p, 2).sum().backward()
+        assert x.grad.numpy()[0, 0, :2].tolist() == [0.0, 0.0] and (x.grad.numpy()[0, 0, 2:] > 0).all()

@@ -204,3 +204,10 @@ def test_diff():
     assert ag.diff(ag.asarray([True, False, False])).tolist() == [True, False]
     with pytest.raises(ArgumentError, match="n=-1"):
         ag.diff(t, n=-1)
+
+
+def test_gradient_of_logcumsumexp_with_infinity():
+    x = ag.asarray([1.0, 2.0, np.inf, 3.0], dtype="float64", requires_grad=True)
+    ag.logcumsumexp(x)[:2].sum().backward()
+    share = 1 / (1 + np.exp(1.0))
+    np.testing.assert_allclose(x.grad.numpy(), [1 + share, 1 - share, 0, 0])

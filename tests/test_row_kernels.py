@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_rows import cases, promoted
+from sampling import cases, promoted
 
 from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.rules import compile_rule

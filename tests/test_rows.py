@@ -7,16 +7,32 @@ derivatives and forward mode against differences, `linear_in`, and batching agai
 Adding an operation needs nothing here: a row with `samples` or `domain` is found in the table.
 """
 
-import math
 import pickle
-import zlib
 
 import ml_dtypes
 import numpy as np
 import pytest
+from sampling import (
+    BFLOAT16,
+    KINDS,
+    LAYOUTS,
+    ROWS,
+    Sampler,
+    accepted,
+    as_tensors,
+    cases,
+    dtype_of,
+    flat,
+    is_array,
+    is_inexact,
+    listed,
+    promoted,
+    rows_and_dtypes,
+    tensor,
+    tensors_in,
+)
 
 import agog as ag
-from agog import dispatch
 from agog.array import dtypes
 from agog.autodiff.engine import gradients
 from agog.autodiff.forward import jvp
@@ -27,101 +43,11 @@ from agog.ops.row import COMPOSITES, TABLE
 from agog.tape import Leaf, pullback
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # agog's own filter, which pytest undoes
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-KINDS = {"b": ["bool"], "i": ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"],
-         "f": ["float16", "bfloat16", "float32", "float64"], "c": ["complex64", "complex128"]}
-ROWS = sorted(TABLE)
 NATURE = {"c": np.complex128, "f": np.float64}
-
-
-def dtype_of(name):
-    return BFLOAT16 if name == "bfloat16" else np.dtype(name)
-
-
-def accepted(op):
-    """The kinds of dtype a caller may give."""
-    return "".join(k for k in "bifc" if k in op.takes or op.to_float and k in "bi")
-
-
-# -------------------------------------------------------------------------------------------------- sample inputs
-class Sampler:
-    """Random arrays of the dtype under test: `s(3, 4, lo=-2, hi=2)`; `s.ints(5, 2, 3)` are int64 in [0, 5)."""
-
-    def __init__(self, dtype, name):
-        self.dtype = dtype
-        self.rng = np.random.default_rng(zlib.crc32(name.encode()))
-
-    def __call__(self, *shape, lo=-2, hi=2, imaginary=None):
-        kind, rng = dtypes.kind(self.dtype), self.rng
-        if kind == "b":
-            return np.asarray(rng.random(shape) < 0.5)
-        if kind in "iu":
-            low, high = math.ceil(lo), math.floor(hi)
-            if low > high:
-                low, high = high, low
-            if kind == "u":
-                low, high = max(low, 0), max(high, 1)
-            return np.asarray(rng.integers(low, high + 1, shape), self.dtype)
-        x = rng.uniform(lo, hi, shape)
-        if kind == "c":
-            x = x + 1j * (rng.uniform(lo, hi, shape) if imaginary is None else rng.uniform(-imaginary, imaginary,
-                                                                                           shape))
-        return np.asarray(x, self.dtype)
-
-    def ints(self, high, *shape):
-        return np.asarray(self.rng.integers(0, high, shape), np.int64)
-
-
-def cases(op, dtype, seed=0):
-    """[(inputs, statics)] of a row: its samples, or arrays drawn from its domain."""
-    s = Sampler(dtype, f"{op.name}{seed or ''}")
-    if op.samples is not None:
-        out = []
-        for inputs, given in op.samples(s):
-            statics = op.statics | given
-            assert set(statics) == set(op.statics), f"samples of {op.name} give unknown parameters {given}"
-            out.append((tuple(inputs), tuple(statics.values())))
-        return out
-    assert op.domain is not None, f"the row {op.name} has neither samples nor a domain: add one, so that it is tested"
-    domains = op.domain if isinstance(op.domain[0], tuple) else (op.domain,) * len(op.inputs)
-    shapes = [[(3, 4)] * 3, [(3, 1), (4,), ()], [()] * 3, [(0, 3), (3,), (1, 1)]]
-    return [(tuple(s(*shape, lo=lo, hi=hi, imaginary=0.4) for shape, (lo, hi) in zip(group, domains)),
-             tuple(op.statics.values())) for group in shapes]
-
-
-def is_array(x):
-    return isinstance(x, np.ndarray | np.generic)
-
-
-def is_inexact(x):
-    return is_array(x) and dtypes.is_inexact(x.dtype)
-
-
-def tensor(x):
-    return wrap(np.asarray(x)) if is_array(x) else x
-
-
-def promoted(op, inputs):
-    """Raw inputs after promotion, as `apply` hands them to the computation."""
-    out = dispatch._promote(op, dispatch._operands(op, tuple(tensor(x) for x in inputs)))
-    return tuple(None if t is None else t._data for t in out)
 
 
 def checked(op, inputs, statics):
     return op.check(*inputs, *statics) if op.check is not None else statics
-
-
-def listed(out):
-    return list(out) if isinstance(out, tuple | list) else [out]
-
-
-def flat(out):
-    """The arrays in a result, however it is nested."""
-    if isinstance(out, tuple | list):
-        return [a for o in out for a in flat(o)]
-    if isinstance(out, dict):
-        return flat(list(out.values()))
-    return [out._data] if hasattr(out, "_data") else [np.asarray(out)] if is_array(out) else []
 
 
 def close(got, want, unit, scale, what):
@@ -200,16 +126,6 @@ def values_test(op, inputs, statics, what=""):
             assert np.array_equal(r, want.astype(r.dtype)), f"{op.name}{what}: {r} should be {want}"
 
 
-def rows_and_dtypes():
-    """Every row with every dtype that callers may give it."""
-    for name in ROWS:
-        op = TABLE[name]
-        kinds = accepted(op) if op.inputs else "f"
-        for kind in kinds:
-            for d in KINDS[kind] if op.inputs else ["float32"]:
-                yield pytest.param(name, d, id=f"{name}-{d}")
-
-
 @pytest.mark.parametrize("name, dtype", list(rows_and_dtypes()))
 def test_values(name, dtype):
     op = TABLE[name]
@@ -218,25 +134,6 @@ def test_values(name, dtype):
             values_test(op, inputs, statics)
         except np.linalg.LinAlgError:  # bools and small integers at random: the matrix may well be singular
             assert np.dtype(dtype_of(dtype)).kind in "biu"
-
-
-def strided(x):
-    if not is_array(x) or not x.ndim:
-        return x
-    room = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
-    room[..., ::2] = x
-    return room[..., ::2]
-
-
-def backwards(x):
-    if not is_array(x) or not x.ndim:
-        return x
-    flip = (slice(None, None, -1),) * x.ndim
-    return np.ascontiguousarray(x[flip])[flip]
-
-
-LAYOUTS = {"strided": strided, "backwards": backwards,
-           "transposed": lambda x: np.asfortranarray(x) if is_array(x) and x.ndim else x}
 
 
 @pytest.mark.parametrize("name", [n for n in ROWS if TABLE[n].inputs])
@@ -317,7 +214,7 @@ class Probe:
 
     def run(self, x, grad):
         ts = [wrap(v, Leaf(v.shape, v.dtype)) if grad and i in self.active else tensor(v) for i, v in enumerate(x)]
-        return ts, [t for t in _tensors(self.call(ts)) if dtypes.is_inexact(t.dtype)]
+        return ts, [t for t in tensors_in(self.call(ts)) if dtypes.is_inexact(t.dtype)]
 
     def outputs(self, x):
         return [t._data for t in self.run(x, False)[1]]
@@ -356,12 +253,6 @@ class Probe:
         slope = (pairing(self.u, self.values(self.gradient(self.moved(STEP))[1]))
                  - pairing(self.u, self.values(self.gradient(self.moved(-STEP))[1]))) / (2 * STEP)
         agree(pairing(self.values(found), self.v), slope, f"{what}: second derivative")
-
-
-def _tensors(out):
-    if hasattr(out, "_data"):
-        return [out]
-    return [t for o in out for t in _tensors(o)] if isinstance(out, tuple | list) else []
 
 
 def agree(got, want, what):
@@ -432,7 +323,7 @@ def test_forward_mode(name, dtype):
             full = [tensor(x) for x in probe.x]
             for i, x in zip(probe.active, xs):
                 full[i] = x
-            return [t for t in _tensors(probe.call(full)) if dtypes.is_inexact(t.dtype)]
+            return [t for t in tensors_in(probe.call(full)) if dtypes.is_inexact(t.dtype)]
 
         values, tangents = jvp(call, tuple(tensor(probe.x[i]) for i in active), tuple(wrap(v) for v in probe.v))
         agree(pairing(probe.w, [t._data for t in tangents]), probe.slope(), f"{name}, {describe(inputs, statics)}")
@@ -503,12 +394,6 @@ SAMPLED = sorted(n for n, f in COMPOSITES.items() if f.samples is not None)
 
 def composite_cases(name, dtype):
     return COMPOSITES[name].samples(Sampler(dtype, name))
-
-
-def as_tensors(x):
-    if isinstance(x, tuple | list):
-        return type(x)(as_tensors(v) for v in x) if not hasattr(x, "_fields") else x
-    return tensor(x)
 
 
 @pytest.mark.parametrize("name", SAMPLED)

@@ -178,3 +178,14 @@ def test_errors_teach():
         ag.topk(ag.ones(3), 5)
     with pytest.raises(AxisError, match="sort: axis=1"):
         ag.sort(ag.ones(3), axis=1)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_nan_comes_last_in_every_dtype(dtype):
+    x = ag.asarray([nan, 1, nan, -2, 3]).astype(dtype)
+    assert ag.sort(x).tolist()[:3] == [-2, 1, 3] and ag.argsort(x).tolist() == [3, 1, 4, 0, 2]
+    assert ag.argsort(x, descending=True).tolist() == [0, 2, 4, 1, 3] and ag.sort(x).dtype == x.dtype
+    assert ag.topk(x, 1, largest=False)[0].tolist() == [-2]
+    values, counts = ag.unique_counts(x)
+    assert values.dtype == x.dtype and values.tolist()[:3] == [-2, 1, 3] and counts.tolist() == [1] * 5
+    assert ag.searchsorted(ag.sort(x), x[3:]).tolist() == [0, 2]

@@ -160,3 +160,18 @@ def test_glu():
     assert ag.glu(x).tolist() == [[0.5, 1.]]
     with pytest.raises(ArgumentError, match="odd size 3"):
         ag.glu(ag.ones(3))
+
+
+def test_lgamma_where_scipy_has_other_limits():
+    tiny = float(np.finfo(np.float64).smallest_subnormal)
+    assert ag.lgamma(ag.asarray([-inf, inf, 0.0, -1.0], dtype="float64")).tolist() == [inf] * 4
+    assert ag.lgamma(ag.asarray([tiny, -tiny], dtype="float64")).tolist() == pytest.approx([-math.log(tiny)] * 2)
+
+
+def test_bessel_derivatives_next_to_zero_and_at_infinity():
+    tiny = float(np.finfo(np.float64).tiny)
+    for fn, at, want in ((ag.i1, tiny, 0.5), (ag.i1e, inf, 0.0), (ag.i0e, inf, 0.0)):
+        x = ag.asarray(at, dtype="float64", requires_grad=True)
+        (g,) = ag.gradients(fn(x), [x], create_graph=True)
+        assert g.item() == want
+        assert not math.isnan(ag.gradients(g, [x])[0].item())

@@ -193,10 +193,15 @@ def _elu(np: Any, x: Any, alpha: Any) -> Any:
     return np.where(x > 0, x, np.expm1(np.minimum(x, 0)) * alpha)
 
 
+def _below(xp: Any, x: Any) -> Any:
+    """`x` where it is negative, else 0; its gradient at 0 is 0."""
+    return xp.where(x < 0, x, 0)
+
+
 elu = elementwise("elu(x, alpha=1.0) -> y", _elu, **_real,
                   lower=lambda k, x, a: k.where(k.gt(x, 0), x, k.mul(k.expm1(x), a)),
-                  vjp={"x": lambda xp, g, x, alpha: xp.where(x > 0, g, g * alpha * xp.exp(xp.minimum(x, 0))),
-                       "alpha": lambda xp, g, x: g * xp.expm1(xp.minimum(x, 0))}, domain=((-3, 3), (0.5, 2)), error=8,
+                  vjp={"x": lambda xp, g, x, alpha: xp.where(x > 0, g, g * alpha * xp.exp(_below(xp, x))),
+                       "alpha": lambda xp, g, x: g * xp.expm1(_below(xp, x))}, domain=((-3, 3), (0.5, 2)), error=8,
                   doc="`x` where it is positive, else `alpha * (exp(x) - 1)`.")
 
 
@@ -215,7 +220,7 @@ def _selu(np: Any, x: Any) -> Any:
 
 selu = elementwise("selu(x) -> y", _selu, **_real, domain=(-3, 3), error=8,
                    vjp={"x": lambda xp, g, x: g * xp.where(x > 0, _SELU_SCALE,
-                                                           xp.exp(xp.minimum(x, 0)) * (_SELU_SCALE * _SELU_ALPHA))},
+                                                           xp.exp(_below(xp, x)) * (_SELU_SCALE * _SELU_ALPHA))},
                    lower=lambda k, x: k.mul(k.where(k.gt(x, 0), x, k.mul(k.expm1(x), _SELU_ALPHA)), _SELU_SCALE),
                    doc="The self-normalising exponential linear unit (Klambauer et al., 2017).")
 softsign = elementwise("softsign(x) -> y", lambda np, x: x / (1 + np.absolute(x)), **_real, domain=(0.3, 3),

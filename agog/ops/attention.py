@@ -179,7 +179,7 @@ def _attention_rule(xp, g, xs, y, is_causal, scale):
         s = s + mask[0]
     elif is_causal:
         s = xp.where(_allowed(xp, q.shape[-2], k.shape[-2]), s, -math.inf)
-    if mask or is_causal:  # zeros for rows with everything masked
+    if (mask or is_causal) and s.shape[-1]:  # zeros for rows with everything masked
         top = xp.max(s, axis=-1, keepdims=True)
         s = xp.where(top > -math.inf, s, 0.0)
         p = xp.softmax(s, axis=-1) * xp.astype(top > -math.inf, q.dtype)

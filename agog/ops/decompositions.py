@@ -121,6 +121,8 @@ eigvals = _row("eigvals(x) -> w", lambda np, x: np.linalg.eigvals(x).astype(dtyp
 
 
 def _eigvals_rule(xp: Any, g: Any, x: Any) -> Any:
+    if not x.shape[-1]:
+        return xp.zeros(x.shape, dtype=x.dtype)
     # np.linalg.eig and eigvals need not agree on the order, so each eigenvector looks for its value
     w, v = xp._eig(x)
     place = xp.argmin(xp.abs(xp.expand_dims(xp.eigvals(x), -2) - xp.expand_dims(w, -1)), axis=-1)

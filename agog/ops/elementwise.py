@@ -126,7 +126,8 @@ fmod = elementwise("fmod(x, y) -> z", takes="if",
 def _pow_vjp_x(xp: Any, g: Any, x: Any, y: Any) -> Any:
     if isinstance(y, int | float):  # a number of the program, never a value
         return xp.zeros(x.shape, dtype=x.dtype) if y == 0 else g * 2 * x if y == 2 else g * y * x ** (y - 1)
-    return g * y * x ** xp.where(y == 0, 1, y - 1)  # d(x**0)/dx is 0 also where x is
+    base = xp.where((y == 0) & xp.logical_not(xp.isfinite(1 / x)), 1, x)  # d(x**0)/dx is 0 also where x is 0 or nan
+    return g * (y * base ** (y - 1))
 
 
 def _pow_vjp_y(xp: Any, g: Any, x: Any, y: Any, z: Any) -> Any:
@@ -320,6 +321,8 @@ copysign = elementwise("copysign(x, y) -> z", to_float=True, takes="f",
                        lower=lambda k, x, y: k.copysign(x, y), domain=(0.3, 3),
                        doc="The magnitude of `x` with the sign of `y`.")
 nextafter = elementwise("nextafter(x, y) -> z", takes="f", domain=(-3, 3), error=4,
+                        vjp={"x": lambda xp, g, x, y: xp.where(x == y, 0, g),
+                             "y": _none},
                         doc="The next number that x's dtype has after `x`, towards `y`.")
 heaviside = elementwise("heaviside(x, y) -> z", to_float=True, takes="f", vjp={"x": _none,
                         "y": lambda xp, g, x: xp.where(x == 0, g, 0)}, domain=(0.3, 3),

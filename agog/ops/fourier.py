@@ -45,6 +45,11 @@ def _fitted(xp: Any, x: Any, n: int, axis: int) -> Any:
     return x
 
 
+def _something(np: Any, x: Any, axis: int) -> Any:
+    """`x`, or one 0 along an `axis` that has nothing: NumPy's irfft reads memory of others there."""
+    return x if x.shape[axis] else np.zeros(x.shape[:axis] + (1,) + x.shape[axis + 1:], x.dtype)
+
+
 def _like(xp: Any, g: Any, shape: tuple, dtype: Any, axis: int) -> Any:
     """A cotangent for an input of `shape` and `dtype` from one for the n elements that were transformed."""
     g = _fitted(xp, g, shape[axis], axis)
@@ -53,7 +58,7 @@ def _like(xp: Any, g: Any, shape: tuple, dtype: Any, axis: int) -> Any:
 
 def _transform(name: str, rule: Any, length: Any, samples: Any, doc: str, **kw: Any) -> Op:
     return Op(f"{name}(x; n=None, axis=-1, norm=None) -> y",
-              lambda np, x, n, axis, norm: getattr(np.fft, name)(x, n, axis, norm),
+              lambda np, x, n, axis, norm: getattr(np.fft, name)(_something(np, x, axis), n, axis, norm),
               check=_checked(name, length), vjp={"x": rule}, linear_in="all", to_float=True, widen=True, kind="fourier",
               error=32, samples=samples, doc=doc,
               batch=lambda xp, batched, inputs, statics: getattr(xp, name)(

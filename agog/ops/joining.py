@@ -176,14 +176,17 @@ def array_split(xp, x, sections, axis=0):
 
 @composite(samples=lambda s: [((s(7), 3), {})])
 def chunk(xp, x, chunks, axis=0):
-    """`x` in at most `chunks` parts of ceil(n / chunks) along `axis`, the last one smaller (`torch.chunk`)."""
+    """`x` in at most `chunks` parts of ceil(n / chunks) along `axis`, the last one smaller (`torch.chunk`).
+
+    Nothing is divided into `chunks` parts that are empty.
+    """
     axis = ax.axis("chunk", x, axis)
     chunks = ax.integer("chunk", "chunks", chunks)
     if chunks < 1:
         raise ArgumentError(f"chunk: chunks={chunks}; give 1 or more")
     n = x.shape[axis]
-    size = max(-(-n // chunks), 1)
-    return _pieces(xp, x, list(range(size, n, size)), axis)
+    size = -(-n // chunks)
+    return _pieces(xp, x, list(range(size, n, size)) if n else [0] * (chunks - 1), axis)
 
 
 @composite(samples=lambda s: [((s(7, 2),), {}), ((s(2, 3),), {"axis": -1})])

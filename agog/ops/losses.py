@@ -467,21 +467,21 @@ def poisson_nll_loss(xp, input, target, log_input=True, full=False, eps=1e-8, re
 def hinge_loss(xp, input, target, margin=1.0, reduction="mean"):
     """max(0, margin - target * input) with targets -1 and 1: the loss of support vector machines."""
     _same_shape("hinge_loss", input, target)
-    return _reduce(xp, "hinge_loss", xp.maximum(margin - input * target, 0.0), reduction)
+    return _reduce(xp, "hinge_loss", xp.clip(margin - input * target, 0.0), reduction)
 
 
 @composite(samples=lambda s: [((s(4, 3, lo=-1, hi=0.9), s(4, 3, lo=0.5)), {})])
 def hinge_embedding_loss(xp, input, target, margin=1.0, reduction="mean"):
     """`input` where target is 1, max(0, margin - input) where it is -1."""
     _same_shape("hinge_embedding_loss", input, target)
-    return _reduce(xp, "hinge_embedding_loss", xp.where(target > 0, input, xp.maximum(margin - input, 0.0)), reduction)
+    return _reduce(xp, "hinge_embedding_loss", xp.where(target > 0, input, xp.clip(margin - input, 0.0)), reduction)
 
 
 @composite(samples=lambda s: [((s(5), s(5), s(5)), {"margin": 0.3})])
 def margin_ranking_loss(xp, x1, x2, target, margin=0.0, reduction="mean"):
     """max(0, -target (x1 - x2) + margin): target 1 asks for x1 > x2, target -1 for x1 < x2."""
     _same_shape("margin_ranking_loss", x1, x2, "x1", "x2")
-    return _reduce(xp, "margin_ranking_loss", xp.maximum((x2 - x1) * target + margin, 0.0), reduction)
+    return _reduce(xp, "margin_ranking_loss", xp.clip((x2 - x1) * target + margin, 0.0), reduction)
 
 
 @composite(samples=lambda s: [((s(4, 3), s(4, 3)), {}), ((s(2, 3), s(2, 3)), {"reduction": "sum"})])
@@ -499,7 +499,7 @@ def _norm(xp, x, axis, eps, keepdims=False):
 @composite(samples=lambda s: [((s(4, 3), s(4, 3)), {}), ((s(4, 3, 2), s(3, 2)), {"axis": -1})])
 def cosine_similarity(xp, x1, x2, axis=1, eps=1e-8):
     """x1 · x2 / (|x1| |x2|) along `axis`; norms below eps count as eps. x1 and x2 broadcast."""
-    eps = max(eps, 1e-18)
+    eps = max(eps, 2.0 ** -12 if x1.dtype == np.float16 else 1e-18)  # the dtype has to hold its square
     return xp.sum(x1 * x2, axis=axis) / (_norm(xp, x1, axis, eps) * _norm(xp, x2, axis, eps))
 
 
@@ -511,7 +511,7 @@ def cosine_embedding_loss(xp, x1, x2, target, margin=0.0, reduction="mean"):
         raise ShapeError(f"cosine_embedding_loss(x1={_describe(x1)}, x2={_describe(x2)}, target={_describe(target)}): "
                          "x1 and x2 have shape (N, D) and target (N,), or (D,) and ()")
     cos = xp.cosine_similarity(x1, x2, axis=-1)
-    loss = xp.where(target > 0, 1.0 - cos, xp.maximum(cos - margin, 0.0))
+    loss = xp.where(target > 0, 1.0 - cos, xp.clip(cos - margin, 0.0))
     return _reduce(xp, "cosine_embedding_loss", loss, reduction)
 
 
@@ -546,4 +546,4 @@ def triplet_margin_loss(xp, anchor, positive, negative, margin=1.0, p=2.0, eps=1
     far = xp.pairwise_distance(anchor, negative, p=p, eps=eps)
     if swap:
         far = xp.minimum(far, xp.pairwise_distance(positive, negative, p=p, eps=eps))
-    return _reduce(xp, "triplet_margin_loss", xp.maximum(near - far + margin, 0.0), reduction)
+    return _reduce(xp, "triplet_margin_loss", xp.clip(near - far + margin, 0.0), reduction)

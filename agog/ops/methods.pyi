@@ -214,7 +214,10 @@ class Methods:
         """
 
     def chunk(self, chunks: Any, axis: int | Sequence[int] | None = 0) -> list[Tensor]:
-        """`x` in at most `chunks` parts of ceil(n / chunks) along `axis`, the last one smaller (`torch.chunk`)."""
+        """`x` in at most `chunks` parts of ceil(n / chunks) along `axis`, the last one smaller (`torch.chunk`).
+
+        Nothing is divided into `chunks` parts that are empty.
+        """
 
     def clip(self, min: Array | None = None, max: Array | None = None) -> Tensor:
         """`x` brought into `[min, max]`; a bound of None is absent, and `max` wins where the bounds cross. At a bound the gradient goes to `x`."""

@@ -410,8 +410,9 @@ def normalize(xp, x, p=2.0, axis=1, eps=1e-12):
     """x / max(|x|_p, eps) along `axis`."""
     if p <= 0:
         raise ArgumentError(f"normalize: p={p}; it must be positive")
+    half, least = x.dtype == np.float16, 2.0 ** -12
     if p == 2:
-        tiny = eps * eps if eps * eps > 1e-37 else 1e-37  # a square that float32 can hold
+        tiny = max(eps * eps, least ** 2 if half else 1e-37)  # a square that the dtype can hold
         return x / xp.sqrt(xp.maximum(xp.sum(x * x, axis=axis, keepdims=True), tiny))
     size = xp.abs(x)
     if p == math.inf:
@@ -420,4 +421,4 @@ def normalize(xp, x, p=2.0, axis=1, eps=1e-12):
         norm = xp.sum(size, axis=axis, keepdims=True)
     else:
         norm = xp.sum(size ** p, axis=axis, keepdims=True) ** (1.0 / p)
-    return x / xp.maximum(norm, eps)
+    return x / xp.maximum(norm, max(eps, least) if half else eps)

@@ -382,7 +382,9 @@ def _lp(xp, rank, x, norm_type, kernel_size, stride, ceil_mode):
         raise ArgumentError(f"lp_pool{rank}d: norm_type={norm_type}; it must be positive")
     power = x * x if norm_type == 2 else xp.abs(x) ** norm_type
     total = _avg(xp, rank, power, kernel_size, stride, 0, ceil_mode, True, 1, name="lp_pool")
-    return xp.sqrt(total) if norm_type == 2 else total ** (1.0 / norm_type)
+    empty = total == 0
+    total = xp.where(empty, 1, total)  # the gradient of windows of zeros is 0
+    return xp.where(empty, 0, xp.sqrt(total) if norm_type == 2 else total ** (1.0 / norm_type))
 
 
 @composite(samples=lambda s: [((s(2, 3, 8, lo=0.5), 2.0), {"kernel_size": 2})])
@@ -427,9 +429,10 @@ def _adaptive(xp, rank, x, output_size, largest):
                 y = xp._axis_map(y, 2 + i, ("adaptive", n, o, None, False))
     else:
         y = x
-        for i, (n, o) in enumerate(zip(sizes, out)):
+        for i, (n, o) in reversed(list(enumerate(zip(sizes, out)))):  # of equal ones, the first in the order of memory
             bins = [y[_at(2 + i, slice(j * n // o, -(-(j + 1) * n // o)))] for j in range(o)]
-            y = xp.stack([xp.max(b, axis=2 + i) for b in bins], axis=2 + i)
+            y = xp.concat([xp.take_along_axis(b, xp.argmax(b, axis=2 + i, keepdims=True), axis=2 + i) for b in bins],
+                          axis=2 + i)
     return xp.squeeze(y, axis=0) if single else y
 
 

@@ -82,8 +82,16 @@ def _axis_map(np, x, axis, kind, transpose):
     result = shape[:axis] + (m.shape[0],) + shape[axis + 1:]
     rest = math.prod(shape[axis + 1:])
     if rest == 1:
-        return np.matmul(np.ascontiguousarray(x).reshape(-1, shape[axis]), m.T).reshape(result)
-    return np.matmul(m, np.ascontiguousarray(x).reshape(math.prod(shape[:axis]), shape[axis], rest)).reshape(result)
+        y = np.matmul(np.ascontiguousarray(x).reshape(-1, shape[axis]), m.T).reshape(result)
+    else:
+        y = np.matmul(m, np.ascontiguousarray(x).reshape(math.prod(shape[:axis]), shape[axis], rest)).reshape(result)
+    if np.isfinite(np.add.reduce(y, None)):
+        return y
+    for i, row in enumerate(m):  # a weight of 0 keeps infinity and nan out
+        used = np.flatnonzero(row)
+        weights = row[used].reshape((-1,) + (1,) * (len(shape) - 1 - axis))
+        y[_at(axis, i)] = np.add.reduce(np.take(x, used, axis) * weights, axis)
+    return y
 
 
 def _axis_map_samples(s):

@@ -104,11 +104,12 @@ cumprod = Op("cumprod(x; axis=None) -> y", _cumprod, widen=True, result=_widest,
 def _logcumsumexp_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any) -> Any:
     shape = x.shape
     g, x, y = (_last(xp, v, axis) for v in (g, x, y))
-    empty = y == -math.inf
+    empty, full = y == -math.inf, y == math.inf
     y = xp.where(empty, 0, y)
     later = xp.concat([y[..., 1:], y[..., -1:]], axis=-1)  # the last one is never used
-    carry = xp.where(empty, 0, xp.exp(y - later))
-    return _unlast(xp, xp.exp(x - y) * _recurrence(xp, carry, g), axis, shape)
+    carry = xp.where(empty, 0, xp.exp(xp.where(full, 0, y - later)))
+    share = xp.where(full & (x < math.inf), 0, xp.exp(xp.where(full, 0, x - y)))
+    return _unlast(xp, share * _recurrence(xp, carry, g), axis, shape)
 
 
 def _logcumsumexp_reference(np: Any, x: Any, axis: Any) -> Any:

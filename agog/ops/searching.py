@@ -70,12 +70,19 @@ def _batch_sort(name: str) -> Any:
     return lambda xp, batched, inputs, statics: getattr(xp, name)(inputs[0], statics[0] + 1, *statics[1:])
 
 
+def comparable(x: Any) -> Any:
+    """`x` in a dtype that NumPy sorts with nan last: in bfloat16 it leaves an order without sense."""
+    return x.astype(numpy.float32) if x.dtype.kind == "V" else x
+
+
 def _sort(np: Any, x: Any, axis: int, descending: bool, stable: bool) -> Any:
-    y = np.sort(x, axis)  # equal values cannot be told apart: the fastest way will do
+    y = np.sort(comparable(x), axis)  # equal values cannot be told apart: the fastest way will do
+    y = y.astype(x.dtype, copy=False)
     return np.flip(y, axis) if descending else y
 
 
 def _argsort(np: Any, x: Any, axis: int, descending: bool, stable: bool) -> Any:
+    x = comparable(x)
     if not descending:
         return np.argsort(x, axis, kind="stable" if stable else None)
     backwards = np.argsort(np.flip(x, axis), axis, kind="stable" if stable else None)
@@ -152,7 +159,7 @@ def _check_searchsorted(x1: Any, x2: Any, sorter: Any, side: str) -> tuple:
 
 
 def _searchsorted(np: Any, x1: Any, x2: Any, sorter: Any, side: str) -> Any:
-    return np.asarray(np.searchsorted(x1, x2, side, sorter), np.int64)
+    return np.asarray(np.searchsorted(comparable(x1), comparable(x2), side, sorter), np.int64)
 
 
 def _sorted_samples(s: Any) -> list:
@@ -199,8 +206,9 @@ UniqueInverse = namedtuple("UniqueInverse", ["values", "inverse_indices"])
 
 
 def _unique(np: Any, x: Any) -> tuple:
-    values, indices, inverse, counts = np.unique(x, True, True, True, equal_nan=False)
-    return values, indices.astype(np.int64), inverse.reshape(x.shape).astype(np.int64), counts.astype(np.int64)
+    values, indices, inverse, counts = np.unique(comparable(x), True, True, True, equal_nan=False)
+    return (values.astype(x.dtype, copy=False), indices.astype(np.int64), inverse.reshape(x.shape).astype(np.int64),
+            counts.astype(np.int64))
 
 
 def _unique_samples(s: Any) -> list:
@@ -209,7 +217,8 @@ def _unique_samples(s: Any) -> list:
 
 Op("_unique(x) -> values, indices, inverse_indices, counts", _unique, kind="dynamic", samples=_unique_samples,
    doc="The different elements in order, their first places, the place of each element of `x`, their counts.")
-Op("_unique_values(x) -> values", lambda np, x: np.unique(x, equal_nan=False), kind="dynamic", samples=_unique_samples,
+Op("_unique_values(x) -> values", lambda np, x: np.unique(comparable(x), equal_nan=False).astype(x.dtype, copy=False),
+   kind="dynamic", samples=_unique_samples,
    doc="The different elements in order.")
 
 

@@ -82,8 +82,16 @@ log_ndtr = _row("log_ndtr(x) -> y", "log_ndtr", vjp={"x": lambda xp, g, x, y: g 
                 domain=(-3, 2), error=16, doc="`log(ndtr(x))`, accurate far to the left.")
 
 # ------------------------------------------------------------------------------------------------- the gamma family
-lgamma = _row("lgamma(x) -> y", "gammaln", vjp={"x": lambda xp, g, x: g * xp.digamma(x)}, domain=(0.4, 4), error=32,
-              doc="The logarithm of the absolute value of the gamma function.")
+def _lgamma(np: Any, x: Any) -> Any:
+    """SciPy's, which has -inf at -inf and inf for subnormal numbers."""
+    y = _scipy("gammaln")(np, x)
+    wrong = np.isinf(y) & (np.isinf(x) | (np.absolute(x) < 1e-300) & (x != 0))
+    return np.where(wrong, np.where(np.isinf(x), math.inf, -np.log(np.absolute(x))), y) if wrong.any() else y
+
+
+lgamma = elementwise("lgamma(x) -> y", _lgamma, **_real, widen=True, vjp={"x": lambda xp, g, x: g * xp.digamma(x)},
+                     domain=(0.4, 4), error=32,
+                     doc="The logarithm of the absolute value of the gamma function.")
 digamma = _row("digamma(x) -> y", "digamma", vjp={"x": lambda xp, g, x: g * xp.polygamma(1, x)}, domain=(0.4, 4),
                error=32,
                doc="The derivative of `lgamma`.")
@@ -132,7 +140,12 @@ gammaincc = _row("gammaincc(a, x) -> y", "gammaincc", vjp={"x": _gammainc_vjp(-1
 
 
 def _bessel(name: str) -> Any:
-    return lambda np, x, order: _scipy(name)(np, np.asarray(float(order), x.dtype), x)
+    """SciPy's, which has nan for numbers next to 0 and (scaled) at infinity."""
+    def compute(np: Any, x: Any, order: int) -> Any:
+        y = _scipy(name)(np, np.asarray(float(order), x.dtype), x)
+        wrong = (y != y) & (x == x)
+        return np.where(wrong, (np.absolute(x) < 1).astype(x.dtype) * (order == 0), y) if wrong.any() else y
+    return compute
 
 
 def _bessel_samples(s: Any) -> list:
@@ -171,11 +184,11 @@ def _xlog1py(np: Any, x: Any, y: Any) -> Any:
 
 xlogy = elementwise("xlogy(x, y) -> z", _xlogy, **_real, widen=True, reference=_scipy("xlogy"), domain=(0.3, 3),
                     vjp={"x": lambda xp, g, x, y: g * xp.log(xp.where((x == 0) & (y <= 0), 1, y)),
-                         "y": lambda xp, g, x, y: g * xp.where(x == 0, 0, x / xp.where(x == 0, 1, y))},
+                         "y": lambda xp, g, x, y: g * (x / xp.where((x == 0) & (y == 0), 1, y))},
                     doc="`x * log(y)`, and 0 where `x` is 0 whatever `y` is (unless nan).")
 xlog1py = elementwise("xlog1py(x, y) -> z", _xlog1py, **_real, widen=True, reference=_scipy("xlog1py"), domain=(0.3, 3),
                       vjp={"x": lambda xp, g, x, y: g * xp.log1p(xp.where((x == 0) & (y <= -1), 0, y)),
-                           "y": lambda xp, g, x, y: g * xp.where(x == 0, 0, x / xp.where(x == 0, 1, 1 + y))},
+                           "y": lambda xp, g, x, y: g * (x / xp.where((x == 0) & (y == -1), 1, 1 + y))},
                       doc="`x * log(1 + y)`, and 0 where `x` is 0 whatever `y` is (unless nan).")
 entr = _row("entr(x) -> y", "entr", vjp={"x": lambda xp, g, x: -g * (1 + xp.log(x))}, domain=(0.3, 3), error=16,
             doc="`-x * log(x)`: 0 at 0, -inf for negative `x`.")

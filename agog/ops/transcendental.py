@@ -69,28 +69,19 @@ log10 = elementwise("log10(x) -> y", **_float, vjp={"x": lambda xp, g, x: g / (x
                     lower=lambda k, x: k.log10(x), domain=(0.3, 3), doc="The logarithm to base 10.")
 
 
-def _share(xp: Any, a: Any, z: Any) -> Any:
-    """`a - z`, for the part exp(a - z) that `a` has in z; where z is infinite, 0 if `a` made it so, else -inf."""
+def _share(xp: Any, a: Any, b: Any, z: Any, unit: float) -> Any:
+    """The part that `a` has in z, `1 / (1 + exp(b - a))`; where z is infinite, 1 if `a` made it so, else 0."""
     infinite = xp.isinf(z)
-    return xp.where(infinite & (a == z) & (z > 0), 0, xp.where(infinite, -math.inf, a - z))
+    return xp.where(infinite & (a == z) & (z > 0), 1, xp.where(infinite, 0, xp.sigmoid(xp.where(
+        infinite, 0, a - b) * unit)))
 
 
-def _logaddexp_vjp(xp: Any, g: Any, a: Any, z: Any) -> Any:
-    return g * xp.exp(_share(xp, a, z))
-
-
-logaddexp = elementwise("logaddexp(x, y) -> z", **_real, vjp={"x": lambda xp, g, x, z: _logaddexp_vjp(xp, g, x, z),
-                        "y": lambda xp, g, y, z: _logaddexp_vjp(xp, g, y, z)}, domain=(-3, 3), error=8,
-                        lower=lambda k, x, y: k.logaddexp(x, y), doc="`log(exp(x) + exp(y))` without overflow.")
-
-
-def _logaddexp2_vjp(xp: Any, g: Any, a: Any, z: Any) -> Any:
-    return g * xp.exp2(_share(xp, a, z))
-
-
-logaddexp2 = elementwise("logaddexp2(x, y) -> z", **_real, vjp={"x": lambda xp, g, x, z: _logaddexp2_vjp(xp, g, x, z),
-                         "y": lambda xp, g, y, z: _logaddexp2_vjp(xp, g, y, z)}, domain=(-3, 3), error=8,
-                         doc="`log2(2**x + 2**y)` without overflow.")
+logaddexp = elementwise("logaddexp(x, y) -> z", **_real, vjp={
+    "x": lambda xp, g, x, y, z: g * _share(xp, x, y, z, 1), "y": lambda xp, g, x, y, z: g * _share(xp, y, x, z, 1)},
+    domain=(-3, 3), error=8, lower=lambda k, x, y: k.logaddexp(x, y), doc="`log(exp(x) + exp(y))` without overflow.")
+logaddexp2 = elementwise("logaddexp2(x, y) -> z", **_real, vjp={
+    "x": lambda xp, g, x, y, z: g * _share(xp, x, y, z, _LN2), "y": lambda xp, g, x, y, z: g * _share(
+        xp, y, x, z, _LN2)}, domain=(-3, 3), error=8, doc="`log2(2**x + 2**y)` without overflow.")
 
 # ---------------------------------------------------------------------------------------------------- trigonometry
 sin = elementwise("sin(x) -> y", **_float, vjp={"x": lambda xp, g, x: g * xp.cos(x)}, lower=lambda k, x: k.sin(x),
