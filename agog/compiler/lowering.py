@@ -19,6 +19,7 @@ from agog.array import dtypes
 from agog.compiler.ir import FLOATS
 from agog.compiler.natives import native
 from agog.compiler.nestplan import cost_of
+from agog.compiler.philox import philox
 from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.compiler.values import (
     Assembled,
@@ -343,7 +344,7 @@ class Lowering:
             if made is None:
                 raise Unsupported(f"{op.name} has no loops for these inputs")
             return list(made) if isinstance(made, tuple | list) else [made]
-        if op.kind == "creation" and not inputs:
+        if op.kind in ("creation", "random") and not inputs:
             return self._created(node)
         raise Unsupported(f"{op.name} has no loops yet")
 
@@ -590,6 +591,19 @@ class Lowering:
         step.outputs = (Buffer(out.shape, dtype, step, name=name),)
         self.steps.append(step)
         return step.outputs[0]
+
+    def random_words(self, key, count, dtype, purpose, data=None):
+        """The first `count` unsigned integers of `dtype` of the random stream of `key` (see `agog.ops.random`).
+
+        `data`, an int64 of shape (), numbers the stream; 0 without.
+        """
+        blocks = -(-count * ITEMSIZE[dtype] // 32)
+        made = philox(self.target, blocks, purpose, 0)
+        table = Buffer(made.table.shape, "int64", data=made.table, name="philox table")
+        step = Call([self.solid(key), self.solid(data), None, table], made, self.position)
+        step.outputs = (Buffer((blocks * 32 // ITEMSIZE[dtype],), dtype, step, name="philox"),)
+        self.steps.append(step)
+        return self.view(step.outputs[0], lambda a: a[:count])
 
     def scatter_add(self, g, where, shape):
         """Zeros of `shape` to which the elements of `g` are added; `where` as in `gather`, of the result's axes."""

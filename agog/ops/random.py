@@ -596,11 +596,16 @@ random_poisson = Op(
 
 
 # ------------------------------------------------------------------------------------------------------------ dropout
+def kept(p, dtype):
+    """(limit, scale): what has 16 bits below the limit is dropped, the rest is scaled, in expectation exactly 1."""
+    limit = round(p * 65536)
+    return limit, np.asarray(65536 / (65536 - limit) if limit < 65536 else 0, dtype)
+
+
 def _dropout_mask(np, key, shape, p, dtype):
     """0 with probability p, else 1 / (1 - p); 16 bits for each, so that the expectation is exactly 1."""
     dtype = dtypes.dtype(dtype)
-    limit = round(p * 65536)
-    scale = np.asarray(65536 / (65536 - limit) if limit < 65536 else 0, dtype)
+    limit, scale = kept(p, dtype)
 
     def work(words, part):
         np.multiply(words.view(np.uint16)[:part.size] >= limit, scale, out=part)
