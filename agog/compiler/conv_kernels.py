@@ -39,6 +39,9 @@ SUB = (
 JOB = ("out", "x", "w", "bias", "table", "packed", "sub")
 
 
+_RUN = 64  # results of a channel that leave together
+
+
 class Tiles:
     """The register tiles of a machine, (rows, vectors): outputs by pixels, pixels by outputs, taps by outputs."""
 
@@ -464,35 +467,45 @@ class Writer(Packing):
                     offsets = k.at(table, s.off_at + first, "int64")
                     begins = k.cast(k.eq(first, 0), "int64")
 
+                    ends = first + steps >= s.steps
+
                     def block(b: Value) -> None:
-                        _, o, vectors = self._pixels(k, f, b)
+                        count, o, vectors = self._pixels(k, f, b)
                         right = k.at(weights, o * s.steps + first * vectors * lanes, self.dtype)
+                        biases = k.if_(k.ne_null(bias), lambda: [k.at(bias, o, self.dtype)], lambda: [bias])
 
-                        def line(r: Value) -> None:
-                            def tile(i: Value) -> None:
-                                height = low + k.cast(i < longer, "int64")
-                                p = i * low + k.where(i < longer, i, longer)
-                                kernel = k.load(k.at(k.symbol("@pixels"), height * 4 + vectors, "ptr"), "ptr")
-                                c = k.at(k.offset(temp, (r * s.w_n + p) * f.wide), o, self.dtype)
-                                left = k.at(k.offset(scratch, r * s.row), p, self.dtype)
-                                k.call_address(kernel, left, right, offsets, c, steps, f.wide, begins)
+                        def lines(start: Value) -> None:
+                            left = rows - start
+                            end = start + k.where(left < few, left, few)
 
-                            k.loop(0, tiles, 1, tile)
+                            def line(r: Value) -> None:
+                                def tile(i: Value) -> None:
+                                    height = low + k.cast(i < longer, "int64")
+                                    p = i * low + k.where(i < longer, i, longer)
+                                    kernel = k.load(k.at(k.symbol("@pixels"), height * 4 + vectors, "ptr"), "ptr")
+                                    c = k.at(k.offset(temp, (r * s.w_n + p) * f.wide), o, self.dtype)
+                                    left = k.at(k.offset(scratch, r * s.row), p, self.dtype)
+                                    k.call_address(kernel, left, right, offsets, c, steps, f.wide, begins)
 
-                        k.loop(0, rows, 1, line)
+                                k.loop(0, tiles, 1, tile)
+
+                            k.loop(start, end, 1, line)
+                            # Results leave a few at a time, so that the next ones are computed while they are on their way.
+                            done = lambda: k.call_known(
+                                "flush_pixels", None, k.at(k.offset(temp, start * s.w_n * f.wide), o, self.dtype),
+                                k.offset(y, start * s.y_h + o * f.y_plane), *biases, (end - start) * s.w_n, count,
+                                f.wide, s.y_w, f.y_plane, f.relu,
+                            )
+                            k.if_(ends, done)
+
+                        k.loop(0, rows, few, lines)
 
                     k.loop(0, f.blocks, 1, block)
 
+                # Rows of results that are one piece in memory leave together when they are short.
+                few = k.op(f"udiv i64 {_RUN}, {s.w_n.text}", "int64")
+                few = k.where(dense & (few > 0), few, 1)
                 k.loop(0, k.where(s.steps > 0, s.steps, 1), s.depth, depth)
-                count = k.where(dense, rows * s.w_n, s.w_n)
-
-                def run(r: Value) -> None:
-                    k.call_known(
-                        "flush_pixels", None, k.offset(temp, r * s.w_n * f.wide), k.offset(y, r * s.y_h), bias, count,
-                        f.outputs, f.wide, s.y_w, f.y_plane, f.relu,
-                    )
-
-                k.loop(0, k.where(dense, 1, rows), 1, run)
 
             # The weights of some steps stay in the second level cache while they serve a group of panels.
             wide = width * s.group
