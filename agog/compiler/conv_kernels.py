@@ -490,7 +490,7 @@ class Writer(Packing):
                                 k.loop(0, tiles, 1, tile)
 
                             k.loop(start, end, 1, line)
-                            # Results leave a few at a time, so that the next ones are computed while they are on their way.
+                            # Results leave a few at a time: the next are computed while they are on their way.
                             done = lambda: k.call_known(
                                 "flush_pixels", None, k.at(k.offset(temp, start * s.w_n * f.wide), o, self.dtype),
                                 k.offset(y, start * s.y_h + o * f.y_plane), *biases, (end - start) * s.w_n, count,
