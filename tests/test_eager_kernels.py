@@ -80,3 +80,44 @@ def test_gradients_of_gradients_do_not_come_from_kernels(rng):
         return g * x
 
     compare(second, rng.normal(size=(100, 100)))
+
+
+ROWS = [(700, 37), (130, 257), (20, 4099)]
+
+
+@pytest.mark.parametrize("shape", ROWS)
+@pytest.mark.parametrize("affine", [0, 1, 2])
+def test_norms(shape, affine, rng):
+    x, weight, bias = rng.normal(2, 3, shape), rng.normal(size=shape[1]), rng.normal(size=shape[1])
+    compare(lambda x, *a: ag.layer_norm(x, shape[1], *a), *(x, weight, bias)[:affine + 1], error=3e-5)
+    if affine < 2:
+        compare(lambda x, *a: ag.rms_norm(x, shape[1], *a, eps=0.1), *(x, weight)[:affine + 1], error=3e-5)
+
+
+@pytest.mark.parametrize("shape", ROWS)
+def test_softmax_and_losses(shape, rng):
+    x = rng.normal(size=shape) * 20
+    compare(lambda x: ag.softmax(x, axis=-1), x, error=1e-4)
+    compare(lambda x: ag.log_softmax(x, axis=-1), x, error=1e-4)
+    compare(lambda x: ag.softmax(x, axis=0), x, error=1e-4)
+    target = rng.integers(0, shape[1], shape[0])
+    for reduction in ("mean", "sum", "none"):
+        compare(lambda x, r=reduction: ag.cross_entropy(x, target, reduction=r), x, error=1e-4)
+        ignoring = np.where(rng.random(shape[0]) < 0.3, -100, target).astype("int32")
+        compare(lambda x, r=reduction, t=ignoring: ag.cross_entropy(x, t, reduction=r), x, error=1e-4)
+
+
+def test_infinite_logits(rng):
+    x = rng.normal(size=(200, 100))
+    x[:, 7] = -np.inf
+    compare(lambda x: ag.cross_entropy(x, np.arange(200) % 7), x)
+    y = ag.softmax(ag.asarray(np.where(np.arange(200)[:, None] == 3, -np.inf, x).astype("f4")), axis=-1).numpy()
+    assert np.isnan(y[3]).all() and np.isfinite(np.delete(y, 3, 0)).all()
+
+
+@pytest.mark.parametrize("shape", [(700, 37), (64, 1024), (5, 4099), (3, 64, 128)])
+def test_sums_over_the_first_axes(shape, rng):
+    compare(lambda x: (x * 2).sum(axis=tuple(range(len(shape) - 1))), rng.normal(size=shape))
+    compare(lambda x, b: x + b, rng.normal(size=shape), rng.normal(size=shape[-1]))
+    compare(lambda x, b: ag.affine(x, np.eye(shape[-1], 5, dtype=x.dtype), b[:5]), rng.normal(size=shape),
+            rng.normal(size=shape[-1]))

@@ -23,6 +23,7 @@ from agog.compiler.gemm import gemm
 from agog.compiler.ir import FLOATS
 from agog.compiler.pooling import max_pool
 from agog.compiler.rows import PROGRAMS, compile_row_program, compile_rows
+from agog.compiler.rowwise import Rowwise
 from agog.compiler.rules import compile_rule
 from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.ops.row import TABLE, Op
@@ -79,6 +80,24 @@ def _work() -> None:
         # What cannot be compiled, such as a dtype that the row's rule does not take, NumPy goes on doing.
         with contextlib.suppress(Exception):
             make(*key)
+
+
+def _ready(make: Any, *key: Any) -> Any:
+    """`make(*key)`, once it is made; None before."""
+    whole = (make, *key)
+    made = _kernels.get(whole)
+    if made is None and whole not in _kernels:
+        _kernels[whole] = None  # asked for once
+        _request(_keep, *whole)
+    return made or None
+
+
+def _keep(make: Any, *key: Any) -> None:
+    made = False  # if it cannot be
+    try:
+        made = make(*key)
+    finally:
+        _kernels[(make, *key)] = made
 
 
 def _compile(key: Any) -> None:
@@ -143,7 +162,7 @@ def pull(rule: tuple, g: np.ndarray, env: tuple) -> Any:
             return None
     key = tuple(signature)
     kernel = _kernels.get(key)
-    if kernel is None:
+    if not kernel:
         if key not in _kernels and char in "fd":
             if fixed:
                 if _variants.get(fn, 0) == _VARIANTS:
@@ -161,7 +180,11 @@ def _compile_pull(key: Any) -> None:
     fn, *kinds = key
     dtypes = [np.dtype(kind[-1]).name for kind in kinds if type(kind) is str]
     kinds = [kind if type(kind) is tuple else "contiguous" if len(kind) == 1 else "scalar" for kind in kinds]
-    _kernels[key] = compile_rule(fn, kinds, dtypes)
+    made: Any = False  # if the rule makes none
+    try:
+        made = compile_rule(fn, kinds, dtypes)
+    finally:
+        _kernels[key] = made
 
 
 class _Family:
@@ -210,45 +233,6 @@ class _Product:
         return out
 
 
-class _Rows:
-    """Softmax and layer norm along the last axis."""
-
-    def __init__(self, dtype: str) -> None:
-        self.dtype, self.wide = np.dtype(dtype), np.dtype("float32" if dtype in HALVES else dtype)
-        self.programs = {name: compile_row_program(name, dtype) for name in ("softmax", "log_softmax", "layer_norm")}
-
-    def _map(self, name: str, x: Any, axis: int, empty: Any) -> Any:
-        if axis % x.ndim != x.ndim - 1 or not x.flags.c_contiguous:
-            return None
-        out = empty(x.shape, self.dtype)
-        self.programs[name]([out], [x])
-        return out
-
-    def softmax(self, x: Any, axis: int, empty: Any) -> Any:
-        """The row `softmax`."""
-        return self._map("softmax", x, axis, empty)
-
-    def log_softmax(self, x: Any, axis: int, empty: Any) -> Any:
-        """The row `log_softmax`."""
-        return self._map("log_softmax", x, axis, empty)
-
-    def layer_norm(self, x: Any, weight: Any, bias: Any, eps: float, empty: Any) -> Any:
-        """Rows of x (rows, d) normalised, times weight (d,), plus bias (d,)."""
-        if not all(a.flags.c_contiguous for a in (x, weight, bias)):
-            return None
-        out, facts = empty(x.shape, self.dtype), np.empty((2, x.shape[0]), self.wide)
-        self.programs["layer_norm"]([out, facts[0], facts[1]], [x, weight, bias, np.array(eps, self.wide)])
-        return out
-
-    def fused_norm(self, x: Any, weight: Any, bias: Any, n: int, eps: float, centered: bool, empty: Any) -> Any:
-        """The row `_fused_norm` of (x, weight, bias)."""
-        size = weight.size
-        if not centered or not size:
-            return None
-        done = self.layer_norm(x.reshape(-1, size), weight.reshape(-1), bias.reshape(-1), eps, empty)
-        return None if done is None else done.reshape(x.shape)
-
-
 class _Adam:
     """Adam's update of one parameter, in one pass over memory and in place."""
 
@@ -272,7 +256,6 @@ class _Adam:
 
 _families = (
     _Family(_Adam, adam="update"),
-    _Family(_Rows, softmax="softmax", log_softmax="log_softmax", layer_norm="layer_norm"),
     _Family(_Product, matmul="matmul"),
     _Family(conv, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
     _Family(max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
@@ -320,18 +303,7 @@ class _Reductions:
 
 
 _FEW, _PIECES = 64, (256, 128, 100, 96, 64, 60, 50, 49, 32, 30, 25, 16)
-_halves = (
-    _Family(_Rows, HALVES, softmax="softmax", log_softmax="log_softmax", _fused_norm="fused_norm"),
-    _Family(_Reductions, HALVES, sum="sum", max="max", min="min"),
-)
-
-
-def _norm_of_three(*args: Any) -> Any:
-    """The row `_fused_norm` where there are a weight and a bias."""
-    return _norm(*args) if len(args) == 6 else None
-
-
-_norm = _halves[0].kernel("fused_norm")
+_halves = _Family(_Reductions, HALVES, sum="sum", max="max", min="min")
 
 
 def _where(condition: Any, x: Any, y: Any) -> Any:
@@ -375,7 +347,7 @@ def _after_fork() -> None:
         _wanted.get_nowait()
     for key in [k for k, v in _kernels.items() if v is None]:
         del _kernels[key]
-    for family in (*_families, *_halves):
+    for family in (*_families, _halves):
         for dtype in [d for d, made in family.ready.items() if made is None]:
             del family.ready[dtype]
 
@@ -389,8 +361,9 @@ def enable() -> None:
     if config.native:
         large.accelerate, large.pull = accelerate, pull
         large.kernels["where"], large.kernels["astype"] = _where, _astype
-        for family in _halves:
-            large.halves |= {row: family.kernel(method) for row, method in family.methods.items()}
-        large.halves["_fused_norm"] = _norm_of_three
+        rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
+        large.kernels |= rowwise.table()
+        large.halves |= rowwise.halves()
+        large.halves |= {row: _halves.kernel(method) for row, method in _halves.methods.items()}
         for family in _families:
             large.kernels |= {row: family.kernel(method) for row, method in family.methods.items()}

@@ -10,10 +10,14 @@ between its passes. Softmax:
 
 `v` is a place in the row: `v[x]` loads a vector there, `v.put(out, value)` stores one and gives it back. The results of
 reductions are scalars. Rows are shared out among the threads.
+
+What is summed over the rows themselves, such as the gradient of a bias, has an output of kind "sums": one row for each
+block of rows, so that a result does not depend on the number of threads; the caller adds these few up.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Callable, Sequence
 
 from agog.compiler import call, pool, targets
@@ -29,14 +33,26 @@ _PARALLEL = 1 << 21
 _UNROLL = ((24, 4), (60, 2))  # up to this cost, so many vectors in a pass's loop
 _SCRATCH = 4096  # elements of a row that a program may keep on the stack
 _BLOCK = 64  # turns of the loop whose sums are added up in the array's precision
+_SUMMED = 32  # blocks of rows, at most, that have sums of their own
+_NEAR = 16 << 10  # bytes of such sums up to which they are kept on the stack
+
+
+def block_rows(rows: int) -> int:
+    """How many of so many rows a block has whose sums stay apart."""
+    return max(8, -(-rows // _SUMMED))
+
+
+def sum_blocks(rows: int) -> int:
+    """How many rows an output of kind "sums" has."""
+    return -(-rows // block_rows(rows))
 
 
 class RowKernel:
     """A compiled row program.
 
     `kernel(outs, ins)` runs it on C-contiguous arrays: kind "row" has shape (..., d), "column" has one element per row,
-    "vector" has shape (d,), "scalar" one element. An output of kind "row" may be the same array as an input.
-    `kernel.native(*outs, *ins, rows, d)` is the builtin itself.
+    "vector" has shape (d,), "scalar" one element, "sums" (sum_blocks(rows), d). An output of kind "row" may be the same
+    array as an input. `kernel.native(*outs, *ins, rows, d, block_rows)` is the builtin itself.
     """
 
     __slots__ = ("_first_row", "name", "native")
@@ -51,7 +67,7 @@ class RowKernel:
         rows = 1
         for n in shape[:-1]:
             rows *= n
-        self.native(*arrays, rows, shape[-1])
+        self.native(*arrays, rows, shape[-1], block_rows(rows))
 
     def __repr__(self) -> str:
         return f"<row kernel {self.name}>"
@@ -72,9 +88,10 @@ def compile_rows(
     ----------
     name : for people
     fn : `fn(row, *outs, *ins)`, see the module's docstring. "row" and "vector" arrays are what `v[...]` and `v.put`
-        take; "column" and "scalar" inputs are scalar Values; a "column" output is set by `row.result(out, value)`
+        take; "column" and "scalar" inputs are scalar Values; a "column" output is set by `row.result(out, value)`, and
+        `v.add(out, value)` adds to one of kind "sums"
     out_dtypes, in_dtypes : names such as "float32"
-    out_kinds : "row" or "column" each
+    out_kinds : "row", "column" or "sums" each
     in_kinds : "row", "column", "vector" or "scalar" each; one array at least must be a "row"
     target : the machine; this one by default
 
@@ -87,14 +104,14 @@ def compile_rows(
     for dtype in dtypes:
         if dtype not in ITEMSIZE:
             raise DTypeError(f"kernels do not have the dtype {dtype!r}; they have {', '.join(ITEMSIZE)}")
-    if "row" not in kinds or not set(out_kinds) <= {"row", "column"} or len(kinds) != len(dtypes):
-        raise ArgumentError(f"a row kernel needs a 'row', and outputs that are 'row' or 'column', got {kinds}")
+    if "row" not in kinds or not set(out_kinds) <= {"row", "column", "sums"} or len(kinds) != len(dtypes):
+        raise ArgumentError(f"a row kernel needs a 'row', and outputs that are 'row', 'column' or 'sums', got {kinds}")
     module = Module(target)
     builder = _RowModule(module, fn, len(out_kinds), kinds, dtypes)
     builder.chunk()
     builder.check()
     builder.run()
-    parameters = call.OUT * len(out_kinds) + call.IN * len(in_kinds) + call.INT * 2
+    parameters = call.OUT * len(out_kinds) + call.IN * len(in_kinds) + call.INT * 3
     native = call.bind(module, name, parameters, imports=pool.imports())
     return RowKernel(name, native, kinds.index("row"))
 
@@ -130,6 +147,10 @@ class Place:
         else:
             k.store(stored, address)
         return value
+
+    def add(self, array: Array, value: Value) -> None:
+        """Add a vector to what the array has here."""
+        self.put(array, self[array] + value)
 
 
 class Row:
@@ -258,13 +279,13 @@ def _identity(kind: str, dtype: str) -> float:
 
 
 class _RowModule:
-    """Emits the functions of a row kernel. Slots: the arrays, then rows and d, then one spare word."""
+    """Emits the functions of a row kernel. Slots: the arrays, then rows, d and the rows of a block."""
 
     def __init__(
         self, module: Module, fn: Callable[..., Any], n_outs: int, kinds: Sequence[str], dtypes: Sequence[str]
     ) -> None:
         self.module, self.fn, self.n_outs, self.kinds, self.dtypes = module, fn, n_outs, kinds, dtypes
-        widths = [d for d, kind in zip(dtypes, kinds, strict=True) if kind in ("row", "vector")]
+        widths = [d for d, kind in zip(dtypes, kinds, strict=True) if kind in ("row", "vector", "sums")]
         self.lanes = min(module.target.lanes(d) for d in widths)
         self.cost = 1
 
@@ -279,14 +300,18 @@ class _RowModule:
         )
         slots, begin, end, _ = k.arguments
         addresses = [k.load(k.at(slots, i, "ptr"), "ptr") for i in range(len(self.kinds))]
-        length = k.load(k.at(slots, len(self.kinds) + 1, "int64"), "int64")
+        length, block = (k.load(k.at(slots, len(self.kinds) + i, "int64"), "int64") for i in (1, 2))
+        sums = [i for i, kind in enumerate(self.kinds) if kind == "sums"]
 
-        def row(number: Value) -> None:
+        def row(number: Value, *bases: Value) -> None:
             start = number * length
+            base = iter(bases)
             arguments: list[Array | Value] = []
             for i, (address, kind, dtype) in enumerate(zip(addresses, self.kinds, self.dtypes, strict=True)):
                 if kind == "row":
                     arguments.append(Array(k.at(address, start, dtype), dtype))
+                elif kind == "sums":
+                    arguments.append(Array(next(base), dtype))
                 elif kind == "vector" or i < self.n_outs:
                     arguments.append(Array(address, dtype))
                 else:
@@ -296,7 +321,30 @@ class _RowModule:
             self.fn(program, *arguments)
             self.cost = max(1, program.cost)
 
-        k.loop(begin, end, 1, row)
+        # Short sums are kept on the stack: threads must not write to one cache line by turns.
+        buffers = [k.alloca(_NEAR, 64) for _ in sums]
+
+        def rows_of_block(first: Value) -> None:
+            """The rows from `first`, where a block begins, to the end of the block or of all."""
+            number = k.op(f"udiv i64 {first.text}, {block.text}", "int64")
+            places = [k.at(addresses[i], number * length, self.dtypes[i]) for i in sums]
+            sizes = [length * ITEMSIZE[self.dtypes[i]] for i in sums]
+            near = [size <= _NEAR for size in sizes]
+            bases = [
+                k.op(f"select i1 {on_stack.text}, {buffer.typed}, {place.typed}", "ptr")
+                for on_stack, buffer, place in zip(near, buffers, places, strict=True)
+            ]
+            for base, size in zip(bases, sizes, strict=True):
+                k.call("llvm.memset.p0.i64", None, base, k.const(0, "int8"), size, k.const(False, "bool"))
+            last = first + block
+            k.loop(first, k.where(last < end, last, end), 1, lambda number: row(number, *bases))
+            for on_stack, base, place, size in zip(near, bases, places, sizes, strict=True):
+                k.if_(on_stack, partial(k.copy, place, base, size))
+
+        if sums:
+            k.loop(begin, end, block, rows_of_block)
+        else:
+            k.loop(begin, end, 1, row)
         k.ret()
         k.finish()
 
@@ -304,9 +352,12 @@ class _RowModule:
         """`check(slots, sizes)`: do the arrays fit rows and d?"""
         k = Kernel(self.module, "check", [("slots", "ptr"), ("sizes", "ptr")], "ptr", internal=call.native_calls)
         slots, sizes = k.arguments
-        rows, length = (k.load(k.at(slots, len(self.kinds) + i, "int64"), "int64") for i in (0, 1))
-        counts = {"row": rows * length, "column": rows, "vector": length, "scalar": k.const(1, "int64")}
-        good = (rows >= 0) & (length >= 0)
+        rows, length, block = (k.load(k.at(slots, len(self.kinds) + i, "int64"), "int64") for i in (0, 1, 2))
+        good = (rows >= 0) & (length >= 0) & (block > 0)
+        divisor = k.where(block > 0, block, k.const(1, "int64"))
+        blocks = k.op(f"udiv i64 {(rows + divisor - 1).text}, {divisor.text}", "int64")
+        counts = {"row": rows * length, "column": rows, "vector": length, "scalar": k.const(1, "int64"),
+                  "sums": blocks * length}
         for i, (kind, dtype) in enumerate(zip(self.kinds, self.dtypes, strict=True)):
             good = good & k.eq(k.load(k.at(sizes, i, "int64"), "int64"), counts[kind] * ITEMSIZE[dtype])
         wanted = ", ".join(f"{kind} of {dtype}" for kind, dtype in zip(self.kinds, self.dtypes, strict=True))
@@ -318,9 +369,9 @@ class _RowModule:
         """`run(slots, sizes)`: all rows, on the pool when that pays."""
         k = Kernel(self.module, "run", [("slots", "ptr"), ("sizes", "ptr")], internal=call.native_calls)
         slots, _ = k.arguments
-        rows, length = (k.load(k.at(slots, len(self.kinds) + i, "int64"), "int64") for i in (0, 1))
+        rows, length, block = (k.load(k.at(slots, len(self.kinds) + i, "int64"), "int64") for i in (0, 1, 2))
         work = (length + 16) * self.cost
-        grain = k.op(f"sdiv i64 {_CHUNK}, {work.text}", "int64") + 1
+        grain = block if "sums" in self.kinds else k.op(f"sdiv i64 {_CHUNK}, {work.text}", "int64") + 1
         chunk = k.symbol("@chunk")
 
         def parallel() -> None:
@@ -389,34 +440,96 @@ def log_softmax_backward(row: Row, out: Array, y: Array, g: Array) -> None:
     row.each(lambda v: v.put(out, v[g] - row.k.exp(v[y]) * total))
 
 
-def layer_norm(
-    row: Row, out: Array, mean: Any, rstd: Any, x: Array, weight: Array, bias: Array, epsilon: Value
-) -> None:
-    """(x - mean) / sqrt(var + epsilon) * weight + bias; the mean and 1/sqrt(...) of each row are results too."""
-    k = row.k
-    length = row.length_as(out.dtype)
-    m = row.sum(lambda v: v[x]) / length
+def norm(centered: bool, affine: int) -> Callable[..., None]:
+    """(x - mean) / sqrt(var + epsilon), or x / sqrt(mean(x²) + epsilon); times a weight; plus a bias.
+
+    affine  0, 1 or 2: without both, with a weight, with a weight and a bias
+    """
+
+    def program(row: Row, out: Array, x: Array, *rest: Any) -> None:
+        *vectors, epsilon = rest
+        m, r = _moments(row, x, epsilon, centered)
+
+        def normalised(v: Place) -> Value:
+            value = (v[x] - m if centered else v[x]) * r
+            if affine == 2:
+                return row.k.fma(value, v[vectors[0]], v[vectors[1]])
+            return value * v[vectors[0]] if affine else value
+
+        row.each(lambda v: v.put(out, normalised(v)))
+
+    return program
+
+
+def norm_backward(centered: bool, affine: int) -> Callable[..., None]:
+    """The gradients of `norm`: at x, r (h - mean(h) - n mean(h n)) with h = g weight and n what was normalised.
+
+    With a weight, its gradient is the sum of g n over the rows; with a bias, that of g.
+    """
+
+    def program(row: Row, out: Array, *rest: Any) -> None:
+        *sums, g, x, epsilon = rest[:affine] + rest[affine : affine + 2] + rest[-1:]
+        weight = rest[affine + 2] if affine else None
+        m, r = _moments(row, x, epsilon, centered)
+
+        def parts(v: Place) -> tuple[Value, Value]:
+            n = (v[x] - m if centered else v[x]) * r
+            return (v[g] * v[weight] if weight else v[g]), n
+
+        def passed(v: Place) -> tuple[Value, ...]:
+            h, n = parts(v)
+            if affine:
+                v.add(sums[0], v[g] * n)
+            if affine == 2:
+                v.add(sums[1], v[g])
+            return (h * n, h) if centered else (h * n,)
+
+        length = row.length_as(out.dtype)
+        slope, *level = (t / length for t in row.reduce(["sum", "sum"] if centered else ["sum"], passed))
+
+        def gradient(v: Place) -> Value:
+            h, n = parts(v)
+            return ((h - level[0] if centered else h) - n * slope) * r
+
+        row.each(lambda v: v.put(out, gradient(v)))
+
+    return program
+
+
+def _moments(row: Row, x: Array, epsilon: Value, centered: bool) -> tuple[Any, Value]:
+    """The mean of the row, or None, and 1 / (its deviation)."""
+    length = row.length_as(x.dtype)
+    m: Any = row.sum(lambda v: v[x]) / length if centered else None
 
     def squared(v: Place) -> Value:
-        d = v[x] - m
+        d = v[x] - m if centered else v[x]
         return d * d
 
-    r = k.rsqrt(row.sum(squared) / length + epsilon)
-    row.result(mean, m)
-    row.result(rstd, r)
-    row.each(lambda v: v.put(out, k.fma((v[x] - m) * r, v[weight], v[bias])))
+    return m, row.k.rsqrt(row.sum(squared) / length + epsilon)
 
 
-def layer_norm_backward(row: Row, out: Array, g: Array, x: Array, mean: Any, rstd: Any, weight: Array) -> None:
-    """The gradient at layer norm's input: rstd (h - mean(h) - n mean(h n)), h = g weight, n = (x - mean) rstd."""
-    length = row.length_as(out.dtype)
+def column_sum(row: Row, out: Array, x: Array) -> None:
+    """The sum of all rows."""
+    row.each(lambda v: v.add(out, v[x]))
 
-    def sums(v: Place) -> tuple[Value, Value]:
-        h = v[g] * v[weight]
-        return h, h * ((v[x] - mean) * rstd)
 
-    a, b = (total / length for total in row.reduce(["sum", "sum"], sums))
-    row.each(lambda v: v.put(out, ((v[g] * v[weight] - a) - (v[x] - mean) * rstd * b) * rstd))
+def cross_entropy(row: Row, loss: Array, lse: Array, x: Array, index: Value) -> None:
+    """log(sum of e^x) - x[index], and that logarithm."""
+    k = row.k
+    largest = row.max(lambda v: v[x])
+    total = k.log(row.sum(lambda v: k.exp(v[x] - largest)))
+    row.result(lse, total + largest)
+    row.result(loss, total - (k.load(k.at(x.base, index, x.dtype), x.dtype) - largest))
+
+
+def cross_entropy_backward(
+    row: Row, out: Array, x: Array, lse: Value, index: Value, weight: Value, scale: Value
+) -> None:
+    """e^(x - lse) scale, less weight at the index."""
+    k = row.k
+    row.each(lambda v: v.put(out, k.exp(v[x] - lse) * scale))
+    place = k.at(out.base, index, out.dtype)
+    k.store(k.load(place, out.dtype) - weight, place)
 
 
 def _summed(out: Array) -> str:
@@ -451,18 +564,32 @@ PROGRAMS: dict[str, tuple[Callable[..., None], list[str], list[str]]] = {
     "logsumexp": (logsumexp, ["column"], ["row"]),
     "softmax_backward": (softmax_backward, ["row"], ["row", "row"]),
     "log_softmax_backward": (log_softmax_backward, ["row"], ["row", "row"]),
-    "layer_norm": (layer_norm, ["row", "column", "column"], ["row", "vector", "vector", "scalar"]),
-    "layer_norm_backward": (layer_norm_backward, ["row"], ["row", "row", "column", "column", "vector"]),
+    "column_sum": (column_sum, ["sums"], ["row"]),
+    "cross_entropy": (cross_entropy, ["column", "column"], ["row", "column"]),
+    "cross_entropy_backward": (cross_entropy_backward, ["row"], ["row", "column", "column", "column", "column"]),
     "sum": (row_sum, ["column"], ["row"]),
     "mean": (row_mean, ["column"], ["row"]),
     "max": (row_max, ["column"], ["row"]),
     "min": (row_min, ["column"], ["row"]),
 }
+for _centered, _what in ((True, "norm"), (False, "rms_norm")):
+    for _affine in (0, 1, 2):
+        PROGRAMS[f"{_what}{_affine}"] = (
+            norm(_centered, _affine), ["row"], ["row", *["vector"] * _affine, "scalar"])
+        PROGRAMS[f"{_what}{_affine}_backward"] = (
+            norm_backward(_centered, _affine), ["row", *["sums"] * _affine],
+            ["row", "row", *["vector"] * min(_affine, 1), "scalar"])
+
+#: Inputs that are not of the program's dtype: {name: {position: dtype}}.
+_OTHER = {"cross_entropy": {1: "int64"}, "cross_entropy_backward": {2: "int64"}}
 
 
 def compile_row_program(name: str, dtype: str, target: Target | None = None) -> RowKernel:
-    """One of `PROGRAMS` with all arrays of one dtype; beside a 16-bit float, layer norm's numbers are float32."""
+    """One of `PROGRAMS` with all arrays of one dtype, but for indices, which are int64, and norms of 16-bit floats,
+    whose numbers are float32.
+    """
     fn, out_kinds, in_kinds = PROGRAMS[name]
-    wide = "float32" if dtype in HALVES and "layer_norm" in name else dtype
-    outs, ins = ([wide if kind in ("column", "scalar") else dtype for kind in kinds] for kinds in (out_kinds, in_kinds))
-    return compile_rows(name, fn, outs, out_kinds, ins, in_kinds, target)
+    wide = "float32" if dtype in HALVES and "norm" in name else dtype
+    others = _OTHER.get(name, {})
+    ins = [others.get(i, wide if kind == "scalar" else dtype) for i, kind in enumerate(in_kinds)]
+    return compile_rows(name, fn, [dtype] * len(out_kinds), out_kinds, ins, in_kinds, target)

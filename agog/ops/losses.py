@@ -12,10 +12,12 @@ import numpy as np
 
 from agog.array import dtypes, large
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
-from agog.ops.blocks import fresh, in_float32, over_rows
+from agog.ops.blocks import fresh, in_float32, native, over_rows
 from agog.ops.explain import describe
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite, elementwise
+
+_LARGE = 1 << 14  # logits from which a native kernel is worth its call
 
 
 # ------------------------------------------------------------------------------------------------ class indices
@@ -63,7 +65,10 @@ def _row_losses(np, x, index):
 def _cross_entropy(np, x, target, ignore_index, reduction):
     n, classes = x.shape
     index, valid = _targets(np, target, classes, ignore_index)
-    if x.size < large.THRESHOLD:
+    done = None if x.size < _LARGE else native(np, "cross_entropy", 8 * x.size, x, index)
+    if done is not None:
+        lse, loss = done
+    elif x.size < large.THRESHOLD:
         lse, loss = _row_losses(np, x, index)
     else:
         lse, loss = np.empty(n, x.dtype), np.empty(n, x.dtype)
@@ -106,6 +111,10 @@ def _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction):
     if valid is not None:
         a = a * valid.astype(x.dtype)
     scale = a + h
+    if x.size >= _LARGE:
+        done = large.native("cross_entropy_grad", 8 * x.size, x, lse, index, a, scale)
+        if done is not None:
+            return done
     if x.size < large.THRESHOLD:
         p = x - lse[:, None]
         np.exp(p, p)

@@ -11,11 +11,13 @@ import math
 
 import numpy as np
 
-from agog.array import large
 from agog.errors import ArgumentError, AxisError, ShapeError
 from agog.ops.blocks import fresh, in_float32, native, over_rows
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
+
+LARGE = 1 << 14
+"""Elements from which a native kernel is worth its call."""
 
 
 def _describe(x):
@@ -47,8 +49,8 @@ def _standardize(np, x, out, eps, centered):
 def _fused_norm(np, *args):
     *xs, n, eps, centered = args
     x = xs[0]
-    if x.size >= large.THRESHOLD and centered and len(xs) == 3:
-        done = native(np, "layer_norm", 8 * x.size, _flat(x, n), xs[1].reshape(-1), xs[2].reshape(-1), eps)
+    if x.size >= LARGE:
+        done = native(np, "norm", 8 * x.size, _flat(x, n), [p.reshape(-1) for p in xs[1:]], eps, centered)
         if done is not None:
             return done.reshape(x.shape)
     y = fresh(np, x.shape, x.dtype)
@@ -77,6 +79,10 @@ def _fused_norm_grad(g, xs, n, eps, centered):
         return [np.zeros(p.shape, p.dtype) for p in xs]
     rows, gs = _flat(x, n), _flat(g, n)
     size = rows.shape[1]
+    if x.size >= LARGE:
+        done = native(np, "norm_grad", 16 * x.size, gs, rows, [p.reshape(-1) for p in xs[1:]], eps, centered)
+        if done is not None:
+            return [d.reshape(p.shape) for d, p in zip(done, xs)]
     dx = fresh(np, rows.shape, x.dtype)
     weight = xs[1].reshape(-1) if len(xs) > 1 else None
     sums = {}

@@ -19,6 +19,8 @@ from agog.ops.explain import describe
 from agog.ops.row import Op, composite
 
 _f32 = numpy.dtype("float32")
+_FIRST = tuple(range(64))
+_LARGE = 1 << 14  # elements from which a native kernel is worth its call
 
 
 def _half(x: Any) -> bool:
@@ -108,6 +110,12 @@ def _reduced(ufunc: Any, name: str, x: Any, axis: Any, keepdims: bool) -> Any:
 def _sum(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and _half(x):
         return _reduced(np.add, "sum", x, axis, keepdims)
+    if np is numpy and x.size >= _LARGE and axis is not None and not keepdims:
+        axes = axis if type(axis) is tuple else (axis,)
+        if 0 < len(axes) < x.ndim and axes == _FIRST[:len(axes)]:
+            done = large.native("column_sum", 4 * x.size, x, len(axes))
+            if done is not None:
+                return done
     return np.add.reduce(x, axis, None, None, keepdims)
 
 

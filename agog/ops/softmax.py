@@ -5,7 +5,10 @@ from __future__ import annotations
 from agog.array import large
 from agog.errors import AxisError
 from agog.ops.blocks import fresh, native, over_rows
+from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
+
+_LARGE = 1 << 14  # elements from which a native kernel is worth its call
 
 
 def _check_axis(name):
@@ -19,9 +22,12 @@ def _check_axis(name):
 
 
 def _softmax(np, x, axis):
-    if x.size >= large.THRESHOLD:
+    if x.size >= _LARGE:
         done = native(np, "softmax", 8 * x.size, x, axis)
-        return _by_rows(np, _softmax, x, axis) if done is None else done
+        if done is not None:
+            return done
+        if x.size >= large.THRESHOLD:
+            return _by_rows(np, _softmax, x, axis)
     if not x.size:
         return x.copy()
     y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
@@ -31,9 +37,12 @@ def _softmax(np, x, axis):
 
 
 def _log_softmax(np, x, axis):
-    if x.size >= large.THRESHOLD:
+    if x.size >= _LARGE:
         done = native(np, "log_softmax", 8 * x.size, x, axis)
-        return _by_rows(np, _log_softmax, x, axis) if done is None else done
+        if done is not None:
+            return done
+        if x.size >= large.THRESHOLD:
+            return _by_rows(np, _log_softmax, x, axis)
     if not x.size:
         return x.copy()
     y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
@@ -65,10 +74,18 @@ def _by_rows(np, compute, x, axis):
 
 
 def _softmax_rule(xp, g, y, axis):
+    if xp is raw and y.size >= _LARGE:
+        done = large.native("softmax_grad", 8 * y.size, g, y, axis)
+        if done is not None:
+            return done
     return (g - xp.sum(g * y, axis=axis, keepdims=True)) * y
 
 
 def _log_softmax_rule(xp, g, y, axis):
+    if xp is raw and y.size >= _LARGE:
+        done = large.native("log_softmax_grad", 8 * y.size, g, y, axis)
+        if done is not None:
+            return done
     return g - xp.exp(y) * xp.sum(g, axis=axis, keepdims=True)
 
 

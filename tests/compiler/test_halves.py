@@ -184,14 +184,15 @@ def test_elementwise_touches_no_other_memory(half, target, guarded, rng):
 
 
 @half
-@pytest.mark.parametrize("name", [n for n in PROGRAMS if "backward" not in n])
+@pytest.mark.parametrize("name", sorted(PROGRAMS.keys() - {n for n in PROGRAMS if "backward" in n}
+                                        - {"column_sum", "cross_entropy"}))
 def test_row_programs(name, half, target, rng, guarded):
     kernel = compile_row_program(name, half.name, target)
     _, out_kinds, in_kinds = PROGRAMS[name]
     for rows, d in ((1, 1), (3, 5), (7, 16), (2, 17), (3, 131), (1, 2001)):
         shapes = {"row": (rows, d), "column": (rows,), "vector": (d,), "scalar": ()}
-        wide = np.dtype("float32") if name == "layer_norm" else half
-        kinds = {"row": half, "column": wide, "vector": half, "scalar": wide}
+        wide = np.dtype("float32") if "norm" in name else half
+        kinds = {"row": half, "column": half, "vector": half, "scalar": wide}
         ins = [rng.random(shapes[kind]).astype(kinds[kind]) for kind in in_kinds]
         outs = [guarded.array(np.zeros(shapes[kind], kinds[kind])) for kind in out_kinds]
         kernel(outs, [guarded.array(x) for x in ins])

@@ -1,25 +1,43 @@
 """Row kernels against float64 NumPy."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy import special
 
 from agog import config
-from agog.compiler.rows import PROGRAMS, compile_row_program, compile_rows
+from agog.compiler.rows import PROGRAMS, compile_row_program, compile_rows, sum_blocks
 from agog.errors import AgogError
 
 SHAPES = [(1, 1), (3, 5), (7, 16), (2, 17), (5, 64), (3, 131), (2, 1000), (1, 9001), (150, 67), (0, 4), (4, 0)]
 
 
-def layer_norm(x, weight, bias, epsilon):
-    mean = x.mean(-1, keepdims=True)
-    rstd = 1 / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + epsilon)
-    return (x - mean) * rstd * weight + bias, mean[..., 0], rstd[..., 0]
+def norm(x, *rest, centered=True):
+    *affine, epsilon = rest
+    x = x - x.mean(-1, keepdims=True) if centered else x
+    y = x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon)
+    return y * affine[0] + sum(affine[1:]) if affine else y
 
 
-def layer_norm_backward(g, x, mean, rstd, weight):
-    h, n = g * weight, (x - mean[:, None]) * rstd[:, None]
-    return rstd[:, None] * (h - h.mean(-1, keepdims=True) - n * (h * n).mean(-1, keepdims=True))
+def norm_backward(g, x, *rest, centered=True, affine=0):
+    *weight, epsilon = rest
+    x = x - x.mean(-1, keepdims=True) if centered else x
+    r = 1 / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon)
+    h, n = g * weight[0] if weight else g, x * r
+    dx = r * ((h - h.mean(-1, keepdims=True) if centered else h) - n * (h * n).mean(-1, keepdims=True))
+    return (dx, (g * n).sum(0), g.sum(0))[: affine + 1]
+
+
+def cross_entropy(x, index):
+    lse = special.logsumexp(x, -1)
+    return lse - x[np.arange(len(x)), index], lse
+
+
+def cross_entropy_backward(x, lse, index, weight, scale):
+    y = np.exp(x - lse[:, None]) * scale[:, None]
+    y[np.arange(len(x)), index] -= weight
+    return y
 
 
 REFERENCE = {
@@ -28,21 +46,28 @@ REFERENCE = {
     "logsumexp": lambda x: special.logsumexp(x, -1),
     "softmax_backward": lambda y, g: y * (g - (g * y).sum(-1, keepdims=True)),
     "log_softmax_backward": lambda y, g: g - np.exp(y) * g.sum(-1, keepdims=True),
-    "layer_norm": layer_norm,
-    "layer_norm_backward": layer_norm_backward,
+    "column_sum": lambda x: x.sum(0),
+    "cross_entropy": cross_entropy,
+    "cross_entropy_backward": cross_entropy_backward,
     "sum": lambda x: x.sum(-1),
     "mean": lambda x: x.mean(-1),
     "max": lambda x: x.max(-1),
     "min": lambda x: x.min(-1),
 }
+for affine in (0, 1, 2):
+    for what, centered in (("norm", True), ("rms_norm", False)):
+        REFERENCE[f"{what}{affine}"] = partial(norm, centered=centered)
+        REFERENCE[f"{what}{affine}_backward"] = partial(norm_backward, centered=centered, affine=affine)
 
 
 def arguments(name, rows, d, dtype, rng):
-    shapes = {"row": (rows, d), "column": (rows,), "vector": (d,), "scalar": ()}
+    shapes = {"row": (rows, d), "column": (rows,), "vector": (d,), "scalar": (), "sums": (sum_blocks(rows), d)}
     _, out_kinds, in_kinds = PROGRAMS[name]
     ins = [rng.standard_normal(shapes[kind]).astype(dtype) for kind in in_kinds]
-    if name == "layer_norm":
-        ins[3] = np.array(0.01, dtype)
+    if "norm" in name:
+        ins[-1] = np.array(0.01, dtype)
+    if "cross_entropy" in name:
+        ins[2 if "backward" in name else 1] = rng.integers(0, d, rows)
     return [np.full(shapes[kind], 7, dtype) for kind in out_kinds], ins
 
 
@@ -51,22 +76,14 @@ def arguments(name, rows, d, dtype, rng):
 def test_programs(name, dtype, target, rng, guarded):
     kernel = compile_row_program(name, dtype, target)
     for rows, d in SHAPES:
-        if d == 0 and name in (
-            "max",
-            "min",
-            "log_softmax",
-            "softmax",
-            "logsumexp",
-            "layer_norm",
-            "layer_norm_backward",
-            "mean",
-        ):
+        if d == 0 and name not in ("sum", "column_sum", "softmax_backward", "log_softmax_backward"):
             continue  # NumPy has no answer, or warns
         outs, ins = arguments(name, rows, d, dtype, rng)
         outs = [guarded.array(a) for a in outs]
         kernel(outs, [guarded.array(a) for a in ins])
         with np.errstate(all="ignore"):
-            expected = REFERENCE[name](*[a.astype(np.float64) for a in ins])
+            expected = REFERENCE[name](*[a.astype(np.float64) if a.dtype.kind == "f" else a for a in ins])
+        outs = [out.sum(0, np.float64) if kind == "sums" else out for out, kind in zip(outs, PROGRAMS[name][1])]
         for out, exact in zip(outs, expected if isinstance(expected, tuple) else (expected,), strict=True):
             scale = max(1.0, np.abs(exact).max(initial=0))
             np.testing.assert_allclose(out, exact, 0, 40 * np.finfo(dtype).eps * scale)
@@ -116,6 +133,16 @@ def test_threads_share_rows(threads, rng, monkeypatch):
     np.testing.assert_allclose(out, special.softmax(x.astype(np.float64), -1), 0, 1e-6)
     kernel([x], [x])
     np.testing.assert_array_equal(x, out)
+
+
+def test_sums_over_rows_do_not_depend_on_threads(rng, monkeypatch):
+    x, sums = rng.standard_normal((1001, 515)).astype(np.float32), []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(config, "num_threads", threads)
+        sums.append(np.full((sum_blocks(1001), 515), np.nan, np.float32))
+        compile_row_program("column_sum", "float32")([sums[-1]], [x])
+        np.testing.assert_array_equal(sums[-1], sums[0])
+    np.testing.assert_allclose(sums[0].sum(0), x.sum(0, np.float64), 0, 1e-4)
 
 
 def test_mistakes_are_explained():

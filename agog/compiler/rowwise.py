@@ -1,0 +1,134 @@
+"""Rows of the op table that work along the last axis, for eager work on large arrays: how they call row kernels.
+
+Each method takes arrays as the row's own computation has them, and gives its result, or None where there is no kernel
+for these arrays, or none yet.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable
+
+import numpy as np
+
+from agog.array import large
+from agog.compiler.ir import FLOATS
+from agog.compiler.rows import sum_blocks
+from agog.compiler.targets import HALVES
+
+__all__ = ["Rowwise"]
+
+_FORWARD = ("softmax", "log_softmax", "norm", "rms_norm")  # programs that take 16-bit floats too
+
+
+class Rowwise:
+    """`program(name, dtype)` gives the kernel of one of `rows.PROGRAMS`, or None as long as there is none."""
+
+    def __init__(self, program: Callable[[str, str], Any]) -> None:
+        self.program = program
+
+    def table(self) -> dict[str, Callable[..., Any]]:
+        """The methods under the names by which `large.native` knows them."""
+        return {name: getattr(self, name) for name in (
+            "softmax", "log_softmax", "softmax_grad", "log_softmax_grad", "norm", "norm_grad", "column_sum",
+            "cross_entropy", "cross_entropy_grad")}
+
+    def halves(self) -> dict[str, Callable[..., Any]]:
+        """The rows among them that take 16-bit floats, as `large.halves` has them."""
+        return {"softmax": self.softmax, "log_softmax": self.log_softmax, "_fused_norm": self.fused_norm}
+
+    def _kernel(self, name: str, x: Any, *others: Any) -> Any:
+        """The kernel of a program for arrays of one dtype."""
+        if type(x) is not np.ndarray or not x.flags.c_contiguous:
+            return None
+        if x.dtype.name not in FLOATS and not (x.dtype.name in HALVES and name.rstrip("012") in _FORWARD):
+            return None
+        for a in others:
+            if type(a) is not np.ndarray or a.dtype != x.dtype or not a.flags.c_contiguous:
+                return None
+        return self.program(name, x.dtype.name)
+
+    def _map(self, name: str, axis: int, *arrays: Any) -> Any:
+        x = arrays[0]
+        if axis % x.ndim != x.ndim - 1 or any(a.shape != x.shape for a in arrays):
+            return None
+        kernel = self._kernel(name, *arrays)
+        if kernel is None:
+            return None
+        out = large.empty(x.shape, x.dtype)
+        kernel([out], arrays)
+        return out
+
+    def softmax(self, x: Any, axis: int) -> Any:
+        """The row `softmax`."""
+        return self._map("softmax", axis, x)
+
+    def log_softmax(self, x: Any, axis: int) -> Any:
+        """The row `log_softmax`."""
+        return self._map("log_softmax", axis, x)
+
+    def softmax_grad(self, g: Any, y: Any, axis: int) -> Any:
+        """Softmax's gradient, from its result y."""
+        return self._map("softmax_backward", axis, y, g)
+
+    def log_softmax_grad(self, g: Any, y: Any, axis: int) -> Any:
+        """The gradient of `log_softmax`, from its result y."""
+        return self._map("log_softmax_backward", axis, y, g)
+
+    def norm(self, x: Any, affine: list[Any], eps: float, centered: bool) -> Any:
+        """Rows of x (rows, d) normalised, times a weight (d,), plus a bias (d,)."""
+        kernel = self._kernel(f"{'' if centered else 'rms_'}norm{len(affine)}", x, *affine)
+        if kernel is None:
+            return None
+        out = large.empty(x.shape, x.dtype)
+        kernel([out], [x, *affine, np.array(eps, np.float32 if x.dtype.itemsize == 2 else x.dtype)])
+        return out
+
+    def fused_norm(self, x: Any, *rest: Any) -> Any:
+        """The row `_fused_norm`."""
+        *affine, n, eps, centered = rest
+        size = math.prod(x.shape[x.ndim - n:])
+        if not size:
+            return None
+        done = self.norm(x.reshape(-1, size), [p.reshape(-1) for p in affine], eps, centered)
+        return None if done is None else done.reshape(x.shape)
+
+    def norm_grad(self, g: Any, x: Any, affine: list[Any], eps: float, centered: bool) -> Any:
+        """The cotangents of x, the weight and the bias."""
+        kernel = self._kernel(f"{'' if centered else 'rms_'}norm{len(affine)}_backward", x, g, *affine)
+        if kernel is None:
+            return None
+        out = large.empty(x.shape, x.dtype)
+        sums = [np.empty((sum_blocks(x.shape[0]), x.shape[1]), x.dtype) for _ in affine]
+        kernel([out, *sums], [g, x, *affine[:1], np.array(eps, x.dtype)])
+        return [out, *[np.add.reduce(s, 0) for s in sums]]
+
+    def column_sum(self, x: Any, axes: int) -> Any:
+        """The sum of x over its first axes."""
+        kernel = self._kernel("column_sum", x)
+        if kernel is None:
+            return None
+        rows = math.prod(x.shape[:axes])
+        columns = x.size // rows
+        sums = np.empty((sum_blocks(rows), columns), x.dtype)
+        kernel([sums], [x.reshape(rows, columns)])
+        return np.add.reduce(sums, 0).reshape(x.shape[axes:])
+
+    def cross_entropy(self, x: Any, index: Any) -> Any:
+        """(logsumexp, loss) of each row of logits, for indices that are in range."""
+        kernel = self._kernel("cross_entropy", x)
+        if kernel is None:
+            return None
+        loss, lse = np.empty((2, x.shape[0]), x.dtype)
+        kernel([loss, lse], [x, np.ascontiguousarray(index)])
+        return lse, loss
+
+    def cross_entropy_grad(self, x: Any, lse: Any, index: Any, weight: Any, scale: Any) -> Any:
+        """softmax(x) * scale - onehot(index) * weight; both are one number, or one for each row."""
+        kernel = self._kernel("cross_entropy_backward", x, lse)
+        if kernel is None:
+            return None
+        out, n = large.empty(x.shape, x.dtype), x.shape[0]
+        columns = [np.ascontiguousarray(np.broadcast_to(np.asarray(v, x.dtype), n)) for v in (weight, scale)]
+        kernel([out], [x, lse, np.ascontiguousarray(index), *columns])
+        return out
