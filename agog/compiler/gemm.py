@@ -107,8 +107,8 @@ class _Writer(Packing):
         super().__init__(module, dtype)
         self.tiles = Tiles(module.target)
         first, second = targets.caches()
-        #: Steps of k in a block: the panel of A takes about half of the first level cache.
-        self.depth = max(64, first * 3 // 5 // (self.tiles.tall[0] * self.size) // 64 * 64)
+        #: Steps of k in a block: the panel of A takes about a third of the first level cache.
+        self.depth = max(64, first * 3 // 8 // (self.tiles.tall[0] * self.size) // 64 * 64)
         #: Bytes of packed B, which share the second level cache with A and C.
         self.b_block = min(second * 5 // 8, 1 << 20)
 

@@ -7,7 +7,7 @@ multiply-add, whether masked memory accesses are native. Adding a machine means 
 from __future__ import annotations
 
 import functools
-import os
+import pathlib
 import platform
 from dataclasses import dataclass
 from typing import Mapping
@@ -153,15 +153,15 @@ def host() -> Target:
 @functools.cache
 def caches() -> tuple[int, int]:
     """Bytes of a core's first and second level data caches; small ones where the system does not say."""
-    found = []
-    levels = (("SC_LEVEL1_DCACHE_SIZE", 32 << 10, 128 << 10), ("SC_LEVEL2_CACHE_SIZE", 1 << 20, 2 << 20))
-    for name, least, most in levels:
+    found = {1: 0, 2: 0}
+    for folder in pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):  # Linux
         try:
-            size = os.sysconf(name)
-        except (AttributeError, OSError, ValueError):
-            size = 0
-        found.append(max(least, min(size, most)))
-    return found[0], found[1]
+            level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+            if kind != "Instruction" and int(level) in found:
+                found[int(level)] = int(size.removesuffix("K")) << 10
+        except (OSError, ValueError):
+            continue
+    return max(32 << 10, min(found[1], 128 << 10)), max(1 << 20, min(found[2], 2 << 20))
 
 
 @functools.cache
