@@ -9,7 +9,6 @@ The class of the results is handed in by `agog.tensor` (`bind`), so that its bod
 
 from __future__ import annotations
 
-from itertools import repeat
 from typing import Any, Callable
 
 import numpy as np
@@ -18,14 +17,16 @@ from agog import config, tape
 from agog.array import dtypes, large
 from agog.errors import AgogError, ArgumentTypeError, DTypeError
 from agog.hints import wrong_keywords
+from agog.ops import templates
 from agog.ops.explain import explain
-from agog.ops.namespaces import Namespace, call_with_signature, hide
+from agog.ops.namespaces import Namespace, call_with_signature, finished, head, hide
 from agog.ops.row import TABLE, Op
 
 Tensor: Any = None  # the class, set by `bind`
 _new = object.__new__
 _ticket = tape._ticket
-_nd, _asarray, _Node = np.ndarray, np.asarray, tape.Node
+_nd, _asarray, _Node, _Pick, _f32, _is_inexact = (
+    np.ndarray, np.asarray, tape.Node, tape.Pick, dtypes.float32, dtypes.is_inexact)
 LARGE = large.THRESHOLD
 _SCALARS = (bool, int, float, complex)
 
@@ -215,103 +216,28 @@ def _stretches(op: Op) -> bool:
 
 def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) -> Callable[..., Any]:
     """A function of two operands for a row of NumPy's binary ufuncs, or of matmul."""
-    ufunc, differentiable, derived = op.raw, bool(op.vjp), op.derived
-    _, keep_x, keep_y, keep_both = op.keeps
-    limit = LARGE if isinstance(ufunc, np.ufunc) else 1 << 62  # only a ufunc can be split over threads
-    result_same = op.result == "same"
-    check_result = result_same and (op.to_float or _stretches(op))  # others give the dtype of equal operands
-
-    def method(x: Any, y: Any, /) -> Any:
-        try:
-            if config.special:
-                return fallback(op, (x, y), ())
-            a = x._data
-            kind = type(y)
-            if kind is float or kind is int:
-                b = y
-                q = None
-                c = ufunc(a, b) if a.size < limit else large.binary(ufunc, a, b)
-                if c.dtype is not a.dtype and result_same:
-                    return fallback(op, (x, y), ())
-            else:
-                b = y._data
-                q = y._node
-                if b.dtype is not a.dtype:
-                    return fallback(op, (x, y), ())
-                c = ufunc(a, b) if a.size < limit else large.binary(ufunc, a, b)
-                if check_result and c.dtype is not a.dtype:
-                    return fallback(op, (x, y), ())
-            if type(c) is not _nd:
-                c = _asarray(c)
-            t = _new(Tensor)
-            t._data = c
-            p = x._node
-            if (p is None and q is None) or not differentiable:
-                t._node = None
-                return t
-        except Exception:
-            t = None
-        if t is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
-            return fallback(op, (x, y), ())
-        node = _Node()
-        node.op = op
-        node.parents = (p, q)
-        keep = keep_y if p is None else keep_x if q is None else keep_both
-        node.env = (a if keep[0] else None, b if keep[1] else None, c if keep[2] else None) if keep else _NONE3
-        if derived:
-            node.env += _derived(derived, (a, b))
-        node.shape = c.shape
-        node.seq = _ticket()
-        t._node = node
-        return t
-
-    if not reverse:
-        return method
-
-    def reversed_method(x: Any, y: Any, /) -> Any:
-        try:
-            kind = type(y)
-            if config.special or (kind is not float and kind is not int):
-                return fallback(op, (y, x), ())
-            b = x._data
-            c = ufunc(y, b) if b.size < limit else large.binary(ufunc, y, b)
-            if c.dtype is not b.dtype and result_same:
-                return fallback(op, (y, x), ())
-            if type(c) is not _nd:
-                c = _asarray(c)
-            t = _new(Tensor)
-            t._data = c
-            q = x._node
-            if q is None or not differentiable:
-                t._node = None
-                return t
-        except Exception:
-            t = None
-        if t is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
-            return fallback(op, (y, x), ())
-        node = _Node()
-        node.op = op
-        node.parents = (None, q)
-        keep = keep_y
-        node.env = (y if keep[0] else None, b if keep[1] else None, c if keep[2] else None) if keep else _NONE3
-        if derived:
-            node.env += _derived(derived, (y, b))
-        node.shape = c.shape
-        node.seq = _ticket()
-        t._node = node
-        return t
-
-    return reversed_method
+    same = op.result == "same"
+    flags = {"sized": isinstance(op.raw, np.ufunc),  # only a ufunc can be split over threads
+             "same": same, "check": same and (op.to_float or _stretches(op)),  # others give the operands' dtype
+             "differentiable": op.vjp}
+    env = ", ".join(templates.saved(op, ["a", "b", "c"], ["p", "q"]))
+    if op.derived:
+        env += ", *_derived(derived, (a, b))"
+    shape = "c.shape"
+    if op.elementwise:  # the shape of a node is at hand, that of an array is made when asked for
+        alike = "p is not None and q is not None and p.shape is q.shape"
+        shape = "q.shape" if reverse else f"p.shape if {alike} else c.shape"
+    return templates.make(
+        templates.REVERSED if reverse else templates.BINARY, op.name, globals(), flags,
+        {"PARENTS": "p, q", "ENV": f"({env})", "SHAPE": shape},
+        {"op": op, "fallback": fallback, "ufunc": op.raw, "limit": LARGE, "large_binary": large.binary,
+         "derived": op.derived})
 
 
 def _derived(derived: tuple, values: tuple) -> tuple:
     """The shapes and dtypes of inputs that rules take; an input may be a Python number."""
     return tuple([getattr(values[i], what) if type(values[i]) is _nd else () if what == "shape"
                   else dtypes.of_scalar(values[i]) for what, i in derived])
-
-
-_NONE3 = (None, None, None)
-_NONE2 = (None, None)
 
 
 def _refusing(op: Op) -> Callable[..., Any]:
@@ -330,40 +256,13 @@ def _refusing(op: Op) -> Callable[..., Any]:
 
 def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
     """A function of one operand for a row without static parameters."""
-    ufunc, raw, keep, differentiable = _refusing(op), op.raw, op.keeps[1], bool(op.vjp)
-    limit = LARGE if isinstance(raw, np.ufunc) or (op.elementwise and op.lower is not None) else 1 << 62
-    result_same = op.result == "same"
-
-    def method(x: Any, /) -> Any:
-        try:
-            if config.special:
-                return fallback(op, (x,), ())
-            a = x._data
-            c = ufunc(a) if a.size < limit else large.unary(raw if a.dtype.kind in "fV" else ufunc, a)
-            if c.dtype is not a.dtype and result_same:
-                return fallback(op, (x,), ())
-            if type(c) is not _nd:
-                c = _asarray(c)
-            t = _new(Tensor)
-            t._data = c
-            p = x._node
-            if p is None or not differentiable:
-                t._node = None
-                return t
-        except Exception:
-            t = None
-        if t is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
-            return fallback(op, (x,), ())
-        node = _Node()
-        node.op = op
-        node.parents = (p,)
-        node.env = (a if keep[0] else None, c if keep[1] else None) if keep else _NONE2
-        node.shape = c.shape
-        node.seq = _ticket()
-        t._node = node
-        return t
-
-    return method
+    flags = {"sized": isinstance(op.raw, np.ufunc) or (op.elementwise and op.lower is not None),
+             "same": op.result == "same", "differentiable": op.vjp}
+    return templates.make(
+        templates.UNARY, op.name, globals(), flags,
+        {"PARENTS": "p", "ENV": f"({', '.join(templates.saved(op, ['a', 'c'], ['p']))})", "SHAPE": "p.shape"},
+        {"op": op, "fallback": fallback, "ufunc": _refusing(op), "raw": op.raw, "limit": LARGE,
+         "large_unary": large.unary})
 
 
 def reduction(op: Op, typed: Callable[..., Any] | None = None) -> Callable[..., Any]:
@@ -371,158 +270,93 @@ def reduction(op: Op, typed: Callable[..., Any] | None = None) -> Callable[..., 
 
     typed: `typed(x, axis, keepdims, dtype)` computes the result in a dtype; the function then also takes `dtype`.
     """
-    raw, keep, derived = op.raw, op.keeps[1], op.derived
-    reduce = getattr(np, op.reduce).reduce if op.reduce else None
-
-    def method(x: Any, /, axis: Any = None, keepdims: Any = False, dtype: Any = None, *, dim: Any = None,
-               keepdim: Any = None, out: Any = None) -> Any:
-        if dim is not keepdim or out is not None:
-            raise wrong_keywords(op.name, {"dim": dim, "keepdim": keepdim, "out": out})
-        if dtype is not None:
-            if typed is None:
-                raise ArgumentTypeError(f"{op.name} takes no dtype; cast its result with astype")
-            return typed(x, axis, keepdims, dtype)
-        try:
-            if config.special:
-                return apply(op, (x,), (axis, keepdims))
-            a = x._data
-            if reduce is not None and a.itemsize != 2:
-                c = reduce(a, axis, None, None, keepdims)
-            else:
-                c = raw(a, axis, keepdims)
-            if c.dtype is not a.dtype:
-                return apply(op, (x,), (axis, keepdims))
-            if type(c) is not _nd:
-                c = _asarray(c)
-            t = _new(Tensor)
-            t._data = c
-            p = x._node
-            if p is None:
-                t._node = None
-                return t
-        except Exception:
-            t = None
-        if t is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
-            return apply(op, (x,), (axis, keepdims))
-        node = _Node()
-        node.op = op
-        node.parents = (p,)
-        if type(axis) is list:
-            axis = tuple(axis)
-        if derived:
-            node.env = (a if keep and keep[0] else None, c if keep and keep[1] else None, axis, keepdims, a.shape)
-        else:
-            node.env = (a if keep and keep[0] else None, c if keep and keep[1] else None, axis, keepdims)
-        node.shape = c.shape
-        node.seq = _ticket()
-        t._node = node
-        return t
-
+    env = [*templates.saved(op, ["a", "c"], ["p"]), "axis", "keepdims", *["a.shape" for _ in op.derived]]
+    method = templates.make(
+        templates.REDUCTION, op.name, globals(), {"reduces": op.reduce},
+        {"PARENTS": "p", "ENV": f"({', '.join(env)})", "SHAPE": "c.shape"},
+        {"op": op, "raw": op.raw, "reduce": getattr(np, op.reduce).reduce if op.reduce else None, "typed": typed,
+         "wrong": wrong_keywords, "no_dtype": _no_dtype})
     hide(method, *(("dim", "keepdim", "out") if typed else ("dtype", "dim", "keepdim", "out")))
     return method
 
 
-def _settled(inputs: tuple, promoted: Any) -> tuple | None:
-    """`inputs` with Python numbers as 0-d Tensors, where they meet float32 or float64 alone; None: `apply` decides."""
-    dt, found = None, False
-    for x, c in zip(inputs, promoted):
-        if isinstance(x, Tensor):
-            if c and (dt is None or x._data.dtype is dt):
-                dt = x._data.dtype
-            elif c:
-                return None
-        elif c and (type(x) is float or type(x) is int) and -1e30 < x < 1e30:
-            found = True
-        elif x is not None:
-            return None
-    if not found or (dt is not dtypes.float32 and dt is not dtypes.float64):
-        return None
-    return tuple([wrap(np.array(x, dt)) if type(x) is float or type(x) is int else x for x in inputs])
+def _no_dtype(name: str) -> ArgumentTypeError:
+    return ArgumentTypeError(f"{name} takes no dtype; cast its result with astype")
 
 
-def steady(op: Op) -> Callable[[Op, tuple, tuple], Any]:
-    """What `apply` does in ordinary eager mode, when all inputs are Tensors of dtypes that need no cast."""
-    raw, check, differentiable, many = op.raw, op.check, bool(op.vjp), len(op.outputs) > 1
-    promoted = repeat(bool(op.promotes)) if op.variadic else [n in op.promotes for n in op.inputs]
-    good: dict[Any, bool] = {}  # dtype of the promoted inputs: whether the row takes it without a cast
+_numbers: dict[Any, dict[Any, Any]] = {dtypes.float32: {}, dtypes.float64: {}}
+
+
+def _number(value: Any, dtype: Any) -> Any:
+    """A Python number as an array of no axes, which is what ufuncs take fastest. Raises where `apply` has to decide."""
+    known = _numbers[dtype]
+    array = known.get(value)
+    if array is None or value == 0:  # (0 is -0, to a dict)
+        if not -1e30 < value < 1e30:
+            raise OverflowError
+        array = np.array(value, dtype)
+        array.flags.writeable = False
+        if len(known) > 1000:
+            known.clear()
+        known[value] = array
+    return array
+
+
+def _taker(op: Op) -> Callable[[Any], bool]:
+    """A function that says of a dtype whether the row takes it without a cast."""
+    good: dict[Any, bool] = {}
 
     def takes(dtype: Any) -> bool:
-        kind = dtypes.kind(dtype).replace("u", "i")
-        return kind in op.takes and not (op.to_float and kind in "bi")
+        fits = good.get(dtype)
+        if fits is None:
+            kind = dtypes.kind(dtype).replace("u", "i")
+            fits = good[dtype] = kind in op.takes and not (op.to_float and kind in "bi")
+        return fits
 
-    keeps, derived, variadic, nothing = op.keeps, op.derived, op.variadic, (None,) * (len(op.inputs) + 1)
-    ruled = repeat(True) if variadic else [r is not None for r in op.rules]
+    return takes
+
+
+def steady(op: Op) -> Callable[..., Any]:
+    """The public function of any row with a fixed number of inputs."""
+    source, values, hidden = head(op)
+    values |= {"_op": op, "_raw": op.raw, "_plain": op.plain, "_check": op.check, "_takes": _taker(op)}
+    fn = templates.closed(source + templates.row(op), op.name, f"<agog {op.name}>", globals(), values)
+    return finished(fn, op, hidden)
+
+
+def joining(op: Op) -> Callable[[Op, tuple, tuple], Any]:
+    """What `apply` does for a row of any number of inputs in ordinary eager mode, when no input needs a cast."""
+    raw, check, takes, alike = op.raw, op.check, _taker(op), bool(op.promotes)
 
     def invoke(op: Op, inputs: tuple, statics: tuple) -> Any:
         try:
             if config.special:
                 return apply(op, inputs, statics)
-            datas: list[Any] = []
-            parents: list[Any] = []
-            common, mask, bit = None, 0, 1
-            for x, c, r in zip(inputs, promoted, ruled):
-                if x is None:
-                    datas.append(None)
-                    parents.append(None)
-                    bit += bit
-                    continue
-                a = x._data
-                if type(a) is not _nd:
+            datas: list[Any] = [None if x is None else x._data for x in inputs]
+            dtype = datas[0].dtype
+            for a in datas:
+                if a is not None and (type(a) is not _nd or (alike and a.dtype is not dtype)):
                     return apply(op, inputs, statics)
-                p = x._node
-                if p is not None and r:
-                    mask |= bit
-                    parents.append(p)
-                else:
-                    parents.append(None)
-                bit += bit
-                if c and a.dtype is not common:
-                    if common is not None:
-                        return apply(op, inputs, statics)
-                    common = a.dtype
-                    fits = good.get(common)
-                    if not (good.setdefault(common, takes(common)) if fits is None else fits):
-                        return apply(op, inputs, statics)
-                datas.append(a)
+            if alike and not takes(dtype):
+                return apply(op, inputs, statics)
             if check is not None:
                 statics = check(*datas, *statics)
             out = raw(*datas, *statics)
-            if many:
-                out = tuple([_array(o) for o in out])
-            elif type(out) is not _nd:
+            if type(out) is not _nd:
                 out = _asarray(out)
         except Exception:
             out = None
         if out is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
-            settled = None if config.special or variadic else _settled(inputs, promoted)
-            return apply(op, inputs, statics) if settled is None else invoke(op, settled, statics)
-        needed = mask and differentiable
-        if many or (needed and variadic):
-            outs = out if many else (out,)
-            result = _record(op, list(inputs), datas, statics, outs) if needed else None
-            if result is None:
-                result = tuple([wrap(o) for o in outs])
-            return result if many else result[0]
+            return apply(op, inputs, statics)
+        for x in inputs:
+            if x is not None and x._node is not None:
+                result = _record(op, list(inputs), datas, statics, (out,))
+                if result is not None:
+                    return result[0]
+                break
         t = _new(Tensor)
         t._data = out
-        if not needed or not (out.dtype is common or dtypes.is_inexact(out.dtype)):
-            t._node = None
-            return t
-        node = _Node()
-        node.op = op
-        node.parents = tuple(parents)
-        keep = keeps[mask]
-        if keep is None:
-            env = nothing + statics
-        else:
-            datas.append(out)
-            env = (*[v if k else None for v, k in zip(datas, keep)], *statics)
-        if derived:
-            env += tuple([getattr(datas[i], what) for what, i in derived])
-        node.env = env
-        node.shape = out.shape
-        node.seq = _ticket()
-        t._node = node
+        t._node = None
         return t
 
     return invoke
@@ -540,22 +374,16 @@ def function(op: Op) -> Callable[..., Any]:
         fn = (unary if len(op.inputs) == 1 else binary)(op)
     elif is_reduction(op):
         fn = reduction(op)
+    elif op.variadic:
+        return call_with_signature(op, joining(op))
     else:
-        return call_with_signature(op, steady(op))
-    return named(fn, op)
+        return steady(op)
+    return finished(fn, op, ())
 
 
 def is_reduction(op: Op) -> bool:
     """Whether the `reduction` template serves the row."""
     return op.kind == "reduction" and op.statics == _REDUCTION and not op.widen
-
-
-def named(fn: Any, op: Op) -> Any:
-    """`fn` with the row's name and docstring."""
-    fn.__name__ = fn.__qualname__ = op.name
-    fn.__doc__, fn.__module__ = op.doc, "agog"
-    fn.op = op
-    return fn
 
 
 tensors = Namespace("tensor", function)

@@ -9,7 +9,7 @@ stays one number until a rule needs it whole.
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush, heappushpop
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import Any, Callable, Sequence
 from weakref import WeakKeyDictionary
@@ -42,7 +42,13 @@ class Leaf:
     __slots__ = ("shape", "dtype", "grad", "seq", "__weakref__")
 
     def __init__(self, shape: tuple[int, ...], dtype: Any):
-        self.shape, self.dtype, self.grad, self.seq = shape, dtype, None, _ticket()
+        self.shape, self.dtype, self.grad, self.seq = _shapes.setdefault(shape, shape), dtype, None, _ticket()
+        if len(_shapes) > 10_000:
+            _shapes.clear()
+
+
+_shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+"""Shapes of leaves, each once: where two nodes have the same object, so has the result of working on both."""
 
 
 class Pick:
@@ -96,12 +102,14 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
     Returns {leaf or wanted node: cotangent}, each of the node's shape or broadcastable to it.
 
     A node is younger than all that it was made from, so a heap by age hands out each node when all of its
-    cotangents have arrived: no sorting pass, and only what contributes is visited.
+    cotangents have arrived: no sorting pass, and only what contributes is visited. In a chain, where nothing else is
+    under way, the next node never enters the heap.
     """
     pending: dict[Any, Any] = {}
     found: dict[Any, Any] = {}
     heap: list[tuple[int, Any]] = []
     hooked = bool(hooks.data)  # (len() of a weak dictionary is a call into Python)
+    watched = hooked or wanted is not None
     for root, g in zip(roots, cotangents):
         if type(root) is Leaf:
             found[root] = found[root] + g if root in found else g
@@ -111,20 +119,31 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
             pending[root] = g
             heap.append((root.seq, root))
     heapify(heap)
-    following: Any = None  # a node that just got its first cotangent, kept out of the heap: in a chain it comes next
-    while heap or following is not None:
+    following: Any = None  # a node that just got its first cotangent, `first`, and did not go into the heap
+    first: Any = None
+    whole = False  # whether `first` is known to have the node's shape
+    while True:
         if following is None:
+            if not heap:
+                break
             node = heappop(heap)[1]
+            g = pending.pop(node)
+            whole = False
+        elif heap and heap[0][0] < following.seq:
+            pending[following] = first
+            node = heapreplace(heap, (following.seq, following))[1]
+            g = pending.pop(node)
+            whole = False
         else:
-            node = heappushpop(heap, (following.seq, following))[1]
-            following = None
-        g = pending.pop(node)
-        if hooked and node in hooks:
-            g = _run_hooks(xp, node, g)
-        if wanted is not None and node in wanted:
-            found[node] = g
-            if stop:
-                continue
+            node, g = following, first
+        following = None
+        if watched:
+            if hooked and node in hooks:
+                g = _run_hooks(xp, node, g)
+            if wanted is not None and node in wanted:
+                found[node] = g
+                if stop:
+                    continue
         op = node.op
         if op is None:  # one output of several
             source = node.source
@@ -134,7 +153,7 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
                 heappush(heap, (source.seq, source))
             parts[node.index] = g if parts[node.index] is None else parts[node.index] + g
             continue
-        env, parents, shape = node.env, node.parents, node.shape
+        env, parents = node.env, node.parents
         if env is None:
             raise GradientError(
                 f"the saved values of '{op.name}' were freed by an earlier backward(); "
@@ -144,49 +163,76 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
         if as_values is not None:
             env = as_values(node, env)
         elementwise = op.elementwise
-        if type(g) is list:
-            whole = getattr(op, "sees_none", False)  # a staged call: it knows what no cotangent means
-            g = [(None if whole else xp.zeros(s, d)) if p is None else _expand(xp, p, s) for p, (s, d) in zip(g, shape)]
-        elif g.shape != shape:
-            if not elementwise:
+        if elementwise and op.straight is not None:  # one input: no shape matters
+            rule = op.straight
+            fn, count, pick = rule
+            (parent,) = parents
+            value = env[pick] if count else g
+            try:
+                if type(value) is not _ndarray or value.size < _PULL_FROM or (
+                        part := large.pull(rule, g, env)) is None:
+                    part = fn(xp, g, value) if count else fn(xp, g)
+            except FloatingPointError:  # the user made NumPy raise on overflow and the like; that is for their own code
+                with np.errstate(all="ignore"):
+                    part = fn(xp, g, value) if count else fn(xp, g)
+            if part is None:
+                continue
+            if type(parent) is Leaf:
+                found[parent] = found[parent] + part if parent in found else part
+            elif pending and parent in pending:
+                pending[parent] = pending[parent] + part
+            else:
+                following, first = parent, part
+            continue
+        shape = node.shape
+        if not whole:
+            if type(g) is list:
+                unseen = getattr(op, "sees_none", False)  # a staged call: it knows what no cotangent means
+                g = [(None if unseen else xp.zeros(s, d)) if p is None else _expand(xp, p, s)
+                     for p, (s, d) in zip(g, shape)]
+            elif g.shape == shape:
+                whole = elementwise
+            elif not elementwise:
                 g = _expand(xp, g, shape)
             else:  # small is enough, unless an input was stretched: then each copy counts
                 for parent in parents:
                     if parent is not None and parent.shape != shape:
                         g = _expand(xp, g, shape)
+                        whole = True
                         break
-        rules = _variadic_rules(xp, op, g, env) if op.variadic else op.rules
+        elif not elementwise:
+            whole = False
+        known = whole
         wide = elementwise and type(g) is _ndarray and g.size >= _PULL_FROM
-        for parent, rule in zip(parents, rules):
+        for parent, rule in zip(parents, _variadic_rules(xp, op, g, env) if op.variadic else op.rules):
             if parent is None:
                 continue
             fn, count, pick = rule
             try:
-                if wide and (part := large.pull(rule, g, env)) is not None:
-                    pass
-                elif count == 1:
-                    part = fn(xp, g, pick(env))
-                elif count == 0:
-                    part = fn(xp, g)
-                else:
-                    part = fn(xp, g, *pick(env))
-            except FloatingPointError:  # the user made NumPy raise on overflow and the like; that is for their own code
+                if not wide or (part := large.pull(rule, g, env)) is None:
+                    part = fn(xp, g, env[pick]) if count == 1 else fn(xp, g, *pick(env)) if count else fn(xp, g)
+            except FloatingPointError:
                 with np.errstate(all="ignore"):
-                    part = fn(xp, g, *(() if not count else (pick(env),) if count == 1 else pick(env)))
+                    part = fn(xp, g, env[pick]) if count == 1 else fn(xp, g, *pick(env)) if count else fn(xp, g)
             if part is None:
                 continue
-            if elementwise and parent.shape != shape and part.shape != parent.shape:
-                part = unbroadcast(xp, part, parent.shape)
+            # Element by element, a whole cotangent gives a whole one, unless the input was stretched.
+            if elementwise and parent.shape != shape:
+                known = False
+                if part.shape != parent.shape:
+                    part = unbroadcast(xp, part, parent.shape)
             if type(parent) is Leaf:
                 found[parent] = found[parent] + part if parent in found else part
-            elif parent in pending:
+            elif parent is following:
+                first = first + part
+            elif pending and parent in pending:
                 pending[parent] = pending[parent] + part
+            elif following is None:
+                following, first = parent, part
             else:
                 pending[parent] = part
-                if following is None:
-                    following = parent
-                else:
-                    heappush(heap, (parent.seq, parent))
+                heappush(heap, (parent.seq, parent))
+        whole = known
     if hooked:
         for node in list(found):
             if type(node) is Leaf and node in hooks:
@@ -197,7 +243,7 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
 def _variadic_rules(xp: Any, op: Op, g: Any, env: tuple) -> list[Any]:
     """The one rule of a row with `*xs`, which gives all cotangents at once, as a rule for each input."""
     fn, count, pick = op.rules[0]  # type: ignore[misc]
-    parts = fn(xp, g, *(() if count == 0 else (pick(env),) if count == 1 else pick(env)))  # type: ignore[misc]
+    parts = fn(xp, g, *(() if count == 0 else (env[pick],) if count == 1 else pick(env)))
     return [(lambda xp, g, part=part: part, 0, None) for part in parts]
 
 

@@ -21,7 +21,7 @@ from agog.array.convert import holds_arrays, to_array
 from agog.autodiff import engine
 from agog.dispatch import apply_operator, binary, operand, tensors, unary, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, GradientError, ShapeError
-from agog.ops.namespaces import hide
+from agog.ops.namespaces import finished, hide
 from agog.ops.row import COMPOSITES, TABLE
 from agog.tape import Leaf
 
@@ -33,15 +33,34 @@ else:
 __all__ = ["Tensor", "asarray"]
 
 
-def _operator(name: str, reverse: bool = False) -> Callable[..., Any]:
-    return binary(TABLE[name], apply_operator, reverse)
+class _Operator:
+    """One of Python's operators, made when it is first used: importing agog makes none of them."""
+
+    def __init__(self, make: Callable[[], Callable[..., Any]]):
+        self.make, self.name = make, ""
+
+    def __set_name__(self, owner: Any, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        fn = self.make()
+        setattr(Tensor, self.name, fn)
+        return fn if instance is None else fn.__get__(instance)
 
 
-def _comparison(name: str) -> Callable[..., Any]:
-    return binary(TABLE[name], apply_operator)
+def _operator(name: str, reverse: bool = False) -> Any:
+    return _Operator(lambda: binary(TABLE[name], apply_operator, reverse))
 
 
-def _in_place(name: str) -> Callable[..., Any]:
+def _prefix(name: str) -> Any:
+    return _Operator(lambda: unary(TABLE[name]))
+
+
+def _in_place(name: str) -> Any:
+    return _Operator(lambda: _changing(name))
+
+
+def _changing(name: str) -> Callable[..., Any]:
     op = TABLE[name]
     compute = binary(op)
     ufunc = op.raw
@@ -464,11 +483,11 @@ class Tensor(Methods):
     __ilshift__ = _in_place("bitwise_left_shift")
     __rshift__, __rrshift__ = _operator("bitwise_right_shift"), _operator("bitwise_right_shift", True)
     __irshift__ = _in_place("bitwise_right_shift")
-    __eq__, __ne__ = _comparison("equal"), _comparison("not_equal")
-    __lt__, __le__ = _comparison("less"), _comparison("less_equal")
-    __gt__, __ge__ = _comparison("greater"), _comparison("greater_equal")
-    __neg__, __pos__ = unary(TABLE["negative"]), unary(TABLE["positive"])
-    __abs__, __invert__ = unary(TABLE["abs"]), unary(TABLE["bitwise_invert"])
+    __eq__, __ne__ = _operator("equal"), _operator("not_equal")
+    __lt__, __le__ = _operator("less"), _operator("less_equal")
+    __gt__, __ge__ = _operator("greater"), _operator("greater_equal")
+    __neg__, __pos__ = _prefix("negative"), _prefix("positive")
+    __abs__, __invert__ = _prefix("abs"), _prefix("bitwise_invert")
 
     def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]:
         return self // other, self % other
@@ -636,7 +655,7 @@ def public(name: str) -> Callable[..., Any]:
         def typed(x: Any, axis: Any, keepdims: bool, dtype: Any) -> Tensor:
             return _cast(fn(_cast(x, dtype), axis, keepdims), dtype)
 
-        return dispatch.named(dispatch.reduction(TABLE[name], typed), TABLE[name])
+        return finished(dispatch.reduction(TABLE[name], typed), TABLE[name], ())
     rest = list(inspect.signature(fn).parameters.values())[1:]
     env = {"_fn": fn, "_cast": _cast} | {f"_d_{p.name}": p.default for p in rest}
     heads, passed = ", ".join(f"{p.name}=_d_{p.name}" for p in rest), ", ".join(f"{p.name}={p.name}" for p in rest)

@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterable, Sequence
 import numpy as np
 
 from agog import config, dispatch, tape
+from agog.array import dtypes
 from agog.dispatch import tensors, wrap
 from agog.errors import ArgumentTypeError, GradientError, ShapeError
 from agog.ops.namespaces import raw
@@ -61,7 +62,7 @@ def is_grad_enabled() -> bool:
     return config.modes.grad
 
 
-_new, _ndarray = object.__new__, np.ndarray
+_new, _ndarray, _f32, _f64 = object.__new__, np.ndarray, dtypes.float32, dtypes.float64
 _ones: dict[np.dtype, np.ndarray] = {}
 
 
@@ -177,9 +178,9 @@ def backward(roots: Sequence[Any], gradients: Sequence[Any], *, retain_graph: bo
 
 def backward_scalar(t: Any, retain_graph: bool) -> None:
     """`backward` of one scalar in ordinary eager mode: the common case, in few statements."""
-    data = t._data
-    one = _ones.get(data.dtype)
-    _accumulate(tape.pullback(raw, (t._node,), (_one(data.dtype) if one is None else one,), retain=retain_graph), False)
+    dtype = t._data.dtype
+    one = _ones.get(dtype)
+    _accumulate(tape.pullback(raw, (t._node,), (_one(dtype) if one is None else one,), retain=retain_graph), False)
 
 
 def _accumulate(found: dict[Any, Any], create_graph: bool) -> None:
@@ -188,13 +189,14 @@ def _accumulate(found: dict[Any, Any], create_graph: bool) -> None:
     for leaf, g in found.items():
         if type(leaf) is not Leaf:
             continue
-        if plain and leaf.grad is None and type(g) is _ndarray and g.dtype is leaf.dtype and g.shape == leaf.shape \
-                and g.dtype.kind == "f":
-            t = _new(dispatch.Tensor)  # the common case, written out
-            t._data = g
-            t._node = None
-            leaf.grad = t
-            continue
+        if plain and leaf.grad is None and type(g) is _ndarray:
+            dtype = g.dtype
+            if dtype is leaf.dtype and (dtype is _f32 or dtype is _f64) and g.shape == leaf.shape:
+                t = _new(dispatch.Tensor)  # the common case, written out
+                t._data = g
+                t._node = None
+                leaf.grad = t
+                continue
         if type(g) is np.ndarray and g.dtype is leaf.dtype and g.shape == leaf.shape and g.dtype.kind == "f":
             g = wrap(g)
         else:

@@ -138,8 +138,12 @@ _variants: dict[Any, int] = {}
 def pull(rule: tuple, g: np.ndarray, env: tuple) -> Any:
     """A gradient rule of an elementwise row as one loop: see `large.pull`. Numbers among the values are compiled in."""
     fn, count, pick = rule
-    values = (g, pick(env)) if count == 1 else (g, *pick(env)) if count else (g,)
+    if type(g) is not np.ndarray:  # what NumPy makes of arrays of no axes
+        g = np.asarray(g)
+    values = (g, env[pick]) if count == 1 else (g, *pick(env)) if count else (g,)
     shape, char = g.shape, g.dtype.char
+    if not shape:  # one number for all
+        shape = next((v.shape for v in values if type(v) is np.ndarray and v.ndim), ())
     signature: list[Any] = [fn]
     arrays, fixed = [], False
     for v in values:

@@ -15,14 +15,11 @@ from agog.ops.row import COMPOSITES, REQUIRED, TABLE, Op
 Invoke = Callable[[Op, tuple, tuple], Any]
 
 
-def call_with_signature(op: Op, invoke: Invoke) -> Callable[..., Any]:
-    """A function `op.name(*inputs, statics...)` that calls `invoke(op, inputs, statics)`.
-
-    It is compiled from the row's signature, so that help() shows it and a call costs one Python frame.
-    """
+def head(op: Op) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    """The beginning of a function `op.name(*inputs, statics...)`: its text, the globals that this names, and keywords
+    that are taken only to say what to write instead."""
     heads = [f"*{op.inputs[0]}" if op.variadic else n for n in op.inputs]
-    args, statics = op.inputs[0] if op.variadic else "".join(n + ", " for n in op.inputs), ""
-    env: dict[str, Any] = {"_invoke": invoke, "_op": op}
+    env: dict[str, Any] = {}
     for i, name in enumerate(op.inputs):
         if name in op.optional:
             env[f"_d_{name}"] = op.optional[name]
@@ -30,19 +27,33 @@ def call_with_signature(op: Op, invoke: Invoke) -> Callable[..., Any]:
     for name, default in op.statics.items():
         env[f"_d_{name}"] = default
         heads.append(name if default is REQUIRED else f"{name}=_d_{name}")
-        statics += f"{name}, "
-    inputs = args if op.variadic else f"({args})"
-    body, aliases = f"    return _invoke(_op, {inputs}, ({statics}))\n", ""
-    if "axis" in op.statics:  # PyTorch's names are taken to say what to write instead
-        env["_wrong"] = wrong_keywords
-        aliases = f", {'' if op.variadic else '*, '}dim=None, keepdim=None"
-        body = f"    if dim is not keepdim: raise _wrong({op.name!r}, {{'dim': dim, 'keepdim': keepdim}})\n{body}"
-    source = f"def {op.name}({', '.join(heads)}{aliases}):\n{body}"
+    if "axis" not in op.statics:
+        return f"def {op.name}({', '.join(heads)}):\n", env, ()
+    env["_wrong"] = wrong_keywords  # PyTorch's names
+    return (f"def {op.name}({', '.join(heads)}, {'' if op.variadic else '*, '}dim=None, keepdim=None):\n"
+            f"    if dim is not keepdim: raise _wrong({op.name!r}, {{'dim': dim, 'keepdim': keepdim}})\n",
+            env, ("dim", "keepdim"))
+
+
+def call_with_signature(op: Op, invoke: Invoke) -> Callable[..., Any]:
+    """A function `op.name(*inputs, statics...)` that calls `invoke(op, inputs, statics)`.
+
+    It is compiled from the row's signature, so that help() shows it and a call costs one Python frame.
+    """
+    source, env, hidden = head(op)
+    inputs = op.inputs[0] if op.variadic else f"({''.join(n + ', ' for n in op.inputs)})"
+    source += f"    return _invoke(_op, {inputs}, ({''.join(n + ', ' for n in op.statics)}))\n"
+    env |= {"_invoke": invoke, "_op": op}
     exec(compile(source, f"<agog {op.name}>", "exec"), env)  # the name keeps it out of "the user's line"
-    fn = env[op.name]
-    if aliases:
-        hide(fn, "dim", "keepdim")
-    fn.__doc__, fn.__module__, fn.__qualname__ = op.doc, "agog", op.name
+    return finished(env[op.name], op, hidden)
+
+
+def finished(fn: Any, op: Op, hidden: tuple[str, ...]) -> Any:
+    """`fn` with the row's name and docstring, and without the keywords `hidden` in its signature."""
+    if hidden:
+        hide(fn, *hidden)
+    fn.__name__ = fn.__qualname__ = op.name
+    fn.__doc__, fn.__module__ = op.doc, "agog"
     fn.op = op
     return fn
 

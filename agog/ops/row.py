@@ -76,7 +76,10 @@ class Op:
                  "takes", "to_float", "result", "widen", "check", "lower", "batch", "elementwise", "domain", "samples",
                  "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
                  "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic", "decompose",
-                 "nest", "reduce")
+                 "nest", "reduce", "straight", "plain")
+
+    straight: tuple[Callable[..., Any], int, Any] | None
+    """The rule of a row of one input that works element by element, if it takes one saved value or none."""
 
     def __init__(self, signature: str, impl: Any = None, *, vjp: dict[str, Callable[..., Any]] | None = None,
                  jvp: dict[str, Callable[..., Any]] | None = None, linear_in: Any = (), promotes: Any = None,
@@ -116,6 +119,7 @@ class Op:
         self.commutative, self.view, self.infer, self.dynamic = commutative, view, infer, dynamic
         self.decompose, self.nest = decompose, nest
         self._index_rules()
+        self.plain = self._bind(np)
         self.raw: Callable[..., Any] = self.bind(np)
         if self.name in TABLE or self.name in COMPOSITES:
             raise ValueError(f"two rows for {self.name}")
@@ -142,9 +146,10 @@ class Op:
                     self.derived += ((what, self.inputs.index(source)),)
         self.names = tuple(names)
         order = self.inputs
-        self.rules = tuple(
-            (self.vjp[n], len(used[n]), itemgetter(*(names.index(u) for u in used[n])) if used[n] else None)
-            if n in self.vjp else None for n in order)
+        self.rules = tuple(_rule(self.vjp[n], [names.index(u) for u in used[n]]) if n in self.vjp else None
+                           for n in order)
+        alone: Any = self.rules[0] if self.elementwise and len(order) == 1 and len(self.outputs) == 1 else None
+        self.straight = None if alone is None or alone[1] > 1 else alone
         savable = self.inputs + self.outputs
         if self.variadic:  # (inputs, output): all or none of the inputs
             self.keeps: tuple[Any, ...] = tuple(any(n in u for u in used.values()) for n in savable)
@@ -157,10 +162,13 @@ class Op:
             self.keeps = tuple(keeps)
         self.lazy = self.elementwise
 
+    def _bind(self, np_like: Any) -> Callable[..., Any]:
+        impl = self.impl
+        return getattr(np_like, impl) if isinstance(impl, str) else partial(impl, np_like)
+
     def bind(self, np_like: Any) -> Callable[..., Any]:
         """The computation over one array library: `raw(*inputs, *statics)`."""
-        impl = self.impl
-        raw = getattr(np_like, impl) if isinstance(impl, str) else partial(impl, np_like)
+        raw = self._bind(np_like)
         return _widened(raw, "dtype" in self.statics, self.name) if self.widen else raw
 
     def __repr__(self) -> str:
@@ -168,6 +176,11 @@ class Op:
 
     def __reduce__(self) -> Any:
         return _find, (self.name,)
+
+
+def _rule(fn: Callable[..., Any], places: list[int]) -> tuple[Callable[..., Any], int, Any]:
+    """A rule as the tape takes it: with how many saved values it takes, and where they are (one index, or a getter)."""
+    return fn, len(places), itemgetter(*places) if len(places) > 1 else places[0] if places else None
 
 
 def _widened(raw: Callable[..., Any], typed: bool, name: str) -> Callable[..., Any]:

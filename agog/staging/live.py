@@ -6,7 +6,6 @@ higher derivatives, and whatever else needs Tensors, the recorded operations are
 
 from __future__ import annotations
 
-from operator import itemgetter
 from typing import Any, Callable
 
 import numpy as np
@@ -24,7 +23,7 @@ from agog.staging.state import is_tensor
 from agog.tape import Node, Pick
 
 _new = object.__new__
-_payload = itemgetter(2)
+_payload = 2  # where a node of ours keeps what its rule takes: after the inputs and the output
 
 
 class Live:
