@@ -77,8 +77,8 @@ def test_gradient_rule(name, i, dtype):
             values = [g]
             if count:
                 derived = [getattr(inputs[i], what) for what, i in op.derived]
-                picked = pick((*inputs, np.asarray(op.raw(*inputs)), *derived))
-                values += [picked] if count == 1 else picked
+                saved = (*inputs, np.asarray(op.raw(*inputs)), *derived)
+                values += [saved[pick]] if count == 1 else pick(saved)
             want = fn(raw, *values)
         try:
             kernel = compile_rule(fn, ["contiguous"] * len(values), [v.dtype.name for v in values])
