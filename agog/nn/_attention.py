@@ -149,13 +149,15 @@ def _activation(given: Any) -> Callable[[Any], Any]:
     raise ArgumentError(f"activation={given!r}: give a function, or 'relu', 'gelu', 'silu' or 'tanh'")
 
 
-class TransformerEncoderLayer(Module):
-    """Self-attention and a feed-forward network, each with a residual connection and layer norm.
+class _TransformerLayer(Module):
+    """Attentions, then a feed-forward network, each with its norm and dropout."""
 
-    activation   "relu", "gelu", "silu", "tanh" or a function
-    norm_first   normalise before each part instead of after it
-    batch_first  shapes are (N, L, d_model); by default (L, N, d_model), as in PyTorch
-    """
+    _attentions: tuple[str, ...] = ("self_attn",)
+    self_attn: MultiheadAttention
+    norm1: LayerNorm
+    norm2: LayerNorm
+    dropout1: Dropout
+    dropout2: Dropout
 
     def __init__(self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
                  activation: Any = "relu",
@@ -163,23 +165,38 @@ class TransformerEncoderLayer(Module):
                  *,
                  dtype: Any = None, device: Any = None):
         kw = {"dtype": dtype, "device": device}
-        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, **kw)
+        for name in self._attentions:
+            setattr(self, name, MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, **kw))
         self.linear1 = Linear(d_model, dim_feedforward, bias, **kw)
         self.dropout = Dropout(dropout)
         self.linear2 = Linear(dim_feedforward, d_model, bias, **kw)
         self.norm_first = norm_first
-        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, **kw)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, **kw)
-        self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
+        parts = range(1, len(self._attentions) + 2)
+        for i in parts:
+            setattr(self, f"norm{i}", LayerNorm(d_model, layer_norm_eps, bias=bias, **kw))
+        for i in parts:
+            setattr(self, f"dropout{i}", Dropout(dropout))
         self.activation = activation
         _activation(activation)
+
+    def _feed(self, x: Any) -> Any:
+        return self.linear2(self.dropout(_activation(self.activation)(self.linear1(x))))
+
+
+class TransformerEncoderLayer(_TransformerLayer):
+    """Self-attention and a feed-forward network, each with a residual connection and layer norm.
+
+    activation   "relu", "gelu", "silu", "tanh" or a function
+    norm_first   normalise before each part instead of after it
+    batch_first  shapes are (N, L, d_model); by default (L, N, d_model), as in PyTorch
+    """
 
     def forward(self, src: Any, src_mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool = False) -> Any:
         def attend(x: Any) -> Any:
             return self.dropout1(self.self_attn(x, x, x, src_key_padding_mask, False, src_mask, is_causal=is_causal)[0])
 
         def feed(x: Any) -> Any:
-            return self.dropout2(self.linear2(self.dropout(_activation(self.activation)(self.linear1(x)))))
+            return self.dropout2(self._feed(x))
 
         x = src
         if self.norm_first:
@@ -220,27 +237,13 @@ class TransformerDecoder(Module):
         return tgt if self.norm is None else self.norm(tgt)
 
 
-class TransformerDecoderLayer(Module):
+class TransformerDecoderLayer(_TransformerLayer):
     """Self-attention, attention to a memory, and a feed-forward network; see TransformerEncoderLayer."""
 
-    def __init__(self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
-                 activation: Any = "relu",
-                 layer_norm_eps: float = 1e-5, batch_first: bool = False, norm_first: bool = False, bias: bool = True,
-                 *,
-                 dtype: Any = None, device: Any = None):
-        kw = {"dtype": dtype, "device": device}
-        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, **kw)
-        self.multihead_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, **kw)
-        self.linear1 = Linear(d_model, dim_feedforward, bias, **kw)
-        self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias, **kw)
-        self.norm_first = norm_first
-        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, **kw)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, **kw)
-        self.norm3 = LayerNorm(d_model, layer_norm_eps, bias=bias, **kw)
-        self.dropout1, self.dropout2, self.dropout3 = Dropout(dropout), Dropout(dropout), Dropout(dropout)
-        self.activation = activation
-        _activation(activation)
+    _attentions = ("self_attn", "multihead_attn")
+    multihead_attn: MultiheadAttention
+    norm3: LayerNorm
+    dropout3: Dropout
 
     def forward(self, tgt: Any, memory: Any, tgt_mask: Any = None, memory_mask: Any = None,
                 tgt_key_padding_mask: Any = None, memory_key_padding_mask: Any = None,
@@ -253,7 +256,7 @@ class TransformerDecoderLayer(Module):
             return self.dropout2(self.multihead_attn(x, memory, memory, memory_key_padding_mask, False, memory_mask)[0])
 
         def feed(x: Any) -> Any:
-            return self.dropout3(self.linear2(self.dropout(_activation(self.activation)(self.linear1(x)))))
+            return self.dropout3(self._feed(x))
 
         x = tgt
         if self.norm_first:

@@ -15,6 +15,12 @@ _AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
 class _Pool(Module):
     _n = 0
 
+    def _window(self, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool) -> None:
+        who, n = type(self).__name__, self._n
+        self.kernel_size = each(who, "kernel_size", kernel_size, n)
+        self.stride = self.kernel_size if stride is None else each(who, "stride", stride, n)
+        self.padding, self.ceil_mode = each(who, "padding", padding, n, 0), ceil_mode
+
     def _check(self, x: Any) -> None:
         if x.ndim not in (self._n + 1, self._n + 2):
             raise bad_input(self, x, f"(N, C, {_AXES[self._n]}) or (C, {_AXES[self._n]})")
@@ -23,11 +29,8 @@ class _Pool(Module):
 class _MaxPool(_Pool):
     def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
                  ceil_mode: bool = False):
-        who, n = type(self).__name__, self._n
-        self.kernel_size = each(who, "kernel_size", kernel_size, n)
-        self.stride = self.kernel_size if stride is None else each(who, "stride", stride, n)
-        self.padding, self.dilation = each(who, "padding", padding, n, 0), each(who, "dilation", dilation, n)
-        self.ceil_mode = ceil_mode
+        self._window(kernel_size, stride, padding, ceil_mode)
+        self.dilation = each(type(self).__name__, "dilation", dilation, self._n)
 
     def forward(self, x: Any) -> Any:
         self._check(x)
@@ -59,11 +62,8 @@ class MaxPool3d(_MaxPool):
 class _AvgPool(_Pool):
     def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
                  count_include_pad: bool = True):
-        who, n = type(self).__name__, self._n
-        self.kernel_size = each(who, "kernel_size", kernel_size, n)
-        self.stride = self.kernel_size if stride is None else each(who, "stride", stride, n)
-        self.padding = each(who, "padding", padding, n, 0)
-        self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
+        self._window(kernel_size, stride, padding, ceil_mode)
+        self.count_include_pad = count_include_pad
 
     def forward(self, x: Any) -> Any:
         self._check(x)
