@@ -47,11 +47,11 @@ def wrap(data: Any, node: Any = None) -> Any:
     return t
 
 
-def constant(data: Any) -> Any:
-    """A Tensor of numbers that come from Python."""
+def constant(data: Any, number: Any = None) -> Any:
+    """A Tensor of numbers that come from Python; `number`: the one that it was made of."""
     t = wrap(data)
     if config.special and config.modes.recorder is not None:
-        config.modes.recorder.on_constant(t)
+        config.modes.recorder.on_constant(t, number)
     return t
 
 
@@ -117,7 +117,7 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
         else:
             dt = common if c else dtypes.of_scalar(x)
             try:
-                out.append(constant(np.array(x, dt)))
+                out.append(constant(np.array(x, dt), x))
             except OverflowError:
                 if op.result == "bool" and isinstance(x, int):  # a comparison is right for any number, as NumPy has it
                     if config.modes.recorder is not None:
@@ -195,10 +195,11 @@ def _record(op: Op, tensors: list[Any], datas: list[Any], statics: tuple, outs: 
 
 def apply_operator(op: Op, inputs: tuple, statics: tuple) -> Any:
     """`apply` for Python's operators: alien operands give NotImplemented, so that they can have their say."""
-    for x in inputs:
-        if operand(x) is None:
+    operands = tuple([operand(x) for x in inputs])
+    for x in operands:
+        if x is None:
             return NotImplemented
-    return apply(op, inputs, statics)
+    return apply(op, operands, statics)
 
 
 # -------------------------------------------------------------------------------------------- the fast templates

@@ -66,7 +66,8 @@ def _changing(name: str) -> Callable[..., Any]:
     ufunc = op.raw
 
     def method(self: Tensor, other: Any) -> Any:
-        if operand(other) is None:
+        other = operand(other)
+        if other is None:
             return NotImplemented
         node = self._node
         if node is not None and config.modes.grad and type(node) is Leaf:
@@ -698,7 +699,7 @@ def _announce(t: Tensor, source: Any) -> None:
     if config.special and config.modes.recorder is not None:
         config.modes.recorder.on_born(t)
         if isinstance(source, bool | int | float | complex | list | tuple | range) and not holds_arrays(source):
-            config.modes.recorder.on_constant(t)
+            config.modes.recorder.on_constant(t, source)
         elif isinstance(source, np.ndarray):
             config.modes.recorder.on_array(t, source)
         elif isinstance(source, Tensor):

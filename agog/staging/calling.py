@@ -15,6 +15,7 @@ from typing import Any, Callable
 import numpy as np
 
 from agog import dispatch, tape, tree
+from agog.staging.forms import Parameters
 from agog.staging.rebinding import Held
 from agog.staging.recorder import Argument, Captured
 from agog.staging.recording import Recording, deliver, spent
@@ -26,11 +27,11 @@ _CONTENTS = 1000
 """Entries up to which the comparison of a list is written out."""
 
 
-def describe(args: tuple, kwargs: dict, tensors: list[Any]) -> Any:
+def describe(args: tuple, kwargs: dict, tensors: list[Any], parameters: Parameters) -> Any:
     """The arguments for `write_entry`; None when they need the general path.
 
     (positional, names, by name), where an argument is ("tensor", its number), ("plain", value), ("same", object),
-    (list or tuple, arguments) or (dict, keys, arguments).
+    ("free", its name, value), (list or tuple, arguments) or (dict, keys, arguments).
     """
     count = 0
     seen: set[int] = set()
@@ -54,8 +55,12 @@ def describe(args: tuple, kwargs: dict, tensors: list[Any]) -> Any:
             return "same", x
         raise _Unfit
 
+    def argument(name: str, x: Any) -> Any:
+        return ("free", name, x) if parameters.is_free(name, x) else one(x)
+
     try:
-        out = [one(x) for x in args], tuple(kwargs), [one(x) for x in kwargs.values()]
+        by_name = [argument(name, x) for name, x in kwargs.items()]
+        out = [argument(parameters.name(i), x) for i, x in enumerate(args)], tuple(kwargs), by_name
     except _Unfit:
         return None
     return out if count == len(tensors) == len({id(t) for t in tensors}) else None
@@ -103,6 +108,7 @@ class _Writer:
         self.env: dict[str, Any] = {
             "MISS": MISS,
             "nd": np.ndarray,
+            "array": np.array,
             "ABSENT": ABSENT,
             "new": object.__new__,
             "Tensor": dispatch.Tensor,
@@ -129,6 +135,7 @@ class _Writer:
 def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tuple, by_name: list[Any]) -> list[str]:
     """Checks of the form of the arguments; returns the variable of each Tensor argument."""
     found: dict[int, str] = {}
+    free: dict[str, str] = {}
     containers: list[str] = []
     fresh = iter(range(1 << 30)).__next__
 
@@ -136,6 +143,13 @@ def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tupl
         kind = what[0]
         if kind == "same":
             w.line(f"if {name} is not {w.name(what[1])}: return MISS")
+        elif kind == "free":
+            value = what[2]
+            w.line(f"if type({name}) is not {w.name(type(value))}: return MISS")
+            if isinstance(value, np.ndarray):
+                dtype, shape = w.name(value.dtype), w.name(value.shape)
+                w.line(f"if {name}.dtype != {dtype} or {name}.shape != {shape}: return MISS")
+            free[what[1]] = name
         elif kind == "plain":
             value = what[1]
             if value is None or value is True or value is False:
@@ -179,11 +193,15 @@ def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tupl
             w.line(f"if {name} is {other}: return MISS")
     for held in r.held:
         _check_held(w, r, held, names)
+    for i, feed in enumerate(r.fed, r.first_fed):
+        value = f"{w.name(feed.compute)}({', '.join([free[n] for n in feed.names])})"
+        w.line(f"d{i} = array({value}, {w.name(feed.dtype)}, order='C')")
+        names.append(f"d{i}")
     for i, t in r.same_arguments:
         w.line(f"if {names[i]} is not {w.name(t)}: return MISS")
     if r.captured_ids and r.other_arguments:
         ids = w.name(frozenset(r.captured_ids))
-        for i in r.other_arguments:
+        for i in [i for i in r.other_arguments if i < r.first_fed]:
             w.line(f"if id({names[i]}) in {ids}: return MISS")
     return names
 

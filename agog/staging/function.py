@@ -7,8 +7,8 @@ depend on whether a call was staged.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import dataclasses
 import functools
 import inspect
 import os
@@ -18,18 +18,17 @@ import types
 import weakref
 from typing import Any, Callable
 
-import numpy as np
-
 from agog import config
 from agog.dispatch import wrap
 from agog.errors import ArgumentError, ArgumentTypeError, GuardFailed, StagingError, StagingWarning, warn
+from agog.staging import forms
 from agog.staging.calling import MISS, describe, write_entry
 from agog.staging.checking import compare
 from agog.staging.explain import Explanation, explain
+from agog.staging.feeds import Evidence
 from agog.staging.observe import Watch
 from agog.staging.recorder import Recorder, recording
 from agog.staging.recording import Delivered, GuardMissed, NotStageable, Recording
-from agog.staging.state import PLAIN, is_tensor
 
 PATHS = 8
 """Recordings of one form of the arguments: the branches that data-dependent control flow took."""
@@ -45,8 +44,6 @@ WORTH = 4
 
 ENTRIES = 4
 """Recordings whose written-out calls are tried first."""
-
-SMALL_ARRAY = 4096
 
 
 _recording_lock = threading.Lock()
@@ -123,6 +120,7 @@ class Function:
         self._entries: list[Any] = []  # of the recordings used last
         self._history: list[str] = []
         self._evicted = 0
+        self._parameters = forms.Parameters(fn)
         self._varying: set[tuple[int, Any]] = set()  # places that hold one Tensor after another
         self._warned: set[str] = set()
         self._bound: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
@@ -187,8 +185,11 @@ class Function:
         modes = config.modes
         if modes.recorder is not None or not modes.staging:
             return self._fn(*args, **kwargs)
-        key, tensors, others = self._key(args, kwargs)
-        if key is None:
+        try:
+            key, tensors, others = forms.form(self._parameters, args, kwargs)
+        except forms.Unfit as error:
+            if error.args:
+                self._say(str(error), "arguments")
             return self._fn(*args, **kwargs)
         form, why, compiling = self._forms.get(key), "", False
         if form is not None:
@@ -198,7 +199,10 @@ class Function:
                 if r.program is None:
                     compiling = True
                     continue
-                given = r.gather(tensors)
+                try:
+                    given = r.gather(tensors, self._parameters.free_arguments(args, kwargs) if r.fed else {})
+                except Exception as error:  # (a division by zero)
+                    return self._failed(error, args, kwargs)
                 if (changed := r.applies(given)) is not None:
                     why = f"{changed} changed"
                     continue
@@ -225,82 +229,6 @@ class Function:
         """A native call raised. Nothing was committed: the eager run shows the error, if any, at the user's line."""
         self._note(f"a native call failed ({type(error).__name__}: {error}) and ran eagerly")
         return self._fn(*args, **kwargs)
-
-    def _key(self, args: tuple, kwargs: dict) -> tuple[Any, list[Any], list[tuple[str, Any]]]:
-        """The form of the arguments, their Tensors, and those that must be watched; a key of None: do not stage."""
-        tensors: list[Any] = []
-        others: list[tuple[str, Any]] = []
-        parts: list[Any] = [config.modes.grad]
-        seen: dict[int, int] = {}
-        containers: dict[int, int] = {}
-
-        def add(name: str, x: Any) -> bool:
-            if is_tensor(x):
-                data = x._data
-                if type(data) is not np.ndarray:
-                    return False
-                again = seen.setdefault(id(x), len(tensors))
-                node = x._node
-                parts.append(
-                    (
-                        data.dtype.num,
-                        data.shape,
-                        node is not None and (hasattr(node, "grad") and "leaf" or "inner"),
-                        again,
-                    )
-                )
-                tensors.append(x)
-                return True
-            kind = type(x)
-            if kind is float:
-                parts.append((float, x.hex()))
-            elif isinstance(x, PLAIN):
-                parts.append((kind, repr(x) if isinstance(x, complex | np.generic | slice | range) else x))
-            elif kind in (list, tuple, dict) or isinstance(x, tuple):
-                if kind is not tuple:
-                    others.append((name, x))
-                    if id(x) in containers:
-                        parts.append(("again", containers[id(x)]))
-                        return True
-                    containers[id(x)] = len(containers)
-                items = list(x.items()) if isinstance(x, dict) else list(enumerate(x))
-                parts.append((kind, tuple((type(k), k) for k, _ in items) if isinstance(x, dict) else len(items)))
-                return all(add(f"{name}[{k!r}]", v) for k, v in items)
-            elif dataclasses.is_dataclass(x) and not isinstance(x, type):
-                others.append((name, x))
-                names = (*(f.name for f in dataclasses.fields(x)), *getattr(x, "__dict__", ()))
-                names = tuple(dict.fromkeys(names))
-                parts.append((kind, names))
-                return all(add(f"{name}.{n}", getattr(x, n, None)) for n in names)
-            elif kind is np.ndarray:
-                if x.nbytes > SMALL_ARRAY or x.dtype.hasobject:
-                    self._say(
-                        f"argument {name} is a NumPy array of {x.nbytes} bytes; pass ag.asarray({name}) to have "
-                        "calls with other values use the same native code",
-                        f"array {name}",
-                    )
-                    return False
-                parts.append((np.ndarray, x.dtype.str, x.shape, x.tobytes()))
-                others.append((name, x))
-            else:
-                parts.append((kind, id(x)))
-                others.append((name, x))
-            return True
-
-        names = _parameter_names(self._fn)
-        for i, x in enumerate(args):
-            if not add(names[i] if i < len(names) else f"args[{i}]", x):
-                return None, [], []
-        for name in kwargs:
-            parts.append(name)
-            if not add(name, kwargs[name]):
-                return None, [], []
-        try:
-            key = tuple(parts)
-            hash(key)
-        except TypeError:
-            return None, [], []
-        return key, tensors, others
 
     # ------------------------------------------------------------------------------------------------ recording
     def _record(
@@ -341,27 +269,47 @@ class Function:
     def _record_locked(
         self, key: Any, args: tuple, kwargs: dict, tensors: list[Any], others: list[tuple[str, Any]], why: str
     ) -> Any:
+        parameters = self._parameters
+        free = parameters.free_arguments(args, kwargs)
         if key not in self._forms:
-            label = self._labels(args, kwargs)
-            why = self._news(label)
+            label = forms.labels(parameters, args, kwargs)
+            why = forms.news(label, [f.label for f in self._forms.values()])
         else:
+            label = self._forms[key].label
             for r in self._forms[key].recordings:
                 self._varying |= r.guards.varied()
         watch = Watch()
-        recorder = Recorder(watch)
+        candidates = parameters.candidates(args, kwargs)
+        evidence = Evidence(parameters.code, candidates) if candidates else None
+        recorder = Recorder(watch, evidence)
         for i, t in enumerate(tensors):
             recorder.add_argument(t, i)
         try:
             watch.start(self._fn, others)
-            with recording(recorder):
+            with recording(recorder), evidence or contextlib.nullcontext():
                 result = self._fn(*args, **kwargs)
         finally:
             watch.stop()
+        if evidence is not None:
+            found = evidence.proven()
+            if lost := free.keys() - found:  # this path looks at their values: from now on they are part of the form
+                parameters.fix(lost)
+                self._forms, self._entries = {}, []
+                return result
+            if not evidence.blocked:
+                parameters.fix(candidates.keys() - found)
+            if new := found - free.keys():
+                parameters.free |= new
+                watch.free.update(id(candidates[n]) for n in new)
+                key, tensors, _ = forms.form(parameters, args, kwargs)
+                label = forms.labels(parameters, args, kwargs)
+                why = forms.news(label, [f.label for f in self._forms.values()])
+                free = {n: candidates[n] for n in found}
         form = self._forms.get(key)
         if form is None:
             form = self._new_form(key, label)
         try:
-            made = Recording(self.__name__, recorder, watch, result, tensors, self._varying)
+            made = Recording(self.__name__, recorder, watch, result, tensors, self._varying, free)
             made.guards.failed()
         except NotStageable as error:
             form.attempts += 1
@@ -375,7 +323,7 @@ class Function:
         form.reason, form.attempts = None, 0
         form.recordings.insert(0, made)
         self._note(f"recorded {made.graph.count()} operations" + (f": {why}" if why else ""))
-        described = None if self.check or not config.modes.grad else describe(args, kwargs, tensors)
+        described = None if self.check or not config.modes.grad else describe(args, kwargs, tensors, parameters)
         if self.background:
             threading.Thread(target=self._compile, args=(made, described), daemon=True).start()
         else:
@@ -410,62 +358,18 @@ class Function:
         compare(self.__name__, r, [t._data for t in inputs], outs, recorder)
         return result
 
-    def _labels(self, args: tuple, kwargs: dict) -> list[str]:
-        """The arguments in words, one by one: what a new form differs in from the others."""
-        out = [f"grad mode: {'on' if config.modes.grad else 'off'}"]
-        seen: dict[int, str] = {}
-
-        def add(name: str, x: Any) -> None:
-            if is_tensor(x):
-                again = seen.setdefault(id(x), name)
-                text = f"{x.dtype}{list(x.shape)}" + (" that requires grad" if x._node is not None else "")
-                out.append(f"{name}: {text}" if again == name else f"{name}: the Tensor that is also {again}")
-            elif isinstance(x, list | tuple | dict):
-                out.append(f"{name}: {type(x).__name__} of {len(x)}")
-                if seen.setdefault(id(x), name) != name:
-                    return
-                for k, v in x.items() if isinstance(x, dict) else enumerate(x):
-                    add(f"{name}[{k!r}]", v)
-            elif dataclasses.is_dataclass(x) and not isinstance(x, type):
-                for f in dataclasses.fields(x):
-                    add(f"{name}.{f.name}", getattr(x, f.name, None))
-            else:
-                try:
-                    text = repr(x) if isinstance(x, PLAIN) else f"a {type(x).__name__} object"
-                except ValueError:
-                    text = "a very large int"
-                out.append(f"{name}: {text if len(text) < 60 else text[:57] + '...'}")
-
-        names = _parameter_names(self._fn)
-        for i, x in enumerate(args):
-            add(names[i] if i < len(names) else f"args[{i}]", x)
-        for name, x in kwargs.items():
-            add(name, x)
-        return out
-
-    def _news(self, label: list[str]) -> str:
-        """How these arguments differ from the most similar ones before: "x: float32[3] -> float32[4]"."""
-        known = [f.label for f in self._forms.values()]
-        if not known:
-            return ""
-        nearest = max(known, key=lambda k: (sum(a == b for a, b in zip(k, label)), -abs(len(k) - len(label))))
-        before, now = dict(t.partition(": ")[::2] for t in nearest), dict(t.partition(": ")[::2] for t in label)
-        news = [
-            f"{n}: {before[n]} -> {text}" if n in before else f"{n}: {text} is new"
-            for n, text in now.items()
-            if before.get(n) != text
-        ]
-        news += [f"{n} is gone" for n in before if n not in now]
-        return "; ".join(news[:4]) or "another object was given"
-
     # ---------------------------------------------------------------------------------------------- seeing inside
     def _find(self, args: tuple, kwargs: dict) -> Recording | None:
         """The recording that a call with these arguments would use, else the newest for their form."""
-        key, tensors, _ = self._key(args, kwargs)
+        try:
+            key, tensors, _ = forms.form(self._parameters, args, kwargs)
+        except forms.Unfit:
+            return None
         form = self._forms.get(key)
         if form is None:
             return None
-        fitting = [r for r in form.recordings if r.applies(r.gather(tensors)) is None]
+        free = self._parameters.free_arguments(args, kwargs)
+        fitting = [r for r in form.recordings if r.applies(r.gather(tensors, free)) is None]
         return next(iter([*fitting, *form.recordings]), None)
 
     def _found(self, args: tuple, kwargs: dict, what: str) -> Recording:
@@ -485,7 +389,7 @@ class Function:
         return explain(self, self._find(args, kwargs) if args or kwargs or self._no_parameters() else None)
 
     def _no_parameters(self) -> bool:
-        return not _parameter_names(self._fn)
+        return not self._parameters.names
 
     def graph(self, *args: Any, **kwargs: Any) -> Any:
         """The graph recorded for these arguments. Raises StagingError when there is none yet."""
@@ -521,11 +425,6 @@ def _remake(fn: Any, options: dict[str, Any]) -> Function:
 
 
 _OWN = frozenset(vars(Function(lambda: None))) | {"__wrapped__"}
-
-
-def _parameter_names(fn: Any) -> tuple[str, ...]:
-    code = getattr(getattr(fn, "__func__", fn), "__code__", None)
-    return code.co_varnames[: code.co_argcount] if code is not None else ()
 
 
 def function(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:

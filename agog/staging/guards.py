@@ -44,7 +44,7 @@ class Guards:
                 self._add(place, before)
         self.same += [(r.place, r.before) for key, r in rebound.items() if key not in watch.held]
         for name, value, before in watch.arguments:
-            if not isinstance(value, (*state.PLAIN, dict, list, tuple)):  # those are in the key
+            if id(value) not in watch.free and not isinstance(value, (*state.PLAIN, dict, list, tuple)):  # (in the key)
                 self._add(Place({"value": value}, "value", name), before)
 
     def _add(self, place: Place, before: Any) -> None:

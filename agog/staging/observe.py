@@ -174,6 +174,7 @@ class Watch(Reach):
         self.arguments: list[tuple[str, Any, Any]] = []
         self.rebindings: list[Rebinding] = []
         self.held: dict[tuple[int, Any], tuple[Place, Any]] = {}  # with the Tensors that were there before
+        self.free: set[int] = set()  # arguments whose contents do not matter
         self.holes: dict[int, set[Any]] = {}
         self._new: dict[int, Any] = {}
         self._random: Any = None

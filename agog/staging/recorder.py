@@ -104,8 +104,8 @@ class External:
 class Recorder:
     """Collects what one run does. The hooks are called by the dispatcher, Tensors and the engine."""
 
-    def __init__(self, watch: Any = None) -> None:
-        self.watch = watch
+    def __init__(self, watch: Any = None, evidence: Any = None) -> None:
+        self.watch, self.evidence = watch, evidence
         self.records: list[Record] = []
         self.guards: list[Guard] = []
         self.effects: list[Effect] = []
@@ -197,17 +197,24 @@ class Recorder:
         """Whether a Tensor object was made during the recording."""
         return id(tensor) in self._born
 
-    def on_constant(self, tensor: Any) -> None:
-        """A Tensor of Python numbers: they follow from what the guards watch."""
+    def on_constant(self, tensor: Any, number: Any = None) -> None:
+        """A Tensor of Python numbers: they follow from what the guards watch, or from a parameter that is free."""
         self._born[id(tensor)] = tensor
         if id(tensor._data) not in self._slot_of_array:
             slot = self._slot(tensor._data)
             self.constants[slot] = tensor._data
+            if self.evidence is not None and type(number) in (int, float):
+                self.evidence.feed(slot, tensor._data, self.evidence.took(number))
 
     def on_array(self, tensor: Any, source: Any) -> None:
-        """A Tensor of a NumPy array: a constant when the array is one that the guards compare."""
-        if self.watch is not None and id(source) in self.watch.reached or id(source) in self._arrays:
+        """A Tensor of a NumPy array: a constant when the array is one that the guards compare, or a free parameter."""
+        shared = tensor._data is source or tensor._data.base is not None
+        site = None if self.evidence is None or shared else self.evidence.took(source)
+        known = self.watch is not None and id(source) in self.watch.reached or id(source) in self._arrays
+        if site is not None or known:
             self.on_constant(tensor)
+            if site is not None:
+                self.evidence.feed(self._slot_of_array[id(tensor._data)], tensor._data, site)
 
     def on_known(self, array: Any) -> None:
         """A NumPy array that was made of Python numbers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from agog.dispatch import wrap
 from agog.graph.ir import Constant, Graph, Input, Node, Role, Value
 from agog.ops.row import Op
 from agog.staging.building import build
+from agog.staging.feeds import Feed
 from agog.staging.guards import Guards
 from agog.staging.live import Live
 from agog.staging.observe import Watch
@@ -63,6 +64,7 @@ class Recording:
         result: Any,
         tensors: list[Any],
         varying: set[tuple[int, Any]],
+        free: Iterable[str] = (),
     ):
         self.name = name
         if recorder.reason:
@@ -70,7 +72,7 @@ class Recording:
         if found := watch.side_effect(varying):
             raise NotStageable(*found)
         self.held: list[Held] = []
-        tensors = self._hold(recorder, watch, tensors)
+        tensors = self._feed(recorder, set(free), self._hold(recorder, watch, tensors))
         self.slots: list[int] = []  # the graph's outputs: results, then state
         self._index: dict[int, int] = {}
         self._made: dict[int, int] = {}
@@ -166,6 +168,22 @@ class Recording:
         ]
         return tensors
 
+    def _feed(self, recorder: Recorder, free: set[str], tensors: list[Any]) -> list[Any]:
+        """The arguments, and after them the operands that are computed from free parameters."""
+        self.fed: list[Feed] = []
+        self.first_fed = len(tensors)
+        index: dict[Any, int] = {}
+        for slot, feed in recorder.evidence.feeds.items() if free else ():
+            if free.issuperset(feed.names):
+                data = recorder.constants.pop(slot)
+                same = feed.text, data.dtype, data.shape
+                if same not in index:
+                    index[same] = len(tensors)
+                    self.fed.append(feed)
+                    tensors.append(wrap(data))
+                recorder.sources.append((slot, Argument(index[same])))
+        return tensors
+
     def _plan_rebindings(self, recorder: Recorder, watch: Watch, tensors: list[Any]) -> None:
         """(place, structure, leaves) of what the call leaves in places that it gives another value."""
         arguments = {id(t): i for i, t in enumerate(tensors)}
@@ -247,9 +265,12 @@ class Recording:
                 out.append(_leaf(source.leaf, tensors).grad)
         return out
 
-    def gather(self, tensors: list[Any]) -> list[Any]:
-        """The arguments of a call and, after them, the Tensors that the held places hold now."""
-        return [*tensors, *[t for held in self.held for t in held.read()]] if self.held else tensors
+    def gather(self, tensors: list[Any], free: dict[str, Any]) -> list[Any]:
+        """The arguments of a call; after them, what the held places hold now, and operands made of free parameters."""
+        if not self.held and not self.fed:
+            return tensors
+        held = [t for held in self.held for t in held.read()]
+        return [*tensors, *held, *[wrap(feed.array(free)) for feed in self.fed]]
 
     def applies(self, tensors: list[Any]) -> str | None:
         """None when the guards hold for gathered Tensors, else the name of what changed."""

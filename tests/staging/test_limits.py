@@ -172,7 +172,7 @@ def test_a_reason_is_said_once():
     f = ag.function(lambda x: x * float(np.asarray(x)[0]))
     messages = warned(f, *[(T(v),) for v in range(5)])
     assert len(messages) == 1 and "runs eagerly" in messages[0] and "test_limits.py" in messages[0]
-    g = ag.function(lambda a: ag.asarray(a).sum())
+    g = ag.function(lambda a: ag.asarray(a).sum() * float(a[0]))
     assert len(warned(g, *[(np.zeros(n),) for n in range(10_000, 10_005)])) == 1
 
 
@@ -299,11 +299,11 @@ def test_explain_says_what_changed():
     text = str(f.explain(T(1, 2, 3), 2))
     for part in (
         "x: float32[3] -> float32[4]",
-        "k: 2 -> 3",
+        "k: 2 -> any int",
         "mode: 'b' is new",
         "float32[3] -> int64[3]",
         "float32[3] -> float32[3] that requires grad",
-        "k: 2 -> 2.0",
+        "k: 2 -> any float",
         "scale changed",
         "native",
     ):

@@ -1,0 +1,163 @@
+"""Python numbers and NumPy arrays that are inputs of a recording: evidence that nothing but operations has used them.
+
+The source says that a parameter only ever stands next to something that could be a Tensor (`staging.uses`). While the
+function is recorded, the instructions in question are counted as they run, and so are the operations that took the
+parameter's value right there. When the counts agree, no Python code has seen the value: the recording holds for any
+other, and each call computes the operand (`lr`, `1 - lr`, `-lr / 2`) anew in Python, as the eager call would.
+"""
+
+from __future__ import annotations
+
+import dis
+import gc
+import sys
+import types
+from typing import Any
+
+import numpy as np
+
+from agog.errors import user_frame
+from agog.staging.uses import Site, Where, uses
+from agog.tensor import Tensor, asarray
+
+
+class Feed:
+    """An input that is computed from free parameters: `compute(*values of names)` as an array of `dtype`."""
+
+    __slots__ = ("names", "compute", "dtype", "text")
+
+    def __init__(self, site: Site, dtype: Any):
+        self.names, self.compute, self.text, self.dtype = site.names, site.compute, site.text, dtype
+
+    def array(self, values: dict[str, Any]) -> np.ndarray:
+        return np.array(self.compute(*[values[n] for n in self.names]), self.dtype, order="C")
+
+
+_TAKERS = {asarray.__code__, Tensor.__init__.__code__}
+
+
+def _takes(code: types.CodeType) -> bool:
+    """Whether code passes its arguments on as operands: the functions of rows, which are made when first used."""
+    if code not in _TAKERS:
+        functions = [f for f in list(vars(sys.modules["agog"]).values()) if isinstance(f, types.FunctionType)]
+        _TAKERS.update(f.__code__ for f in functions if hasattr(f, "op"))
+    return code in _TAKERS
+
+
+class Evidence:
+    """Counts, during one run of `code`, what becomes of some of its parameters."""
+
+    def __init__(self, code: types.CodeType, values: dict[str, Any]):
+        self.code, self.values = code, values
+        arrays = frozenset(n for n, v in values.items() if isinstance(v, np.ndarray))
+        self.blocked = sys.gettrace() is not None  # a debugger, or somebody who measures coverage
+        found = {} if self.blocked else uses(code, frozenset(values) - arrays, arrays)
+        self.sites = {name: sites for name, sites in found.items() if sites is not None}
+        self.feeds: dict[int, Feed] = {}  # by the slot of the constant that the operation took
+        self._known = {s for sites in self.sites.values() for s in sites}
+        self._at: dict[tuple[types.CodeType, int], list[Site]] = {}  # where the operand is taken
+        self._counted: dict[types.CodeType, dict[int, list[Site]]] = {}
+        self._ran: dict[Site, int] = dict.fromkeys(self._known, 0)
+        self._took: dict[Site, int] = dict.fromkeys(self._known, 0)
+        self._calls = 0
+        self._failed = False
+        self._place(code)
+
+    def _place(self, code: types.CodeType) -> None:
+        by_where: dict[Where, list[Site]] = {}
+        for site in self._known:
+            by_where.setdefault(site.where, []).append(site)
+        placed: set[Site] = set()
+        family = _family(code)
+        for c in family:
+            instructions = list(dis.get_instructions(c))
+            for i, after in zip(instructions, [*(j.offset for j in instructions[1:]), len(c.co_code)]):
+                p = i.positions
+                sites = by_where.get((p.lineno, p.end_lineno, p.col_offset, p.end_col_offset), ()) if p else ()  # type: ignore[arg-type]
+                for site in sites:
+                    if site.call and i.opname == "PRECALL":  # (3.11) what it calls may run before CALL
+                        self._counted.setdefault(c, {}).setdefault(i.offset, []).append(site)
+                    elif i.opname.startswith("CALL") if site.call else i.opname in ("BINARY_OP", "COMPARE_OP"):
+                        for offset in range(i.offset, after, 2):  # (a frame that calls may stand in the caches)
+                            self._at.setdefault((c, offset), []).append(site)
+                        placed.add(site)
+                        if i.opname != "CALL" or sys.version_info >= (3, 12):
+                            self._counted.setdefault(c, {}).setdefault(i.offset, []).append(site)
+        lost = {n for s in self._known - placed for n in s.names}
+        for c in family[1:]:  # made before, such a function would hold the parameter of another call
+            mine = self.sites.keys() & set(c.co_freevars)
+            if mine and any(isinstance(f, types.FunctionType) for f in gc.get_referrers(c)):
+                lost |= mine
+        for name in lost:
+            self.sites.pop(name, None)
+
+    # ------------------------------------------------------------------------------------------- what happens
+    def __enter__(self) -> None:
+        if self.sites:
+            sys.settrace(self._trace)
+
+    def __exit__(self, *exc: Any) -> None:
+        if self.sites:
+            self._failed |= sys.gettrace() != self._trace
+            sys.settrace(None)
+
+    def _trace(self, frame: types.FrameType, event: str, arg: Any) -> Any:
+        code = frame.f_code
+        if code is self.code:
+            self._calls += 1
+        if code not in self._counted:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return self._step
+
+    def _step(self, frame: types.FrameType, event: str, arg: Any) -> Any:
+        if event == "opcode":
+            for site in self._counted[frame.f_code].get(frame.f_lasti, ()):
+                self._ran[site] += 1
+        return self._step
+
+    def took(self, value: Any) -> Site | None:
+        """Something has taken `value` as an operand: the site where it did, if it is that of parameters."""
+        frame = inner = sys._getframe(1)
+        outside = user_frame(2)
+        sites = () if outside is None else self._at.get((outside.f_code, outside.f_lasti), ())
+        if not sites:
+            return None
+        while frame is not outside:
+            inner, frame = frame, frame.f_back  # type: ignore[assignment]
+        found = [
+            s
+            for s in sites
+            if (not s.call or _takes(inner.f_code)) and _is(s.compute(*[self.values[n] for n in s.names]), value)
+        ]
+        if len({s.text for s in found}) != 1:
+            return None
+        site = min(found, key=self._took.__getitem__)
+        self._took[site] += 1
+        return site
+
+    def feed(self, slot: int, data: np.ndarray, site: Site | None) -> None:
+        """The slot holds `data`, which was made of parameters at this site."""
+        if site is not None:
+            self.feeds[slot] = Feed(site, data.dtype)
+
+    def proven(self) -> frozenset[str]:
+        """The parameters that nothing but operations has used."""
+        if self._failed or self._calls != 1:
+            return frozenset()
+        good = {n for n, sites in self.sites.items() if all(self._ran[s] == self._took[s] for s in sites)}
+        while True:  # an expression of several is computed from all of them
+            fewer = {n for n in good if all(set(s.names) <= good for s in self.sites[n])}
+            if fewer == good:
+                return frozenset(good)
+            good = fewer
+
+
+def _family(code: types.CodeType) -> list[types.CodeType]:
+    return [code, *[c for const in code.co_consts if isinstance(const, types.CodeType) for c in _family(const)]]
+
+
+def _is(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return a is b
+    return type(a) is type(b) and repr(a) == repr(b)
