@@ -19,7 +19,7 @@ from agog.staging.forms import Parameters
 from agog.staging.rebinding import Held
 from agog.staging.recorder import Argument, Captured
 from agog.staging.recording import Recording, deliver, spent
-from agog.staging.state import ABSENT, CONTAINERS, PLAIN, SIZE, Entry, Seen, fingerprint, is_tensor
+from agog.staging.state import ABSENT, CONTAINERS, NAMES, PLAIN, SIZE, Entry, Seen, fingerprint, is_tensor
 
 MISS = object()
 
@@ -240,6 +240,8 @@ def _read(w: _Writer, place: Any) -> str:
         return f"{w.name(place)}.read()"
     if key is SIZE:
         return f"len({w.name(holder)})"
+    if key is NAMES:
+        return f"tuple({w.name(holder)})"
     if type(holder) is dict or type(holder) is types.MappingProxyType:
         return f"{w.name(holder)}.get({key!r}, ABSENT)" if isinstance(key, str) else f"{w.name(place)}.read()"
     if isinstance(holder, types.FunctionType) and isinstance(key, str) or key in ("__mro__", "__class__"):

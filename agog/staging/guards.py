@@ -51,7 +51,7 @@ class Guards:
         value = place.read()
         if value is ABSENT or isinstance(value, _IDENTITY) or is_tensor(value) or place.key == "__mro__":
             self.same.append((place, value))
-        elif type(value) is int or type(value) is float and value == value and value != 0:
+        elif place.key is state.NAMES or type(value) is int or type(value) is float and value == value and value != 0:
             self.equal.append((place, type(value), value))
         elif isinstance(value, types.FunctionType):
             self.functions.append((place, value, value.__code__))
@@ -115,6 +115,6 @@ class Guards:
             entry[0].name
             for group in groups
             for entry in group
-            if entry[0].read() is not ABSENT and entry[0].key not in (state.SIZE, "__mro__", "__class__")
+            if entry[0].read() is not ABSENT and entry[0].key not in (state.SIZE, state.NAMES, "__mro__", "__class__")
         }
         return sorted(places | {w.name for w in self.watched})

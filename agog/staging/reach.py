@@ -24,6 +24,7 @@ from agog.staging.state import (
     CONTAINERS,
     FIXED,
     MAX_STATE,
+    NAMES,
     SIZE,
     Place,
     Refuse,
@@ -245,8 +246,8 @@ class Reach:
             if not is_user_class(base):
                 continue
             proxy = self._proxies.setdefault(base, vars(base))
-            if (id(proxy), SIZE) not in self.places:
-                self._note(Place(proxy, SIZE, f"the attributes of {base.__name__}"))
+            if (id(proxy), NAMES) not in self.places:
+                self._note(Place(proxy, NAMES, f"the attributes of {base.__name__}"))
                 self._note(Place(base, "__mro__", f"the base classes of {base.__name__}"))
                 for name, attribute in list(proxy.items()):
                     if (

@@ -87,6 +87,8 @@ class _Absent:
 ABSENT = _Absent()
 SIZE = "<number of names>"
 """As the key of a place: how many entries its dict has."""
+NAMES = "<names>"
+"""As the key of a place: the keys of its dict. One that was added may hide what another class of the bases has."""
 
 
 class Seen(dict):
@@ -270,6 +272,8 @@ class Place:
         holder, key = self.holder, self.key
         if key is SIZE:
             return len(holder)
+        if key is NAMES:
+            return tuple(holder)
         if type(holder) is dict or type(holder) is types.MappingProxyType:
             return holder.get(key, ABSENT)
         if isinstance(holder, types.CellType):

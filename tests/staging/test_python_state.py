@@ -1261,4 +1261,49 @@ def id_and_hash_based_logic(stage):
     yield f(T(1))
 
 
+@case(staged=True)
+def one_name_of_a_class_deleted_and_another_added(stage):
+    class Base:
+        gain = 2.0
+
+    class Net(Base):
+        unread = 1
+
+        def __call__(self, x):
+            return x * self.gain
+
+    f = stage(Net())
+    yield f(T(1))
+    yield f(T(1))
+    del Net.unread
+    Net.gain = 5.0
+    yield f(T(1))
+    yield f(T(1))
+    del Net.gain
+    Net.unread = 2
+    yield f(T(1))
+
+
+@case(staged=True)
+def a_method_hides_another_after_one_was_deleted(stage):
+    class Base:
+        def scale(self, x):
+            return x * 2
+
+    class Net(Base):
+        def unused(self):
+            pass
+
+        def __call__(self, x):
+            return self.scale(x) + 1
+
+    f = stage(Net())
+    for _ in range(2):
+        yield f(T(1))
+    del Net.unused
+    Net.scale = lambda self, x: x * 7
+    for _ in range(2):
+        yield f(T(1))
+
+
 test_staged_is_plain = case.test()
