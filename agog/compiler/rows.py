@@ -5,7 +5,7 @@ between its passes. Softmax:
 
     def softmax(row, out, x):
         largest = row.max(lambda v: v[x])
-        total = row.sum(lambda v: v.put(out, row.k.exp(v[x] - largest)))
+        total = row.sum(lambda v: v.put(out, row.k.exp(v.soon(x)[x] - largest)))
         row.each(lambda v: v.put(out, v[out] / total))
 
 `v` is a place in the row: `v[x]` loads a vector there, `v.put(out, value)` stores one and gives it back. The results of
@@ -126,8 +126,8 @@ class Array:
 class Place:
     """A vector's place in the row: `partial` gives access to the last, incomplete one."""
 
-    def __init__(self, k: Kernel, index: Value, partial: Partial | None = None) -> None:
-        self._k, self._index, self._partial = k, index, partial
+    def __init__(self, k: Kernel, index: Value, length: Value, partial: Partial | None = None) -> None:
+        self._k, self._index, self._length, self._partial = k, index, length, partial
 
     def __getitem__(self, array: Array) -> Value:
         k = self._k
@@ -135,6 +135,16 @@ class Place:
         if self._partial:
             return k.widen(self._partial.load(address, array.dtype))
         return k.widen(k.load(address, array.dtype, k.lanes))
+
+    def soon(self, *arrays: Array) -> Place:
+        """This place; and the next row's elements of these inputs are brought near: the machine looks no page ahead.
+
+        One pass of a program does that for an input.
+        """
+        k = self._k
+        for array in arrays:
+            k.prefetch(k.at(array.base, self._index + self._length, array.dtype))
+        return self
 
     def put(self, array: Array, value: Value) -> Value:
         """Store a vector of the array's dtype (float32 for a 16-bit float, which is rounded), and return it."""
@@ -209,14 +219,14 @@ class Row:
         fresh = [k.splat(start) for start in starts for _ in range(unroll)]
 
         def vectors(i: Value, *carried: Value) -> list[Value]:
-            values = [body(Place(k, i + u * lanes if u else i)) for u in range(unroll)]
+            values = [body(Place(k, i + u * lanes if u else i, self.length)) for u in range(unroll)]
             at = iter(carried)
             return [self._combine(kind, next(at), values[u][j]) for j, kind in enumerate(kinds) for u in range(unroll)]
 
         def leftover(i: Value, *carried: Value) -> list[Value]:
             left = self.length - i
             count = k.where(left < lanes, left, lanes)
-            values = body(Place(k, i, k.partial(count)))
+            values = body(Place(k, i, self.length, k.partial(count)))
             mask = k.iota("int32") < k.splat(k.cast(count, "int32"))
             inside = [
                 k.where(mask, value, start) for value, start in zip(values, starts, strict=True)
@@ -255,7 +265,7 @@ class Row:
         """The dtypes that `body` returns, and its cost, from a trial whose text is thrown away."""
         k = self.k
         mark, count = k.size, k._count
-        values = body(Place(k, k.const(0, "int64")))
+        values = body(Place(k, k.const(0, "int64"), self.length))
         self._pass_cost = k.size - mark + 2 * len(kinds)
         self.cost += self._pass_cost
         del k._lines[mark:]
@@ -395,16 +405,16 @@ def softmax(row: Row, out: Array, x: Array) -> None:
         scratch = row.scratch("float32")
 
         def kept() -> None:
-            inverse = 1.0 / row.sum(lambda v: v.put(scratch, row.k.exp(v[x] - largest)))
+            inverse = 1.0 / row.sum(lambda v: v.put(scratch, row.k.exp(v.soon(x)[x] - largest)))
             row.each(lambda v: v.put(out, v[scratch] * inverse))
 
         def computed_again() -> None:
-            inverse = 1.0 / row.sum(lambda v: row.k.exp(v[x] - largest))
+            inverse = 1.0 / row.sum(lambda v: row.k.exp(v.soon(x)[x] - largest))
             row.each(lambda v: v.put(out, row.k.exp(v[x] - largest) * inverse))
 
         row.k.if_(row.length <= _SCRATCH, kept, computed_again)
         return
-    total = row.sum(lambda v: v.put(out, row.k.exp(v[x] - largest)))
+    total = row.sum(lambda v: v.put(out, row.k.exp(v.soon(x)[x] - largest)))
     inverse = 1.0 / total
     row.each(lambda v: v.put(out, v[out] * inverse))
 
@@ -413,7 +423,7 @@ def log_softmax(row: Row, out: Array, x: Array) -> None:
     """x - max - log(sum of e^(x - max))."""
     k = row.k
     largest = row.max(lambda v: v[x])
-    total = row.sum(lambda v: k.exp(v[x] - largest))
+    total = row.sum(lambda v: k.exp(v.soon(x)[x] - largest))
     shift = k.log(total)
     row.each(lambda v: v.put(out, (v[x] - largest) - shift))
 
@@ -424,20 +434,20 @@ def logsumexp(row: Row, out: Array, x: Array) -> None:
     largest = row.max(lambda v: v[x])
     # A maximum of -inf (or inf) less itself is NaN: such a row is shifted by nothing.
     shift = k.where(k.isfinite(largest), largest, 0.0)
-    total = row.sum(lambda v: k.exp(v[x] - shift))
+    total = row.sum(lambda v: k.exp(v.soon(x)[x] - shift))
     row.result(out, k.log(total) + shift)
 
 
 def softmax_backward(row: Row, out: Array, y: Array, g: Array) -> None:
     """The gradient at softmax's input, from its result y and the gradient g of that: y (g - sum(g y))."""
-    dot = row.sum(lambda v: v[y] * v[g])
+    dot = row.sum(lambda v: v.soon(y, g)[y] * v[g])
     row.each(lambda v: v.put(out, v[y] * (v[g] - dot)))
 
 
 def log_softmax_backward(row: Row, out: Array, y: Array, g: Array) -> None:
     """The gradient at log_softmax's input: g - e^y sum(g)."""
-    total = row.sum(lambda v: v[g])
-    row.each(lambda v: v.put(out, v[g] - row.k.exp(v[y]) * total))
+    total = row.sum(lambda v: v.soon(g)[g])
+    row.each(lambda v: v.put(out, v[g] - row.k.exp(v.soon(y)[y]) * total))
 
 
 def norm(centered: bool, affine: int) -> Callable[..., None]:
@@ -477,7 +487,7 @@ def norm_backward(centered: bool, affine: int) -> Callable[..., None]:
             return (v[g] * v[weight] if weight else v[g]), n
 
         def passed(v: Place) -> tuple[Value, ...]:
-            h, n = parts(v)
+            h, n = parts(v.soon(g))
             if affine:
                 v.add(sums[0], v[g] * n)
             if affine == 2:
@@ -499,10 +509,10 @@ def norm_backward(centered: bool, affine: int) -> Callable[..., None]:
 def _moments(row: Row, x: Array, epsilon: Value, centered: bool) -> tuple[Any, Value]:
     """The mean of the row, or None, and 1 / (its deviation)."""
     length = row.length_as(x.dtype)
-    m: Any = row.sum(lambda v: v[x]) / length if centered else None
+    m: Any = row.sum(lambda v: v.soon(x)[x]) / length if centered else None
 
     def squared(v: Place) -> Value:
-        d = v[x] - m if centered else v[x]
+        d = v[x] - m if centered else v.soon(x)[x]
         return d * d
 
     return m, row.k.rsqrt(row.sum(squared) / length + epsilon)
@@ -517,7 +527,7 @@ def cross_entropy(row: Row, loss: Array, lse: Array, x: Array, index: Value) -> 
     """log(sum of e^x) - x[index], and that logarithm."""
     k = row.k
     largest = row.max(lambda v: v[x])
-    total = k.log(row.sum(lambda v: k.exp(v[x] - largest)))
+    total = k.log(row.sum(lambda v: k.exp(v.soon(x)[x] - largest)))
     row.result(lse, total + largest)
     row.result(loss, total - (k.load(k.at(x.base, index, x.dtype), x.dtype) - largest))
 
@@ -527,7 +537,7 @@ def cross_entropy_backward(
 ) -> None:
     """e^(x - lse) scale, less weight at the index."""
     k = row.k
-    row.each(lambda v: v.put(out, k.exp(v[x] - lse) * scale))
+    row.each(lambda v: v.put(out, k.exp(v.soon(x)[x] - lse) * scale))
     place = k.at(out.base, index, out.dtype)
     k.store(k.load(place, out.dtype) - weight, place)
 
