@@ -121,3 +121,25 @@ def test_sums_over_the_first_axes(shape, rng):
     compare(lambda x, b: x + b, rng.normal(size=shape), rng.normal(size=shape[-1]))
     compare(lambda x, b: ag.affine(x, np.eye(shape[-1], 5, dtype=x.dtype), b[:5]), rng.normal(size=shape),
             rng.normal(size=shape[-1]))
+
+
+@pytest.mark.parametrize("shape", [(100, 90, 110), (1, 300, 200), (300, 1, 200), (130, 200, 1), (2, 50, 80, 120)])
+def test_linear_maps(shape, rng):
+    *rows, inner, outer = shape
+    x, w, b = rng.normal(size=(*rows, inner)), rng.normal(size=(inner, outer)), rng.normal(size=outer)
+    compare(ag.affine, x, w, b)
+    compare(ag.affine, x, w)
+    compare(ag.linear, x, w.T.copy(), b)
+    compare(lambda x, w, b: ag.affine(x, w, b[::2]), x, w[:, ::2].copy(), np.repeat(b[::2], 2)[:2 * len(b[::2])])
+    compare(lambda x, w: x @ w, x, w)
+
+
+def test_linear_maps_of_special_values(rng):
+    x, w, b = rng.normal(size=(100, 120)), rng.normal(size=(120, 110)), np.zeros(110)
+    x[3], w[:, 5], b[7], b[8] = np.inf, np.nan, -np.inf, np.nan
+    with np.errstate(all="ignore"):
+        want = np.isnan(x @ w + b)
+    for _ in range(2):
+        with np.errstate(all="ignore"):
+            y = ag.affine(*[ag.asarray(a.astype("f4")) for a in (x, w, b)]).numpy()
+        np.testing.assert_array_equal(np.isnan(y), want)

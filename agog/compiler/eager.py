@@ -236,6 +236,14 @@ class _Product:
         self.gemm(out, x, y)
         return out
 
+    def affine(self, x: Any, w: Any, bias: Any, empty: Any) -> Any:
+        """x @ w + bias."""
+        if not bias.flags.c_contiguous:
+            return None
+        out = empty((x.shape[0], w.shape[1]), x.dtype)
+        self.gemm(out, x, w, bias)
+        return out
+
 
 class _Adam:
     """Adam's update of one parameter, in one pass over memory and in place."""
@@ -260,7 +268,7 @@ class _Adam:
 
 _families = (
     _Family(_Adam, adam="update"),
-    _Family(_Product, matmul="matmul"),
+    _Family(_Product, matmul="matmul", affine="affine"),
     _Family(conv, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
     _Family(max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
 )

@@ -188,9 +188,15 @@ def _check_map(op: str, x: Any, w: Any, bias: Any, inner: int, layout: str, name
 def _map(x: Any, w: Any, bias: Any) -> Any:
     """x @ w + bias, with one matrix product for all axes in front and no array besides the result."""
     shape = x.shape
-    z = _dot(x if len(shape) == 2 else x.reshape((ax.size(shape[:-1]), shape[-1])), w)
-    if bias is not None:
-        z += bias
+    if len(shape) != 2:
+        x = x.reshape((ax.size(shape[:-1]), shape[-1]))
+    z = None
+    if bias is not None and (x.size > _SMALL or w.size > _SMALL):
+        z = large.native("affine", x.shape[0] * w.size, x, w, bias)
+    if z is None:
+        z = _dot(x, w)
+        if bias is not None:
+            z += bias
     return z if len(shape) == 2 else z.reshape((*shape[:-1], w.shape[1]))
 
 
