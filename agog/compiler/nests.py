@@ -14,6 +14,7 @@ __all__ = ["NestCode"]
 _BLOCK = 256  # turns of a loop whose results are added up before they are added to the rest
 _DEAR = 12  # instructions from which a value is kept for later passes
 _SCRATCH = 1 << 15  # bytes of scratch memory per value
+_FAR = 1 << 20  # bytes of an array from which it is worth saying what will be read
 
 
 def identity(kind, dtype):
@@ -83,6 +84,7 @@ class NestCode(NestPlan):
             self.args = [k.load(k.at(slots, i, "ptr"), "ptr") for i in range(n)]
         else:
             self.args = k.arguments
+        self._pass = -1
         self.spills = {}
         self._indices = {}
         scope = Scope()
@@ -341,7 +343,7 @@ class NestCode(NestPlan):
     def _readable(self, i):
         """Whether the value can be read back in this pass."""
         found = self.spills.get(i)
-        return found is not None and found[0] < getattr(self, "_pass", -1)
+        return found is not None and found[0] < self._pass
 
     def _value(self, i, scope):
         """The value of expression i, evaluated in the outermost scope that can hold it."""
@@ -365,6 +367,8 @@ class NestCode(NestPlan):
         k, e = self.k, self.exprs[i]
         kind, dtype = e[0], e[1]
         if kind == "load":
+            if self._row_ahead(e):
+                self._fetch_row(e, scope)
             return self._load(dtype, self.args[e[2]], e[3], e[4], scope)
         if kind == "const":
             return k.const(e[2], dtype)
@@ -394,6 +398,19 @@ class NestCode(NestPlan):
         if kind == "gather":
             return self._gather(e, scope)
         raise AssertionError(e)
+
+    def _row_ahead(self, e):
+        """Whether this pass over a row of a large array fetches the next one: the machine does not look a page ahead."""
+        if self.v_kept or self.lanes == 1 or not self.scalar_kept or self._pass != min(1, self.passes - 1):
+            return False
+        strides, n = e[4], self.nest.sizes[self.vector]
+        return strides[self.vector] == 1 and strides[self.scalar_kept[-1]] >= n and (
+            n * self.nest.sizes[self.scalar_kept[-1]] * ITEMSIZE[e[1]] >= _FAR)
+
+    def _fetch_row(self, e, scope):
+        k, strides = self.k, e[4]
+        base = k.add(self._index(self.vector, scope), self._base(e[3], strides, scope))
+        k.prefetch(k.at(self.args[e[2]], k.add(base, strides[self.scalar_kept[-1]]), e[1]))
 
     def _rounded(self, i, scope):
         """Expression i, a cast of a float32 to a 16-bit float, while it still is a float32."""
