@@ -400,7 +400,7 @@ class NestCode(NestPlan):
         raise AssertionError(e)
 
     def _row_ahead(self, e):
-        """Whether this pass over a row of a large array fetches the next one: the machine does not look a page ahead."""
+        """Whether this pass over a row of a large array fetches the next one: the machine looks no page ahead."""
         if self.v_kept or self.lanes == 1 or not self.scalar_kept or self._pass != min(1, self.passes - 1):
             return False
         strides, n = e[4], self.nest.sizes[self.vector]
