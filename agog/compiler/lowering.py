@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 
 from agog.array import dtypes
+from agog.compiler import attention
 from agog.compiler.ir import FLOATS
 from agog.compiler.natives import native
 from agog.compiler.nestplan import cost_of
@@ -81,7 +82,7 @@ class Matmul(Step):
 
 
 class Call(Step):
-    """Native code that is there already: `function(out, inputs ...)`, all of them addresses (null for None)."""
+    """Native code that is there already: `function(outputs ..., inputs ...)`, all of them addresses (null for None)."""
 
     def __init__(self, inputs, native, position):
         super().__init__(inputs, position)
@@ -148,7 +149,9 @@ def _decomposed_once(graph):
 
 
 def _opens(node):
-    return node.op is forms.FUSED or node.is_row and node.op.decompose is not None
+    if not node.is_row or node.op.decompose is None:
+        return node.op is forms.FUSED
+    return node.op.intact is None or not node.op.intact(*node.inputs, *node.statics)
 
 
 def _opened(b, node, inputs):
@@ -587,10 +590,20 @@ class Lowering:
             return None
         table = Buffer(made.table.shape, "int64", data=made.table, name=f"{name} table")
         inputs = [*map(self.solid, inputs), *[None] * (3 - len(inputs)), table]
+        return self.call(inputs, [Buffer(out.shape, dtype, name=name)], made)[0]
+
+    def call(self, inputs, outputs, made):
+        """A call of a Native that fills the Buffers `outputs`."""
         step = Call(inputs, made, self.position)
-        step.outputs = (Buffer(out.shape, dtype, step, name=name),)
+        for b in outputs:
+            b.step = step
+        step.outputs = tuple(outputs)
         self.steps.append(step)
-        return step.outputs[0]
+        return step.outputs
+
+    def attention(self, inputs, node, gradient=False):
+        """The row `_attention` or `_attention_grad`, or None."""
+        return attention.lower(self, inputs, node, gradient)
 
     def random_words(self, key, count, dtype, purpose, data=None):
         """The first `count` unsigned integers of `dtype` of the random stream of `key` (see `agog.ops.random`).

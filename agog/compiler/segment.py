@@ -327,13 +327,12 @@ class Segment:
         self.keep.append(made.code)
         self.work += made.work
         self.notes.append((made.symbol, step, None, False))
-        roots = [step.outputs[0], *[resolve(v)[0] for v in step.inputs if v is not None]]
+        roots = [*step.outputs, *[resolve(v)[0] for v in step.inputs if v is not None]]
 
         def emit(pointers):
-            out, *rest = pointers
-            given = iter(rest)
-            arguments = [self.k.const(0, "ptr") if v is None else next(given) for v in step.inputs]
-            self.k.call(made.symbol, None, out, *arguments, external=True)
+            given = iter(pointers)
+            arguments = [self.k.const(0, "ptr") if v is None else next(given) for v in (*step.outputs, *step.inputs)]
+            self.k.call(made.symbol, None, *arguments, external=True)
 
         return emit, roots, False
 

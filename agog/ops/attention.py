@@ -174,24 +174,66 @@ def _attention_rule(xp, g, xs, y, is_causal, scale):
     if xp is raw:
         return _attention_grad(g, xs, y, is_causal, scale)
     q, k, v, *mask = xs
-    s = xp.matmul(q, xp.matrix_transpose(k)) * scale
-    if mask:
-        s = s + mask[0]
-    elif is_causal:
-        s = xp.where(_allowed(xp, q.shape[-2], k.shape[-2]), s, -math.inf)
-    if (mask or is_causal) and s.shape[-1]:  # zeros for rows with everything masked
-        top = xp.max(s, axis=-1, keepdims=True)
-        s = xp.where(top > -math.inf, s, 0.0)
-        p = xp.softmax(s, axis=-1) * xp.astype(top > -math.inf, q.dtype)
-    else:
-        p = xp.softmax(s, axis=-1)
+    if not mask:
+        return xp._attention_grad(g, q, k, v, is_causal=is_causal, scale=scale)
+    p = _weights(xp, q, k, mask[0], False, scale)
     dv = xp.matmul(xp.matrix_transpose(p), g)
     ds = xp.matmul(g, xp.matrix_transpose(v))
     ds = (ds - xp.sum(g * y, axis=-1, keepdims=True)) * p
-    found = [xp.matmul(ds, k) * scale, xp.matmul(xp.matrix_transpose(ds), q) * scale, dv]
-    if mask:
-        found.append(xp.sum_to(ds, mask[0].shape))
-    return found
+    return [xp.matmul(ds, k) * scale, xp.matmul(xp.matrix_transpose(ds), q) * scale, dv, xp.sum_to(ds, mask[0].shape)]
+
+
+def _weights(xp, q, k, mask, is_causal, scale):
+    """softmax(q @ k.mT * scale + mask); zeros for rows with everything masked."""
+    s = xp.matmul(q, xp.matrix_transpose(k)) * scale
+    if mask is not None:
+        s = s + mask
+    elif is_causal:
+        s = xp.where(_allowed(xp, q.shape[-2], k.shape[-2]), s, -math.inf)
+    if mask is None and not is_causal or not s.shape[-1]:
+        return xp.softmax(s, axis=-1)
+    top = xp.max(s, axis=-1, keepdims=True)
+    s = xp.where(top > -math.inf, s, 0.0)
+    return xp.softmax(s, axis=-1) * xp.astype(top > -math.inf, q.dtype)
+
+
+def attention_slopes(xp, g, q, k, v, is_causal, scale):
+    """The row `_attention_grad` in other rows."""
+    t = xp.matrix_transpose
+    p = _weights(xp, q, k, None, is_causal, scale)
+    dp = xp.matmul(g, t(v))
+    ds = (dp - xp.sum(dp * p, axis=-1, keepdims=True)) * p
+    return xp.matmul(ds, k) * scale, xp.matmul(t(ds), q) * scale, xp.matmul(t(p), g)
+
+
+def _second(which):
+    """The rule of an input of `_attention_grad`, given the cotangents (a, b, c) of dq, dk, dv.
+
+    With p the weights, dp = g v.mT, ds = p (dp - sum(dp p)): e = scale (a k.mT + q b.mT) is the cotangent of ds,
+    f = p (e - sum(p e)) that of dp, and u that of the scores.
+    """
+    def rule(xp, h, g, q, k, v, is_causal, scale):
+        a, b, c = h
+        t = xp.matrix_transpose
+        over = lambda x: xp.sum(x, axis=-1, keepdims=True)
+        p = _weights(xp, q, k, None, is_causal, scale)
+        e = (xp.matmul(a, t(k)) + xp.matmul(q, t(b))) * scale
+        r = over(p * e)
+        f = p * (e - r)
+        if which == "g":
+            return xp.matmul(p, c) + xp.matmul(f, v)
+        if which == "v":
+            return xp.matmul(t(f), g)
+        dp = xp.matmul(g, t(v))
+        centred = dp - over(dp * p)
+        ds = centred * p
+        at_p = xp.matmul(g, t(c)) + e * centred - r * dp
+        u = p * (at_p - over(at_p * p))
+        if which == "q":
+            return (xp.matmul(ds, b) + xp.matmul(u, k)) * scale
+        return (xp.matmul(t(ds), a) + xp.matmul(t(u), q)) * scale
+
+    return rule
 
 
 def _allowed(xp, rows, columns):
@@ -209,6 +251,23 @@ def _attention_batch(xp, batched, inputs, statics):
     return xp._attention(*full, is_causal=statics[0], scale=statics[1])
 
 
+def _grads(np, g, q, k, v, is_causal, scale):
+    y = _attention(np, q, k, v, is_causal, scale)
+    return tuple(_attention_grad(g, (q, k, v), y, is_causal, scale))
+
+
+def _grad_batch(xp, batched, inputs, statics):
+    size = next(a.shape[0] for a, b in zip(inputs, batched) if b)
+    full = [a if b else xp.broadcast_to(a, (size, *a.shape)) for a, b in zip(inputs, batched)]
+    return xp._attention_grad(*full, is_causal=statics[0], scale=statics[1])
+
+
+Op(
+    "_attention_grad(g, q, k, v; is_causal=False, scale=1.0) -> dq, dk, dv", _grads, takes="f", to_float=True,
+    vjp={name: _second(name) for name in "gqkv"}, widen=True, kind="attention", batch=_grad_batch, error=64.0,
+    samples=lambda s: [((s(2, 3, 3), s(2, 3, 4), s(2, 5, 4), s(2, 5, 3)), {"scale": 0.5}),
+                       ((s(4, 2), s(4, 2), s(4, 2), s(4, 2)), {"is_causal": True})],
+    doc="The gradients of `_attention` at q, k and v, from that at its result.")
 Op(
     "_attention(*xs; is_causal=False, scale=1.0) -> y", _attention, vjp={"xs": _attention_rule}, takes="f",
     to_float=True, widen=True, kind="attention", batch=_attention_batch, error=32.0,

@@ -92,7 +92,8 @@ def _reshape(x: Any, shape: Any) -> tuple:
 
 INFER: dict[str, Any] = {
     "matmul": _matmul, "conv": _conv, "conv_input_grad": _conv_input_grad, "conv_weight_grad": _conv_weight_grad,
-    "_attention": _attention, "_fused_norm": _first, "softmax": _first, "log_softmax": _first, "zeros": _filled,
+    "_attention": _attention, "_attention_grad": lambda g, *xs: tuple((x.shape, x.dtype) for x in xs[:3]),
+    "_fused_norm": _first, "softmax": _first, "log_softmax": _first, "zeros": _filled,
     "ones": _filled, "empty": _filled, "_full": _full, "reshape": _reshape,
     "permute_dims": lambda x, axes: ((tuple(x.shape[a] for a in axes), x.dtype),),
     "astype": lambda x, dtype: ((x.shape, dtype),),

@@ -70,13 +70,14 @@ class Op:
     Facts for the compiler (most are stated in `ops.structure`):
     decompose  `decompose(xp, *inputs, *statics)`: the same in other rows, or None where that is not possible
     nest       `nest(b, inputs, node)`: the computation as loops, written with `compiler.lowering.Lowering`
+    intact     `intact(*inputs, *statics)`: True where `nest` is better than `decompose`, which is the choice otherwise
     """
 
     __slots__ = ("name", "inputs", "variadic", "statics", "outputs", "impl", "vjp", "jvp", "linear_in", "promotes",
                  "takes", "to_float", "result", "widen", "check", "lower", "batch", "elementwise", "domain", "samples",
                  "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
                  "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic", "decompose",
-                 "nest", "reduce", "straight", "plain")
+                 "nest", "reduce", "straight", "plain", "intact")
 
     straight: tuple[Callable[..., Any], int, Any] | None
     """The rule of a row of one input that works element by element, if it takes one saved value or none."""
@@ -89,7 +90,7 @@ class Op:
                  samples: Callable[..., Any] | None = None, doc: str = "", error: float = 4.0, kind: str = "other",
                  reference: Any = None, smooth: bool = True, commutative: bool = False, view: Any = None,
                  infer: Any = None, dynamic: Any = None, decompose: Any = None, nest: Any = None,
-                 reduce: str | None = None):
+                 reduce: str | None = None, intact: Any = None):
         head, _, outs = signature.partition("->")
         name, _, params = head.strip().rstrip(")").partition("(")
         arrays, _, statics = params.partition(";")
@@ -117,7 +118,7 @@ class Op:
         self.domain, self.samples, self.doc, self.error, self.kind = domain, samples, doc, error, kind
         self.reference, self.smooth, self.reduce = reference, smooth, reduce
         self.commutative, self.view, self.infer, self.dynamic = commutative, view, infer, dynamic
-        self.decompose, self.nest = decompose, nest
+        self.decompose, self.nest, self.intact = decompose, nest, intact
         self._index_rules()
         self.plain = self._bind(np)
         self.raw: Callable[..., Any] = self.bind(np)

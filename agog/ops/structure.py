@@ -15,6 +15,7 @@ import numpy as np
 
 from agog.array import dtypes
 from agog.ops import random
+from agog.ops.attention import attention_slopes
 from agog.ops.blocks import BLOCK
 from agog.ops.row import TABLE
 
@@ -213,6 +214,23 @@ def _attention(xp: Any, *args: Any) -> Any:
     p = xp.exp(s - xp.where(top > -math.inf, top, 0.0))
     total = xp.sum(p, axis=-1, keepdims=True)
     return xp.matmul(p / xp.where(total == 0, 1.0, total), v)
+
+
+_HEADS = 1 << 8  # scores of a head from which code of its own pays
+_WIDE, _KEYS = 1024, 8192  # the largest sizes that it is made for
+
+
+def _whole_heads(q: Any, k: Any, v: Any) -> bool:
+    """Sizes of attention without a mask that the compiler has code for."""
+    rows, keys = q.shape[-2], k.shape[-2]
+    return (
+        str(q.dtype) in ("float32", "float64")
+        and q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
+        and math.prod(q.shape) > 0
+        and rows * keys >= _HEADS
+        and keys <= _KEYS
+        and 0 < max(q.shape[-1], v.shape[-1]) <= _WIDE
+    )
 
 
 # ------------------------------------------------------------------------------------------- creation, movement
@@ -692,6 +710,7 @@ DECOMPOSE: dict[str, Any] = {
     "batch_norm_train": _batch_norm,
     "_cross_entropy_index": _cross_entropy,
     "_attention": _attention,
+    "_attention_grad": attention_slopes,
     "_split_at": _split_at,
     "embedding": _embedding,
     "_embedding_adjoint": _embedding_adjoint,
@@ -732,6 +751,8 @@ NEST: dict[str, Any] = {
     "_max_pool_scatter": _max_scatter,
     "_avg_pool": _avg_pool,
     "_avg_pool_adjoint": _avg_pool_adjoint,
+    "_attention": lambda b, inputs, node: b.attention(inputs, node),
+    "_attention_grad": lambda b, inputs, node: b.attention(inputs, node, gradient=True),
     **{name: _native(name) for name in ("conv", "conv_input_grad", "conv_weight_grad")},
     "random_bits": _random_bits,
     "random_split": _random_split,
@@ -762,7 +783,16 @@ def _sinc(k: Any, x: Any) -> Any:
 SUM, PRODUCT = TABLE["add"], TABLE["matmul"]
 
 
+INTACT: dict[str, Any] = {
+    "_attention": lambda *args: len(args) == 5 and _whole_heads(*args[:3]),
+    "_attention_grad": lambda *args: _whole_heads(*args[1:4]),
+}
+
+
 def _state() -> None:
+    for name, rule in INTACT.items():
+        if name in TABLE:
+            TABLE[name].intact = rule
     for name, rule in DECOMPOSE.items():
         if name in TABLE and TABLE[name].decompose is None:
             TABLE[name].decompose = rule
