@@ -355,6 +355,9 @@ def write_through(items, outputs):
             q.target, q.offset, q.strides, q.after = x.target, offset, strides, q.after + x.after
         at = x.target.parts.index(x)
         x.target.parts[at : at + 1] = inner.parts
+        for p in x.target.parts:
+            if x in p.after:  # it came after what is copied no more
+                p.after = tuple(q for q in p.after if q is not x) + tuple(inner.parts)
         inner.parts = []
 
 

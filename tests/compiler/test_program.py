@@ -411,3 +411,18 @@ def test_the_same_graph_is_found_on_disk(rng, monkeypatch):
     compile(graph)
     monkeypatch.setattr(jit, "_compile", lambda *a: pytest.fail("compiled again"))
     compile(graph)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_elements_set_one_after_the_other(rng, count):
+    """A copy that is written where it ends up comes before everything that was set after it."""
+
+    def fn(x, z):
+        first = x
+        for i in range(count):
+            x = xp._setitem(x, xp._getitem(x, index=(i,)) * 0.5 + z, index=(i,))
+        x = xp._setitem(x, z, index=(slice(1, 3),))
+        return [x, x + first]
+
+    graph = build(fn, ((5,), F), ((), F))
+    agrees(compile(graph), graph, made(rng, 5, ()))
