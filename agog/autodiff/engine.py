@@ -115,6 +115,8 @@ def walk(roots: Sequence[Any], cotangents: Sequence[Any], *, retain: bool, creat
     if plain:
         gs = [_one(t._data.dtype) if g is None else _conj_raw(g._data) for t, g in zip(roots, cotangents)]
         return tape.pullback(raw, nodes, gs, wanted, retain=retain, stop=stop)
+    if config.modes.recorder is not None:
+        config.modes.recorder.on_walk(nodes)
     gs = [tensors.ones_like(t.detach()) if g is None else conj(g) for t, g in zip(roots, cotangents)]
     if create_graph:
         with enable_grad():

@@ -50,6 +50,7 @@ def _recording(r: Any) -> list[str]:
         lines.append("  rebinds: " + ", ".join(place.name for place, _, _ in r.rebindings))
     if r.held:
         lines.append("  reads afresh: " + ", ".join(held.place.name for held in r.held))
+    lines += [f"  {note}" for note in r.loops]
     for guard in r.guard_values:
         lines.append(f"  path: {guard.what} gave {guard.expected!r}" + (f"  ({guard.line})" if guard.line else ""))
     names = r.guards.names()

@@ -101,6 +101,10 @@ class Evidence:
             self._failed |= sys.gettrace() != self._trace
             sys.settrace(None)
 
+    def is_tracing(self) -> bool:
+        """Whether the trace function of this thread is the one that counts."""
+        return sys.gettrace() == self._trace
+
     def _trace(self, frame: types.FrameType, event: str, arg: Any) -> Any:
         code = frame.f_code
         if code is self.code:

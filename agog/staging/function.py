@@ -29,6 +29,7 @@ from agog.staging.feeds import Evidence
 from agog.staging.observe import Watch
 from agog.staging.recorder import Recorder, recording
 from agog.staging.recording import Delivered, GuardMissed, NotStageable, Recording
+from agog.staging.turns import Turns
 
 PATHS = 8
 """Recordings of one form of the arguments: the branches that data-dependent control flow took."""
@@ -282,6 +283,7 @@ class Function:
         candidates = parameters.candidates(args, kwargs)
         evidence = Evidence(parameters.code, candidates) if candidates else None
         recorder = Recorder(watch, evidence)
+        recorder.turns = watch.turns = Turns(recorder, watch)
         for i, t in enumerate(tensors):
             recorder.add_argument(t, i)
         try:
@@ -290,6 +292,7 @@ class Function:
                 result = self._fn(*args, **kwargs)
         finally:
             watch.stop()
+            recorder.turns.stop()
         if evidence is not None:
             found = evidence.proven()
             if lost := free.keys() - found:  # this path looks at their values: from now on they are part of the form
@@ -355,7 +358,7 @@ class Function:
             recorder.add_argument(t, i)
         with recording(recorder):
             result = self._fn(*args, **kwargs)
-        compare(self.__name__, r, [t._data for t in inputs], outs, recorder)
+        compare(self.__name__, r, [t._data for t in inputs], outs, recorder, result)
         return result
 
     # ---------------------------------------------------------------------------------------------- seeing inside

@@ -15,6 +15,7 @@ from agog.autodiff.engine import conj, enable_grad, walk
 from agog.autodiff.functional import fresh, stopped
 from agog.dispatch import apply, wrap
 from agog.errors import GraphError
+from agog.graph.forms import COND, WHILE
 from agog.graph.grad import forward_backward
 from agog.graph.ir import Constant, Graph, Input
 from agog.graph.rewrite import rewrite
@@ -137,17 +138,26 @@ class Live:
 
 def without_stops(graph: Graph) -> Graph:
     """The graph without the marks of where gradients stop: to values they mean nothing."""
-    return rewrite(graph, lambda b, node, inputs: [inputs[0]] if node.op is stopped else None)
+    return rewrite(graph, lambda b, node, inputs: [inputs[0]] if node.op is stopped else None, deep=without_stops)
 
 
 def replay(graph: Graph, inputs: list[Any]) -> list[Any]:
     """The recorded operations on Tensors: all outputs of the graph, with a history."""
     values: dict[Any, Any] = dict(zip(graph.inputs, inputs))
     for node in graph.nodes:
-        if not node.is_row:
+        args = [None if v is None else wrap(v.data) if type(v) is Constant else values[v] for v in node.inputs]
+        if node.is_row:
+            out: Any = apply(node.op, tuple(args), node.statics)
+        elif node.op is COND:
+            out = replay(node.graphs[0 if args[0] else 1], args[1:])
+        elif node.op is WHILE:
+            (carried,) = node.statics
+            test, body = node.graphs
+            out, rest = args[:carried], args[carried:]
+            while replay(test, [*out, *rest])[0]:
+                out = replay(body, [*out, *rest])
+        else:
             continue
-        args = tuple(None if v is None else wrap(v.data) if type(v) is Constant else values[v] for v in node.inputs)
-        out = apply(node.op, args, node.statics)
-        for v, t in zip(node.outputs, out if isinstance(out, tuple) else (out,)):
+        for v, t in zip(node.outputs, out if isinstance(out, tuple | list) else (out,)):
             values[v] = t
     return [wrap(v.data) if type(v) is Constant else values[v] for v in graph.outputs]

@@ -179,6 +179,7 @@ class Watch(Reach):
         self._new: dict[int, Any] = {}
         self._random: Any = None
         self._active = False
+        self.turns: Any = None  # what follows the loops of the frames that run
 
     # the roots of a call: the function itself and its arguments
     def start(self, fn: Callable[..., Any], arguments: Iterable[tuple[str, Any]]) -> None:
@@ -248,6 +249,8 @@ class Watch(Reach):
         if code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
             self.refuse(f"{code.co_name} is a coroutine")
         self._note_code(code, frame.f_globals)
+        if self.turns is not None:
+            self.turns.enter(frame)
         if (
             code.co_freevars
             and code.co_filename != "<string>"

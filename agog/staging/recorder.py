@@ -28,12 +28,16 @@ class Record:
 
 
 class Guard:
-    """Python looked at a value here: `slot` held `expected`. `position` counts the records before it."""
+    """Python looked at a value here: `slot` held `expected`. `position` counts the records before it.
 
-    __slots__ = ("slot", "expected", "position", "what", "line")
+    at   where the frames that are followed stood (see `turns`)
+    """
 
-    def __init__(self, slot: int, expected: Any, position: int, what: str, line: str):
+    __slots__ = ("slot", "expected", "position", "what", "line", "at")
+
+    def __init__(self, slot: int, expected: Any, position: int, what: str, line: str, at: tuple = ()):
         self.slot, self.expected, self.position, self.what, self.line = slot, expected, position, what, line
+        self.at = at
 
     def holds(self, value: Any) -> bool:
         """Whether the value is the one that was recorded; NaN equals itself, 0.0 differs from -0.0."""
@@ -115,6 +119,7 @@ class Recorder:
         self.external: dict[int, External] = {}
         self.leaves: dict[int, tuple[Any, Any]] = {}
         self.reason: str | None = None
+        self.turns: Any = None  # what follows the loops of the frames that run
         self.start = tape._ticket()
         self.stops: dict[int, int] = {}
         self._with_history: set[int] = set()
@@ -246,7 +251,8 @@ class Recorder:
         if type(data) is not np.ndarray:
             return data.item()
         value = data.item()
-        self.guards.append(Guard(self.slot_of(tensor), value, len(self.records), what, user_line(2)))
+        at = () if self.turns is None else self.turns.chain(user_frame(2))
+        self.guards.append(Guard(self.slot_of(tensor), value, len(self.records), what, user_line(2), at))
         return value
 
     def on_escape(self, tensor: Any, what: str) -> None:
@@ -269,6 +275,11 @@ class Recorder:
         """The `.grad` of a leaf is about to be read or written."""
         if id(leaf) not in self.leaves and leaf.seq > self.start:  # (tickets count down) not one that was made here
             self.leaves[id(leaf)] = (leaf, leaf.grad)
+
+    def on_walk(self, nodes: list[Any]) -> None:
+        """Cotangents are about to be carried back from these nodes of the tape."""
+        if self.turns is not None:
+            self.turns.walked(nodes)
 
     def on_effect(self, deliver: Any, tensors: list[Any]) -> None:
         """`ag.print`, `ag.callback`, ...: deliver at commit, with the values of `tensors`."""

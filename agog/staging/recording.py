@@ -9,17 +9,18 @@ from typing import Any, Callable, Iterable
 import numpy as np
 
 from agog import dispatch, tape, tree
-from agog.autodiff.functional import stopped
 from agog.dispatch import wrap
+from agog.graph.build import Builder, Symbol
 from agog.graph.ir import Constant, Graph, Input, Node, Role, Value
 from agog.ops.row import Op
 from agog.staging.building import build
 from agog.staging.feeds import Feed
 from agog.staging.guards import Guards
-from agog.staging.live import Live
+from agog.staging.live import Live, without_stops
 from agog.staging.observe import Watch
 from agog.staging.rebinding import Held, leaves
-from agog.staging.recorder import Argument, Captured, Gradient, Guard, Recorder
+from agog.staging.recorder import Argument, Captured, Gradient, Guard, Record, Recorder
+from agog.staging.rolling import Rolled, roll
 from agog.staging.state import PLAIN, is_tensor
 from agog.tape import Leaf, Pick
 
@@ -82,13 +83,17 @@ class Recording:
         self._plan_state(recorder, tensors)
         if recorder.reason:  # planning may capture, and find what cannot be followed
             raise NotStageable(recorder.reason)
-        self.graph, self.guard_values = to_graph(
+        rolled = roll(recorder, self.slots)
+        self.loops = rolled.notes
+        self.guard_values = rolled.guards
+        self.graph = to_graph(
             name,
             recorder,
+            rolled,
             self.slots,
             len(self.slots) - len(self.writes) - sum(i is not None for _, i in self.gradients),
         )
-        self.to_compile = to_graph(name, recorder, self.slots, 0, stops=False)[0] if recorder.stops else self.graph
+        self.to_compile = without_stops(self.graph) if recorder.stops else self.graph
         self.fetch: list[Any] = [source for _, source in recorder.sources]
         self.captured = [s.tensor for s in self.fetch if type(s) is Captured]
         self.guards = Guards(watch, self.captured)
@@ -452,10 +457,8 @@ class _Spent:
 _SPENT = _Spent()
 
 
-def to_graph(
-    name: str, recorder: Recorder, slots: list[int], results: int, stops: bool = True
-) -> tuple[Graph, list[Guard]]:
-    """The recorded operations as a graph, and the guards in their order. stops: keep where gradients stop.
+def to_graph(name: str, recorder: Recorder, rolled: Rolled, slots: list[int], results: int) -> Graph:
+    """The recorded operations, with their loops, as a graph.
 
     Outputs: the planned ones, then the value of each guard, then the values that effects deliver.
     """
@@ -468,20 +471,22 @@ def to_graph(
         inputs.append(values[slot])
     for slot, data in recorder.constants.items():
         values[slot] = Constant(data)
-    nodes = []
-    for record in recorder.records:
-        if not stops and record.op is stopped:
-            values[record.outputs[0]] = values[record.inputs[0]]
+    builder = Builder(name)
+    for step in rolled.steps:
+        if type(step) is not Record:
+            builder.where = step.line
+            with builder:
+                made = step.emit(builder, [Symbol(values[s], builder) for s in step.inputs])
+            values.update(zip(step.outputs, map(builder.value, made)))
             continue
-        args = [None if s is None else values[s] for s in record.inputs]
-        outs = [Value(*recorder.specs[s]) for s in record.outputs]
-        nodes.append(Node(record.op, args, record.statics, outs, (), record.line))
-        for s, v in zip(record.outputs, outs):
-            values[s] = v
-    tail = [g.slot for g in recorder.guards] + [s for e in recorder.effects for s in e.slots]
+        args = [None if s is None else values[s] for s in step.inputs]
+        outs = [Value(*recorder.specs[s]) for s in step.outputs]
+        builder.append(Node(step.op, args, step.statics, outs, (), step.line))
+        values.update(zip(step.outputs, outs))
+    tail = [g.slot for g in rolled.guards] + [s for e in recorder.effects for s in e.slots]
     outputs = [values[s] for s in (*slots, *tail)]
     roles = [Role("result", str(i)) if i < results else Role("state", str(i)) for i in range(len(slots))]
-    roles += [Role("saved", "guard") for _ in recorder.guards] + [Role("saved", "effect")] * (
-        len(tail) - len(recorder.guards)
+    roles += [Role("saved", "guard") for _ in rolled.guards] + [Role("saved", "effect")] * (
+        len(tail) - len(rolled.guards)
     )
-    return Graph(name, inputs, nodes, outputs, roles), recorder.guards
+    return Graph(name, inputs, builder.nodes, outputs, roles)

@@ -1,0 +1,667 @@
+"""Making one loop of the graph out of the turns of a Python loop that were recorded one after the other.
+
+The recorder sees a loop as its turns, unrolled. `turns` took a picture of the Python state at the head of each. Where
+the pictures agree in all but the values of Tensors, Python code, which is a function of its state, does the same at
+each turn, as long as it sees the same at each look at a Tensor. So the operations of the turns must correspond one by
+one; what differs is which values they read: those are what the loop carries. This is checked, not assumed: every turn
+that was recorded is matched with the others, and whatever does not fit leaves the recording as it was.
+
+A look at a Tensor inside of a turn that went one way only becomes a condition of the native call; one that went both
+ways becomes a `cond`. The look at which the loop was left is its test.
+
+Python numbers that differ from turn to turn (a counter) are allowed when nothing after the loop reads them. Then the
+turns are only known as far as they were recorded: constants become tables, and more turns than that deoptimise.
+"""
+
+from __future__ import annotations
+
+import bisect
+from typing import Any
+
+import numpy as np
+
+from agog.staging.recorder import Argument, Effect, Guard, Record
+from agog.staging.rolled import MOST, Block, Look, Step, Turning
+from agog.staging.state import ABSENT
+from agog.staging.turns import Run, Snapshot, count_guard
+
+PEELED = 3
+"""Turns that may stay outside of the loop: the first ones are often different (a variable is not bound yet)."""
+
+_GONE = 1 << 60
+"""As the item that makes a slot: none any more."""
+
+WAYS = 16
+"""Ways through one turn."""
+
+SMALL = 4096
+"""Bytes of constants that are compared by content."""
+
+TABLE = 1 << 22
+"""Bytes that the constants of all turns may need."""
+
+
+class Unlike(Exception):
+    """Why the turns of a loop are not turns of one loop of a graph."""
+
+
+class Rolled:
+    """A recording with its loops: `steps` (records and Turnings), the guards that are left, and notes for `explain`."""
+
+    def __init__(self, steps: list[Any], guards: list[Guard], notes: list[str]):
+        self.steps, self.guards, self.notes = steps, guards, notes
+
+
+def roll(recorder: Any, wanted: list[int]) -> Rolled:
+    """The records of a recording with as many loops as can be found. wanted: slots that are results or state."""
+    turns = recorder.turns
+    if turns is None or not any(run.reason is None and len(run.snapshots) > 1 for run in turns.runs):
+        notes = [] if turns is None else _notes(turns.runs, {})
+        return Rolled(recorder.records, recorder.guards, notes)
+    return _Roller(recorder, wanted).run(turns.runs)
+
+
+def _notes(runs: list[Run], done: dict[int, Turning]) -> list[str]:
+    """One line for each loop in the code, not for each time that it was run."""
+    lines: dict[str, str] = {}
+    for run in runs:
+        if id(run) in done:
+            lines[run.line] = f"loop at {run.line}: {done[id(run)].describe()}"
+        elif run.reason:
+            lines.setdefault(run.line, f"loop at {run.line}: recorded turn by turn, {run.reason}")
+    return list(lines.values())
+
+
+class _Roller:
+    def __init__(self, recorder: Any, wanted: list[int]):
+        self.recorder, self.wanted = recorder, wanted
+        self.items: list[Any] = []
+        first: dict[int, int] = {}
+        self.same = {  # an argument may stand in several slots, one for each time that it was used
+            slot: first.setdefault(source.index, slot) for slot, source in recorder.sources if type(source) is Argument
+        }
+        self.made: dict[int, int] = {}  # slot -> the number of the item that makes it
+        guards, effects = list(recorder.guards), list(recorder.effects)
+        for position, record in enumerate([*recorder.records, None]):
+            for kind in (effects, guards):
+                while kind and kind[0].position == position:
+                    self.items.append(kind.pop(0))
+            if record is not None:
+                self.made.update(dict.fromkeys(record.outputs, len(self.items)))
+                self.items.append(record)
+        self.done: dict[int, Turning] = {}
+
+    def run(self, runs: list[Run]) -> Rolled:
+        counts: dict[int, list[Run]] = {}
+        for run in runs:
+            guard = count_guard(run, self.recorder.guards) if run.snapshots else None
+            if guard is not None:
+                counts.setdefault(id(guard), []).append(run)
+            if run.reason is not None:
+                continue
+            if len(run.snapshots) < 2:
+                run.reason = "too few turns were made to know what they have in common"
+                continue
+            try:
+                self._roll(run, guard)
+            except Unlike as why:
+                run.reason = str(why)
+        for k, item in enumerate(self.items):  # a number of turns that became an input is no guard any more
+            if isinstance(item, Guard) and id(item) in counts and all(
+                id(r) in self.done and self.done[id(r)].count is not None for r in counts[id(item)]
+            ):
+                self.items[k] = None
+        items = [i for i in self.items if i is not None]
+        return Rolled(
+            [i for i in items if isinstance(i, Record | Turning)],
+            [i for i in items if isinstance(i, Guard)],
+            _notes(runs, self.done),
+        )
+
+    # --------------------------------------------------------------------------------------- which turns are alike
+    def _roll(self, run: Run, count: Guard | None) -> None:
+        shots = self._completed(run.snapshots)
+        reason = ""
+        for varying in (False, True):
+            for first in range(min(PEELED + 1, len(shots) - 1)):
+                try:
+                    if self._differences(run, shots[first:], varying):
+                        self._attempt(run, shots, first, varying, count)
+                        return
+                except Unlike as why:
+                    reason = reason or str(why)
+        raise Unlike(reason or self._changes(shots))
+
+    def _completed(self, shots: list[Snapshot]) -> list[Snapshot]:
+        """The snapshots with the Tensors that were first met after they were taken, as these were then."""
+        tokens: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
+        for seen in self.recorder.external.values():
+            name = f"<outside {id(seen.tensor)}>"
+            tokens[name] = (type(seen.tensor), seen.data.shape, seen.data.dtype, seen.node is not None, id(seen.tensor))
+            arrays[name] = seen.data
+        for leaf, before in self.recorder.leaves.values():
+            name = f"<gradient {id(leaf)}>"
+            if before is None:
+                tokens[name] = (type(None), None)
+            else:
+                tokens[name] = (type(before), before.shape, before._data.dtype, before._node is not None, id(before))
+                arrays[name] = before._data
+        changed = {n for s in shots for n in s.tokens if n.startswith("<")}
+        for s in shots:
+            for name in changed - s.tokens.keys():
+                if name in tokens:
+                    s.tokens[name] = tokens[name]
+                    if name in arrays:
+                        s.arrays[name] = arrays[name]
+        return shots
+
+    def _differences(self, run: Run, shots: list[Snapshot], varying: bool) -> bool:
+        """Whether the states agree; `varying`: but for numbers that nothing reads after the loop."""
+        base = shots[0].tokens
+        names = {n for s in shots[1:] if s.tokens != base for n in _unequal(base, s.tokens)}
+        if (bool(names) or run.loop.numbered) != varying:
+            return False
+        after = None if run.left is None else run.loop.after.get(run.left)
+        live = frozenset().union(*run.loop.after.values()) if after is None else after
+        for name in names:
+            if name in live or name not in run.loop.live or not all(_is_number(s.tokens.get(name)) for s in shots):
+                return False
+        watch = self.recorder.watch
+        known = dict(shots[0].places or {})
+        for s in shots[1:]:
+            for key, now in (s.places or {}).items():
+                if known.setdefault(key, watch.before[key]) != now and key not in watch.volatile:
+                    raise Unlike(f"it changes {watch.places[key].name}")
+        return True
+
+    def _changes(self, shots: list[Snapshot]) -> str:
+        for a, b in reversed(list(zip(shots, shots[1:]))):
+            for name in sorted(_unequal(a.tokens, b.tokens)):
+                if not name.startswith("<"):
+                    now, then = _show(a.tokens.get(name)), _show(b.tokens.get(name))
+                    return f"{name} is {now} at one turn and {then} at the next"
+        return "its turns change what it depends on"
+
+    # ------------------------------------------------------------------------------------------------- one attempt
+    def _attempt(self, run: Run, shots: list[Snapshot], first: int, varying: bool, count: Guard | None) -> None:
+        last = len(shots) - 1
+        if shots[last].effects != shots[first].effects:
+            raise Unlike("it delivers staged effects (ag.print, ag.callback)")
+        self._not_walked(run, shots[first:])
+        template = _Template(self, shots, first, varying)
+        for k in range(first, last):
+            template.add(k, self.items[shots[k].at : shots[k + 1].at])
+        exit = None
+        if not (run.loop.is_for and not run.steps):
+            exit = template.find_exit(shots[last].at)
+            if exit is None and template.branches:
+                exit = template.find_last(shots[last].at)
+        if varying and template.branches:
+            raise Unlike("numbers differ from turn to turn, and its turns take different ways")
+        if exit is not None:
+            known = run.length if run.loop.is_for and run.length is not None else None
+            if run.loop.is_for and count is not None:
+                known = count.expected
+            if varying or run.loop.is_for and known is None:
+                known = last + run.missed + 1
+            self._tested(run, template, exit, MOST if known is None else known)
+            return
+        if not varying and not run.loop.is_for:
+            raise Unlike("it is left without a look at a Tensor")
+        self._counted(run, template, count, varying)
+
+    def _not_walked(self, run: Run, shots: list[Snapshot]) -> None:
+        """The tape knows how many turns there were: nobody may look while recording, but at the nodes of one turn."""
+        bounds = [*[-s.ticket for s in shots], -run.ticket]
+        for when, seen in self.recorder.turns.walks:
+            at = bisect.bisect(bounds, -when)
+            if any(0 < (k := bisect.bisect(bounds, -seq)) < len(bounds) and k != at for seq in seen):
+                raise Unlike("its turns are differentiated inside of the call (backward() or grad)")
+
+    def _uses(self, start: int, end: int) -> set[int]:
+        """The slots made by items start..end that are read by later ones, or by the caller."""
+        used = set(self.wanted)
+        for item in self.items[end + 1 :]:
+            if isinstance(item, Record | Turning):
+                used.update(s for s in item.inputs if s is not None)
+            elif isinstance(item, Guard):
+                used.add(item.slot)
+            elif isinstance(item, Effect):
+                used.update(item.slots)
+        return {s for s in used if start <= self.made.get(s, -1) <= end}
+
+    def _tested(self, run: Run, t: _Template, exit: _Exit, known: int) -> None:
+        """A loop that is left at a look at a Tensor, at the latest in turn `known`."""
+        first, last = t.first, t.last
+        child = exit.look.ways[exit.going]
+        if not child.steps and type(child.end) is list:  # the test ends the turn
+            outs = [t.after(exit, ref) for ref in t.single(child.end)]
+            before = t.shots[first].at - 1
+            while before >= 0 and self.items[before] is None:
+                before -= 1
+            guard = self.items[before] if before >= 0 else None
+            if isinstance(guard, Guard) and guard.at and _where(guard) == exit.look.place and (
+                guard.expected is exit.outcome
+            ):
+                if self._uses(before, exit.index) - {exit.guard.slot} <= set(outs):
+                    self._put(run, t, before, exit.index, outs, known, exit, guard.slot)
+                    return
+            elif t.branches and self._uses(t.begin, exit.index) - {exit.guard.slot} <= set(outs):
+                self._put(run, t, t.begin, exit.index, outs, known, exit, None)
+                return
+        if exit.number is None:
+            raise Unlike("its turns take different ways, and values of single turns are used after it")
+        start = t.nth(first, exit.number)
+        uses = self._uses(start, exit.index) - {exit.guard.slot}
+        finals = [c[last - first] for c in t.classes]
+        prefix = exit.made
+        read = {r[1] for r in t.reads(child) if r[0] == "v" and r[1] < len(prefix)}
+        need = sorted(read | {prefix[s] for s in uses if s in prefix})
+        if stray := uses - set(finals) - set(prefix):
+            raise Unlike(self._stray(stray))
+        begin = t.made_in(first, exit.number)
+        back = {n: s for s, n in exit.made.items()}
+        self._put(run, t, start, exit.index, [*finals, *[back[n] for n in need]], known - 1, exit,
+                  self.items[start].slot, [begin[n] for n in need], need)
+
+    def _stray(self, slots: set[int]) -> str:
+        record = self.items[min(self.made[s] for s in slots)]
+        line = getattr(record, "line", None)
+        return "values of single turns are used after it" + (f" (made at {line})" if line else "")
+
+    def _counted(self, run: Run, t: _Template, count: Guard | None, varying: bool) -> None:
+        """A loop that makes a known number of turns, or one that a Tensor says."""
+        start, end = t.shots[t.first].at, t.shots[t.last].at - 1
+        finals = [c[t.last - t.first] for c in t.classes]
+        if stray := self._uses(start, end) - set(finals):
+            raise Unlike(self._stray(stray))
+        if count is not None and (run.steps or count.expected != t.last + run.missed):
+            count = None
+        self._put(run, t, start, end, finals, t.last + run.missed if count is None or varying else None, count=count)
+
+    def _put(self, run: Run, t: _Template, start: int, end: int, finals: list[int], limit: int | None,
+             exit: _Exit | None = None, going: int | None = None, kept: Any = (), numbers: Any = None,
+             count: Guard | None = None) -> None:
+        """Replace items start..end by a loop.
+
+        finals   the slots of what it leaves: the variables, then the kept values
+        limit    the turn before which it must have ended
+        going    the slot that says whether it turns at all
+        kept     the slots of what is passed on besides variables: values `numbers` of a turn, made before its test
+        """
+        t.finish()
+        inside = [start <= self.made.get(s, -1) <= end for s in finals]
+        if not all(inside) or len(set(finals)) < len(finals):
+            raise Unlike("it hands on values that it has not computed itself")
+        for look in () if exit is None else exit.looks:
+            look.exit = True
+        turning = Turning(
+            t.root,
+            exit is not None,
+            exit is not None and exit.outcome,
+            [c[0] for c in t.classes],
+            list(kept),
+            None if numbers is None else list(numbers),
+            going,
+            None if count is None else count.slot,
+            (t.first, t.last, run.missed, limit),
+            t.constants,
+            finals if exit is None else [*finals, exit.guard.slot],
+            self.recorder.specs,
+            next((i.line for i in self.items[start : end + 1] if isinstance(i, Record)), None),
+        )
+        if turning.checks and end == start:
+            raise Unlike("its turns are too short")
+        self.items[start : end + 1] = [turning] + [None] * (end - start)
+        self.made = {s: _GONE if start <= n <= end else n for s, n in self.made.items()}
+        if turning.checks:
+            turning.outputs.append(len(self.recorder.specs))
+            self.recorder.specs.append(((), np.dtype(bool)))
+            what = f"the loop at {run.line} going as recorded"
+            self.items[start + 1] = Guard(turning.outputs[-1], True, -1, what, "")
+        self.made.update(dict.fromkeys(turning.outputs, start))
+        self.done[id(run)] = turning
+        run.reason = None
+
+
+class _Exit:
+    """Where a loop is left: the look, the guard there, which way stays in the loop, and what the last turn made.
+
+    number   how many items stand before it in each turn; None when that depends on the way that the turn takes
+    """
+
+    def __init__(self, look: Look, guard: Guard, index: int, number: int | None, made: dict[int, int]):
+        self.look, self.guard, self.index, self.number, self.made = look, guard, index, number, made
+        self.looks = [look]
+        (self.going,) = look.ways
+        self.outcome = look.ways[self.going].value
+
+
+class _Template:
+    """What the turns `first` to `last` of a loop have in common."""
+
+    def __init__(self, roller: _Roller, shots: list[Snapshot], first: int, varying: bool):
+        self.roller, self.shots, self.first, self.varying = roller, shots, first, varying
+        self.last = len(shots) - 1
+        self.begin = shots[first].at
+        self.root = Block()
+        self.branches = 0
+        self.constants: dict[Any, np.ndarray] = {}
+        r = roller.recorder
+        vectors: dict[tuple[int, ...], None] = {}
+        self.steady = {slot for slot, _ in r.sources}  # what a turn may read that is the same at all of them
+        for name in shots[first].arrays:
+            if not all(name in s.arrays for s in shots[first:]):
+                raise Unlike(f"{name} does not stay a Tensor")
+            vector = tuple(r._slot_of_array.get(id(s.arrays[name]), -id(s.arrays[name])) for s in shots[first:])
+            if len(set(vector)) > 1:
+                if min(vector) < 0:
+                    raise Unlike(f"{name} gets a value that cannot be followed")
+                vectors[vector] = None
+            else:
+                self.steady.add(vector[0])
+        self.classes = list(vectors)
+        self.states: list[dict[int, set]] = []
+        for k in range(self.last - first + 1):
+            state: dict[int, set] = {}
+            for j, vector in enumerate(self.classes):
+                state.setdefault(vector[k], set()).add(("s", j))
+            self.states.append(state)
+
+    def refs(self, slot: int, made: dict[int, int], k: int) -> set:
+        """What a slot that is read at turn `k` may be to the loop."""
+        slot = self.roller.same.get(slot, slot)
+        if slot in made:
+            return {("v", made[slot])}
+        found = set(self.states[k - self.first].get(slot, ()))
+        constant = self.roller.recorder.constants.get(slot)
+        if constant is not None:
+            key = ("c", constant.dtype.str, constant.shape,
+                   constant.tobytes() if constant.nbytes <= SMALL else id(constant))
+            self.constants[key] = constant
+            found.add(key)
+        elif slot in self.steady:
+            found.add(("i", slot))
+        elif not found and self.roller.made.get(slot, -1) < self.begin:
+            if self.last - self.first < 2:
+                raise Unlike("too few turns were made to know which value they read")
+            found.add(("i", slot))
+        if not found:
+            raise Unlike("a turn reads what an earlier one made, and no variable holds it")
+        return found
+
+    # ------------------------------------------------------------------------------------------------- matching
+    def add(self, k: int, items: list[Any]) -> None:
+        """Match one whole turn with those before it."""
+        made: dict[int, int] = {}
+        block, at, fresh = self.root, 0, not self.root.steps and self.root.end is None
+        for item in items:
+            if item is None:
+                continue
+            if isinstance(item, Effect):
+                raise Unlike("it delivers staged effects (ag.print, ag.callback)")
+            if isinstance(item, Guard):
+                ref = self.refs(item.slot, made, k)
+                if type(item.expected) not in (bool, int):
+                    raise Unlike(f"Python looks at a {type(item.expected).__name__} in it ({item.line})")
+                if fresh:
+                    block.end = Look(ref, item, _where(item))
+                look = block.end
+                if at < len(block.steps) or type(look) is not Look or not self._same_look(look, item):
+                    raise Unlike(f"its turns differ at a look at a Tensor ({item.line})")
+                look.ref &= ref
+                self._not_empty(look.ref, item.line)
+                key = _way(item)
+                fresh = key not in look.ways
+                if fresh:
+                    look.ways[key] = Block(item.expected)
+                    if len(look.ways) > 1:
+                        self.branches += 1
+                        if self.branches >= WAYS:
+                            raise Unlike(f"its turns take more than {WAYS} ways")
+                block, at = look.ways[key], 0
+                continue
+            refs = [None if s is None else self.refs(s, made, k) for s in item.inputs]
+            if fresh:
+                block.steps.append(Step(item, refs, [self.roller.recorder.specs[s] for s in item.outputs]))
+            elif not self._match(block, at, item, refs, k, commit=True):
+                raise Unlike(f"its turns do different things ({item.line})")
+            at += 1
+            for s in item.outputs:
+                made[s] = len(made)
+        outs = [self.refs(vector[k + 1 - self.first], made, k) for vector in self.classes]
+        if fresh:
+            block.end = outs
+        elif at < len(block.steps) or type(block.end) is not list:
+            raise Unlike("its turns differ in length")
+        else:
+            for a, b in zip(block.end, outs):
+                a &= b
+                self._not_empty(a, None)
+
+    @staticmethod
+    def _not_empty(ref: set, line: Any) -> None:
+        if not ref:
+            raise Unlike("its turns read different values" + (f" ({line})" if line else ""))
+
+    @staticmethod
+    def _same_look(look: Look, guard: Guard) -> bool:
+        return look.guard.what == guard.what and look.place == _where(guard)
+
+    def _match(self, block: Block, at: int, item: Any, refs: list[Any], k: int, commit: bool) -> bool:
+        if at >= len(block.steps):
+            return False
+        step = block.steps[at]
+        specs = [self.roller.recorder.specs[s] for s in item.outputs]
+        if step.key != Step.key_of(item) or step.specs != specs or len(step.refs) != len(refs):
+            return False
+        for n, (a, b) in enumerate(zip(step.refs, refs)):
+            if a is None or b is None:
+                if a is not b:
+                    return False
+                continue
+            both = a & b
+            if not both:
+                both = self._table(step, n, a, b, k, commit)
+                if not both:
+                    return False
+            if commit:
+                step.refs[n] = both
+        return True
+
+    def _table(self, step: Step, n: int, a: set, b: set, k: int, commit: bool) -> set:
+        """A constant that differs from turn to turn."""
+        x, y = _constant(a), _constant(b)
+        if not self.varying or y is None or x is None and ("t", n) not in a:
+            return set()
+        if x is not None and x[1:3] != y[1:3]:
+            return set()
+        if commit:
+            table = step.tables.setdefault(n, {})
+            if x is not None:
+                table[None] = self.constants[x]
+            elif table[None].shape != self.constants[y].shape or table[None].dtype != self.constants[y].dtype:
+                return set()
+            table[k] = self.constants[y]
+        return {("t", n)}
+
+    def find_exit(self, start: int) -> _Exit | None:
+        """Follow the last turn, which was not finished, to the look at which it took a way of its own."""
+        found = self._follow(start, commit=False)
+        return self._follow(start, commit=True) if found is not None else None
+
+    def _follow(self, start: int, commit: bool, place: Any = None) -> _Exit | None:
+        """place: where the exit is, when it stands behind branches."""
+        made: dict[int, int] = {}
+        block, at, number = self.root, 0, 0
+        for index in range(start, len(self.roller.items)):
+            item = self.roller.items[index]
+            if item is None:
+                continue
+            if isinstance(item, Effect):
+                return None
+            if isinstance(item, Guard):
+                look = block.end
+                if at < len(block.steps) or type(look) is not Look or not self._same_look(look, item):
+                    return None
+                ref = look.ref & self.refs(item.slot, made, self.last)
+                if not ref:
+                    return None
+                if commit:
+                    look.ref = ref
+                way = look.ways.get(_way(item))
+                if way is None:
+                    if len(look.ways) != 1 or type(item.expected) is not bool or place not in (None, look.place):
+                        return None
+                    if place is not None and look.ways[next(iter(look.ways))].steps:
+                        return None
+                    return _Exit(look, item, index, number if place is None else None, made)
+                if len(look.ways) > 1 and place is None:
+                    return None
+                block, at = way, 0
+            else:
+                try:
+                    refs = [None if s is None else self.refs(s, made, self.last) for s in item.inputs]
+                except Unlike:
+                    return None
+                if not self._match(block, at, item, refs, self.last, commit):
+                    return None
+                at += 1
+                for s in item.outputs:
+                    made[s] = len(made)
+            number += 1
+        return None
+
+    def find_last(self, start: int) -> _Exit | None:
+        """The exit of a loop whose turns take different ways, and end with its test."""
+        ends: list[Look] = []
+
+        def collect(block: Block) -> None:
+            for way in block.end.ways.values() if type(block.end) is Look else ():
+                if type(way.end) is list and not way.steps:
+                    ends.append(block.end)
+                collect(way)
+
+        collect(self.root)
+        place = ends[0].place if ends else None
+        if not ends or any(e.place != place or e.ways.keys() != ends[0].ways.keys() or len(e.ways) > 1 for e in ends):
+            return None
+        if len(ends) != self.branches + 1:
+            return None
+        if self._follow(start, commit=False, place=place) is None:
+            return None
+        found = self._follow(start, commit=True, place=place)
+        if found is not None:
+            found.looks = ends
+        return found
+
+    # -------------------------------------------------------------------------------------------------- reading it
+    def nth(self, k: int, number: int) -> int:
+        """The index of the item with this number in turn `k`."""
+        at = self.shots[k].at
+        while True:
+            if self.roller.items[at] is not None:
+                if not number:
+                    return at
+                number -= 1
+            at += 1
+
+    def made_in(self, k: int, number: int) -> list[int]:
+        """The slots that the first `number` items of turn `k` make."""
+        end = self.nth(k, number)
+        items = self.roller.items[self.shots[k].at : end]
+        return [s for i in items if isinstance(i, Record | Turning) for s in i.outputs]
+
+    def single(self, refs: list[set]) -> list[Any]:
+        """References that are not in doubt."""
+        out = []
+        for ref in refs:
+            if len(ref) != 1:
+                raise Unlike("too few turns were made to know which value they read")
+            out.append(next(iter(ref)))
+        return out
+
+    def after(self, exit: _Exit, ref: Any) -> int:
+        """The slot of what the last turn leaves in a variable; -1 when it is a constant."""
+        kind, what = ref[0], ref[1]
+        if kind == "v":
+            return next(s for s, n in exit.made.items() if n == what)
+        if kind == "s":
+            return self.classes[what][self.last - self.first]
+        return what if kind == "i" else -1
+
+    def reads(self, block: Block) -> set:
+        """All that a block refers to."""
+        out: set = set()
+        for step in block.steps:
+            out.update(*[r for r in step.refs if r is not None])
+        if type(block.end) is Look:
+            out |= block.end.ref
+            for way in block.end.ways.values():
+                out |= self.reads(way)
+        elif block.end is not None:
+            out.update(*block.end)
+        return out
+
+    def finish(self) -> None:
+        """Fix what every reference means."""
+        size = 0
+
+        def visit(block: Block) -> None:
+            nonlocal size
+            for step in block.steps:
+                step.fixed = [None if r is None else self.single([r])[0] for r in step.refs]
+                for table in step.tables.values():
+                    size += table[None].nbytes * (self.last - self.first + 1)
+            if type(block.end) is Look:
+                block.end.fixed = self.single([block.end.ref])[0]
+                for way in block.end.ways.values():
+                    visit(way)
+            else:
+                block.fixed = self.single(block.end)
+
+        visit(self.root)
+        if size > TABLE:
+            raise Unlike("the numbers that differ from turn to turn are too many")
+
+
+def _way(guard: Guard) -> Any:
+    return type(guard.expected), repr(guard.expected)
+
+
+def _constant(refs: set) -> Any:
+    return next((r for r in refs if r[0] == "c"), None)
+
+
+def _where(guard: Guard) -> Any:
+    """Where in the source a guard stands, in all the frames that were followed; the two copies that the compiler makes
+    of a loop's test stand in the same place."""
+    return tuple((code, _position(code, at)) for _, code, at in guard.at)
+
+
+def _position(code: Any, at: int) -> Any:
+    found = _positions.get(id(code))
+    if found is None or found[0] is not code:
+        found = _positions[id(code)] = (code, list(code.co_positions()))
+    return found[1][at // 2]
+
+
+_positions: dict[int, Any] = {}
+
+
+def _unequal(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
+    return {n for n in a.keys() | b.keys() if n not in a or n not in b or a[n] != b[n]}
+
+
+def _is_number(token: Any) -> bool:
+    return type(token) is tuple and len(token) == 2 and token[0] in (int, float, bool)
+
+
+def _show(token: Any) -> str:
+    if token is None or token is ABSENT:
+        return "not there"
+    if type(token) is tuple and len(token) == 5:
+        where = "" if token[4] is None else " from outside" if not token[3] else " from outside that requires grad"
+        return f"a {token[0].__name__} {token[2]}{list(token[1])}{where or (' with a history' if token[3] else '')}"
+    return repr(token[1]) if type(token) is tuple and len(token) == 2 else "something else"
