@@ -242,8 +242,14 @@ def _derived(derived: tuple, values: tuple) -> tuple:
 
 
 def _refusing(op: Op) -> Callable[..., Any]:
-    """`op.raw`, but without complex operands where the row takes none; ufuncs refuse what they cannot do themselves."""
+    """`op.raw`, but without complex operands where the row takes none; ufuncs refuse what they cannot do themselves.
+
+    Where `op.raw` is a ufunc for all but complex operands, it is that for them: one call less.
+    """
     raw = op.raw
+    real = getattr(np, getattr(op.impl, "ufunc", ""), None)
+    if real is not None:
+        return lambda x: raw(x) if x.dtype.kind == "c" else real(x)
     if isinstance(raw, np.ufunc) or "c" in op.takes:
         return raw
 

@@ -302,3 +302,14 @@ def test_nextafter_moves_with_its_first_argument():
 @pytest.mark.parametrize("fn", [ag.elu, ag.selu, ag.celu])
 def test_second_derivatives_at_the_kink_are_zero(fn):
     assert second(fn, [0.0]) == [[0.0]]
+
+
+def test_complex_tanh_far_out():
+    """The zero of tanh(inf + bj) has the sign of b, as in the standard; C99 and NumPy take that of sin(2b)."""
+    b = np.array([0.5, 2.0, 3.0, 0.0, -0.0, -2.0])
+    for size in (inf, -inf):
+        z = ag.asarray(np.array([complex(size, v) for v in b]))
+        for y in (ag.tanh(z).numpy(), np.array([ag.tanh(v).item() for v in z])):
+            assert (y.real == np.sign(size)).all() and (y.imag == 0).all()
+            assert np.signbit(y.imag).tolist() == np.signbit(b).tolist()
+    assert ag.tanh(ag.asarray(complex(inf, nan))).item() == 1

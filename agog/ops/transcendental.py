@@ -115,8 +115,24 @@ sinh = elementwise("sinh(x) -> y", **_float, vjp={"x": lambda xp, g, x: g * xp.c
                    domain=(-2, 2), doc="The hyperbolic sine.")
 cosh = elementwise("cosh(x) -> y", **_float, vjp={"x": lambda xp, g, x: g * xp.sinh(x)}, lower=lambda k, x: k.cosh(x),
                    domain=(-2, 2), doc="The hyperbolic cosine.")
-tanh = elementwise("tanh(x) -> y", **_float, vjp={"x": lambda xp, g, y: g - g * y * y}, lower=lambda k, x: k.tanh(x),
-                   domain=(-1.2, 1.2), doc="The hyperbolic tangent.")
+
+
+def _tanh(np: Any, x: Any) -> Any:
+    """In C99 and NumPy the zero in tanh(inf + bj) has the sign of sin(2b); the standard gives it that of b."""
+    if x.dtype.kind != "c":
+        return np.tanh(x) if x.size < large.THRESHOLD else large.unary(np.tanh, x)
+    y = np.asarray(np.tanh(x))
+    far = np.isinf(x.real) & np.isfinite(x.imag)
+    if far.any():
+        y.imag = np.where(far, np.copysign(0, x.imag), y.imag)
+    return y
+
+
+_tanh.ufunc = "tanh"  # type: ignore[attr-defined]
+
+
+tanh = elementwise("tanh(x) -> y", _tanh, **_float, vjp={"x": lambda xp, g, y: g - g * y * y},
+                   lower=lambda k, x: k.tanh(x), domain=(-1.2, 1.2), doc="The hyperbolic tangent.")
 asinh = elementwise("asinh(x) -> y", **_float, vjp={"x": lambda xp, g, x: g / xp.sqrt(x * x + 1)},
                     lower=lambda k, x: k.asinh(x), domain=(-0.8, 0.8), doc="The inverse hyperbolic sine.")
 acosh = elementwise("acosh(x) -> y", **_float, vjp={"x": lambda xp, g, x: g / (xp.sqrt(x - 1) * xp.sqrt(x + 1))},
