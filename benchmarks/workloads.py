@@ -74,6 +74,42 @@ def mlp(F, sizes, batch, opt, lr):
     return lambda: train(x, y)
 
 
+def classes(F, x, t, w1, b1, w2, b2):
+    """Cross entropy of a network of two layers, summed over the examples in x."""
+    z = F.linear(F.tanh(F.linear(x, w1, b1)), w2, b2)
+    return F.sum(F.logsumexp(z, -1)) - F.sum(z * t)
+
+
+def weights(r, n, hidden, k):
+    return [r.normal(n, hidden, scale=1 / math.sqrt(n)), r.normal(hidden, scale=0.1),
+            r.normal(hidden, k, scale=1 / math.sqrt(hidden)), r.normal(k, scale=0.1)]
+
+
+def examples(F, r, count, n, k):
+    return F.array(r.normal(count, n)), F.array(np.eye(k, dtype=np.float32)[r.ints(k, count)])
+
+
+def hessian(F, sizes, batch):
+    r, (n, hidden, k) = Rand(), sizes
+    parts = weights(r, *sizes)
+    x, t = examples(F, r, batch, n, k)
+    ends = np.cumsum([p.size for p in parts]).tolist()
+
+    def loss(p, x, t):
+        return classes(F, x, t, *(F.reshape(p[b - w.size:b], w.shape) for w, b in zip(parts, ends)))
+
+    p, f = F.array(np.concatenate([w.ravel() for w in parts])), F.hessian(loss)
+    return lambda: f(p, x, t)
+
+
+def example_gradients(F, sizes, count):
+    r, (n, hidden, k) = Rand(), sizes
+    parts = [F.array(w) for w in weights(r, *sizes)]
+    x, t = examples(F, r, count, n, k)
+    f = F.example_gradients(lambda w1, b1, w2, b2, x, t: classes(F, x, t, w1, b1, w2, b2), 4)
+    return lambda: f(*parts, x, t)
+
+
 M = 1 << 20
 case("a + b, 4 elements", add, 0.65, n=4, grad=False)
 case("a + b, 4 elements, requires grad", add, 0.60, n=4, grad=True)
@@ -82,6 +118,8 @@ case("tanh(a*b+b).sum() and its gradient, 1024", tanh_grad, 0.40, n=1024)
 case("tanh(a*b+b).sum() and its gradient, 16384", tanh_grad, 0.50, n=16384)
 case("MLP 64-128-10, batch 32, SGD step", mlp, 0.60, sizes=(64, 128, 10), batch=32, opt="sgd", lr=0.1)
 case("MLP 784-512-256-10, batch 128, Adam step", mlp, 1.6, sizes=(784, 512, 256, 10), batch=128, opt="adam", lr=1e-3)
+case("Hessian of an MLP's loss, 1,002 parameters", hessian, 1.0, sizes=(20, 32, 10), batch=32)
+case("vmap(grad) of an MLP's loss, 256 examples", example_gradients, 1.0, sizes=(64, 128, 10), count=256)
 case("a + b, 1M elements", add, 1.0, n=M, grad=False)
 case("exp(a), 1M elements", exp, 1.0, n=M)
 case("a + b, 16M elements", add, 1.0, n=16 * M, grad=False)

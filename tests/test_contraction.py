@@ -244,3 +244,14 @@ def test_errors_teach(call, error, words):
     for word in words:
         assert word in str(caught.value)
     assert "test_contraction.py" in str(caught.value)
+
+
+@pytest.mark.parametrize("n, m", [(3, 5), (5, 3), (40, 100), (100, 40), (0, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "int64", "bool"])
+def test_products_of_columns_and_rows(dtype, n, m):
+    """Nothing is summed, so they are computed another way."""
+    rng = np.random.default_rng(0)
+    x, y = ((rng.standard_normal(s) * 4).astype(dtype) for s in ((2, 9, n, 1), (9, 1, m)))
+    got = ag.matmul(ag.asarray(x), ag.asarray(y))
+    assert got.shape == (2, 9, n, m) and got.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(got.numpy(), np.matmul(x, y))

@@ -25,6 +25,13 @@ def _dot(x: Any, y: Any) -> Any:
     return x.dot(y)
 
 
+def _outer(np: Any, x: Any, y: Any) -> Any:
+    """Columns times rows: nothing is summed, and BLAS would be called for each pair."""
+    if y.shape[-1] < x.shape[-2]:  # NumPy's inner loop should be the long one
+        return _outer(np, y.mT, x.mT).mT
+    return x * y if x.size * y.shape[-1] < large.THRESHOLD else large.binary(np.multiply, x, y)
+
+
 def _matmul(np: Any, x: Any, y: Any) -> Any:
     n, m = x.ndim, y.ndim
     try:
@@ -35,6 +42,8 @@ def _matmul(np: Any, x: Any, y: Any) -> Any:
         if n > 2 and m == 2 and x.flags.c_contiguous:  # one large product instead of many small ones
             shape = x.shape
             return _dot(x.reshape((ax.size(shape[:-1]), shape[-1])), y).reshape((*shape[:-1], y.shape[1]))
+        if n > 2 and m > 2 and x.shape[-1] == 1 == y.shape[-2] and x.dtype is y.dtype:
+            return _outer(np, x, y)
         return np.matmul(x, y)
     except ValueError:
         raise _matmul_error("matmul", x, y) from None

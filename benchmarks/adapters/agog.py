@@ -43,6 +43,15 @@ def value_and_grad(f):
     return run
 
 
+def hessian(f):
+    return staged(ag.hessian(f))
+
+
+def example_gradients(f, n):
+    """The gradients by the first n arguments, for each example in the others."""
+    return staged(lambda *args: ag.vmap(ag.grad(f, tuple(range(n))), in_axes=(None,) * n + (0,) * (len(args) - n))(*args))
+
+
 def trainer(loss, params, opt, lr):
     p = {k: ag.asarray(v, requires_grad=True) for k, v in params.items()}
     if opt == "adamw":

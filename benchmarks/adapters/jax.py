@@ -32,6 +32,15 @@ def value_and_grad(f):
     return lambda *args: jax.value_and_grad(f, tuple(range(len(args))))(*args)
 
 
+def hessian(f):
+    return fn(jax.hessian(f))
+
+
+def example_gradients(f, n):
+    """The gradients by the first n arguments, for each example in the others."""
+    return fn(lambda *args: jax.vmap(jax.grad(f, tuple(range(n))), (None,) * n + (0,) * (len(args) - n))(*args))
+
+
 def trainer(loss, params, opt, lr, b1=0.9, b2=0.999, eps=1e-8):
     tree = jax.tree.map
     p = tree(jnp.array, params)

@@ -3,7 +3,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optimizers
 import numpy as np
-from mlx.core import sum, tanh  # noqa: F401
+from mlx.core import logsumexp, reshape, sum, tanh  # noqa: F401
 
 
 def setup(mode, threads):
@@ -43,6 +43,26 @@ def value_and_grad(f):
     return run
 
 
+def hessian(f):
+    def run(p, *more):
+        g = mx.grad(lambda p: f(p, *(a.x for a in more)))
+        out = mx.vmap(lambda v: mx.jvp(g, [p.x], [v])[1][0])(mx.eye(p.x.size))
+        mx.eval(out)
+        return out
+
+    return run
+
+
+def example_gradients(f, n):
+    """The gradients by the first n arguments, for each example in the others."""
+    def run(*args):
+        out = mx.vmap(mx.grad(f, tuple(range(n))), (None,) * n + (0,) * (len(args) - n))(*(a.x for a in args))
+        mx.eval(out)
+        return out
+
+    return run
+
+
 def trainer(loss, params, opt, lr):
     p = {k: mx.array(v) for k, v in params.items()}
     o = optimizers.SGD(lr) if opt == "sgd" else optimizers.Adam(lr, bias_correction=True)
@@ -63,5 +83,5 @@ array = leaf = lambda x: Eager(mx.array(x))
 numpy = np.array
 wait = mx.eval
 relu = nn.relu
-linear = lambda x, w, b: mx.addmm(b, x, w)
+linear = lambda x, w, b: mx.addmm(b, x, w) if x.ndim == 2 else x @ w + b
 cross_entropy = lambda logits, labels: nn.losses.cross_entropy(logits, labels, reduction="mean")

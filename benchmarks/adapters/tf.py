@@ -1,6 +1,6 @@
 """TensorFlow, eagerly, with the raw update kernels of its optimisers."""
 import tensorflow as tf
-from tensorflow import exp, tanh  # noqa: F401
+from tensorflow import exp, reshape, tanh  # noqa: F401
 from tensorflow.nn import relu  # noqa: F401
 
 
@@ -18,6 +18,34 @@ def value_and_grad(f):
         with tf.GradientTape() as tape:
             y = f(*args)
         return y, tape.gradient(y, args)
+
+    return run
+
+
+def hessian(f):
+    def run(x, *more):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = f(x, *more)
+            g = inner.gradient(y, x)
+        return outer.jacobian(g, x)
+
+    return run
+
+
+def example_gradients(f, n):
+    """The gradients by the first n arguments, for each example in the others."""
+    def run(*args):
+        def one(example):
+            with tf.GradientTape() as tape:
+                for p in args[:n]:
+                    tape.watch(p)
+                y = f(*args[:n], *example)
+            return tape.gradient(y, args[:n])
+
+        return tf.vectorized_map(one, args[n:])
 
     return run
 
@@ -47,7 +75,7 @@ def trainer(loss, params, opt, lr, b1=0.9, b2=0.999, eps=1e-8):
 array, leaf = tf.constant, tf.Variable
 numpy = lambda t: t.numpy()
 wait = lambda t: None
-sum = tf.reduce_sum
-linear = lambda x, w, b: tf.nn.bias_add(x @ w, b)
+sum, logsumexp = tf.reduce_sum, tf.reduce_logsumexp
+linear = lambda x, w, b: tf.nn.bias_add(x @ w, b) if len(x.shape) == 2 else tf.linalg.matvec(w, x, True) + b
 cross_entropy = lambda logits, labels: tf.reduce_mean(
     tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))

@@ -53,6 +53,16 @@ def value_and_grad(f):
     return staged if compiled else run
 
 
+def hessian(f):
+    return fn(torch.func.hessian(f))
+
+
+def example_gradients(f, n):
+    """The gradients by the first n arguments, for each example in the others."""
+    return fn(lambda *args: torch.func.vmap(torch.func.grad(f, tuple(range(n))), (None,) * n + (0,) * (len(args) - n))(
+        *args))
+
+
 def trainer(loss, params, opt, lr):
     p = {k: array(v).requires_grad_() for k, v in params.items()}
     o = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[opt]
