@@ -90,9 +90,9 @@ def examples(F, r, count, n, k):
 
 
 def hessian(F, sizes, batch):
-    r, (n, hidden, k) = Rand(), sizes
+    r = Rand()
     parts = weights(r, *sizes)
-    x, t = examples(F, r, batch, n, k)
+    x, t = examples(F, r, batch, sizes[0], sizes[-1])
     ends = np.cumsum([p.size for p in parts]).tolist()
 
     def loss(p, x, t):
@@ -103,9 +103,9 @@ def hessian(F, sizes, batch):
 
 
 def example_gradients(F, sizes, count):
-    r, (n, hidden, k) = Rand(), sizes
+    r = Rand()
     parts = [F.array(w) for w in weights(r, *sizes)]
-    x, t = examples(F, r, count, n, k)
+    x, t = examples(F, r, count, sizes[0], sizes[-1])
     f = F.example_gradients(lambda w1, b1, w2, b2, x, t: classes(F, x, t, w1, b1, w2, b2), 4)
     return lambda: f(*parts, x, t)
 

@@ -49,7 +49,7 @@ def hessian(f):
 
 def example_gradients(f, n):
     """The gradients by the first n arguments, for each example in the others."""
-    return staged(lambda *args: ag.vmap(ag.grad(f, tuple(range(n))), in_axes=(None,) * n + (0,) * (len(args) - n))(*args))
+    return staged(lambda *args: ag.vmap(ag.grad(f, tuple(range(n))), (None,) * n + (0,) * (len(args) - n))(*args))
 
 
 def trainer(loss, params, opt, lr):
