@@ -365,6 +365,14 @@ class Function:
     def _find(self, args: tuple, kwargs: dict) -> Recording | None:
         """The recording that a call with these arguments would use, else the newest for their form."""
         try:
+            inspect.signature(self._fn).bind(*args, **kwargs)
+        except TypeError as error:  # of a method, Python hands the object to a call, but not to `explain`
+            owner = getattr(self, "__qualname__", "").rpartition(".")[0].rpartition(".")[2]
+            hint = f"; write {owner}.{self.__name__}, and give the object first" if owner.isidentifier() else ""
+            raise ArgumentTypeError(f"{self.__name__} cannot be called with these arguments: {error}{hint}") from None
+        except ValueError:  # a callable that does not state its arguments
+            pass
+        try:
             key, tensors, _ = forms.form(self._parameters, args, kwargs)
         except forms.Unfit:
             return None
@@ -387,7 +395,8 @@ class Function:
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """A report: recordings, guards, why it was recorded again, why it runs eagerly, what was compiled.
 
-        With arguments, also the details of the recording that a call with them uses.
+        With arguments, also the details of the recording that a call with them uses. Of a method, write
+        `Class.method.explain(object, ...)`.
         """
         return explain(self, self._find(args, kwargs) if args or kwargs or self._no_parameters() else None)
 

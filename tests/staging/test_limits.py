@@ -310,6 +310,26 @@ def test_explain_says_what_changed():
         assert part in text, f"{part!r} is not in\n{text}"
 
 
+class Scaled:
+    def __init__(self, by):
+        self.by = by
+
+    @ag.function
+    def apply(self, x):
+        return x * self.by
+
+
+def test_explain_of_a_method_takes_the_object():
+    scaled = Scaled(2.0)
+    for _ in range(3):
+        scaled.apply(T(1))
+    assert "called natively 2 times" in str(Scaled.apply.explain(scaled, T(1)))
+    with pytest.raises(ag.errors.ArgumentTypeError, match=r"missing .*'x'; write Scaled.apply, and give"):
+        scaled.apply.explain(T(1))
+    with pytest.raises(ag.errors.ArgumentTypeError, match="write Scaled.apply"):
+        scaled.apply.graph(T(1))
+
+
 def test_explain_says_why_it_is_eager():
     def f(x):
         print("hello")
