@@ -1,4 +1,4 @@
-"""Random rows in native code: bits, uniform numbers and masks are bit for bit those of eager code; others within ulps."""
+"""Random rows in native code: bits, uniform numbers and masks bit for bit those of eager code, others within ulps."""
 
 import ml_dtypes
 import numpy as np
