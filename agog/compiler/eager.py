@@ -17,6 +17,7 @@ import numpy as np
 
 from agog import config
 from agog.array import large
+from agog.compiler import amx, targets
 from agog.compiler.conv import conv
 from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.gemm import gemm
@@ -314,8 +315,39 @@ class _Reductions:
         return self._reduced("min", np.minimum, x, axis, keepdims)
 
 
+class _HalfProduct:
+    """Products of bfloat16 where the machine has instructions for them."""
+
+    def __init__(self, dtype: str) -> None:
+        self.product = amx.Eager() if dtype == "bfloat16" and amx.usable(targets.host()) else None
+
+    def linear(self, x: Any, weight: Any, bias: Any, empty: Any) -> Any:
+        """The row `linear`."""
+        return self.affine(x, weight.T, bias, empty)
+
+    def affine(self, x: Any, weight: Any, bias: Any, empty: Any) -> Any:
+        """The row `affine`; without a bias the row `matmul`."""
+        if self.product is None or weight.ndim != 2 or x.ndim < 2 or x.shape[-1] != weight.shape[0]:
+            return None
+        out = self.product(x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), weight, empty)
+        if out is None:
+            return None
+        if bias is not None:
+            if bias.shape != (weight.shape[1],) or bias.dtype != x.dtype:
+                return None
+            out += bias.astype(np.float32)
+        return large.astype(out, x.dtype).reshape((*x.shape[:-1], weight.shape[1]))
+
+    def matmul(self, x: Any, y: Any, empty: Any) -> Any:
+        """The row `matmul`."""
+        return self.affine(x, y, None, empty)
+
+
 _FEW, _PIECES = 64, (256, 128, 100, 96, 64, 60, 50, 49, 32, 30, 25, 16)
-_halves = _Family(_Reductions, HALVES, sum="sum", max="max", min="min")
+_halves = (
+    _Family(_Reductions, HALVES, sum="sum", max="max", min="min"),
+    _Family(_HalfProduct, HALVES, matmul="matmul", linear="linear", affine="affine"),
+)
 
 
 def _where(condition: Any, x: Any, y: Any) -> Any:
@@ -359,7 +391,7 @@ def _after_fork() -> None:
         _wanted.get_nowait()
     for key in [k for k, v in _kernels.items() if v is None]:
         del _kernels[key]
-    for family in (*_families, _halves):
+    for family in (*_families, *_halves):
         for dtype in [d for d, made in family.ready.items() if made is None]:
             del family.ready[dtype]
 
@@ -376,6 +408,7 @@ def enable() -> None:
         rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
         large.kernels |= rowwise.table()
         large.halves |= rowwise.halves()
-        large.halves |= {row: _halves.kernel(method) for row, method in _halves.methods.items()}
+        for family in _halves:
+            large.halves |= {row: family.kernel(method) for row, method in family.methods.items()}
         for family in _families:
             large.kernels |= {row: family.kernel(method) for row, method in family.methods.items()}

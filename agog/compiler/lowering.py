@@ -16,7 +16,7 @@ from functools import cache
 import numpy as np
 
 from agog.array import dtypes
-from agog.compiler import attention
+from agog.compiler import amx, attention
 from agog.compiler.ir import FLOATS
 from agog.compiler.natives import native
 from agog.compiler.nestplan import cost_of
@@ -36,6 +36,7 @@ from agog.compiler.values import (
     contiguous,
     count,
     mapped,
+    merged,
     resolve,
     seen_as,
     whole,
@@ -565,10 +566,50 @@ class Lowering:
 
     def matmul(self, x, y, shape, dtype):
         """x @ y for (..., m, k) and (..., k, n) of one float dtype, leading axes broadcast to those of `shape`."""
+        made = self._narrow_product(x, y, shape) if dtype == "float32" else None
+        if made is not None:
+            return made
         step = Matmul((self.solid(x, True), self.solid(y, True)), self.position)
         step.outputs = (Buffer(shape, dtype, step, name="matmul"),)
         self.steps.append(step)
         return step.outputs[0]
+
+    def _narrow_product(self, x, y, shape):
+        """x @ y in float32 where both are bfloat16 made wider and the machine multiplies those, or None."""
+        (*lead, m, n), k = shape, x.shape[-1]
+        operands = [self._narrow(v) for v in (x, y)] if amx.usable(self.target) else [None]
+        if None in operands:
+            return None
+        strides = []
+        for v in operands:
+            found = [0 if size == 1 else s for size, s in zip(v.shape, resolve(v)[2])]
+            strides.append([0] * (len(shape) - v.ndim) + found)
+        lead, walks = merged(lead, [*[s[:-2] for s in strides], contiguous(shape)[:-2]])
+        if len(lead) > 1:
+            return None
+        a, b = ((resolve(v)[1], w[0] if w else 0, *s[-2:]) for v, w, s in zip(operands, walks, strides))
+        made = amx.plan(self.target, (lead[0] if lead else 1, m, k, n), a, b, walks[2][0] if lead else 0)
+        if made is None:
+            return None
+        scratch = Buffer((made.scratch,), "uint8", name="tiles")
+        table = Buffer(made.table.shape, "int64", data=made.table, name="product table")
+        step = Call([*operands, scratch, table], made, self.position)
+        step.outputs = (Buffer(shape, "float32", step, name="matmul"),)
+        self.steps.append(step)
+        return step.outputs[0]
+
+    def _narrow(self, v):
+        """The bfloat16 value in memory of which `v` is a float32 copy, or None."""
+        root = resolve(v)[0]
+        if type(root) is not Point or root.name != "cast" or root.args[0].dtype != "bfloat16":
+            return None
+        source = root.args[0]
+        if not isinstance(v, View):
+            return self.solid(source, True)
+        _, offset, strides = resolve(v)
+        if isinstance(source, View) or isinstance(source, Const | Coord):
+            source = self.copy(source)
+        return self.strided(source, offset, strides, v.shape)
 
     def require(self, condition):
         """Every element of a bool value must be true, or the run does not count (as with a guard)."""

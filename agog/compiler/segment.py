@@ -13,7 +13,7 @@ from agog.compiler.memory import plan
 from agog.compiler.nests import NestCode
 from agog.compiler.schedule import Group, nest_of
 from agog.compiler.targets import HALVES, ITEMSIZE
-from agog.compiler.values import Buffer, contiguous, count, resolve
+from agog.compiler.values import Buffer, contiguous, count, merged, resolve
 
 __all__ = ["Segment"]
 
@@ -196,7 +196,7 @@ class Segment:
         self.work += 2 * count(out.shape) * depth
         x_lead = [0] * (len(lead) - (x.ndim - 2)) + [s if k != 1 else 0 for s, k in zip(xs[:-2], x.shape[:-2])]
         y_lead = [0] * (len(lead) - (y.ndim - 2)) + [s if k != 1 else 0 for s, k in zip(ys[:-2], y.shape[:-2])]
-        lead, (x_lead, y_lead, z_lead) = _merged(lead, [x_lead, y_lead, contiguous(out.shape)[:-2]])
+        lead, (x_lead, y_lead, z_lead) = merged(lead, [x_lead, y_lead, contiguous(out.shape)[:-2]])
         small = m * n * depth <= _INLINE and (n == 1 or ys[-1] == 1 or m * n * depth <= _INLINE // 8)
         make = self._small_matmul if small else self._large_matmul
         product, extra = make(
@@ -402,22 +402,3 @@ class Segment:
             imports |= pool.imports()
         code = self.loaded = jit.load(self.module, ["run"] + ["cycles"] * self.profile, imports, self.keep)
         return entry.bind(code, self.target, forms, self.arena, [c.data for c in self.constants], self.work)
-
-
-def _merged(sizes, rows):
-    """Sizes and strides with axes of size 1 dropped and neighbours made one where all arrays walk them as one."""
-    sizes, rows = list(sizes), [list(r) for r in rows]
-    for i in reversed(range(len(sizes))):
-        if sizes[i] == 1:
-            del sizes[i]
-            for r in rows:
-                del r[i]
-    i = 0
-    while i + 1 < len(sizes):
-        if all(r[i] == r[i + 1] * sizes[i + 1] for r in rows):
-            sizes[i : i + 2] = [sizes[i] * sizes[i + 1]]
-            for r in rows:
-                del r[i]
-        else:
-            i += 1
-    return sizes, rows

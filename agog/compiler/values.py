@@ -27,6 +27,7 @@ __all__ = [
     "View",
     "contiguous",
     "mapped",
+    "merged",
     "whole",
 ]
 
@@ -179,6 +180,25 @@ def mapped(v):
         free.remove(found)
         out.append(found)
     return None if free else (v.root, tuple(out))
+
+
+def merged(sizes, rows):
+    """Sizes and strides with axes of size 1 dropped and neighbours made one where all arrays walk them as one."""
+    sizes, rows = list(sizes), [list(r) for r in rows]
+    for i in reversed(range(len(sizes))):
+        if sizes[i] == 1:
+            del sizes[i]
+            for r in rows:
+                del r[i]
+    i = 0
+    while i + 1 < len(sizes):
+        if all(r[i] == r[i + 1] * sizes[i + 1] for r in rows):
+            sizes[i : i + 2] = [sizes[i] * sizes[i + 1]]
+            for r in rows:
+                del r[i]
+        else:
+            i += 1
+    return sizes, rows
 
 
 _memory = np.empty(0, np.int8)

@@ -22,7 +22,7 @@ def settled(fn):
     """What `fn` gives once the kernels that it asks for are there."""
     for _ in range(200):
         fn()
-        families = (*eager._families, eager._halves)
+        families = (*eager._families, *eager._halves)
         if None not in eager._kernels.values() and not any(None in f.ready.values() for f in families):
             return np.asarray(fn())
         time.sleep(0.02)
