@@ -53,12 +53,7 @@ def compare(name: str, recording: Any, inputs: list[Any], outs: list[Any], recor
                 raise StagingError(f"check: the native result of {name} differs from the eager one: {how}")
         return
     values: dict[Any, Any] = dict(zip(graph.inputs, inputs))
-    arrays = {
-        slot: data
-        for data, slot in (
-            (d, recorder._slot_of_array[id(d)]) for d in recorder._kept if id(d) in recorder._slot_of_array
-        )
-    }
+    arrays = recorder.arrays
     rows = [n for n in graph.nodes if n.is_row]
     if [r.op for r in recorder.records] != [n.op for n in rows]:
         return  # another path: the guards of the native call say so too

@@ -353,7 +353,7 @@ class Function:
             outs = r.program([t._data for t in inputs])  # type: ignore[misc]
         except Exception as error:
             return self._failed(error, args, kwargs)
-        recorder = Recorder()
+        recorder = Recorder(keep=True)
         for i, t in enumerate(tensors):
             recorder.add_argument(t, i)
         with recording(recorder):

@@ -1,13 +1,14 @@
 """The recorder: while a function runs eagerly, each operation also appends a record.
 
-Values are told apart by the array objects that hold them, which are kept alive until the recording ends, so that an
-identity never comes back. A Tensor that was not made during the recording was read from outside: it becomes an input,
+Values are told apart by the array objects that hold them. They are not kept alive: a recording takes no more memory than
+eager code, and an identity is forgotten when its object goes, before another can have it. A Tensor that was not made during the recording was read from outside: it becomes an input,
 fetched afresh at every call from where it was found.
 """
 
 from __future__ import annotations
 
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,10 @@ class External:
 class Recorder:
     """Collects what one run does. The hooks are called by the dispatcher, Tensors and the engine."""
 
-    def __init__(self, watch: Any = None, evidence: Any = None) -> None:
+    def __init__(self, watch: Any = None, evidence: Any = None, keep: bool = False) -> None:
+        """`keep`: all arrays stay alive, in `arrays` by slot."""
         self.watch, self.evidence = watch, evidence
+        self.arrays: dict[int, np.ndarray] | None = {} if keep else None
         self.records: list[Record] = []
         self.guards: list[Guard] = []
         self.effects: list[Effect] = []
@@ -124,16 +127,18 @@ class Recorder:
         self.stops: dict[int, int] = {}
         self._with_history: set[int] = set()
         self._slot_of_array: dict[int, int] = {}
-        self._born: dict[int, Any] = {}
-        self._kept: list[Any] = []
+        self._born: set[int] = set()
+        self._alive: list[weakref.ref[Any]] = []
         self._arrays: dict[int, Any] = {}
 
     # ------------------------------------------------------------------------------------------------ slots
     def _slot(self, data: Any) -> int:
-        slot = len(self.specs)
+        slot, key, slots = len(self.specs), id(data), self._slot_of_array
         self.specs.append((data.shape, data.dtype))
-        self._slot_of_array[id(data)] = slot
-        self._kept.append(data)
+        slots[key] = slot
+        self._alive.append(weakref.ref(data, lambda _: slots.pop(key, None)))
+        if self.arrays is not None:
+            self.arrays[slot] = data
         return slot
 
     def add_argument(self, tensor: Any, index: int) -> None:
@@ -156,7 +161,6 @@ class Recorder:
     def _outside(self, tensor: Any) -> int:
         slot = self._slot(tensor._data)
         self.external[id(tensor)] = External(tensor, slot)
-        self._kept.append(tensor)
         if tensor._node is not None:
             self._with_history.add(slot)
         return slot
@@ -196,7 +200,9 @@ class Recorder:
     # ------------------------------------------------------------------------------------------------ hooks
     def on_born(self, tensor: Any) -> None:
         """A Tensor object was made during the recording."""
-        self._born[id(tensor)] = tensor
+        key, born = id(tensor), self._born
+        born.add(key)
+        self._alive.append(weakref.ref(tensor, lambda _: born.discard(key)))
 
     def is_born(self, tensor: Any) -> bool:
         """Whether a Tensor object was made during the recording."""
@@ -204,7 +210,7 @@ class Recorder:
 
     def on_constant(self, tensor: Any, number: Any = None) -> None:
         """A Tensor of Python numbers: they follow from what the guards watch, or from a parameter that is free."""
-        self._born[id(tensor)] = tensor
+        self.on_born(tensor)
         if id(tensor._data) not in self._slot_of_array:
             slot = self._slot(tensor._data)
             self.constants[slot] = tensor._data
