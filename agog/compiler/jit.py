@@ -180,6 +180,13 @@ def _object_code(text: str, target: Target, fresh: bool = False) -> bytes:
     return data
 
 
+def trim() -> None:
+    """Give the system back what the C library keeps of memory that was freed, where it can be told to (glibc)."""
+    release = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if release is not None:
+        release(0)
+
+
 def assembly(module: Module) -> str:
     """The assembly of a module for its target, for people and tests."""
     with _llvm_lock():

@@ -30,6 +30,7 @@ from agog.graph.ir import Graph
 __all__ = ["Program", "compile"]
 
 _REUSED = 1 << 18  # bytes from which results are made in memory that was used before
+_TRIM = 1 << 22  # bytes of arena from which unused memory is given back before it is filled
 _KEPT = 2  # arrays kept for each result
 
 
@@ -40,7 +41,10 @@ def compile(graph, target=None, threads=True, profile=False):
     threads  whether large loops may be shared out to the pool
     profile  count the cycles of each step: `program.profile()`
     """
-    return Program(graph, target or targets.host(), threads, profile)
+    program = Program(graph, target or targets.host(), threads, profile)
+    if any(s.arena >= _TRIM for s in program._segments):
+        jit.trim()  # what recording and compiling left
+    return program
 
 
 def _unused(arrays, alone):

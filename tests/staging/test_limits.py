@@ -650,3 +650,25 @@ def test_a_compiler_that_fails_is_no_reason_to_fail(monkeypatch):
         f(T(v)).backward()
         assert w.grad.item() == v
     assert "broken" in str(f.explain(T(1))) or f.calls_staged == 2
+
+
+def test_recording_takes_no_more_memory_than_eager_code():
+    """Intermediate results go while a function is recorded, and the arrays that get their identities are told apart."""
+
+    def chain(x):
+        for i in range(200):
+            x = x * 0.5 + i
+        return x
+
+    x = ag.asarray(np.arange(1 << 14, dtype=np.float32))
+    want = chain(x).numpy()
+    staged = ag.function(chain, strict=True)
+    tracemalloc.start()
+    try:
+        first = staged(x)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(first.numpy(), want)
+    np.testing.assert_allclose(staged(x).numpy(), want, rtol=1e-6)
+    assert peak < 100 * x.numpy().nbytes  # there are 400 results
