@@ -1,8 +1,9 @@
 """The recorder: while a function runs eagerly, each operation also appends a record.
 
-Values are told apart by the array objects that hold them. They are not kept alive: a recording takes no more memory than
-eager code, and an identity is forgotten when its object goes, before another can have it. A Tensor that was not made during the recording was read from outside: it becomes an input,
-fetched afresh at every call from where it was found.
+Values are told apart by the array objects that hold them. These are not kept alive: a recording takes no more memory
+than eager code, and an identity is forgotten when its object goes, before another can have it. A Tensor that was not
+made during the recording was read from outside: it becomes an input, fetched afresh at every call from where it was
+found.
 """
 
 from __future__ import annotations
