@@ -18,6 +18,7 @@ import numpy as np
 
 from agog.array import large
 from agog.errors import GradientError
+from agog.ops.gathered import Products, gather
 from agog.ops.row import Op
 
 _ticket = count(-1, -1).__next__  # younger is smaller: what a heap hands out first
@@ -107,6 +108,7 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
     """
     pending: dict[Any, Any] = {}
     found: dict[Any, Any] = {}
+    products: dict[Any, Products] = {}
     heap: list[tuple[int, Any]] = []
     hooked = bool(hooks.data)  # (len() of a weak dictionary is a call into Python)
     watched = hooked or wanted is not None
@@ -203,6 +205,11 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
         elif not elementwise:
             whole = False
         known = whole
+        if not elementwise and not op.variadic and op.factors is not None and type(g) is _ndarray and type(
+                parents[op.factors[0]]) is Leaf:
+            at, split, saved = op.factors
+            if gather(products, parents[at], *split(g, env[saved])):
+                parents = (*parents[:at], None, *parents[at + 1:])
         wide = elementwise and type(g) is _ndarray and g.size >= _PULL_FROM
         for parent, rule in zip(parents, _variadic_rules(xp, op, g, env) if op.variadic else op.rules):
             if parent is None:
@@ -233,6 +240,8 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
                 pending[parent] = part
                 heappush(heap, (parent.seq, parent))
         whole = known
+    for leaf, several in products.items():
+        found[leaf] = found[leaf] + several.value() if leaf in found else several.value()
     if hooked:
         for node in list(found):
             if type(node) is Leaf and node in hooks:

@@ -143,3 +143,45 @@ def test_linear_maps_of_special_values(rng):
         with np.errstate(all="ignore"):
             y = ag.affine(*[ag.asarray(a.astype("f4")) for a in (x, w, b)]).numpy()
         np.testing.assert_array_equal(np.isnan(y), want)
+
+
+def cells(x, w, b, steps, use):
+    """A net that uses the weight (m, n) at every step."""
+    h = x
+    for _ in range(steps):
+        y = use(h, w)
+        h = ag.tanh(y[..., :h.shape[-1]] + b)
+    return h
+
+
+@pytest.mark.parametrize("use", [ag.affine, lambda h, w: h @ w, lambda h, w: ag.linear(h, w.mT)])
+@pytest.mark.parametrize("rows, steps", [((3,), 2), ((16,), 9), ((2, 3), 60), ((), 5)])
+def test_weights_that_are_used_often(use, rows, steps, rng):
+    x, w, b = rng.normal(size=(*rows, 90)), rng.normal(size=(90, 120)) / 10, rng.normal(size=90)
+    compare(lambda x, w, b: cells(x, w, b, steps, use), x, w, b, error=3e-5)
+
+
+def test_weights_that_are_used_often_and_otherwise(rng):
+    """The cotangents of products and of other uses meet; hooks and accumulation see their sum."""
+    w, xs = rng.normal(size=(100, 120)).astype("f4"), rng.normal(size=(6, 4, 100)).astype("f4")
+    weight = ag.asarray(w, requires_grad=True)
+    seen = []
+    weight.register_hook(lambda g: seen.append(np.array(g.numpy())))
+
+    def loss(weight):
+        return sum((ag.linear(ag.asarray(x), weight.mT).sum() + (ag.asarray(x) @ weight).sum() for x in xs), (
+            weight * 3).sum())
+
+    loss(weight).backward()
+    want = 2 * np.broadcast_to(xs.sum((0, 1))[:, None], w.shape) + 3
+    np.testing.assert_allclose(weight.grad.numpy(), want, rtol=1e-4, atol=1e-4)
+    assert len(seen) == 1 and (seen[0] == weight.grad.numpy()).all()
+    loss(weight).backward()
+    np.testing.assert_allclose(weight.grad.numpy(), 2 * want, rtol=1e-4, atol=1e-4)
+    (g,) = ag.gradients([loss(weight)], [weight])
+    np.testing.assert_allclose(g.numpy(), want, rtol=1e-4, atol=1e-4)
+    for dtype in ("float16", "float64", "complex64"):
+        v = ag.asarray(w.astype(dtype), requires_grad=True)
+        y = sum((ag.asarray(x.astype(dtype)) @ v).sum() for x in xs)
+        ag.real(y).backward() if dtype == "complex64" else y.backward()
+        np.testing.assert_allclose(np.array(v.grad.numpy()).real, (want - 3) / 2, rtol=2e-2, atol=2e-2)

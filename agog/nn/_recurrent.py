@@ -14,28 +14,24 @@ from agog.nn._parameter import Parameter
 
 
 def _tanh_step(xi: Any, state: tuple, w: Any, b: Any) -> tuple:
-    z = xi + state[0] @ w
-    return (ag.tanh(z if b is None else z + b),)
+    return (ag.tanh(xi + ag.linear(state[0], w, b)),)
 
 
 def _relu_step(xi: Any, state: tuple, w: Any, b: Any) -> tuple:
-    z = xi + state[0] @ w
-    return (ag.relu(z if b is None else z + b),)
+    return (ag.relu(xi + ag.linear(state[0], w, b)),)
 
 
 def _lstm_step(xi: Any, state: tuple, w: Any, b: Any) -> tuple:
     h, c = state
-    z = xi + h @ w
-    i, f, g, o = ag.split(z if b is None else z + b, 4, axis=-1)
+    i, f, g, o = ag.split(xi + ag.linear(h, w, b), 4, axis=-1)
     c = ag.sigmoid(f) * c + ag.sigmoid(i) * ag.tanh(g)
     return ag.sigmoid(o) * ag.tanh(c), c
 
 
 def _gru_step(xi: Any, state: tuple, w: Any, b: Any) -> tuple:
     h = state[0]
-    hw = h @ w
     xr, xz, xn = ag.split(xi, 3, axis=-1)
-    hr, hz, hn = ag.split(hw if b is None else hw + b, 3, axis=-1)
+    hr, hz, hn = ag.split(ag.linear(h, w, b), 3, axis=-1)
     r, z = ag.sigmoid(xr + hr), ag.sigmoid(xz + hz)
     n = ag.tanh(xn + r * hn)
     return (n + z * (h - n),)
@@ -113,7 +109,7 @@ class _Recurrent(Module):
         d = self.__dict__
         b = d.get("bias_hh" + suffix)
         xs = ag.unstack(ag.linear(x, d["weight_ih" + suffix], d.get("bias_ih" + suffix)))
-        w = ag.matrix_transpose(d["weight_hh" + suffix])
+        w = d["weight_hh" + suffix]
         step, ys = self._step, []
         for xi in reversed(xs) if suffix.endswith("reverse") else xs:
             state = step(xi, state, w, b)
@@ -207,8 +203,7 @@ class _Cell(Module):
             state = tuple(hx) if self._states > 1 else (hx,)
         if any(s.shape != shape for s in state):
             raise bad_input(self, state[0], f"{shape} for the state")
-        out = self._step(ag.linear(x, self.weight_ih, self.bias_ih), state, ag.matrix_transpose(self.weight_hh),
-                         self.bias_hh)
+        out = self._step(ag.linear(x, self.weight_ih, self.bias_ih), state, self.weight_hh, self.bias_hh)
         return out if self._states > 1 else out[0]
 
     def extra_repr(self) -> str:

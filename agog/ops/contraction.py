@@ -115,7 +115,7 @@ def _batch_matmul(xp: Any, batched: tuple, inputs: tuple, statics: tuple) -> Any
     return z if shape == z.shape else xp.reshape(z, shape)
 
 
-matmul = Op("matmul(x, y) -> z", _matmul, vjp={"x": _matmul_x, "y": _matmul_y},
+matmul = Op("matmul(x, y) -> z", _matmul, vjp={"x": _matmul_x, "y": _matmul_y}, factors={"y": lambda g, x: (x, g)},
             jvp={"x": lambda xp, t, y: xp.matmul(t, y), "y": lambda xp, t, x: xp.matmul(x, t)}, widen=True,
             kind="contraction", batch=_batch_matmul, error=16,
             samples=lambda s: [((s(3, 4), s(4, 2)), {}), ((s(4), s(4)), {}), ((s(3, 4), s(4)), {}),
@@ -244,6 +244,7 @@ def _batch_map(transposed: bool) -> Any:
 linear = Op("linear(x, weight, bias=None) -> y", lambda np, x, weight, bias=None: _map(x, weight.T, bias),
             check=_check_linear, takes="ifc", widen=True, kind="product", batch=_batch_map(True), error=16,
             vjp={"x": lambda xp, g, weight: xp.matmul(g, weight), "weight": _weight_rule, "bias": _bias_rule},
+            factors={"weight": lambda g, x: (g, x)},
             jvp={"x": lambda xp, t, weight: xp.linear(t, weight), "weight": lambda xp, t, x: xp.linear(x, t),
                  "bias": lambda xp, t: t},
             samples=lambda s: [((s(3, 4), s(2, 4), s(2)), {}), ((s(3, 4), s(2, 4), None), {}),
@@ -262,6 +263,7 @@ affine = Op("affine(x, w, bias=None) -> y", lambda np, x, w, bias=None: _map(x, 
             takes="ifc", widen=True, kind="product", batch=_batch_map(False), error=16,
             vjp={"x": lambda xp, g, w: xp.matmul(g, w.mT),
                  "w": lambda xp, g, x: xp.matmul(_flat(xp, x).mT, _flat(xp, g)), "bias": _bias_rule},
+            factors={"w": lambda g, x: (x, g)},
             jvp={"x": lambda xp, t, w: xp.affine(t, w), "w": lambda xp, t, x: xp.affine(x, t),
                  "bias": lambda xp, t: t},
             samples=lambda s: [((s(3, 4), s(4, 2), s(2)), {}), ((s(2, 3, 4), s(4, 2), None), {}),
