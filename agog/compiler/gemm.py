@@ -32,6 +32,7 @@ ACCUMULATE, BIAS, RELU = 1, 2, 4
 
 _TOGETHER = 1 << 10  # bytes of a row of B that are packed at once, into several panels
 _PARALLEL = 1 << 18  # multiplications below which one thread does all
+_WAKE = 1 << 22  # multiplications below which no thread is woken for them
 _LONG = 512  # rows or columns of a task that pay for packing the other matrix once more, against uneven threads
 
 
@@ -548,7 +549,11 @@ class _Writer(Packing):
         k.if_(
             alone,
             lambda: k.call_known("task", None, job, k.const(0, "int64"), total, k.const(0, "int32")),
-            lambda: k.call(pool.SYMBOL, None, task, job, total, one),
+            lambda: k.if_(
+                work * batch < _WAKE,
+                lambda: k.call(pool.AWAKE, None, task, job, total, one),
+                lambda: k.call(pool.SYMBOL, None, task, job, total, one),
+            ),
         )
         k.ret()
         k.finish()

@@ -19,16 +19,19 @@ import ctypes
 import functools
 import os
 import sys
+from typing import Mapping
 
 from agog import config
 from agog.compiler import jit, targets
 from agog.compiler.ir import Module
 from agog.compiler.targets import Target
 
-__all__ = ["SYMBOL", "Pool", "imports", "refresh"]
+__all__ = ["AWAKE", "SYMBOL", "Pool", "imports", "refresh"]
 
 #: What kernels call: `void (ptr fn, ptr arg, i64 n, i64 grain)` with `fn` a `void (ptr arg, i64, i64, i32)`.
 SYMBOL = "agog_parallel_for"
+#: The same for jobs too small to wake a worker: those that are awake take part.
+AWAKE = "agog_parallel_for_awake"
 
 # The pool's memory; what different threads write is on different cache lines.
 _LAYOUT = {
@@ -173,7 +176,9 @@ entry:
   %x = atomicrmw xchg ptr {gate}, i64 %new seq_cst
   %asleep = load atomic i32, ptr {sleepers} seq_cst, align 4
   %any = icmp ne i32 %asleep, 0
-  br i1 %any, label %wake, label %end
+  %wanted = icmp ne i32 %count, 0
+  %both = and i1 %any, %wanted
+  br i1 %both, label %wake, label %end
 wake:
   call void @wake(i32 %count)
   br label %end
@@ -182,6 +187,17 @@ end:
 }
 
 define void @agog_parallel_for(ptr %fn, ptr %arg, i64 %n, i64 %grain) #0 {
+  call void @share_out(ptr %fn, ptr %arg, i64 %n, i64 %grain, i32 1024)
+  ret void
+}
+
+; The same for jobs too small to wake anybody: workers that are awake take part.
+define void @agog_parallel_for_awake(ptr %fn, ptr %arg, i64 %n, i64 %grain) #0 {
+  call void @share_out(ptr %fn, ptr %arg, i64 %n, i64 %grain, i32 0)
+  ret void
+}
+
+define internal void @share_out(ptr %fn, ptr %arg, i64 %n, i64 %grain, i32 %most) #0 {
 entry:
   %workers = load atomic i32, ptr {wanted} monotonic, align 4
   %none = icmp eq i32 %workers, 0
@@ -204,8 +220,9 @@ parallel:
   store i64 0, ptr {next}
   %less = sub i64 %n, 1
   %others = udiv i64 %less, %grain
-  %few = icmp ult i64 %others, 1024
-  %count64 = select i1 %few, i64 %others, i64 1024
+  %most64 = zext i32 %most to i64
+  %few = icmp ult i64 %others, %most64
+  %count64 = select i1 %few, i64 %others, i64 %most64
   %count = trunc i64 %count64 to i32
   call void @open(i32 %count)
   call void @chunks(i32 0)
@@ -319,6 +336,10 @@ define void @agog_parallel_for(ptr %fn, ptr %arg, i64 %n, i64 %grain) #0 {
   call void %fn(ptr %arg, i64 0, i64 %n, i32 0)
   ret void
 }
+define void @agog_parallel_for_awake(ptr %fn, ptr %arg, i64 %n, i64 %grain) #0 {
+  call void %fn(ptr %arg, i64 0, i64 %n, i32 0)
+  ret void
+}
 define void @agog_pool_stop() #0 {
   ret void
 }
@@ -388,13 +409,18 @@ class Pool:
         module = build(targets.host(), sleep)
         # Two pools in one process (as in tests) must not share the code, which holds their memory.
         module.globals["id"] = f"; {id(self)}" if sleep else ""
-        self._code = jit.load(module, [SYMBOL, "agog_pool_stop", "agog_pool_forget", "pool"])
+        self._code = jit.load(module, [SYMBOL, AWAKE, "agog_pool_stop", "agog_pool_forget", "pool"])
         self._words = (ctypes.c_int32 * 2).from_address(self._code["pool"] + _LAYOUT["wanted"])
         self._words[1] = spin
         self._forget = ctypes.CFUNCTYPE(None)(self._code["agog_pool_forget"])
         self._stop = ctypes.CFUNCTYPE(None)(self._code["agog_pool_stop"])
         self.forget()
         self.threads = threads
+
+    @property
+    def addresses(self) -> Mapping[str, int]:
+        """The addresses of both functions, by symbol."""
+        return {symbol: self._code[symbol] for symbol in (SYMBOL, AWAKE)}
 
     @property
     def address(self) -> int:
@@ -437,7 +463,7 @@ def shared() -> Pool:
 
 def imports() -> dict[str, int]:
     """What a kernel that calls `agog_parallel_for` is linked with."""
-    return {SYMBOL: shared().address}
+    return dict(shared().addresses)
 
 
 _current = 0
