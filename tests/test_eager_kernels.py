@@ -185,3 +185,27 @@ def test_weights_that_are_used_often_and_otherwise(rng):
         y = sum((ag.asarray(x.astype(dtype)) @ v).sum() for x in xs)
         ag.real(y).backward() if dtype == "complex64" else y.backward()
         np.testing.assert_allclose(np.array(v.grad.numpy()).real, (want - 3) / 2, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("heads, queries, keys, size, values", [
+    ((3, 4), 33, 47, 17, 24), ((5,), 70, 70, 16, 16), ((), 130, 64, 8, 32), ((2, 3), 1, 300, 16, 16),
+    ((2, 2, 2), 20, 20, 8, 8)])
+def test_attention(heads, queries, keys, size, values, causal, rng):
+    q, k, v = (rng.normal(size=(*heads, *s)) for s in ((queries, size), (keys, size), (keys, values)))
+    attend = lambda q, k, v: ag.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    compare(attend, q, k, v, error=3e-5)
+    if len(heads) == 2:  # heads within rows, and parts of one array
+        turned = [np.ascontiguousarray(a.transpose(0, 2, 1, 3)) for a in (q, k, v)]
+        compare(lambda *xs: attend(*[ag.permute_dims(x, (0, 2, 1, 3)) for x in xs]), *turned, error=3e-5)
+    both = np.concatenate([k, v], axis=-1)
+    compare(lambda q, kv: attend(q, kv[..., :size], kv[..., size:]), q, both, error=3e-5)
+
+
+def test_attention_to_infinite_and_nan_scores(rng):
+    q, k, v = rng.normal(size=(3, 2, 40, 16))
+    k, v = np.stack([k] * 3), np.stack([v] * 3)
+    q = np.stack([q] * 3)
+    k[1, 0, 5], v[2, 1, 7, 3] = np.nan, np.inf
+    with np.errstate(all="ignore"):
+        compare(ag.scaled_dot_product_attention, q, k, v, error=3e-5)

@@ -21,6 +21,7 @@ from agog.compiler import amx, targets
 from agog.compiler.conv import conv
 from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.gemm import gemm
+from agog.compiler.heads import Attention
 from agog.compiler.ir import FLOATS
 from agog.compiler.pooling import max_pool
 from agog.compiler.rows import PROGRAMS, compile_row_program, compile_rows
@@ -270,6 +271,7 @@ class _Adam:
 _families = (
     _Family(_Adam, adam="update"),
     _Family(_Product, matmul="matmul", affine="affine"),
+    _Family(Attention, attention="forward", attention_grad="backward"),
     _Family(conv, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
     _Family(max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
 )
