@@ -55,9 +55,10 @@ def gather(products: dict[Any, Products], leaf: Any, a: Any, b: Any) -> bool:
     a (..., m) and b (..., n) are together smaller than half of the leaf (m, n): keeping them takes no more memory than
     computing would.
     """
-    size = a.shape[-1] * b.shape[-1]
-    if size < _LEAST or 2 * (a.size + b.size) > size or not a.size or leaf.shape != (a.shape[-1], b.shape[-1]) \
-            or a.dtype is not b.dtype or not (a.dtype is dtypes.float32 or a.dtype is dtypes.float64):
+    if len(leaf.shape) != 2:
+        return False
+    size = leaf.shape[0] * leaf.shape[1]
+    if size < _LEAST or 2 * (a.size + b.size) > size or not a.size or a.dtype is not b.dtype or not (a.dtype is dtypes.float32 or a.dtype is dtypes.float64):
         return False
     found = products.get(leaf)
     if found is None:
