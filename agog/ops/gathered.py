@@ -58,7 +58,10 @@ def gather(products: dict[Any, Products], leaf: Any, a: Any, b: Any) -> bool:
     if len(leaf.shape) != 2:
         return False
     size = leaf.shape[0] * leaf.shape[1]
-    if size < _LEAST or 2 * (a.size + b.size) > size or not a.size or a.dtype is not b.dtype or not (a.dtype is dtypes.float32 or a.dtype is dtypes.float64):
+    dtype = a.dtype
+    if size < _LEAST or 2 * (a.size + b.size) > size or not a.size:
+        return False
+    if dtype is not b.dtype or not (dtype is dtypes.float32 or dtype is dtypes.float64):
         return False
     found = products.get(leaf)
     if found is None:
