@@ -19,8 +19,9 @@ def at_once(monkeypatch):
     monkeypatch.setattr(eager, "_request", make)
     eager.enable()
     yield
-    for key in [k for k, made in eager._kernels.items() if made is None]:  # what there is no kernel for
-        del eager._kernels[key]
+    for made in (eager._kernels, *[f.ready for f in (*eager._families, eager._halves)]):
+        for key in [k for k, kernel in made.items() if kernel is None]:  # what there is no kernel for
+            del made[key]
 
 
 def gradient(f, *arrays, dtype="float32"):
