@@ -19,7 +19,7 @@ def at_once(monkeypatch):
     monkeypatch.setattr(eager, "_request", make)
     eager.enable()
     yield
-    for made in (eager._kernels, *[f.ready for f in (*eager._families, eager._halves)]):
+    for made in (eager._kernels, *[f.ready for f in (*eager._families, *eager._halves)]):
         for key in [k for k, kernel in made.items() if kernel is None]:  # what there is no kernel for
             del made[key]
 
