@@ -109,14 +109,24 @@ DYNAMIC: dict[str, Any] = {"_getitem_array": _masked, "_getitem_arrays": _masked
                            "bincount": lambda *args: True}
 
 
-NAMES = {*COMMUTATIVE, *VIEWS, *INFER, *DYNAMIC}  # a test sees that all of them are rows
+def _element(statics: tuple, place: tuple) -> Any:
+    """`x[..., i, ...]` for an `i` at the place (0, n) of (index,): `x` taken along axis n, then the other indices."""
+    (index,) = statics
+    if len(place) != 2 or not all(type(k) in (int, slice) for k in index[: place[1]]):
+        return None
+    return place[1], ((*index[: place[1]], *index[place[1] + 1 :]),)
+
+
+SELECTS: dict[str, Any] = {"_getitem": _element}
+
+NAMES = {*COMMUTATIVE, *VIEWS, *INFER, *DYNAMIC, *SELECTS}  # a test sees that all of them are rows
 
 
 def _state() -> None:
     for name in NAMES & TABLE.keys():
         op = TABLE[name]
         op.commutative = name in COMMUTATIVE
-        op.infer, op.dynamic = INFER.get(name), DYNAMIC.get(name)
+        op.infer, op.dynamic, op.selects = INFER.get(name), DYNAMIC.get(name), SELECTS.get(name)
         if name in VIEWS:
             op.view = VIEWS[name] or op.impl
 

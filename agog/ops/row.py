@@ -67,6 +67,9 @@ class Op:
     view       `view(np, x, *statics)`: the result as a view of a C-contiguous x, reading no element of it
     infer      `infer(*inputs, *statics) -> ((shape, dtype), ...)` where running on zeros would be slow or wrong
     dynamic    `dynamic(*inputs, *statics)`: True when the result's shape depends on the inputs' values
+    selects    `selects(statics, place)`: when the number at this place of the static parameters (a path of indices)
+               does nothing but select along an axis of the one input, (axis, the static parameters for the rest); else
+               None
 
     Facts for the compiler (most are stated in `ops.structure`):
     decompose  `decompose(xp, *inputs, *statics)`: the same in other rows, or None where that is not possible
@@ -78,7 +81,7 @@ class Op:
                  "takes", "to_float", "result", "widen", "check", "lower", "batch", "elementwise", "domain", "samples",
                  "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
                  "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic", "decompose",
-                 "nest", "reduce", "factors", "straight", "plain", "intact")
+                 "nest", "reduce", "factors", "selects", "straight", "plain", "intact")
 
     straight: tuple[Callable[..., Any], int, Any] | None
     """The rule of a row of one input that works element by element, if it takes one saved value or none."""
@@ -119,7 +122,7 @@ class Op:
         self.domain, self.samples, self.doc, self.error, self.kind = domain, samples, doc, error, kind
         self.reference, self.smooth, self.reduce = reference, smooth, reduce
         self.commutative, self.view, self.infer, self.dynamic = commutative, view, infer, dynamic
-        self.decompose, self.nest, self.intact = decompose, nest, intact
+        self.decompose, self.nest, self.intact, self.selects = decompose, nest, intact, None
         self._index_rules()
         self.factors: tuple[int, Callable[..., Any], int] | None = None
         for name, split in (factors or {}).items():

@@ -27,14 +27,17 @@ class Loop:
     after    for each offset that the loop is left to, the variables that may be read from there on
     counted  for `for ... in range(x)`: how `x` comes about; None for other loops
     numbered whether its turns differ by what a `for` gives them: whether its variable is read
+    selects  where it is read, if that is for nothing but `x[i]`: the offsets of the instructions that take the element
     """
 
-    __slots__ = ("head", "inside", "line", "live", "after", "is_for", "counted", "numbered")
+    __slots__ = ("head", "inside", "line", "live", "after", "is_for", "counted", "numbered",
+                 "selects")
 
     def __init__(self, head: int, inside: set[int], is_for: bool):
         self.head, self.inside, self.is_for = head, inside, is_for
         self.line = 0
         self.numbered = is_for
+        self.selects: frozenset[int] | None = None
         self.live: frozenset[str] = frozenset()
         self.after: dict[int, frozenset[str]] = {}
         self.counted: Counted | None = None
@@ -82,11 +85,29 @@ class Flow:
             target = next((i for i in instructions if i.offset > loop.head), None)
             if loop.is_for and target is not None and target.opname == "STORE_FAST":
                 loop.numbered = target.argval in live[follow[target.offset][0]]
+                loop.selects = self._selections(loop, target, code, plain)
         self._find_stored(code, plain, [c for c in ranges.values() if c.name is not None])
 
     def instruction(self, at: int) -> int:
         """The offset of the instruction that a frame is at: it may stand within what belongs to a call."""
         return self.offsets[bisect.bisect_right(self.offsets, at) - 1]
+
+    def _selections(self, loop: Loop, target: Any, code: types.CodeType, plain: list[Any]) -> frozenset[int] | None:
+        """See `Loop.selects`; None also where a loop inside reads the variable, or something else assigns it."""
+        name = target.argval
+        if name in code.co_cellvars or name in loop.live:
+            return None
+        inner = {o for other in self.loops.values() if other.inside < loop.inside for o in other.inside}
+        found = set()
+        for i, after in zip(plain, plain[1:]):
+            if i.offset not in loop.inside or i is target:
+                continue
+            names = [n for _, n in _fast(i)]
+            if name in names:
+                if i.opname != "LOAD_FAST" or after.opname != "BINARY_SUBSCR" or i.offset in inner:
+                    return None
+                found.add(after.offset)
+        return frozenset(found)
 
     def _find_stored(self, code: types.CodeType, plain: list[Any], counts: list[Counted]) -> None:
         """Variables that are assigned once, outside of loops, and read by the headers of loops alone."""

@@ -21,12 +21,16 @@ from agog.graph.ir import Where
 
 
 class Record:
-    """One operation that ran: the row, slots of its inputs and outputs, static parameters, the user's line."""
+    """One operation that ran: the row, slots of its inputs and outputs, static parameters, the user's line.
 
-    __slots__ = ("op", "inputs", "statics", "outputs", "line")
+    at   the frame that called it and its instruction, if the frame is followed (see `turns`)
+    """
 
-    def __init__(self, op: Any, inputs: tuple, statics: tuple, outputs: tuple, line: Any):
+    __slots__ = ("op", "inputs", "statics", "outputs", "line", "at")
+
+    def __init__(self, op: Any, inputs: tuple, statics: tuple, outputs: tuple, line: Any, at: Any = None):
         self.op, self.inputs, self.statics, self.outputs, self.line = op, inputs, statics, outputs, line
+        self.at = at
 
 
 class Guard:
@@ -246,7 +250,8 @@ class Recorder:
         self._with_history.update(s for s, t in zip(outputs, results) if t._node is not None)
         frame = user_frame(2)
         where = None if frame is None else Where(frame.f_code.co_filename, frame.f_lineno)
-        self.records.append(Record(op, inputs, statics, outputs, where))
+        at = None if self.turns is None or frame is None else self.turns.place(frame)
+        self.records.append(Record(op, inputs, statics, outputs, where, at))
 
     def on_error(self, op: Any) -> None:
         """An operation raised. If the function goes on, which way it went depends on values that no guard knows."""

@@ -29,13 +29,15 @@ code comes to. The call then runs eagerly."""
 class Step:
     """One operation of a turn, or a loop inside of it."""
 
-    __slots__ = ("item", "key", "refs", "specs", "tables", "fixed")
+    __slots__ = ("item", "key", "refs", "specs", "tables", "fixed", "moving", "exact")
 
     def __init__(self, item: Any, refs: list[Any], specs: list[Any]):
         self.item, self.refs, self.specs = item, refs, specs
         self.key = self.key_of(item)
         self.tables: dict[int, dict[int | None, np.ndarray]] = {}
         self.fixed: list[Any] = []
+        self.exact = False  # whether it selects by the number of the turn
+        self.moving: tuple[tuple, dict[int | None, int]] | None = None  # a static parameter that selects: place, values
 
     @staticmethod
     def key_of(item: Any) -> Any:
@@ -141,7 +143,7 @@ class Turning:
 
     def _key(self, block: Block) -> Any:
         steps = tuple(
-            (s.key, tuple(map(self._ref, s.fixed)),
+            (s.key, tuple(map(self._ref, s.fixed)), s.moving and (s.moving[0], s.exact or tuple(s.moving[1].items())),
              tuple((n, tuple((k, v.tobytes()) for k, v in t.items())) for n, t in s.tables.items()))
             for s in block.steps
         )
@@ -209,7 +211,7 @@ class Turning:
         return [*outputs, _all(fine)] if self.checks else outputs
 
     def _tables(self, block: Block) -> bool:
-        if any(s.tables for s in block.steps):
+        if any(s.tables or s.moving for s in block.steps):
             return True
         return type(block.end) is Look and any(map(self._tables, block.end.ways.values()))
 
@@ -319,6 +321,9 @@ class _Writer:
             if type(step.item) is Turning:
                 values.add(step.item.emit(builder, [a if type(a) is Symbol else builder.constant(a) for a in args]))
                 continue
+            if step.moving is not None:
+                values.add([self.select(step, args[0], turn)])
+                continue
             inputs = [None if a is None else builder.value(a) for a in args]
             outs = builder.add(step.item.op, inputs, step.item.statics, step.specs, where=step.item.line)
             values.add([Symbol(v, builder) for v in outs])
@@ -332,6 +337,24 @@ class _Writer:
         if kind == "i":
             return self.invariant[self.loop.invariant[ref[1]]]
         return self.loop.constants[ref]
+
+    def select(self, step: Step, x: Any, turn: Any) -> Any:
+        """An operation that selects another element at each turn."""
+        place, known = step.moving  # type: ignore[misc]
+        axis, rest = step.item.op.selects(step.item.statics, place)
+        builder = active()
+        assert builder is not None
+        x = builder.constant(x) if type(x) is not Symbol else x
+        if step.exact:
+            return builder.emit(step.item.op, (xp.take(x, turn, axis=axis),), rest)
+        numbers = np.array([known.get(k, known[None]) for k in self.loop.tables], np.int64)
+        numbers[numbers < 0] += x.shape[axis]
+        steps = set(np.diff(numbers).tolist())
+        if len(steps) == 1:
+            number = (turn - self.loop.first) * steps.pop() + int(numbers[0])
+        else:
+            number = xp.take(numbers, turn - self.loop.first, axis=0)
+        return builder.emit(step.item.op, (xp.take(x, number, axis=axis),), rest)
 
     def table(self, step: Step, n: int, turn: Any) -> Any:
         """The constant of this turn."""

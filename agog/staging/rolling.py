@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from agog.staging.recorder import Argument, Effect, Guard, Record
-from agog.staging.rolled import MOST, Block, Look, Step, Turning
+from agog.staging.rolled import MOST, Turning
 from agog.staging.state import ABSENT
+from agog.staging.template import Exit, Template, Unlike, where
 from agog.staging.turns import Run, Snapshot, count_guard
 
 PEELED = 3
@@ -30,19 +31,6 @@ PEELED = 3
 
 _GONE = 1 << 60
 """As the item that makes a slot: none any more."""
-
-WAYS = 16
-"""Ways through one turn."""
-
-SMALL = 4096
-"""Bytes of constants that are compared by content."""
-
-TABLE = 1 << 22
-"""Bytes that the constants of all turns may need."""
-
-
-class Unlike(Exception):
-    """Why the turns of a loop are not turns of one loop of a graph."""
 
 
 class Rolled:
@@ -189,7 +177,7 @@ class _Roller:
         if shots[last].effects != shots[first].effects:
             raise Unlike("it delivers staged effects (ag.print, ag.callback)")
         self._not_walked(run, shots[first:])
-        template = _Template(self, shots, first, varying)
+        template = Template(self, shots, first, varying)
         for k in range(first, last):
             template.add(k, self.items[shots[k].at : shots[k + 1].at])
         exit = None
@@ -197,6 +185,8 @@ class _Roller:
             exit = template.find_exit(shots[last].at)
             if exit is None and template.branches:
                 exit = template.find_last(shots[last].at)
+        if varying and template.selects_by_turn(run):
+            varying = False
         if varying and template.branches:
             raise Unlike("numbers differ from turn to turn, and its turns take different ways")
         if exit is not None:
@@ -231,7 +221,7 @@ class _Roller:
                 used.update(item.slots)
         return {s for s in used if start <= self.made.get(s, -1) <= end}
 
-    def _tested(self, run: Run, t: _Template, exit: _Exit, known: int) -> None:
+    def _tested(self, run: Run, t: Template, exit: Exit, known: int) -> None:
         """A loop that is left at a look at a Tensor, at the latest in turn `known`."""
         first, last = t.first, t.last
         child = exit.look.ways[exit.going]
@@ -241,7 +231,7 @@ class _Roller:
             while before >= 0 and self.items[before] is None:
                 before -= 1
             guard = self.items[before] if before >= 0 else None
-            if isinstance(guard, Guard) and guard.at and _where(guard) == exit.look.place and (
+            if isinstance(guard, Guard) and guard.at and where(guard) == exit.look.place and (
                 guard.expected is exit.outcome
             ):
                 if self._uses(before, exit.index) - {exit.guard.slot} <= set(outs):
@@ -270,9 +260,11 @@ class _Roller:
         line = getattr(record, "line", None)
         return "values of single turns are used after it" + (f" (made at {line})" if line else "")
 
-    def _counted(self, run: Run, t: _Template, count: Guard | None, varying: bool) -> None:
+    def _counted(self, run: Run, t: Template, count: Guard | None, varying: bool) -> None:
         """A loop that makes a known number of turns, or one that a Tensor says."""
         start, end = t.shots[t.first].at, t.shots[t.last].at - 1
+        if end < start:
+            raise Unlike("its turns compute nothing")
         finals = [c[t.last - t.first] for c in t.classes]
         if stray := self._uses(start, end) - set(finals):
             raise Unlike(self._stray(stray))
@@ -280,8 +272,8 @@ class _Roller:
             count = None
         self._put(run, t, start, end, finals, t.last + run.missed if count is None or varying else None, count=count)
 
-    def _put(self, run: Run, t: _Template, start: int, end: int, finals: list[int], limit: int | None,
-             exit: _Exit | None = None, going: int | None = None, kept: Any = (), numbers: Any = None,
+    def _put(self, run: Run, t: Template, start: int, end: int, finals: list[int], limit: int | None,
+             exit: Exit | None = None, going: int | None = None, kept: Any = (), numbers: Any = None,
              count: Guard | None = None) -> None:
         """Replace items start..end by a loop.
 
@@ -323,331 +315,6 @@ class _Roller:
         self.made.update(dict.fromkeys(turning.outputs, start))
         self.done[id(run)] = turning
         run.reason = None
-
-
-class _Exit:
-    """Where a loop is left: the look, the guard there, which way stays in the loop, and what the last turn made.
-
-    number   how many items stand before it in each turn; None when that depends on the way that the turn takes
-    """
-
-    def __init__(self, look: Look, guard: Guard, index: int, number: int | None, made: dict[int, int]):
-        self.look, self.guard, self.index, self.number, self.made = look, guard, index, number, made
-        self.looks = [look]
-        (self.going,) = look.ways
-        self.outcome = look.ways[self.going].value
-
-
-class _Template:
-    """What the turns `first` to `last` of a loop have in common."""
-
-    def __init__(self, roller: _Roller, shots: list[Snapshot], first: int, varying: bool):
-        self.roller, self.shots, self.first, self.varying = roller, shots, first, varying
-        self.last = len(shots) - 1
-        self.begin = shots[first].at
-        self.root = Block()
-        self.branches = 0
-        self.constants: dict[Any, np.ndarray] = {}
-        r = roller.recorder
-        vectors: dict[tuple[int, ...], None] = {}
-        self.steady = {slot for slot, _ in r.sources}  # what a turn may read that is the same at all of them
-        for name in shots[first].arrays:
-            if not all(name in s.arrays for s in shots[first:]):
-                raise Unlike(f"{name} does not stay a Tensor")
-            vector = tuple(r._slot_of_array.get(id(s.arrays[name]), -id(s.arrays[name])) for s in shots[first:])
-            if len(set(vector)) > 1:
-                if min(vector) < 0:
-                    raise Unlike(f"{name} gets a value that cannot be followed")
-                vectors[vector] = None
-            else:
-                self.steady.add(vector[0])
-        self.classes = list(vectors)
-        self.states: list[dict[int, set]] = []
-        for k in range(self.last - first + 1):
-            state: dict[int, set] = {}
-            for j, vector in enumerate(self.classes):
-                state.setdefault(vector[k], set()).add(("s", j))
-            self.states.append(state)
-
-    def refs(self, slot: int, made: dict[int, int], k: int) -> set:
-        """What a slot that is read at turn `k` may be to the loop."""
-        slot = self.roller.same.get(slot, slot)
-        if slot in made:
-            return {("v", made[slot])}
-        found = set(self.states[k - self.first].get(slot, ()))
-        constant = self.roller.recorder.constants.get(slot)
-        if constant is not None:
-            key = ("c", constant.dtype.str, constant.shape,
-                   constant.tobytes() if constant.nbytes <= SMALL else id(constant))
-            self.constants[key] = constant
-            found.add(key)
-        elif slot in self.steady:
-            found.add(("i", slot))
-        elif not found and self.roller.made.get(slot, -1) < self.begin:
-            if self.last - self.first < 2:
-                raise Unlike("too few turns were made to know which value they read")
-            found.add(("i", slot))
-        if not found:
-            raise Unlike("a turn reads what an earlier one made, and no variable holds it")
-        return found
-
-    # ------------------------------------------------------------------------------------------------- matching
-    def add(self, k: int, items: list[Any]) -> None:
-        """Match one whole turn with those before it."""
-        made: dict[int, int] = {}
-        block, at, fresh = self.root, 0, not self.root.steps and self.root.end is None
-        for item in items:
-            if item is None:
-                continue
-            if isinstance(item, Effect):
-                raise Unlike("it delivers staged effects (ag.print, ag.callback)")
-            if isinstance(item, Guard):
-                ref = self.refs(item.slot, made, k)
-                if type(item.expected) not in (bool, int):
-                    raise Unlike(f"Python looks at a {type(item.expected).__name__} in it ({item.line})")
-                if fresh:
-                    block.end = Look(ref, item, _where(item))
-                look = block.end
-                if at < len(block.steps) or type(look) is not Look or not self._same_look(look, item):
-                    raise Unlike(f"its turns differ at a look at a Tensor ({item.line})")
-                look.ref &= ref
-                self._not_empty(look.ref, item.line)
-                key = _way(item)
-                fresh = key not in look.ways
-                if fresh:
-                    look.ways[key] = Block(item.expected)
-                    if len(look.ways) > 1:
-                        self.branches += 1
-                        if self.branches >= WAYS:
-                            raise Unlike(f"its turns take more than {WAYS} ways")
-                block, at = look.ways[key], 0
-                continue
-            refs = [None if s is None else self.refs(s, made, k) for s in item.inputs]
-            if fresh:
-                block.steps.append(Step(item, refs, [self.roller.recorder.specs[s] for s in item.outputs]))
-            elif not self._match(block, at, item, refs, k, commit=True):
-                raise Unlike(f"its turns do different things ({item.line})")
-            at += 1
-            for s in item.outputs:
-                made[s] = len(made)
-        outs = [self.refs(vector[k + 1 - self.first], made, k) for vector in self.classes]
-        if fresh:
-            block.end = outs
-        elif at < len(block.steps) or type(block.end) is not list:
-            raise Unlike("its turns differ in length")
-        else:
-            for a, b in zip(block.end, outs):
-                a &= b
-                self._not_empty(a, None)
-
-    @staticmethod
-    def _not_empty(ref: set, line: Any) -> None:
-        if not ref:
-            raise Unlike("its turns read different values" + (f" ({line})" if line else ""))
-
-    @staticmethod
-    def _same_look(look: Look, guard: Guard) -> bool:
-        return look.guard.what == guard.what and look.place == _where(guard)
-
-    def _match(self, block: Block, at: int, item: Any, refs: list[Any], k: int, commit: bool) -> bool:
-        if at >= len(block.steps):
-            return False
-        step = block.steps[at]
-        specs = [self.roller.recorder.specs[s] for s in item.outputs]
-        if step.key != Step.key_of(item) or step.specs != specs or len(step.refs) != len(refs):
-            return False
-        for n, (a, b) in enumerate(zip(step.refs, refs)):
-            if a is None or b is None:
-                if a is not b:
-                    return False
-                continue
-            both = a & b
-            if not both:
-                both = self._table(step, n, a, b, k, commit)
-                if not both:
-                    return False
-            if commit:
-                step.refs[n] = both
-        return True
-
-    def _table(self, step: Step, n: int, a: set, b: set, k: int, commit: bool) -> set:
-        """A constant that differs from turn to turn."""
-        x, y = _constant(a), _constant(b)
-        if not self.varying or y is None or x is None and ("t", n) not in a:
-            return set()
-        if x is not None and x[1:3] != y[1:3]:
-            return set()
-        if commit:
-            table = step.tables.setdefault(n, {})
-            if x is not None:
-                table[None] = self.constants[x]
-            elif table[None].shape != self.constants[y].shape or table[None].dtype != self.constants[y].dtype:
-                return set()
-            table[k] = self.constants[y]
-        return {("t", n)}
-
-    def find_exit(self, start: int) -> _Exit | None:
-        """Follow the last turn, which was not finished, to the look at which it took a way of its own."""
-        found = self._follow(start, commit=False)
-        return self._follow(start, commit=True) if found is not None else None
-
-    def _follow(self, start: int, commit: bool, place: Any = None) -> _Exit | None:
-        """place: where the exit is, when it stands behind branches."""
-        made: dict[int, int] = {}
-        block, at, number = self.root, 0, 0
-        for index in range(start, len(self.roller.items)):
-            item = self.roller.items[index]
-            if item is None:
-                continue
-            if isinstance(item, Effect):
-                return None
-            if isinstance(item, Guard):
-                look = block.end
-                if at < len(block.steps) or type(look) is not Look or not self._same_look(look, item):
-                    return None
-                ref = look.ref & self.refs(item.slot, made, self.last)
-                if not ref:
-                    return None
-                if commit:
-                    look.ref = ref
-                way = look.ways.get(_way(item))
-                if way is None:
-                    if len(look.ways) != 1 or type(item.expected) is not bool or place not in (None, look.place):
-                        return None
-                    if place is not None and look.ways[next(iter(look.ways))].steps:
-                        return None
-                    return _Exit(look, item, index, number if place is None else None, made)
-                if len(look.ways) > 1 and place is None:
-                    return None
-                block, at = way, 0
-            else:
-                try:
-                    refs = [None if s is None else self.refs(s, made, self.last) for s in item.inputs]
-                except Unlike:
-                    return None
-                if not self._match(block, at, item, refs, self.last, commit):
-                    return None
-                at += 1
-                for s in item.outputs:
-                    made[s] = len(made)
-            number += 1
-        return None
-
-    def find_last(self, start: int) -> _Exit | None:
-        """The exit of a loop whose turns take different ways, and end with its test."""
-        ends: list[Look] = []
-
-        def collect(block: Block) -> None:
-            for way in block.end.ways.values() if type(block.end) is Look else ():
-                if type(way.end) is list and not way.steps:
-                    ends.append(block.end)
-                collect(way)
-
-        collect(self.root)
-        place = ends[0].place if ends else None
-        if not ends or any(e.place != place or e.ways.keys() != ends[0].ways.keys() or len(e.ways) > 1 for e in ends):
-            return None
-        if len(ends) != self.branches + 1:
-            return None
-        if self._follow(start, commit=False, place=place) is None:
-            return None
-        found = self._follow(start, commit=True, place=place)
-        if found is not None:
-            found.looks = ends
-        return found
-
-    # -------------------------------------------------------------------------------------------------- reading it
-    def nth(self, k: int, number: int) -> int:
-        """The index of the item with this number in turn `k`."""
-        at = self.shots[k].at
-        while True:
-            if self.roller.items[at] is not None:
-                if not number:
-                    return at
-                number -= 1
-            at += 1
-
-    def made_in(self, k: int, number: int) -> list[int]:
-        """The slots that the first `number` items of turn `k` make."""
-        end = self.nth(k, number)
-        items = self.roller.items[self.shots[k].at : end]
-        return [s for i in items if isinstance(i, Record | Turning) for s in i.outputs]
-
-    def single(self, refs: list[set]) -> list[Any]:
-        """References that are not in doubt."""
-        out = []
-        for ref in refs:
-            if len(ref) != 1:
-                raise Unlike("too few turns were made to know which value they read")
-            out.append(next(iter(ref)))
-        return out
-
-    def after(self, exit: _Exit, ref: Any) -> int:
-        """The slot of what the last turn leaves in a variable; -1 when it is a constant."""
-        kind, what = ref[0], ref[1]
-        if kind == "v":
-            return next(s for s, n in exit.made.items() if n == what)
-        if kind == "s":
-            return self.classes[what][self.last - self.first]
-        return what if kind == "i" else -1
-
-    def reads(self, block: Block) -> set:
-        """All that a block refers to."""
-        out: set = set()
-        for step in block.steps:
-            out.update(*[r for r in step.refs if r is not None])
-        if type(block.end) is Look:
-            out |= block.end.ref
-            for way in block.end.ways.values():
-                out |= self.reads(way)
-        elif block.end is not None:
-            out.update(*block.end)
-        return out
-
-    def finish(self) -> None:
-        """Fix what every reference means."""
-        size = 0
-
-        def visit(block: Block) -> None:
-            nonlocal size
-            for step in block.steps:
-                step.fixed = [None if r is None else self.single([r])[0] for r in step.refs]
-                for table in step.tables.values():
-                    size += table[None].nbytes * (self.last - self.first + 1)
-            if type(block.end) is Look:
-                block.end.fixed = self.single([block.end.ref])[0]
-                for way in block.end.ways.values():
-                    visit(way)
-            else:
-                block.fixed = self.single(block.end)
-
-        visit(self.root)
-        if size > TABLE:
-            raise Unlike("the numbers that differ from turn to turn are too many")
-
-
-def _way(guard: Guard) -> Any:
-    return type(guard.expected), repr(guard.expected)
-
-
-def _constant(refs: set) -> Any:
-    return next((r for r in refs if r[0] == "c"), None)
-
-
-def _where(guard: Guard) -> Any:
-    """Where in the source a guard stands, in all the frames that were followed; the two copies that the compiler makes
-    of a loop's test stand in the same place."""
-    return tuple((code, _position(code, at)) for _, code, at in guard.at)
-
-
-def _position(code: Any, at: int) -> Any:
-    found = _positions.get(id(code))
-    if found is None or found[0] is not code:
-        found = _positions[id(code)] = (code, list(code.co_positions()))
-    return found[1][at // 2]
-
-
-_positions: dict[int, Any] = {}
 
 
 def _unequal(a: dict[str, Any], b: dict[str, Any]) -> set[str]:

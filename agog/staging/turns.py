@@ -134,6 +134,13 @@ class Turns:
         r = self.recorder
         return len(r.records) + len(r.guards) + len(r.effects)
 
+    def place(self, frame: Any) -> tuple[int, int] | None:
+        """Where a frame stands, if it is followed."""
+        follower = frame.f_trace
+        if type(follower) is not Follower or follower.turns is not self:
+            return None
+        return id(follower), follower.flow.instruction(frame.f_lasti)
+
     def chain(self, frame: Any) -> tuple[tuple[int | None, types.CodeType, int], ...]:
         """Where a frame stands, and those that called it, up to the outermost that is followed."""
         out, size = [], 0

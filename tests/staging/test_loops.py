@@ -239,6 +239,96 @@ def variable_of_a_for_after_it(stage):
         yield f(T(1, 2), number(n))
 
 
+def sequence():
+    return ag.asarray(np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32))
+
+
+@case(staged=True)
+def elements_of_a_sequence(stage):
+    @stage
+    def plain(xs, n):
+        h = ag.zeros(4)
+        for t in range(int(n)):
+            h = ag.tanh(xs[t] + h * 0.5)
+            if h.sum() > 1:
+                h = h * 0.5
+        return h
+
+    @stage
+    def from_the_end(xs, n):
+        h = ag.zeros(4)
+        for t in range(int(n)):
+            h = ag.tanh(xs[-t - 1, 1:3].sum() + h * 0.5 + xs[:, t % 4].sum())
+        return h
+
+    @stage
+    def by_a_list(xs, n):
+        h, order = ag.zeros(4), [*range(4), *range(11, -1, -1)]
+        for t in range(int(n)):
+            h = ag.tanh(xs[order[t]] + h * 0.5)
+        return h
+
+    @stage
+    def one_is_special(xs, n):
+        h = ag.zeros(4)
+        for t in range(int(n)):
+            h = ag.tanh(xs[t] + h * 0.5)
+            if t == 6:
+                h = h + 1
+        return h
+
+    @stage
+    def twice(xs, n):
+        h = ag.zeros(4)
+        for t in range(int(n)):
+            h = ag.tanh(xs[t] + h * 0.5)
+            for part in ([1.0] * 12, xs):
+                h = h + part[t]
+        return h
+
+    @stage
+    def left(xs, n):
+        h, c = ag.zeros(4), n + 0
+        for t in range(12):
+            h = ag.tanh(xs[t] + h * 0.5)
+            c = c - 1
+            if c < 0:
+                break
+        return h
+
+    @stage
+    def counter(xs, n):
+        h, k = ag.zeros(4), 0
+        while k < n:
+            h = ag.tanh(xs[k] + h * 0.5)
+            k += 1
+        return h
+
+    for f in (plain, from_the_end, by_a_list, one_is_special, twice, left, counter):
+        for n in (2, 3, 0, 1, 2, 7, 12, 6, 13, 5, 9, 12):
+            yield attempt(f, sequence(), number(n))
+
+
+@case(staged=True)
+def gradient_through_a_sequence(stage):
+    w = T(0.5, 0.7, 0.3, 0.1, requires_grad=True)
+
+    @stage
+    def f(xs, n):
+        h = ag.zeros(4)
+        for t in range(int(n)):
+            h = ag.tanh(xs[t] + h * w)
+        return h
+
+    for n in (3, 5, 0, 1, 12, 7):
+        xs = sequence().requires_grad_()
+        y = f(xs, number(n))
+        if n:
+            (y * T(1, 2, 3, 4)).sum().backward()
+        yield y, xs.grad, w.grad
+        w.grad = None
+
+
 @case(staged=True)
 def nested_loops(stage):
     @stage
@@ -771,7 +861,14 @@ def test_fifty_numbers_of_turns_need_few_recordings(order):
             x = x * 0.9 + 1
         return x
 
-    for f, most in ((by_value, 4), (by_count, 3)):
+    @ag.function(strict=True)
+    def sequence_of(x, n):
+        rows = x.reshape(2, 1).broadcast_to((2, 50)).reshape(50, 2)
+        for t in range(int(n)):
+            x = x * 0.9 + rows[t]
+        return x
+
+    for f, most in ((by_value, 4), (by_count, 3), (sequence_of, 4)):
         made = 0
         for n in counts:
             before = f.calls_staged
