@@ -16,13 +16,14 @@ class Case:
     build: Callable
     params: dict
     bar: float  # agog's time divided by PyTorch's must not be above this
+    held: bool = True  # each result is held until the next one is there, as by `y = step()`; else it is dropped at once
 
 
 CASES: dict[str, Case] = {}
 
 
-def case(name, build, bar, **params):
-    CASES[name] = Case(name, build, params, bar)
+def case(name, build, bar, held=True, **params):
+    CASES[name] = Case(name, build, params, bar, held)
 
 
 class Rand:
@@ -111,8 +112,10 @@ def example_gradients(F, sizes, count):
 
 
 M = 1 << 20
-case("a + b, 4 elements", add, 0.65, n=4, grad=False)
-case("a + b, 4 elements, requires grad", add, 0.60, n=4, grad=True)
+case("a + b, 4 elements", add, 0.65, held=False, n=4, grad=False)
+case("a + b, 4 elements, result held", add, 0.65, n=4, grad=False)
+case("a + b, 4 elements, requires grad", add, 0.60, held=False, n=4, grad=True)
+case("a + b, 4 elements, requires grad, result held", add, 0.60, n=4, grad=True)
 case("tanh(a*b+b).sum() and its gradient, 4", tanh_grad, 0.35, n=4)
 case("tanh(a*b+b).sum() and its gradient, 1024", tanh_grad, 0.40, n=1024)
 case("tanh(a*b+b).sum() and its gradient, 16384", tanh_grad, 0.50, n=16384)

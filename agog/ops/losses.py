@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -49,11 +50,17 @@ def _targets(np, target, classes, ignore_index):
     return _class_index(np, target, classes, ignore_index)
 
 
+@functools.lru_cache(64)
+def _starts(rows, classes):
+    """Where each row of (rows, classes) begins, counting elements."""
+    return np.arange(0, rows * classes, classes)
+
+
 def _row_losses(np, x, index):
     """(logsumexp, loss) of each row of logits."""
     top = np.maximum.reduce(x, 1, None, None, True)
     z = x - top
-    picked = z[np.arange(x.shape[0]), index]
+    picked = z.take(index + _starts(*x.shape))
     np.exp(z, z)
     lse = np.add.reduce(z, 1)
     np.log(lse, lse)
@@ -119,7 +126,10 @@ def _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction):
         p = x - lse[:, None]
         np.exp(p, p)
         p *= scale[:, None]
-        p[np.arange(n), index] -= a
+        if p.flags.c_contiguous:
+            p.reshape(-1)[index + _starts(*p.shape)] -= a
+        else:
+            p[np.arange(n), index] -= a
         return p
     p = fresh(np, x.shape, x.dtype)
 

@@ -119,13 +119,13 @@ class Optimizer:
             return loss
         with np.errstate(all="ignore"):
             for group in self.param_groups:
-                self._step_group(group)
+                self._step_group(group, group["params"])
         return loss
 
-    def _step_group(self, group: Group) -> None:
+    def _step_group(self, group: Group, params: list[Tensor]) -> None:
         names = self._moments(group)
         states = self.state
-        for p in group["params"]:
+        for p in params:
             node = p._node
             if type(node) is not Leaf:
                 if node is not None:

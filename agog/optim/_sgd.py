@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 import agog as ag
+from agog.array import dtypes
 from agog.errors import ArgumentError
 from agog.optim._group import Group
-from agog.optim._optimizer import Optimizer, scalars
+from agog.optim._optimizer import BLOCK, Optimizer, own, scalars
+from agog.tape import Leaf
 from agog.tensor import Tensor
 
+_ndarray, _f32, _f64 = np.ndarray, dtypes.float32, dtypes.float64
 _add, _multiply, _subtract, _negative = np.add, np.multiply, np.subtract, np.negative
 
 
@@ -58,6 +61,26 @@ class SGD(Optimizer):
             new["momentum_buffer"] = b
             g = b * group["momentum"] + g if group["nesterov"] else b
         return p - g * xp.astype(group.rate, p.dtype), new
+
+    def _step_group(self, group: Group, params: list[Tensor]) -> None:
+        if not (group["momentum"] or group["weight_decay"] or group["maximize"]):
+            params = [p for p in params if not self._step_small(p, group)]
+        super()._step_group(group, params)
+
+    def _step_small(self, p: Tensor, group: Group) -> bool:
+        """p -= lr * g in two operations; False where that is not all, or is better done in blocks."""
+        node = p._node
+        if type(node) is not Leaf or node.grad is None or p not in self.state:
+            return False
+        g = node.grad._data
+        dtype = g.dtype
+        constants = group.cache.get(dtype)
+        if constants is None or (dtype is not _f32 and dtype is not _f64) or type(g) is not _ndarray or g.size > BLOCK \
+                or type(p._data) is not _ndarray or p._data.dtype is not dtype:
+            return False
+        data = own(p)
+        _subtract(data, _multiply(g, constants[0]), data)
+        return True
 
     def _moments(self, group: Group) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
