@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any, Callable
 
-from agog import tree
+from agog import config, tree
 from agog.array import dtypes
 from agog.autodiff.batching import Batched
 from agog.autodiff.engine import enable_grad, is_grad_enabled, no_grad
@@ -36,7 +36,10 @@ def _call(rule: Any, xs: Tensors) -> Tensors:
         level = top_level(xs)
         mine = [getattr(x._data, "__agog_level__", None) == level for x in xs]
         kind = type(next(x._data for x, m in zip(xs, mine) if m))
-        ys = rule.batched(level, xs, mine) if kind is Batched else rule.pushed(level, xs, mine)
+        if kind is Batched:
+            ys = rule.batched(level, xs, mine)
+        elif kind is Dual:
+            ys = rule.pushed(level, xs, mine)  # (else values of a graph that is being built)
     if is_grad_enabled() and any(x._node is not None for x in xs):
         return rule.recorded(xs, ys)
     return rule.plain(xs) if ys is None else ys
@@ -64,11 +67,22 @@ class _Examples:
         return tensors.sum(x._data.value, axis=0) if self.holds(x) else x * self.n
 
 
-class _Reverse:
-    """A function with a reverse rule: `fn(xs) -> (ys, pull)`, `pull(gs)` a cotangent or None for each of xs."""
+def _known(rule: Any, xs: Tensors, ys: Tensors, plain: bool) -> Tensors:
+    """`ys`; a recorder is told how they follow from `xs`, if the operations of the function are those it has seen."""
+    if plain and config.modes.recorder is not None:
+        config.modes.recorder.on_custom(rule, xs, ys)
+    return ys
 
-    def __init__(self, fn: Callable[[Tensors], tuple[Tensors, Callable[[Tensors], Tensors]]], name: str):
-        self.fn, self.name = fn, name
+
+class _Reverse:
+    """A function with a reverse rule: `fn(xs) -> (ys, pull)`, `pull(gs)` a cotangent or None for each of xs.
+
+    users  the functions of the user behind it
+    """
+
+    def __init__(self, fn: Callable[[Tensors], tuple[Tensors, Callable[[Tensors], Tensors]]], name: str,
+                 users: tuple = ()):
+        self.fn, self.name, self.users = fn, name, users
 
     def plain(self, xs: Tensors) -> Tensors:
         with no_grad():
@@ -87,7 +101,11 @@ class _Reverse:
                 pull = self.fn(xs if deeper else bare)[1]
             return pull(gs)
 
-        return recorded_call(self.name, xs, ys, cotangents)
+        return _known(self, xs, recorded_call(self.name, xs, ys, cotangents), stored is not None)
+
+    def transposed(self, xs: Tensors, gs: Tensors) -> Tensors:
+        """The cotangents of xs (or None), from those of all results."""
+        return self.fn(xs)[1](gs)
 
     def batched(self, level: int, xs: Tensors, mine: list[bool]) -> Tensors:
         def fn(values: Tensors) -> tuple[Tensors, Callable[[Tensors], Tensors]]:
@@ -131,35 +149,38 @@ class _Forward:
     """A function with a forward rule: `fn(xs) -> ys`, `push(xs, ts) -> (ys, tangents)`."""
 
     def __init__(self, fn: Callable[[Tensors], Tensors],
-                 push: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]], name: str):
-        self.fn, self.push, self.name = fn, push, name
+                 push: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]], name: str, users: tuple = ()):
+        self.fn, self.push, self.name, self.users = fn, push, name, users
 
     def plain(self, xs: Tensors) -> Tensors:
         with no_grad():
             return [y.detach() for y in self.fn(xs)]
 
     def recorded(self, xs: Tensors, ys: Tensors | None) -> Tensors:
-        bare = [wrap(x._data) for x in xs]
+        bare, here = [wrap(x._data) for x in xs], ys is None
         ys = self.plain(bare) if ys is None else ys
-        active = [i for i, x in enumerate(xs) if dtypes.is_inexact(x.dtype)]
-        floats = [i for i, y in enumerate(ys) if dtypes.is_inexact(y.dtype)]
 
         def cotangents(gs: Tensors, deeper: bool) -> Tensors:
-            at = xs if deeper else bare
-            zeros = [tensors.zeros_like(x.detach()) for x in at]
+            return self.transposed(xs if deeper else bare, gs)
 
-            def linear(*ts: Any) -> Tensors:
-                full = list(zeros)
-                for i, t in zip(active, ts):
-                    full[i] = t
-                tangents = self.push(at, full)[1]
-                return [tangents[i] for i in floats]
+        return _known(self, xs, recorded_call(self.name, xs, ys, cotangents), here)
 
-            parts = vjp(linear, *[zeros[i] for i in active])[1]([gs[i] for i in floats])
-            found = dict(zip(active, parts))
-            return [found.get(i) for i in range(len(xs))]
+    def transposed(self, xs: Tensors, gs: Tensors) -> Tensors:
+        """The cotangents of xs (or None), from those of all results."""
+        active = [i for i, x in enumerate(xs) if dtypes.is_inexact(x.dtype)]
+        floats = [i for i, g in enumerate(gs) if dtypes.is_inexact(g.dtype)]
+        zeros = [tensors.zeros_like(x.detach()) for x in xs]
 
-        return recorded_call(self.name, xs, ys, cotangents)
+        def linear(*ts: Any) -> Tensors:
+            full = list(zeros)
+            for i, t in zip(active, ts):
+                full[i] = t
+            tangents = self.push(xs, full)[1]
+            return [tangents[i] for i in floats]
+
+        parts = vjp(linear, *[zeros[i] for i in active])[1]([gs[i] for i in floats])
+        found = dict(zip(active, parts))
+        return [found.get(i) for i in range(len(xs))]
 
     def batched(self, level: int, xs: Tensors, mine: list[bool]) -> Tensors:
         def fn(values: Tensors) -> Tensors:
@@ -255,7 +276,7 @@ def custom_gradient(fn: Callable[..., Any]) -> Callable[..., Any]:
 
         if not given.tensors:
             return tree.unflatten(structure, run([])[0])
-        ys = _call(_Reverse(run, name), given.tensors)
+        ys = _call(_Reverse(run, name, (fn,)), given.tensors)
         return tree.unflatten(structure, ys)
 
     return wrapped
@@ -321,5 +342,5 @@ class custom_jvp:  # a decorator, and the function that it makes
 
         if not given.tensors:
             return self._fn(*args, **kwargs)
-        ys = _call(_Forward(run, push, name), given.tensors)
+        ys = _call(_Forward(run, push, name, (self._fn, self._rule)), given.tensors)
         return tree.unflatten(structure, ys)

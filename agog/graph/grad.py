@@ -7,13 +7,13 @@ conjugation inside, and are conjugated at the boundary, as in `autodiff.engine`.
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
 from agog import tape
 from agog.array import dtypes
-from agog.errors import GradientError
+from agog.errors import GradientError, GraphError
 from agog.graph.build import Builder, Symbol, xp
 from agog.graph.forms import COND, SCAN, WHILE
 from agog.graph.ir import Constant, Graph, Input, Node, Role, Value
@@ -32,17 +32,33 @@ class _FormOp:
         self.name, self.outputs, self.rules = name, outputs, ((rule, 0, None),)
 
 
+class Ruled:
+    """A piece of a graph with a gradient rule of its own.
+
+    pull(xs, gs)  Symbols of the inputs and a cotangent for each output: cotangents (or None) for each input
+    """
+
+    def __init__(self, inputs: list[Value], outputs: list[Value], pull: Callable[[list[Any], list[Any]], list[Any]]):
+        self.inputs, self.outputs, self.pull = inputs, outputs, pull
+
+
 class _Forward:
     """The forward part, copied into a builder and recorded on a tape."""
 
-    def __init__(self, graph: Graph, builder: Builder, wanted: Sequence[Value]):
+    def __init__(self, graph: Graph, builder: Builder, wanted: Sequence[Value], ruled: Sequence[Ruled] = ()):
         self.builder = builder
+        self.ruled = {piece.outputs[-1]: piece for piece in ruled}
         self.env: dict[Value, Value] = {}
         self.tape: dict[Value, Any] = {v: tape.Leaf(v.shape, v.dtype) for v in wanted}
         self.where: dict[Any, Any] = {}
         self._alive: list[Any] = []
         for node in graph.nodes:
             self._node(node)
+            for v in node.outputs:
+                if v in self.ruled:
+                    self._own_rule(self.ruled.pop(v), node.where)
+        if self.ruled:
+            raise GraphError(f"a gradient rule belongs to no value of the graph '{graph.name}'")
 
     def read(self, v: Any) -> Any:
         return v if v is None else self.env.get(v, v)
@@ -94,6 +110,20 @@ class _Forward:
         made.op, made.parents, made.env, made.seq = _FormOp(node.op.name, outs, rule), parents, (), tape._ticket()
         made.shape = outs[0].shape if len(outs) == 1 else [v.spec for v in outs]
         self._recorded(made, outs, node.where)
+
+    def _own_rule(self, piece: Ruled, where: Any) -> None:
+        b, inputs, outs = self.builder, [self.read(v) for v in piece.inputs], [self.read(v) for v in piece.outputs]
+        parents = tuple(self.tape.get(v) for v in inputs)
+
+        def rule(_: Any, g: Any) -> list[Any]:
+            gs = [p if isinstance(p, Symbol) else b.constant(p) for p in (g if isinstance(g, list) else [g])]
+            return piece.pull([b.symbol(v) for v in inputs], gs)
+
+        if any(p is not None for p in parents):
+            made = tape._new(tape.Node)
+            made.op, made.parents, made.env, made.seq = _FormOp("rule", tuple(outs), rule), parents, (), tape._ticket()
+            made.shape = outs[0].shape if len(outs) == 1 else [v.spec for v in outs]
+            self._recorded(made, outs, where)
 
     def _recorded(self, made: Any, outs: Sequence[Value], where: Any) -> None:
         self._alive.append(made)
@@ -175,10 +205,10 @@ def vjp(graph: Graph, wrt: Any = None) -> Graph:
     return _joint(graph, _wanted(graph, wrt))
 
 
-def _joint(graph: Graph, wrt: Sequence[Input], of: Sequence[int] | None = None) -> Graph:
+def _joint(graph: Graph, wrt: Sequence[Input], of: Sequence[int] | None = None, ruled: Sequence[Ruled] = ()) -> Graph:
     graph = inline(graph)
     b = Builder.like(graph)
-    forward = _Forward(graph, b, wrt)
+    forward = _Forward(graph, b, wrt, ruled)
     outputs = [forward.read(v) for v in graph.outputs]
     gs: list[Any] = []
     with b:
@@ -219,15 +249,17 @@ def grad(graph: Graph, wrt: Any = None, *, value: bool = False) -> Graph:
     return prune(b.build(grads, roles))
 
 
-def forward_backward(graph: Graph, wrt: Any = None, of: Sequence[int] | None = None) -> tuple[Graph, Graph]:
+def forward_backward(graph: Graph, wrt: Any = None, of: Sequence[int] | None = None,
+                     ruled: Sequence[Ruled] = ()) -> tuple[Graph, Graph]:
     """Two graphs for a gradient that comes later.
 
     The first has the outputs of `graph`, then the values to keep (role 'saved'). The second takes those values, then a
     cotangent for each floating output (of those with the numbers in `of`), and gives the gradients by `wrt`. What only
-    the backward part needs is computed there; a view is not kept, what it looks at is.
+    the backward part needs is computed there; a view is not kept, what it looks at is. `ruled`: pieces of the graph,
+    in which gradients are stopped, that have a rule of their own.
     """
     wanted = _wanted(graph, wrt)
-    joint = _joint(graph, wanted, of)
+    joint = _joint(graph, wanted, of, ruled)
     count = len(graph.outputs)
     outputs, grads = joint.outputs[:count], joint.outputs[count:]
     first = ancestors(outputs) | {n for n in joint.nodes if not n.pure}

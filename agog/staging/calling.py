@@ -75,6 +75,8 @@ def write_entry(r: Recording, arguments: Any) -> Callable[[tuple, dict], Any] | 
     written = getattr(r.program, "written", None)
     if arguments is None or written is None or r.leaf_states and any(type(o) is int for o, _ in r.leaf_states):
         return None
+    if r.gradient is not None and r.gradient.guards is not None:
+        return None
     if any(type(s) not in (Argument, Captured) for s in r.fetch) or any(type(o) is int for o, _ in r.gradients):
         return None
     w = _Writer()

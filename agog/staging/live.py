@@ -14,16 +14,20 @@ from agog import config, tape
 from agog.autodiff.engine import conj, enable_grad, walk
 from agog.autodiff.functional import fresh, stopped
 from agog.dispatch import apply, wrap
-from agog.errors import GraphError
+from agog.errors import GradientError, GraphError
 from agog.graph.forms import COND, WHILE
-from agog.graph.grad import forward_backward
-from agog.graph.ir import Constant, Graph, Input
+from agog.graph.grad import Ruled, forward_backward
+from agog.graph.ir import Constant, Graph, Input, Value
+from agog.graph.ir import Node as GraphNode
 from agog.graph.rewrite import rewrite
 from agog.staging.building import build
+from agog.staging.guards import Guards
+from agog.staging.rules import Trial, puller
 from agog.staging.state import is_tensor
 from agog.tape import Node, Pick
 
 _new = object.__new__
+_NONE: dict[Any, Any] = {}
 _payload = 2  # where a node of ours keeps what its rule takes: after the inputs and the output
 
 
@@ -33,11 +37,23 @@ class Live:
     outputs    which outputs of the graph are differentiable results
     which      which inputs have a history
     reaches    for each of these outputs, the positions in `which` that its gradient flows to
+    customs    {last node: (rule, inputs, outputs)} of functions with gradient rules of their own
     """
 
     variadic, elementwise, derived, inputs, static_names, sees_none = True, False, (), ("xs",), (), True
 
-    def __init__(self, name: str, graph: Graph, outputs: list[int], which: list[int], reaches: list[set[int]]):
+    def __init__(
+        self,
+        name: str,
+        graph: Graph,
+        outputs: list[int],
+        which: list[int],
+        reaches: list[set[int]],
+        customs: dict[GraphNode, tuple[Any, list[Value], list[Value]]],
+    ):
+        self.customs = customs
+        self.guards: Guards | None = None  # what the rules of customs read
+        self._parts: tuple[Graph, Graph] | None = None
         self.name, self.graph, self.live, self.which, self.reaches = f"staged {name}", graph, outputs, which, reaches
         self.outputs = ("y",) if len(outputs) == 1 else tuple(map(str, outputs))
         specs = [graph.outputs[i].spec for i in outputs]
@@ -45,6 +61,23 @@ class Live:
         self.rules = ((self.rule, 1, _payload),)
         self.backward: Callable[[list[Any]], list[Any]] | None = None
         self.saved: list[tuple[bool, int]] = []  # (whether it is an input, its number among inputs or outputs)
+
+    def trace(self) -> str | None:
+        """Run the gradient rules of customs on values that do not exist yet; why this cannot be done, or None."""
+        if len(self.live) > 1:  # which rules run depends on which results are used
+            return "it returns several Tensors to differentiate, through a function with a gradient rule of its own"
+        trial = Trial([rule for rule, _, _ in self.customs.values()])
+        reason = trial.run(self._split)
+        self._parts, self.guards = trial.result, trial.guards
+        return reason
+
+    def changed(self) -> str | None:
+        """The name of what a gradient rule read and what is not as it was, or None."""
+        return None if self.guards is None else self.guards.failed()
+
+    def _split(self) -> tuple[Graph, Graph]:
+        ruled = [Ruled(inputs, outs, puller(rule)) for rule, inputs, outs in self.customs.values()]
+        return forward_backward(self.graph, list(self.which), of=self.live, ruled=ruled)
 
     def compile(self) -> Callable[[list[Any]], list[Any]]:
         """The program of the forward part; makes that of the backward part as well, where this can be compiled."""
@@ -57,8 +90,8 @@ class Live:
             return build(without_stops(self.graph))
 
     def _compile(self) -> Callable[[list[Any]], list[Any]]:
-        graph, count = self.graph, len(self.graph.outputs)
-        forward, backward = forward_backward(graph, list(self.which), of=self.live)
+        count = len(self.graph.outputs)
+        forward, backward = self._parts or self._split()
         forward, backward = without_stops(forward), without_stops(backward)
         kept: list[Any] = []
         saved: list[tuple[bool, int]] = []
@@ -100,6 +133,11 @@ class Live:
         raw = not any(is_tensor(p) for p in gs)
         if self.backward is None or not raw:
             return self._replay(gs, inputs, parents, raw)
+        if (name := self.changed()) is not None:
+            raise GradientError(
+                f"{self.name}: {name} has changed between the call and backward(), and a gradient rule reads it; pass "
+                "it to the function as an argument, or make the call inside ag.eager()"
+            )
         full = [
             np.zeros(s, d) if p is None else np.ascontiguousarray(p).reshape(s) for p, (s, d) in zip(gs, self.specs)
         ]
@@ -117,7 +155,7 @@ class Live:
         for i, parent in zip(self.which, parents):
             inputs[i] = fresh(wrap(arrays[i], parent) if deeper else wrap(arrays[i]))
         with enable_grad():
-            outs = replay(self.graph, inputs)
+            outs = replay(self.graph, inputs, self.customs)
         pairs = [(outs[i], conj(wrap(p) if raw else p)) for i, p in zip(self.live, gs) if p is not None]
         pairs = [(y, p) for y, p in pairs if y._node is not None]
         sources = [inputs[i]._node for i in self.which]
@@ -141,7 +179,7 @@ def without_stops(graph: Graph) -> Graph:
     return rewrite(graph, lambda b, node, inputs: [inputs[0]] if node.op is stopped else None, deep=without_stops)
 
 
-def replay(graph: Graph, inputs: list[Any]) -> list[Any]:
+def replay(graph: Graph, inputs: list[Any], customs: dict[Any, Any] = _NONE) -> list[Any]:
     """The recorded operations on Tensors: all outputs of the graph, with a history."""
     values: dict[Any, Any] = dict(zip(graph.inputs, inputs))
     for node in graph.nodes:
@@ -160,4 +198,13 @@ def replay(graph: Graph, inputs: list[Any]) -> list[Any]:
             continue
         for v, t in zip(node.outputs, out if isinstance(out, tuple | list) else (out,)):
             values[v] = t
+        if node in customs:
+            _rerun(values, *customs[node])
     return [wrap(v.data) if type(v) is Constant else values[v] for v in graph.outputs]
+
+
+def _rerun(values: dict[Any, Any], rule: Any, inputs: list[Any], outputs: list[Any]) -> None:
+    """The function with a gradient rule of its own, whose operations have just run, again as one with a history."""
+    xs = [wrap(v.data) if type(v) is Constant else values[v] for v in inputs]
+    if any(x._node is not None for x in xs):
+        values.update(zip(outputs, rule.recorded(xs, None)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import inspect
+import io
 import random
 import sys
 import threading
@@ -197,12 +198,24 @@ class Watch(Reach):
             self._note_objects({k: v for k, v in seen.items() if not is_tensor(v)}, name)
             self._note_callable(value)
         self._note(Place(vars(dtypes), "_default_float", "the default float"))
-        self._enter_function(fn)
+        self.enter(fn)
         self._streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Stream(self, sys.stdout, "stdout"), _Stream(self, sys.stderr, "stderr")
         self._before_profile = sys.getprofile()
         self._active = True
         sys.setprofile(self._profile)
+
+    def mute(self) -> None:
+        """What is written to stdout and stderr from now on is noticed, and not seen."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, _Stream):
+                stream._stream = io.StringIO()
+
+    def restore_random(self) -> None:
+        """Put Python's and NumPy's generators back to where they were."""
+        random.setstate(self._random[0])
+        if self._random[1] is not None:
+            np.random.set_state(self._random[1])
 
     def stop(self) -> None:
         """End watching (also after an exception)."""

@@ -92,7 +92,8 @@ class Reach:
         if self.reason is None:
             self.reason = reason
 
-    def _enter_function(self, fn: Any) -> None:
+    def enter(self, fn: Any) -> None:
+        """A function that is about to be called: what it is made of."""
         while isinstance(fn, types.MethodType | functools.partial):
             if isinstance(fn, functools.partial):
                 self._note_value((id(fn), "arguments"), (fn.args, fn.keywords), "an argument of the partial function")

@@ -102,6 +102,15 @@ class Gradient:
         return f"gradient {list(self.leaf.shape)}"
 
 
+class Custom:
+    """A function with a gradient rule of its own ran: the slots of its Tensors and results, and its last record."""
+
+    __slots__ = ("rule", "inputs", "outputs", "last")
+
+    def __init__(self, rule: Any, inputs: list[int], outputs: list[int], last: Record):
+        self.rule, self.inputs, self.outputs, self.last = rule, inputs, outputs, last
+
+
 class External:
     """A Tensor from outside: its slot, and what it held when first seen."""
 
@@ -130,6 +139,8 @@ class Recorder:
         self.turns: Any = None  # what follows the loops of the frames that run
         self.start = tape._ticket()
         self.stops: dict[int, int] = {}
+        self.customs: list[Custom] = []
+        self.custom_nodes: set[Any] = set()
         self._with_history: set[int] = set()
         self._slot_of_array: dict[int, int] = {}
         self._born: set[int] = set()
@@ -252,6 +263,22 @@ class Recorder:
         where = None if frame is None else Where(frame.f_code.co_filename, frame.f_lineno)
         at = None if self.turns is None or frame is None else self.turns.place(frame)
         self.records.append(Record(op, inputs, statics, outputs, where, at))
+
+    def on_custom(self, rule: Any, xs: list[Any], ys: list[Any]) -> None:
+        """`ys` are the results of a function with a gradient rule of its own, whose operations have been recorded."""
+        for t in (*xs, *ys):
+            if type(t._data) is not np.ndarray or t._data.dtype.kind == "c":
+                return
+        inputs, outputs = [self.slot_of(x) for x in xs], []
+        for y in ys:  # as values of their own: a result may be what was given
+            before = self.slot_of(y)
+            y._data = y._data.view()
+            outputs.append(self._slot(y._data))
+            self.records.append(Record(stopped, (before,), (), (outputs[-1],), None))
+            if y._node is not None:
+                self._with_history.add(outputs[-1])
+                self.custom_nodes.add(y._node.source if type(y._node) is tape.Pick else y._node)
+        self.customs.append(Custom(rule, inputs, outputs, self.records[-1]))
 
     def on_error(self, op: Any) -> None:
         """An operation raised. If the function goes on, which way it went depends on values that no guard knows."""

@@ -86,7 +86,7 @@ class Recording:
         rolled = roll(recorder, self.slots)
         self.loops = rolled.notes
         self.guard_values = rolled.guards
-        self.graph = to_graph(
+        self.graph, customs = to_graph(
             name,
             recorder,
             rolled,
@@ -115,7 +115,7 @@ class Recording:
         self.entry: Any = None  # the call written out, where that can be done
         self.tail = len(self.slots)
         self.calls = 0
-        self._find_live(recorder, tensors)
+        self._find_live(recorder, tensors, customs)
         self.hooks = [(t._node, _hooks(t._node)) for t in self.captured if t._node is not None]
         self.hooks += [(leaf, _hooks(leaf)) for leaf, _ in recorder.leaves.values()]
         self.argument_hooks = [(i, _hooks(t._node)) for i, t in enumerate(tensors) if t._node is not None]
@@ -231,7 +231,7 @@ class Recording:
         self.slots.append(slot)
         return len(self.slots) - 1
 
-    def _find_live(self, recorder: Recorder, tensors: list[Any]) -> None:
+    def _find_live(self, recorder: Recorder, tensors: list[Any], customs: Any) -> None:
         """Which new results can be differentiated afterwards, and which say that their graph was used up."""
         self.live: list[int] = []
         self.spent: list[int] = []
@@ -242,14 +242,19 @@ class Recording:
             if _freed(t._node):
                 self.spent.append(i)
             else:
-                reached.append(_history(t._node, recorder.start))
+                reached.append(_history(t._node, recorder))
                 self.live.append(i)
         self.gradient: Live | None = None
         if self.live:
             nodes = [t._node for t in self.inputs(tensors)]
             which = [i for i, node in enumerate(nodes) if node is not None]
             reaches = [{k for k, i in enumerate(which) if nodes[i] in r} for r in reached]
-            self.gradient = Live(self.name, self.graph, [self.new[k][0] for k in self.live], which, reaches)
+            if customs is None:
+                raise NotStageable("it returns a Tensor that depends on a gradient rule of the user inside a loop")
+            self.gradient = Live(self.name, self.graph, [self.new[k][0] for k in self.live], which, reaches, customs)
+            if customs:
+                if reason := self.gradient.trace():
+                    raise NotStageable(reason)
         self.new = [(i, None) for i, _ in self.new]
 
     def compile(self) -> None:
@@ -296,6 +301,8 @@ class Recording:
             if (_leaf(owner, tensors).grad is None) != absent:
                 return "whether .grad is None"
         if (name := self.guards.failed()) is not None:
+            return name
+        if self.gradient is not None and (name := self.gradient.changed()) is not None:
             return name
         if any(_hooks(node) != before for node, before in self.hooks) or any(
             _hooks(tensors[i]._node) != before for i, before in self.argument_hooks
@@ -396,7 +403,7 @@ def _leaf(owner: Any, tensors: list[Any]) -> Any:
     return tensors[owner]._node if type(owner) is int else owner
 
 
-def _history(node: Any, start: int) -> set[Any]:
+def _history(node: Any, recorder: Recorder) -> set[Any]:
     """The nodes older than the recording that a result depends on. Its gradient goes through the recorded operations:
     refuse what these do not express."""
     stack, seen, old = [node], set(), set()
@@ -405,7 +412,7 @@ def _history(node: Any, start: int) -> set[Any]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node.seq > start:  # (tickets count down)
+        if node.seq > recorder.start:  # (tickets count down)
             old.add(node)
             continue
         if type(node) is Leaf:
@@ -415,7 +422,7 @@ def _history(node: Any, start: int) -> set[Any]:
         if type(node) is Pick:
             stack.append(node.source)
             continue
-        if type(node.op) is not Op:
+        if type(node.op) is not Op and node not in recorder.custom_nodes:
             raise NotStageable(
                 f"it returns a Tensor whose gradient has a rule of its own ({node.op.name}); "
                 "stage the step that calls backward()"
@@ -457,8 +464,13 @@ class _Spent:
 _SPENT = _Spent()
 
 
-def to_graph(name: str, recorder: Recorder, rolled: Rolled, slots: list[int], results: int) -> Graph:
+def to_graph(
+    name: str, recorder: Recorder, rolled: Rolled, slots: list[int], results: int
+) -> tuple[Graph, dict[Node, tuple[Any, list[Value], list[Value]]] | None]:
     """The recorded operations, with their loops, as a graph.
+
+    Also {last node: (rule, inputs, outputs)} of the functions with gradient rules of their own; None when one of them
+    has become part of a loop.
 
     Outputs: the planned ones, then the value of each guard, then the values that effects deliver.
     """
@@ -472,6 +484,7 @@ def to_graph(name: str, recorder: Recorder, rolled: Rolled, slots: list[int], re
     for slot, data in recorder.constants.items():
         values[slot] = Constant(data)
     builder = Builder(name)
+    made_of: dict[int, Node] = {}
     for step in rolled.steps:
         if type(step) is not Record:
             builder.where = step.line
@@ -483,10 +496,17 @@ def to_graph(name: str, recorder: Recorder, rolled: Rolled, slots: list[int], re
         outs = [Value(*recorder.specs[s]) for s in step.outputs]
         builder.append(Node(step.op, args, step.statics, outs, (), step.line))
         values.update(zip(step.outputs, outs))
+        made_of[id(step)] = builder.nodes[-1]
     tail = [g.slot for g in rolled.guards] + [s for e in recorder.effects for s in e.slots]
     outputs = [values[s] for s in (*slots, *tail)]
     roles = [Role("result", str(i)) if i < results else Role("state", str(i)) for i in range(len(slots))]
     roles += [Role("saved", "guard") for _ in rolled.guards] + [Role("saved", "effect")] * (
         len(tail) - len(rolled.guards)
     )
-    return Graph(name, inputs, builder.nodes, outputs, roles)
+    customs: dict[Node, tuple[Any, list[Value], list[Value]]] | None = {}
+    for c in recorder.customs:
+        if customs is None or id(c.last) not in made_of or not values.keys() >= {*c.inputs, *c.outputs}:
+            customs = None
+        else:
+            customs[made_of[id(c.last)]] = c.rule, [values[s] for s in c.inputs], [values[s] for s in c.outputs]
+    return Graph(name, inputs, builder.nodes, outputs, roles), customs

@@ -1,9 +1,13 @@
 """Gradients: backward inside and outside, transformations, hooks, modes, higher orders."""
 
+import random
+
 import numpy as np
+import pytest
 from staging.worlds import Cases, T, attempt
 
 import agog as ag
+from agog.errors import GradientError
 
 case = Cases()
 
@@ -492,7 +496,7 @@ def custom_gradient_in_and_out(stage):
         yield f(T(i, 1))
 
 
-@case
+@case(staged=True)
 def custom_gradient_forward_only(stage):
     @ag.custom_gradient
     def clip(x):
@@ -772,4 +776,207 @@ def staged_function_called_under_outer_tape_levels(stage):
         yield grads(x)
 
 
+@case(staged=True)
+def custom_gradient_that_returns_its_argument(stage):
+    @ag.custom_gradient
+    def clipped(x):
+        return x, lambda g: ag.clip(g, -0.5, 0.5)
+
+    @ag.custom_gradient
+    def reversed_(x):
+        return x, lambda g: -g
+
+    f = stage(lambda x: (clipped(x) * 3 + reversed_(x) * x).sum())
+    for i in range(4):
+        x = V(i, 1)
+        f(x).backward()
+        yield grads(x), ag.grad(f)(T(i, 2))
+
+
+@case(staged=True)
+def straight_through_rounding(stage):
+    @ag.custom_gradient
+    def rounded(x):
+        return ag.round(x), lambda g: g
+
+    w = V(1.2, 2.7)
+    f = stage(lambda x: (rounded(x * w) ** 2).sum())
+    for i in range(4):
+        f(T(i, 1.4)).backward()
+        yield grads(w)
+        w.grad = None
+
+
+@case(staged=True)
+def custom_gradient_with_saved_values_and_two_results(stage):
+    @ag.custom_gradient
+    def both(x, y):
+        e = ag.exp(x * 0.1)
+        return (e * y, e + y), lambda gs: (gs[0] * y * e * 0.1 + gs[1] * e, gs[0] * e + 7 * gs[1])
+
+    @stage
+    def f(x, y):
+        a, b = both(x * 2, y)
+        return (a * b).sum() + b.sum()
+
+    for i in range(4):
+        x, y = V(i, 1), V(2, i)
+        f(x, y).backward()
+        yield grads(x, y)
+
+
+@case(staged=True)
+def custom_jvp_forward_only(stage):
+    @ag.custom_jvp
+    def f(x):
+        return ag.log(1 + ag.exp(x))
+
+    @f.defjvp
+    def _(primals, tangents):
+        (x,), (t,) = primals, tangents
+        return f(x), 3 * t * ag.sigmoid(x)
+
+    g = stage(lambda x: f(x * 2).sum())
+    for i in range(4):
+        x = V(i, 1)
+        g(x).backward()
+        yield grads(x), ag.grad(g)(T(i, 3))
+
+
+@case(staged=True)
+def custom_gradient_differentiated_twice(stage):
+    @ag.custom_gradient
+    def cube(x):
+        return x**3, lambda g: g * 3 * x**2 * 1.5
+
+    f = stage(lambda x: (cube(x) * x).sum())
+    for i in range(3):
+        x = T(i, 2)
+        f(V(i, 1)).backward()
+        yield ag.grad(lambda v: (ag.grad(f)(v) * v).sum())(x), ag.vmap(ag.grad(f))(T(1, 2, 3, 4).reshape(2, 2))
+
+
+@case(staged=True)
+def custom_gradient_everywhere_inside(stage):
+    @ag.custom_gradient
+    def scaled(x):
+        return x * 2, lambda g: g * 5
+
+    @stage
+    def f(w, x):
+        value, g = ag.value_and_grad(lambda w: scaled(w * x).sum())(w)
+        return value + scaled(g * w).sum()
+
+    for i in range(4):
+        w = V(i, 1)
+        f(w, T(2, 3)).backward()
+        yield grads(w)
+
+
+@case
+def custom_gradient_whose_rule_does_more(stage):
+    log, state = [], {"scale": 2.0, "w": T(3)}
+
+    @ag.custom_gradient
+    def logged(x):
+        def pull(g):
+            log.append(g.shape)
+            return g
+
+        return x * 2, pull
+
+    @ag.custom_gradient
+    def printed(x):
+        def pull(g):
+            print("pulled")
+            return g
+
+        return x * 2, pull
+
+    @ag.custom_gradient
+    def looked(x):
+        return x * 2, lambda g: g if g.sum() > 0 else -2 * g
+
+    @ag.custom_gradient
+    def captured(x):
+        return x * 2, lambda g: g * state["w"]
+
+    @ag.custom_gradient
+    def scaled(x):
+        return x * state["scale"], lambda g: g * state["scale"]
+
+    @ag.custom_gradient
+    def drawn(x):
+        return x * 2, lambda g: g * random.random()
+
+    rules = (logged, printed, looked, captured, scaled, drawn)
+    fs = [stage(lambda x, c=c: (c(x) * x).sum()) for c in rules]
+    for i in range(4):
+        for f in fs:
+            x = V(i, -1)
+            f(x).backward()
+            yield grads(x), len(log)
+        state["scale"] += i
+        state["w"].assign(T(i))
+
+
+@case
+def custom_gradient_in_a_loop_on_values(stage):
+    @ag.custom_gradient
+    def doubled(x):
+        return x * 2, lambda g: g * 5
+
+    @stage
+    def f(x):
+        while x.sum() < 20:
+            x = doubled(x) + 1
+        return x.sum()
+
+    for v in (1, 3, 5, 1, 9, 30, 2, 1):
+        x = V(v, 1)
+        f(x).backward()
+        yield grads(x)
+
+
+@case
+def custom_gradient_of_one_of_two_results(stage):
+    @ag.custom_gradient
+    def unit(x):
+        return x * 2, lambda g: g / ag.sqrt((g * g).sum())
+
+    f = stage(lambda x: (unit(x).sum(), (x * 3).sum()))
+    for i in range(3):
+        x = V(i, 1)
+        f(x)[i % 2].backward()
+        yield grads(x)
+
+
 test_staged_is_plain = case.test()
+
+
+def test_a_rule_that_reads_what_has_changed_before_backward_says_so():
+    state = {"scale": 2.0}
+
+    @ag.custom_gradient
+    def scaled(x):
+        return x * 1, lambda g: g * state["scale"]
+
+    f = ag.function(lambda x: scaled(x).sum(), strict=True)
+    for scale in (2.0, 2.0, 3.0, 3.0):
+        state["scale"] = scale
+        x = V(1, 2)
+        f(x).backward()
+        np.testing.assert_array_equal(np.asarray(x.grad), [scale, scale])
+    y = f(x)
+    state["scale"] = 4.0
+    with pytest.raises(GradientError, match="scale|state"):
+        y.backward()
+
+
+def test_a_graph_of_a_function_with_a_rule():
+    @ag.custom_gradient
+    def doubled(x):
+        return x * 2, lambda g: g * 7
+
+    graph = ag.trace(lambda x: doubled(x) + 1, ag.Spec((2,)))
+    np.testing.assert_array_equal(graph.run(np.ones(2, np.float32)), [3, 3])
