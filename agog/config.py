@@ -4,6 +4,8 @@ Settings are read from the environment here and nowhere else:
 
     AGOG_NUM_THREADS   threads for large arrays and native code (default: the cores this process may use)
     AGOG_CACHE_DIR     folder of compiled code (default: the user's cache folder)
+    AGOG_CACHE_MB      megabytes up to which that folder grows; what was not used for longest goes first
+                       (default 512; 0: no limit)
     AGOG_STRICT_COMPILER  1: an error inside the compiler is raised, not worked around (for agog's own tests)
     AGOG_NATIVE        0: never load the compiler for eager work on large arrays (default 1)
 
@@ -43,6 +45,7 @@ def _env_int(name: str, default: int, least: int) -> int:
 
 num_threads: int = _env_int("AGOG_NUM_THREADS", _cores(), 1)
 native: bool = _env_int("AGOG_NATIVE", 1, 0) != 0
+cache_bytes: int = _env_int("AGOG_CACHE_MB", 512, 0) << 20
 strict_compiler: bool = _env_int("AGOG_STRICT_COMPILER", 0, 0) != 0
 
 

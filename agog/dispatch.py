@@ -9,6 +9,7 @@ The class of the results is handed in by `agog.tensor` (`bind`), so that its bod
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Callable
 
 import numpy as np
@@ -134,6 +135,7 @@ def apply(op: Op, inputs: tuple, statics: tuple) -> Any:
 
     Raises the errors of `agog.errors`, which name the user's line.
     """
+    watched = _unwatch(op, inputs, statics) if config.special else None
     try:
         tensors = _promote(op, _operands(op, inputs))
         datas: list[Any] = [None if t is None else t._data for t in tensors]
@@ -167,6 +169,36 @@ def apply(op: Op, inputs: tuple, statics: tuple) -> Any:
         if config.special and config.modes.recorder is not None:
             config.modes.recorder.on_error(op)
         raise
+    finally:
+        if watched is not None:
+            sys.setprofile(watched)
+
+
+_PLAIN = (bool, int, float, complex, str, type(None), np.dtype)
+
+
+def _is_plain(x: Any) -> bool:
+    """True for Tensors, numbers and the like, and tuples of them: using them runs no code of the user."""
+    kind = type(x)
+    if kind is tuple or kind is list:
+        return all(map(_is_plain, x))
+    if kind is slice:
+        return _is_plain((x.start, x.stop, x.step))
+    return kind in _PLAIN or isinstance(x, (Tensor, np.generic, np.dtype))
+
+
+def _unwatch(op: Op, inputs: tuple, statics: tuple) -> Any:
+    """Take a recording's profile hook off for a row of agog's own, inside of which there is nothing to be noticed.
+
+    Returns the hook, to be put back; None when it stays: for rows and arguments that may run code of the user.
+    """
+    if config.modes.recorder is None or config.op_hooks or TABLE.get(op.name) is not op:
+        return None
+    hook = sys.getprofile()
+    if not callable(hook) or not _is_plain(inputs) or not _is_plain(statics):
+        return None
+    sys.setprofile(None)
+    return hook
 
 
 def _array(out: Any) -> Any:

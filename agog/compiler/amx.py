@@ -48,6 +48,7 @@ class Product(NamedTuple):
     table: np.ndarray
     work: int
     scratch: int
+    recipe: tuple[str, ...]
 
 
 @functools.cache
@@ -82,8 +83,9 @@ def plan(
     scratch = batch * (a_panels + b_panels) * blocks * 2 * _TILE
     table = [4 * batch * m * n, *given, scratch, m, n, k, a_offset, a_row, a_k, a_batch, b_offset, b_column, b_k,
              b_batch, 4 * c_batch, a_panels, b_panels, blocks, chunks, batch, batch * m * n * k < _PARALLEL]
-    code, work = _code(), batch * m * n * k // 4
-    return Product("agog_amx_product", code["product"], code, np.array(table, np.int64), work, scratch)
+    loaded, work = code("bfloat16", target), batch * m * n * k // 4
+    recipe = ("amx", "product", "bfloat16")
+    return Product("agog_amx_product", loaded["product"], loaded, np.array(table, np.int64), work, scratch, recipe)
 
 
 class Eager:
@@ -123,8 +125,9 @@ def _base(x: Any) -> Any:
 
 
 @functools.cache
-def _code() -> jit.Code:
-    return jit.load(build(), ["product"], pool.imports())
+def code(dtype: str, target: Target) -> jit.Code:
+    """The function "product", for targets where it is usable."""
+    return jit.load(jit.Later(f"amx {dtype}", target, build), ["product"], pool.imports())
 
 
 def build() -> Module:

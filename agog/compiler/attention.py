@@ -104,8 +104,8 @@ def lower(b: Any, inputs: Sequence[Any], node: Any, gradient: bool) -> list[Any]
     loaded = code(dtype, b.target)
     name = "attention_grad" if gradient else "attention"
     work = prod(given[-3].shape) * given[-2].shape[-2] * (10 if gradient else 4)
-    numbers = Buffer(made.shape, "int64", data=made, name=f"{name} table")
-    b.call([*given, numbers], outs, Native(f"agog_{name}_{dtype}", loaded[name], loaded, made, work))
+    numbers, recipe = Buffer(made.shape, "int64", data=made, name=f"{name} table"), ("attention", name, dtype)
+    b.call([*given, numbers], outs, Native(f"agog_{name}_{dtype}", loaded[name], loaded, made, work, recipe))
     return views
 
 
@@ -133,13 +133,18 @@ def _layout(x: Any) -> Layout:
 @functools.cache
 def code(dtype: str, target: Target) -> jit.Code:
     """Functions "attention" of (y, q, k, v, table) and "attention_grad" of (dq, dk, dv, g, q, k, v, table)."""
-    module = Module(target)
     symbol, address, product, _ = products.task(dtype, target)
-    writer = _Writer(module, dtype, symbol)
-    writer.forward()
-    writer.backward()
-    for name, arrays in (("attention", 4), ("attention_grad", 7)):
-        writer.entry(name, arrays)
+
+    def write() -> Module:
+        module = Module(target)
+        writer = _Writer(module, dtype, symbol)
+        writer.forward()
+        writer.backward()
+        for name, arrays in (("attention", 4), ("attention_grad", 7)):
+            writer.entry(name, arrays)
+        return module
+
+    module = jit.Later(f"attention {dtype}", target, write)
     imports = pool.imports() | {symbol: address}
     return jit.load(module, ["attention", "attention_grad"], imports, [product])
 

@@ -34,6 +34,7 @@ _PYBUF_FLAGS = {IN: 0, OUT: 1, STRIDED_IN: 0x18, STRIDED_OUT: 0x19}  # SIMPLE, W
 #: Where a kernel finds the shape of a strided array: offsets in its Py_buffer of ndim (int32), shape and strides.
 NDIM, SHAPE, STRIDES = 36, 48, 56
 _METH_FASTCALL = 0x80
+_RELEASE = 1 << 16  # bytes of arrays from which the GIL is released
 
 #: False makes `bind` take the ctypes path, for tests and for Pythons other than CPython.
 native_calls = sys.implementation.name == "cpython" and struct.calcsize("P") == 8
@@ -49,10 +50,10 @@ class _MethodDef(ctypes.Structure):
 
 
 def bind(
-    module: Module,
+    module: Module | jit.Later,
     name: str,
     parameters: str,
-    release_bytes: int = 1 << 16,
+    release_bytes: int = _RELEASE,
     imports: Mapping[str, int] | None = None,
     keep: Any = (),
 ) -> Callable[..., None]:
@@ -60,7 +61,7 @@ def bind(
 
     Parameters
     ----------
-    module : ir.Module with functions `check` and `run` (see above)
+    module : ir.Module (or jit.Later) with functions `check` and `run` (see above)
     name : shown in the callable's repr
     parameters : one letter per positional argument: "w" an array that is written, "r" one that is read (C-contiguous
         both), "W" and "R" the same with any strides, "i" an int, "f" a float
@@ -75,11 +76,24 @@ def bind(
         The caller answers for dtypes: only sizes in bytes are checked.
     """
     if native_calls:
-        _emit_builtin(module, parameters, release_bytes)
+        module = with_builtin(module, parameters, release_bytes)
         code = jit.load(module, ["builtin"], imports, keep)
         return _builtin(code, name)
     code = jit.load(module, ["check", "run"], imports, keep)
     return _Foreign(code, name, parameters)
+
+
+def with_builtin(module: Any, parameters: str, release_bytes: int = _RELEASE) -> Any:
+    """The module (now or later) with the builtin in it, where it is not there yet."""
+    if not native_calls:
+        return module
+    if isinstance(module, jit.Later):
+        recipe = f"{module.recipe}, called with {parameters} {release_bytes}"
+        if ", called with " in module.recipe:
+            return module
+        return jit.Later(recipe, module.target, lambda: with_builtin(module.write(), parameters, release_bytes))
+    _emit_builtin(module, parameters, release_bytes)
+    return module
 
 
 def _builtin(code: jit.Code, name: str) -> Callable[..., None]:

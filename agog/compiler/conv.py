@@ -104,19 +104,28 @@ class Conv:
         return out
 
 
+_PARAMETERS = call.OUT + call.IN * 4 + call.INT
+
+
+def _module(dtype: str, target: Target) -> jit.Later:
+    """The one object for eager work and for programs."""
+    return call.with_builtin(
+        jit.Later(f"conv {dtype}", target, lambda: conv_gradients.build(dtype, target)), _PARAMETERS
+    )
+
+
 @functools.cache
 def conv(dtype: str, target: Target | None = None) -> Conv:
     """The convolutions of "float32" or "float64"; compiled at the first call on a machine, then read from disk."""
     target = target or targets.host()
-    module = conv_gradients.build(dtype, target)
-    parameters = call.OUT + call.IN * 4 + call.INT
-    return Conv(dtype, target, call.bind(module, f"conv_{dtype}", parameters, imports=pool.imports()))
+    module = _module(dtype, target)
+    return Conv(dtype, target, call.bind(module, f"conv_{dtype}", _PARAMETERS, imports=pool.imports()))
 
 
 @functools.cache
 def code(dtype: str, target: Target | None = None) -> jit.Code:
     """The same as functions for other native code: "conv" and "gradient", of (out, x, w, bias or null, table)."""
-    module = conv_gradients.build(dtype, target or targets.host())
+    module = _module(dtype, target or targets.host())
     return jit.load(module, ["conv", "gradient"], pool.imports())
 
 

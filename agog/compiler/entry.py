@@ -59,6 +59,10 @@ def _verify():
 def _code(target):
     """The builtin's code, for programs of any number of arrays."""
     _verify()
+    return jit.load(jit.Later("enter", target, lambda: _write(target)), ["enter"])
+
+
+def _write(target):
     module = Module(target)
     k = Kernel(module, "enter", [("self", "ptr"), ("args", "ptr"), ("given", "int64")], "ptr")
     me, args, given = k.arguments
@@ -161,7 +165,7 @@ def _code(target):
     k.begin("leave")
     k.ret(k.load(result, "ptr"))
     k.finish()
-    return jit.load(module, ["enter"])
+    return module
 
 
 def bind(code, target, arrays, arena, constants, work):

@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterator, Sequence
 import numpy as np
 
 from agog import config
-from agog.compiler import call, pool, targets
+from agog.compiler import call, jit, pool, targets
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
 from agog.compiler.packing import Packing
@@ -62,14 +62,24 @@ class Gemm:
         return f"<matrix product of {self.dtype}>"
 
 
+SYMBOL = "agog_product_"
+"""With the dtype's name, what compiled programs call."""
+
+_PARAMETERS = call.STRIDED_OUT + call.STRIDED_IN * 2 + call.IN + call.INT * 2
+
+
+def later(dtype: str, target: Target) -> jit.Later:
+    """The one object for eager work and for programs."""
+    return call.with_builtin(jit.Later(f"gemm {dtype}", target, lambda: build(dtype, target)), _PARAMETERS)
+
+
 @functools.cache
 def gemm(dtype: str, target: Target | None = None) -> Gemm:
     """The `Gemm` of a dtype, "float32" or "float64"; compiled at the first call on a machine, then read from disk."""
     if dtype not in ("float32", "float64"):
         raise DTypeError(f"the matrix product takes float32 and float64, not {dtype}")
-    module = build(dtype, target or targets.host())
-    parameters = call.STRIDED_OUT + call.STRIDED_IN * 2 + call.IN + call.INT * 2
-    native = call.bind(module, f"matmul_{dtype}", parameters, imports=pool.imports())
+    module = later(dtype, target or targets.host())
+    native = call.bind(module, f"matmul_{dtype}", _PARAMETERS, imports=pool.imports())
     return Gemm(dtype, native, np.empty(0, np.uint8))
 
 
@@ -80,6 +90,11 @@ def build(dtype: str, target: Target) -> Module:
     writer.parts()
     writer.check()
     writer.run()
+    arguments = [("job", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")]
+    k = Kernel(module, SYMBOL + dtype, arguments)
+    k.call_known("task", None, *k.arguments)
+    k.ret()
+    k.finish()
     return module
 
 

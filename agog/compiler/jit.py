@@ -1,9 +1,7 @@
 """LLVM IR text in, addresses of native functions out, with a disk cache of objects in between.
 
-llvmlite is imported at the first load, not before (it costs some 0.2 s). The cache is keyed by everything that the
-object depends on, each entry carries its length and digest, and an entry is written under another name and renamed, so
-that a reader sees a whole entry or none. An entry that is damaged is ignored and replaced; a cache that cannot be
-written is done without. Both are said once.
+llvmlite is imported at the first load, not before (it costs some 0.2 s). The cache (`disk`) is keyed by everything that
+the object depends on: the text, or a recipe from which agog's source makes the text.
 """
 
 from __future__ import annotations
@@ -12,40 +10,34 @@ import atexit
 import contextlib
 import ctypes
 import ctypes.util
-import hashlib
 import itertools
+import marshal
 import os
-import pathlib
-import struct
 import sys
-import tempfile
 import threading
-import warnings
 import weakref
 from dataclasses import astuple
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
-from agog import config
-from agog.compiler import targets
+from agog.compiler import disk, targets
 from agog.compiler.ir import Module
 from agog.compiler.targets import Target
 from agog.errors import DeviceError
 
-__all__ = ["Code", "load", "object_code"]
-
-_MAGIC = b"agog object 1\n"
-_HEADER = struct.Struct("<Q32s")  # length and SHA-256 of the object
+__all__ = ["Code", "Later", "link", "load", "object_code"]
 
 #: Part of every key: raise it when what is made from the same IR changes.
 _PIPELINE = "codegen 3, no passes, 1"
 
 # One lock for everything that touches LLVM. It is held across a fork, so that a child never inherits LLVM half-way.
 _lock = threading.Lock()
+_writing = threading.RLock()  # whoever makes what a recipe says
 _forking = False
 
 
 def _before_fork() -> None:
     global _forking
+    _writing.acquire()
     _lock.acquire()
     _forking = True
 
@@ -55,6 +47,7 @@ def _after_fork() -> None:
     if _forking:  # not so where this module was imported, by another thread, in the middle of the fork
         _forking = False
         _lock.release()
+        _writing.release()
 
 
 if hasattr(os, "register_at_fork"):
@@ -99,7 +92,6 @@ def _bury() -> None:
 
 _numbers = itertools.count()
 _loaded: weakref.WeakValueDictionary[Any, Code] = weakref.WeakValueDictionary()
-_said: set[str] = set()
 
 
 class Code:
@@ -132,12 +124,27 @@ class Code:
                     _lock.release()
 
 
-def load(module: Module, exports: Sequence[str], imports: Mapping[str, int] | None = None, keep: Any = ()) -> Code:
+class Later:
+    """A module that is written only where its object is not on disk.
+
+    `recipe` says all that the module's text follows from, besides the target, agog's source and the machine's caches;
+    `write()` gives the module.
+    """
+
+    __slots__ = ("recipe", "target", "write")
+
+    def __init__(self, recipe: str, target: Target, write: Callable[[], Module]) -> None:
+        self.recipe, self.target, self.write = recipe, target, write
+
+
+def load(
+    module: Module | Later, exports: Sequence[str], imports: Mapping[str, int] | None = None, keep: Any = ()
+) -> Code:
     """Compile (or find in the cache) and link an `ir.Module`.
 
     Parameters
     ----------
-    module : ir.Module
+    module : ir.Module, or Later
     exports : names of the functions whose addresses are wanted
     imports : {name: address} for symbols that the process does not export; the rest of `module.externals` are looked
         up in the C library, libm and Python
@@ -148,20 +155,68 @@ def load(module: Module, exports: Sequence[str], imports: Mapping[str, int] | No
     Code
         The same object for the same text and imports, while somebody holds it.
     """
-    text = str(module)
-    imports = dict(imports or {})
-    for name in module.externals - imports.keys():
-        imports[name] = _process_symbol(name)
-    identity = (text, module.target, tuple(exports), tuple(sorted(imports.items())))
-    with _llvm_lock():
-        if (code := _loaded.get(identity)) is not None:
-            return code
+    if isinstance(module, Later):
+        name = recipe_name(module.recipe, module.target)
+        if name is None:
+            return load(module.write(), exports, imports, keep)
+        identity = (name, module.target)
         try:
-            code = _link(_object_code(text, module.target), exports, imports, keep)
-        except RuntimeError:
-            # An object whose digest is right may still not link (an LLVM that differs): make it anew once.
-            code = _link(_object_code(text, module.target, fresh=True), exports, imports, keep)
-        _loaded[identity] = code
+            externals, data = _made(name, module)
+            return link(data, externals, identity, exports, imports, keep)
+        except RuntimeError:  # it does not link, for an LLVM that differs: made anew
+            externals, data = _made(name, module, fresh=True)
+            return link(data, externals, identity, exports, imports, keep)
+    text = str(module)
+    identity = (text, module.target)
+    try:
+        return link(lambda: _object_code(text, module.target), module.externals, identity, exports, imports, keep)
+    except RuntimeError:
+        # An object whose digest is right may still not link (an LLVM that differs): make it anew once.
+        fresh = lambda: _object_code(text, module.target, fresh=True)
+        return link(fresh, module.externals, identity, exports, imports, keep)
+
+
+def _made(name: str, later: Later, fresh: bool = False) -> tuple[Sequence[str], bytes]:
+    """(external symbols, object) of a recipe. What one thread is making another one waits for."""
+    found = None if fresh else stored(name)
+    if found is None:
+        with _writing:
+            found = None if fresh else stored(name)
+            if found is None:
+                module = later.write()
+                with _llvm_lock():
+                    data = _compile(str(module), module.target)
+                found = sorted(module.externals), data
+                disk.write(name, marshal.dumps(found))
+    return found
+
+
+def stored(name: str) -> Any:
+    """What was written to disk under this name as plain data, or None."""
+    data = disk.read(name)
+    try:
+        return None if data is None else marshal.loads(data)
+    except (ValueError, EOFError, TypeError):
+        return None
+
+
+def link(
+    data: bytes | Callable[[], bytes],
+    externals: Iterable[str],
+    identity: Any,
+    exports: Sequence[str],
+    imports: Mapping[str, int] | None = None,
+    keep: Any = (),
+) -> Code:
+    """Link an object (or what makes it); the rest as for `load`. Raises RuntimeError when it does not link."""
+    imports = dict(imports or {})
+    for name in set(externals) - imports.keys():
+        imports[name] = _process_symbol(name)
+    identity = (identity, tuple(exports), tuple(sorted(imports.items())))
+    with _llvm_lock():
+        if (code := _loaded.get(identity)) is None:
+            made = data if isinstance(data, bytes) else data()
+            code = _loaded[identity] = _link(made, exports, imports, keep)
         return code
 
 
@@ -172,11 +227,11 @@ def object_code(text: str, target: Target) -> bytes:
 
 
 def _object_code(text: str, target: Target, fresh: bool = False) -> bytes:
-    path = _cache_path(text, target)
-    data = None if fresh else _read(path)
+    name = object_name(text, target)
+    data = None if fresh else disk.read(name)
     if data is None:
         data = _compile(text, target)
-        _write(path, data)
+        disk.write(name, data)
     return data
 
 
@@ -279,57 +334,25 @@ def _process_symbol(name: str) -> int:
     raise DeviceError(f"native code needs the function {name!r}, which this process does not have")
 
 
-# -- the disk cache
+# -- the names of objects on disk
 
 
-def _cache_path(text: str, target: Target) -> pathlib.Path:
+def object_name(text: str, target: Target) -> str:
+    """The name of the object of a text."""
+    return disk.name_of(_PIPELINE, _version(), repr(astuple(target)), text) + ".o"
+
+
+def recipe_name(recipe: str, target: Target) -> str | None:
+    """The name of what a recipe makes; None where it cannot be known that the recipe still means the same."""
+    try:
+        source = disk.source()
+    except OSError:
+        return None
+    machine = repr((astuple(target), targets.caches()))
+    return disk.name_of(_PIPELINE, _version(), source, machine, recipe) + ".r"
+
+
+def _version() -> str:
     import llvmlite
 
-    version = getattr(sys.modules.get("agog"), "__version__", "")
-    key = hashlib.sha256()
-    for part in (_PIPELINE, version, llvmlite.__version__, repr(astuple(target)), text):
-        key.update(f"{len(part)}:{part}".encode())
-    return config.cache_dir() / "objects" / f"{key.hexdigest()}.o"
-
-
-def _read(path: pathlib.Path) -> bytes | None:
-    """The object at `path`, or None where there is none that can be trusted."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        _say("read", f"cannot read the cache of compiled code: {error}")
-        return None
-    start = len(_MAGIC) + _HEADER.size
-    if data.startswith(_MAGIC) and len(data) >= start:
-        size, digest = _HEADER.unpack_from(data, len(_MAGIC))
-        body = data[start:]
-        if len(body) == size and hashlib.sha256(body).digest() == digest:
-            return body
-    _say("damaged", f"a file in the cache of compiled code is damaged and is made anew: {path}")
-    return None
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-    """Put an object at `path`, all of it or nothing."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_MAGIC + _HEADER.pack(len(data), hashlib.sha256(data).digest()) + data)
-        os.replace(temporary, path)
-    except OSError as error:
-        _say("write", f"cannot write the cache of compiled code, so each process compiles anew: {error}")
-        if temporary is not None:
-            try:
-                os.unlink(temporary)
-            except OSError:
-                pass
-
-
-def _say(kind: str, message: str) -> None:
-    if kind not in _said:
-        _said.add(kind)
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    return llvmlite.__version__

@@ -6,13 +6,14 @@ the same object that eager calls use, and it is there once for all programs.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, NamedTuple
 
 from agog.compiler import conv, jit, pooling
 from agog.compiler.ir import FLOATS
 from agog.compiler.targets import Target
 
-__all__ = ["Native", "native"]
+__all__ = ["Native", "function", "native"]
 
 
 class Native(NamedTuple):
@@ -23,6 +24,20 @@ class Native(NamedTuple):
     code: jit.Code
     table: Any
     work: int
+    recipe: tuple[str, ...]
+
+
+def function(recipe: tuple[str, ...], target: Target) -> tuple[int, jit.Code]:
+    """The address of a function that programs call, and what keeps it loaded.
+
+    recipe : ("products", dtype), or a module of this package with `code(dtype, target)`, the function's name, and dtype
+    """
+    module = importlib.import_module(f"agog.compiler.{recipe[0]}")
+    if len(recipe) == 2:
+        _, address, code, _ = module.task(recipe[1], target)
+        return address, code
+    code = module.code(recipe[2], target)
+    return code[recipe[1]], code
 
 
 def native(name: str, target: Target, dtype: str, shapes: Any, statics: Any) -> Native | None:
@@ -37,16 +52,16 @@ def native(name: str, target: Target, dtype: str, shapes: Any, statics: Any) -> 
         made = pooling.plan(dtype, kind, tuple(shapes[image]), *statics)
         if made is None:
             return None
-        code = pooling.code(dtype, target)
-        return Native(f"agog_{name}_{dtype}", code[name], code, made[1], 2 * int(made[1][1]))
-    what, function, extra = _CONVOLUTION[name]
+        recipe = ("pooling", name, dtype)
+        return Native(f"agog_{name}_{dtype}", *function(recipe, target), made[1], 2 * int(made[1][1]), recipe)
+    what, entry, extra = _CONVOLUTION[name]
     size, rest = (statics[0], statics[1:]) if extra else ((), statics)
     bias = len(shapes) > 2 and shapes[2] is not None
     p = conv.plan(target, dtype, what, tuple(shapes[0]), tuple(shapes[1]), tuple(size), *rest, bias)
     if p is None:
         return None
-    code = conv.code(dtype, target)
-    return Native(f"agog_{function}_{dtype}", code[function], code, p.table, p.work)
+    recipe = ("conv", entry, dtype)
+    return Native(f"agog_{entry}_{dtype}", *function(recipe, target), p.table, p.work, recipe)
 
 
 _POOLING = {"max_pool": (pooling.FORWARD, 0), "max_scatter": (pooling.SCATTER, 1)}

@@ -32,18 +32,20 @@ class Philox(NamedTuple):
     code: jit.Code
     table: np.ndarray
     work: int
+    recipe: tuple[str, ...]
 
 
 def philox(target: Target, blocks: int, purpose: int, number: int) -> Philox:
     """Native code that fills `blocks` blocks of the stream with that purpose and number (see `agog.ops.random`)."""
-    code = _code(target)
+    loaded = code("", target)
     table = np.array([blocks, purpose, number], np.int64)
-    return Philox("agog_philox", code["philox"], code, table, _COST * blocks)
+    return Philox("agog_philox", loaded["philox"], loaded, table, _COST * blocks, ("philox", "philox", ""))
 
 
 @functools.cache
-def _code(target: Target) -> jit.Code:
-    return jit.load(build(target), ["philox"], pool.imports())
+def code(dtype: str, target: Target) -> jit.Code:
+    """The function "philox"; it is the same for every dtype."""
+    return jit.load(jit.Later("philox", target, lambda: build(target)), ["philox"], pool.imports())
 
 
 def build(target: Target) -> Module:

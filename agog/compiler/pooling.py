@@ -93,19 +93,26 @@ def plan(
     return kind, np.array(table, np.int64), y if kind == FORWARD else x
 
 
+_PARAMETERS = call.OUT + call.IN * 4 + call.INT
+
+
+def _module(dtype: str, target: Target) -> jit.Later:
+    """The one object for eager work and for programs."""
+    return call.with_builtin(jit.Later(f"pooling {dtype}", target, lambda: build(dtype, target)), _PARAMETERS)
+
+
 @functools.cache
 def max_pool(dtype: str, target: Target | None = None) -> MaxPool:
     """The `MaxPool` of "float32" or "float64"; compiled at the first call on a machine, then read from disk."""
     target = target or targets.host()
-    parameters = call.OUT + call.IN * 4 + call.INT
-    native = call.bind(build(dtype, target), f"max_pool_{dtype}", parameters, imports=pool.imports())
+    native = call.bind(_module(dtype, target), f"max_pool_{dtype}", _PARAMETERS, imports=pool.imports())
     return MaxPool(dtype, target, native)
 
 
 @functools.cache
 def code(dtype: str, target: Target | None = None) -> jit.Code:
     """The same as functions for other native code: "max_pool" and "max_scatter", of (out, a, b, c, table)."""
-    return jit.load(build(dtype, target or targets.host()), ["max_pool", "max_scatter"], pool.imports())
+    return jit.load(_module(dtype, target or targets.host()), ["max_pool", "max_scatter"], pool.imports())
 
 
 def build(dtype: str, target: Target) -> Module:

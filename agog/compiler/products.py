@@ -3,9 +3,8 @@
 import functools
 
 from agog import config
-from agog.compiler import gemm, jit
+from agog.compiler import gemm, jit, pool
 from agog.compiler.ir import Module
-from agog.compiler.kernel import Kernel
 from agog.compiler.targets import ITEMSIZE
 
 __all__ = ["shares", "task"]
@@ -17,16 +16,10 @@ _PARALLEL = 1 << 20  # multiplications that pay for waking a thread
 @functools.cache
 def task(dtype, target):
     """(symbol, address, code, tiles): `symbol(job, begin, end, thread)` does tasks of a job, see `gemm._FIELDS`."""
-    module = Module(target)
-    writer = gemm._Writer(module, dtype)
-    writer.parts()
-    symbol = f"agog_product_{dtype}"
-    k = Kernel(module, symbol, [("job", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")])
-    k.call_known("task", None, *k.arguments)
-    k.ret()
-    k.finish()
-    code = jit.load(module, [symbol])
-    return symbol, code[symbol], code, writer.tiles
+    tiles = gemm._Writer(Module(target), dtype).tiles
+    symbol = gemm.SYMBOL + dtype
+    code = jit.load(gemm.later(dtype, target), [symbol], pool.imports())
+    return symbol, code[symbol], code, tiles
 
 
 def shares(tiles, dtype, target, m, n, depth, batch, threads):

@@ -27,10 +27,10 @@ from agog.errors import ArgumentError, GuardFailed
 from agog.graph import forms
 from agog.graph.ir import Graph
 
-__all__ = ["Program", "compile"]
+__all__ = ["Program", "compile", "failure"]
 
-_REUSED = 1 << 18  # bytes from which results are made in memory that was used before
-_TRIM = 1 << 22  # bytes of arena from which unused memory is given back before it is filled
+REUSED = 1 << 18  # bytes from which results are made in memory that was used before
+TRIM = 1 << 22  # bytes of arena from which unused memory is given back before it is filled
 _KEPT = 2  # arrays kept for each result
 
 
@@ -42,7 +42,7 @@ def compile(graph, target=None, threads=True, profile=False):
     profile  count the cycles of each step: `program.profile()`
     """
     program = Program(graph, target or targets.host(), threads, profile)
-    if any(s.arena >= _TRIM for s in program._segments):
+    if any(s.arena >= TRIM for s in program._segments):
         jit.trim()  # what recording and compiling left
     return program
 
@@ -144,7 +144,7 @@ class Program:
                 if not (isinstance(root, Buffer) and isinstance(root.step, Island)):
                     self._made.append((slots[root], shapes.get(root, root.shape), np.dtype(root.dtype)))
         self._makers = {
-            slot: Reused(shape, dtype) for slot, shape, dtype in self._made if dtype.itemsize * count(shape) >= _REUSED
+            slot: Reused(shape, dtype) for slot, shape, dtype in self._made if dtype.itemsize * count(shape) >= REUSED
         }
         self._count = len(slots)
         self._inputs, self._outputs = [slots[v] for v in inputs], [slots[r] for r in out_roots]
@@ -213,7 +213,7 @@ class Program:
                 out = [np.asarray(o) for o in (out if isinstance(out, tuple) else (out,))]
                 for o, (shape, dtype) in zip(out, specs, strict=True):
                     if o.shape != shape or o.dtype != dtype:
-                        raise _failure(
+                        raise failure(
                             island.position, f"{node.op.name} gave {o.dtype}{list(o.shape)}, not {dtype}{list(shape)}"
                         )
                 given = [v for v in values if v is not None]
@@ -227,6 +227,31 @@ class Program:
 
     def _inner(self, graph):
         return Program(graph, self.target)
+
+    def plan(self):
+        """All that makes up a program of one native call, as plain data; None for any other. See `kept`."""
+        if self._fast is None or self._profile:
+            return None
+        (segment,), (_, _, order, _) = self._segments, self._runs[0]
+        forms = [None if form is None else (form[0], form[1].name) for form in segment.forms]
+        same: dict[str, str] = {}  # (what is one object is written once)
+        return {
+            "specs": [(shape, dtype.name) for shape, dtype in self._specs],
+            "made": [(slot, shape, dtype.name) for slot, shape, dtype in self._made],
+            "inputs": self._inputs,
+            "outputs": self._outputs,
+            "count": self._count,
+            "order": order,
+            "forms": forms,
+            "arena": segment.arena,
+            "work": segment.work,
+            "constants": [(c.data.dtype.name, c.data.shape, c.data.tobytes()) for c in segment.constants],
+            "recipes": segment.recipes,
+            "pool": self._shared_out,
+            "externals": sorted(segment.module.externals),
+            "object": jit.object_name(str(segment.module), self.target),
+            "where": [same.setdefault(text, text) for text in map(_what, self.graph.nodes)],
+        }
 
     # ------------------------------------------------------------------------------------------------ calling
     def written(self, names, misfit):
@@ -342,8 +367,7 @@ class Program:
             deliver(*values)
 
     def _fail(self, position):
-        node = self.graph.nodes[position]
-        raise _failure(position, f"{node.op.name} did not hold" + (f" at {node.where}" if node.where else ""))
+        raise failure(position, _what(self.graph.nodes[position]))
 
     # ------------------------------------------------------------------------------------------------ looking in
     def explain(self):
@@ -407,10 +431,15 @@ class Program:
         return f"<program '{self.graph.name}': {len(self._segments)} native calls, {len(self._islands)} islands>"
 
 
-def _failure(position, text):
+def failure(position, text):
+    """The error of a node that did not hold."""
     error = GuardFailed(text)
     error.position = position
     return error
+
+
+def _what(node):
+    return f"{node.op.name} did not hold" + (f" at {node.where}" if node.where else "")
 
 
 # ------------------------------------------------------------------------------------------------------ forms
@@ -495,7 +524,7 @@ def _guard(outer, node, position):
 
     def call(values, effects):
         if not forms.same_scalar(values[0], expected):
-            raise _failure(position, why or "guard")
+            raise failure(position, why or "guard")
         return ()
 
     return call

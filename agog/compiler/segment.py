@@ -33,6 +33,7 @@ class Segment:
         self.module = Module(target)
         self.threads, self.profile = threads, profile
         self.names, self.work, self.texts, self.notes = {}, 0, [], []
+        self.recipes = {}  # of the imports: see `natives.function`
         self.imports, self.keep, self.nests, self.planned = {}, [], {}, {}
 
     # ------------------------------------------------------------------------------------------------ building
@@ -254,6 +255,7 @@ class Segment:
         """A call of the general product, which packs, and shares its work out."""
         symbol, address, code, tiles = products.task(dtype, self.target)
         self.imports[symbol] = address
+        self.recipes[symbol] = ("products", dtype)
         self.keep.append(code)
         m, depth, n = sizes
         batch = lead[0] if lead else 1
@@ -324,6 +326,7 @@ class Segment:
     def _call(self, step):
         made = step.native
         self.imports[made.symbol] = made.address
+        self.recipes[made.symbol] = made.recipe
         self.keep.append(made.code)
         self.work += made.work
         self.notes.append((made.symbol, step, None, False))
@@ -397,6 +400,7 @@ class Segment:
 
     def load(self, forms):
         """The function as a Python callable over the arrays; `forms` as for `entry.bind`."""
+        self.forms = forms
         imports = dict(self.imports)
         if pool.SYMBOL in self.module.declarations:
             imports |= pool.imports()

@@ -30,10 +30,22 @@ def build(graph: Graph) -> Callable[[list[Any]], list[Any]]:
     """The program of a graph: a callable from input arrays to new output arrays."""
     if not config.native:
         return Interpreted(graph, "native code is switched off (AGOG_NATIVE=0)")
-    from agog.compiler.program import compile  # loads LLVM: not before something is compiled
+    from agog.compiler import kept, targets  # loads LLVM: not before something is compiled
+    from agog.compiler.program import compile
+
+    def make() -> Any:
+        return compile(optimize(graph, without=SAFER))
 
     try:
-        return compile(optimize(graph, without=SAFER))
+        target = targets.host()
+        name = kept.name_of(graph, target)
+        if name is None:
+            return make()
+        program = kept.load(name, target, make)
+        if program is None:
+            program = make()
+            kept.save(name, program)
+        return program
     except Exception as error:
         if config.strict_compiler:
             raise

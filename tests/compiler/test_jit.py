@@ -12,7 +12,8 @@ import weakref
 import numpy as np
 import pytest
 
-from agog.compiler import elementwise, jit, rows, targets
+from agog import config
+from agog.compiler import disk, elementwise, jit, rows, targets
 from agog.compiler.ir import Module
 from agog.compiler.kernel import Kernel
 
@@ -32,8 +33,8 @@ def call(code, x):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(jit.config, "cache_dir", lambda: tmp_path)
-    monkeypatch.setattr(jit, "_said", set())
+    monkeypatch.setattr(config, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(disk, "said", set())
     return tmp_path / "objects"
 
 
@@ -56,8 +57,8 @@ def test_objects_are_found_again_on_disk(cache, compilations):
 
 def test_the_key_holds_the_text_and_the_target(cache):
     text = str(add_module(7))
-    paths = {jit._cache_path(text, t) for t in targets.TARGETS.values()} | {jit._cache_path(text + " ", targets.SSE2)}
-    assert len(paths) == len(targets.TARGETS) + 1
+    names = {jit.object_name(text, t) for t in targets.TARGETS.values()} | {jit.object_name(text + " ", targets.SSE2)}
+    assert len(names) == len(targets.TARGETS) + 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "other", "extended"])
@@ -80,8 +81,8 @@ def test_damaged_objects_are_made_anew(cache, compilations, damage):
 
 def test_a_cache_that_cannot_be_written_is_said_once(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(jit.config, "cache_dir", lambda: tmp_path / "file")
-    monkeypatch.setattr(jit, "_said", set())
+    monkeypatch.setattr(config, "cache_dir", lambda: tmp_path / "file")
+    monkeypatch.setattr(disk, "said", set())
     with pytest.warns(RuntimeWarning, match="cache of compiled code"):
         assert call(jit.load(add_module(11), ["f"]), 1) == 12
     with warnings.catch_warnings():
@@ -101,7 +102,7 @@ def test_a_full_disk_leaves_nothing_behind(cache, monkeypatch):
 
 def test_an_object_that_does_not_link_is_made_anew(cache):
     text, target = str(add_module(15)), targets.host()
-    jit._write(jit._cache_path(text, target), b"not an object, with a right digest")
+    disk.write(jit.object_name(text, target), b"not an object, with a right digest")
     assert call(jit.load(add_module(15), ["f"]), 1) == 16
 
 
@@ -161,7 +162,7 @@ def test_llvm_is_not_imported_before_it_is_needed():
 @pytest.mark.parametrize("name", targets.TARGETS)
 def test_every_target_makes_objects(name, monkeypatch, tmp_path):
     """Also AArch64, which cannot run here: all functions, vectors and tails, down to object code."""
-    monkeypatch.setattr(jit.config, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(config, "cache_dir", lambda: tmp_path)
     target = targets.TARGETS[name]
 
     def everything(k, x, y):

@@ -1,0 +1,148 @@
+"""The disk cache of compiled code: files named by a digest of everything that their contents follow from.
+
+Each file carries its length and digest, and is written under another name and renamed, so that a reader sees a whole
+file or none. One that is damaged is ignored and replaced; a folder that cannot be written is done without. Both are
+said once. The folder is kept below `config.cache_bytes`: what was not used for longest goes first.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pathlib
+import platform
+import struct
+import tempfile
+import time
+import warnings
+from typing import Any
+
+import numpy
+
+from agog import config
+
+__all__ = ["name_of", "prune", "read", "source", "write"]
+
+_MAGIC = b"agog object 1\n"
+_HEADER = struct.Struct("<Q32s")  # length and SHA-256 of the object
+_USED = 24 * 3600.0  # seconds after which a file that is read gets a new date
+_PRUNE_EVERY = 64  # files that a process writes between two looks at the size of the folder
+_FRESH = 600.0  # seconds for which a file is not removed: another process may be about to use it
+
+said: set[str] = set()
+_written = 0
+
+
+def name_of(*parts: str) -> str:
+    """The digest of some texts."""
+    key = hashlib.sha256()
+    for part in parts:
+        key.update(f"{len(part)}:{part}".encode())
+    return key.hexdigest()
+
+
+@functools.cache
+def source() -> str:
+    """A digest of agog's own source, of Python and of NumPy: what is made without looking at its text follows from it.
+
+    Raises OSError where the source cannot be read.
+    """
+    folder = pathlib.Path(__file__).parents[1]
+    key = hashlib.sha256(f"{platform.python_implementation()} {platform.python_version()} {numpy.__version__}".encode())
+    for path in sorted(folder.rglob("*.py")):
+        key.update(f"{path.relative_to(folder)}".encode())
+        key.update(hashlib.sha256(path.read_bytes()).digest())
+    return key.hexdigest()
+
+
+def _path(name: str) -> pathlib.Path:
+    return config.cache_dir() / "objects" / name
+
+
+def read(name: str) -> bytes | None:
+    """The contents of a file, or None where there is none that can be trusted."""
+    path = _path(name)
+    try:
+        data = path.read_bytes()
+        if time.time() - os.stat(path).st_mtime > _USED:
+            os.utime(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        say("read", f"cannot read the cache of compiled code: {error}")
+        return None
+    start = len(_MAGIC) + _HEADER.size
+    if data.startswith(_MAGIC) and len(data) >= start:
+        size, digest = _HEADER.unpack_from(data, len(_MAGIC))
+        body = data[start:]
+        if len(body) == size and hashlib.sha256(body).digest() == digest:
+            return body
+    say("damaged", f"a file in the cache of compiled code is damaged and is made anew: {path}")
+    return None
+
+
+def write(name: str, data: bytes) -> None:
+    """Put a file there, all of it or nothing."""
+    global _written
+    path, temporary = _path(name), None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(_MAGIC + _HEADER.pack(len(data), hashlib.sha256(data).digest()) + data)
+        os.replace(temporary, path)
+    except OSError as error:
+        say("write", f"cannot write the cache of compiled code, so each process compiles anew: {error}")
+        if temporary is not None:
+            try:
+                os.unlink(temporary)
+            except OSError:
+                pass
+        return
+    if not _written % _PRUNE_EVERY:
+        prune()
+    _written += 1
+
+
+def prune(limit: int | None = None) -> int:
+    """Remove what was not used for longest until the folder holds at most three quarters of `limit` bytes.
+
+    Nothing is done below the limit (`config.cache_bytes` unless given; 0 is no limit). Files that a process wrote or
+    used within the last ten minutes stay, and what another process removes at the same time is gone all the same.
+    Returns how many files were removed.
+    """
+    limit = config.cache_bytes if limit is None else limit
+    if not limit:
+        return 0
+    found: list[tuple[float, int, str]] = []
+    try:
+        with os.scandir(_path("")) as entries:
+            for entry in entries:
+                try:
+                    facts: Any = entry.stat()
+                except OSError:
+                    continue
+                found.append((facts.st_mtime, facts.st_size, entry.path))
+    except OSError:
+        return 0
+    total, removed, now = sum(size for _, size, _ in found), 0, time.time()
+    if total <= limit:
+        return 0
+    for date, size, path in sorted(found):
+        if total <= limit * 3 // 4 or now - date < _FRESH:
+            break
+        try:
+            os.unlink(path)
+            removed += 1
+        except OSError:
+            pass  # another process did, or it cannot be removed: then the next ones go
+        total -= size
+    return removed
+
+
+def say(kind: str, message: str) -> None:
+    """Warn once of each kind of trouble."""
+    if kind not in said:
+        said.add(kind)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
