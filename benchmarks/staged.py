@@ -67,7 +67,10 @@ def captured(peer, n=50):
 
 
 def uncaptured(peer):
-    return captured(peer, 0)
+    """A call that reads nothing from outside."""
+    F, array, stage, _, wait = namespaces(peer)
+    x, f = array(np.ones(4, "f4")), stage(lambda x: x + x)
+    return lambda: wait(f(x))
 
 
 def hmc(peer, chains=200, leapfrog=10, eps=0.1):
