@@ -9,6 +9,7 @@ of `agog.ops.random`. With `key=` (see `key` and `split`) a function is pure: th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import Any
@@ -101,7 +102,9 @@ def default_generator() -> Generator:
     if _global is None:
         with _global_lock:
             if _global is None:
-                _global = Generator()
+                recorder = config.modes.recorder
+                with contextlib.nullcontext() if recorder is None else recorder.paused():  # it is read from outside
+                    _global = Generator()
     return _global
 
 

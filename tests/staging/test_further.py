@@ -5,6 +5,8 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import subprocess
+import sys
 import threading
 import types
 import typing
@@ -1027,3 +1029,14 @@ def python_numbers_of_all_sizes_with_tensors(stage):
 
 
 test_staged_is_plain = case.test()
+
+
+def test_the_first_random_numbers_of_a_process_are_drawn_in_a_staged_call():
+    program = """
+import agog as ag
+f = ag.function(lambda x: x + ag.random.normal(x.shape), strict=True)
+x = ag.zeros(3)
+assert len({tuple(f(x).tolist()) for _ in range(3)}) == 3 and f.calls_staged == 2
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
