@@ -13,7 +13,7 @@ import numpy as np
 from agog.array import dtypes
 from agog.errors import AgogError, GraphError
 from agog.graph.forms import INFER, Spec
-from agog.graph.ir import Form, Node, describe, freeze
+from agog.graph.ir import Form, Node, describe, freeze, is_dynamic
 from agog.ops import axes as ax
 
 _found: dict[Any, tuple[Spec, ...]] = {}
@@ -42,13 +42,6 @@ def infer(op: Any, inputs: Any, statics: tuple = (), graphs: tuple = ()) -> tupl
             _found.clear()
         found = _found[key] = _reduced(op, inputs, statics) or _tried(op, inputs, statics)
     return found
-
-
-def is_dynamic(op: Any, inputs: Any, statics: tuple) -> bool:
-    """Whether the shape of the result depends on the values of the inputs."""
-    if isinstance(op, Form):
-        return False
-    return op.kind == "dynamic" or op.dynamic is not None and bool(op.dynamic(*inputs, *statics))
 
 
 def result_dtype(op: Any, inputs: Any, statics: tuple) -> np.dtype:

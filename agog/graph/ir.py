@@ -121,6 +121,13 @@ class Form:
 FORMS: dict[str, Form] = {}
 
 
+def is_dynamic(op: Any, inputs: Any, statics: tuple) -> bool:
+    """Whether the shape of the result depends on the values of the inputs."""
+    if isinstance(op, Form):
+        return False
+    return op.kind == "dynamic" or op.dynamic is not None and bool(op.dynamic(*inputs, *statics))
+
+
 class Node:
     """One step: a row or a form, applied to values. Making it claims its outputs."""
 
@@ -146,8 +153,13 @@ class Node:
 
     @property
     def pure(self) -> bool:
-        """True when the node does nothing but compute its outputs."""
-        return getattr(self.op, "pure", True) and all(n.pure for g in self.graphs for n in g.nodes)
+        """True when the node does nothing but compute its outputs.
+
+        One whose result had a shape that follows from values is also a guard: everything after it relies on that shape.
+        """
+        if self.is_row:
+            return not is_dynamic(self.op, self.inputs, self.statics)
+        return self.op.pure and all(n.pure for g in self.graphs for n in g.nodes)
 
     def with_inputs(self, inputs: Any) -> Node:
         """The same step on other values, with outputs of its own; itself if the values are the same."""

@@ -1040,3 +1040,17 @@ assert len({tuple(f(x).tolist()) for _ in range(3)}) == 3 and f.calls_staged == 
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_shape_that_follows_from_values_counts_where_only_the_shape_is_used():
+    """The elements that a mask takes are overwritten: their number is still what the call depends on."""
+
+    def f(x):
+        v = x[x > 0] * 1
+        v[...] = 2
+        return v, ag.zeros_like(ag.nonzero(x)[0])
+
+    g = ag.function(f)
+    for values in ([1.0, -1], [1, -1], [1, 1], [-1, -1], [1, 1], [1, -1], [0, 1]):
+        x = ag.asarray(np.array(values, "float32"))
+        assert [y.tolist() for y in g(x)] == [y.tolist() for y in f(x)]
