@@ -29,6 +29,14 @@ def _is_none(x: Any) -> bool:
     return x is None
 
 
+def _filled(values: Any, places: list[int], given: Any) -> list[Any]:
+    """A copy of `values` with those `given` at these places."""
+    out = list(values)
+    for i, x in zip(places, given):
+        out[i] = x
+    return out
+
+
 def _call(rule: Any, xs: Tensors) -> Tensors:
     """The results of `rule` (a `_Reverse` or `_Forward`) on Tensors of any world."""
     ys = None
@@ -125,20 +133,14 @@ class _Reverse:
         active = [i for i, m in enumerate(mine) if m]
 
         def run(*values: Any) -> Tensors:
-            new = list(xs)
-            for i, v in zip(active, values):
-                new[i] = v
-            return _call(self, new)
+            return _call(self, _filled(xs, active, values))
 
         ys, pull = vjp(run, *[xs[i]._data.primal for i in active])
         floats = [i for i, y in enumerate(ys) if dtypes.is_inexact(y.dtype)]
         zeros = [tensors.zeros_like(y.detach()) for y in ys]
 
         def back(*gs: Any) -> Any:
-            full = list(zeros)
-            for i, g in zip(floats, gs):
-                full[i] = g
-            return pull(full)
+            return pull(_filled(zeros, floats, gs))
 
         _, forward = vjp(back, *[zeros[i] for i in floats])  # the transpose of the transpose
         ts = dict(zip(floats, forward(tuple(xs[i]._data.tangent for i in active))))
@@ -172,10 +174,7 @@ class _Forward:
         zeros = [tensors.zeros_like(x.detach()) for x in xs]
 
         def linear(*ts: Any) -> Tensors:
-            full = list(zeros)
-            for i, t in zip(active, ts):
-                full[i] = t
-            tangents = self.push(xs, full)[1]
+            tangents = self.push(xs, _filled(zeros, active, ts))[1]
             return [tangents[i] for i in floats]
 
         parts = vjp(linear, *[zeros[i] for i in active])[1]([gs[i] for i in floats])
@@ -215,9 +214,7 @@ class _Arguments:
 
     def filled(self, xs: Tensors, other: Any = _is_none) -> Any:
         """The arguments with `xs` for their Tensors, and (if given) `other` for everything else."""
-        new = list(self.leaves) if other is _is_none else [other] * len(self.leaves)
-        for i, x in zip(self.which, xs):
-            new[i] = x
+        new = _filled(self.leaves if other is _is_none else [other] * len(self.leaves), self.which, xs)
         return tree.unflatten(self.structure, new)
 
 
