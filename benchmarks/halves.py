@@ -6,14 +6,12 @@ Each side has a process of its own, and they take turns (threads of one would sp
 is the least of many. Both sides are called as users call them; PyTorch eagerly.
 """
 
-import argparse
 import json
-import pathlib
-import subprocess
 import sys
 import time
 
 import numpy as np
+from turns import Sides, arguments, least
 
 DTYPES = ("bfloat16", "float16", "float32")
 WINDOW, PAUSE, TURNS = 0.1, 0.05, 3  # seconds
@@ -96,52 +94,22 @@ def serve(side, threads):
         for _ in range(3):  # our kernels are compiled in the background
             fn()
             time.sleep(PAUSE)
-        end, best = time.perf_counter() + WINDOW, 1e9
-        while (start := time.perf_counter()) < end:
-            fn()
-            best = min(best, time.perf_counter() - start)
-        print(json.dumps(best), flush=True)
+        print(json.dumps(least(fn, WINDOW)), flush=True)
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--peer-python", default=".bench-venv/bin/python", help="the Python that has PyTorch")
-    p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--cases", default="", help="parts of names, comma list")
-    p.add_argument("--turns", type=int, default=TURNS)
-    p.add_argument("--serve", help=argparse.SUPPRESS)
-    a = p.parse_args()
+    a = arguments(__doc__, TURNS)
     if a.serve:
         return serve(a.serve, a.threads)
-    here = pathlib.Path(__file__).resolve()
-    sides = {
-        side: subprocess.Popen(
-            [python, here, "--serve", side, "--threads", str(a.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True,
-        )
-        for side, python in {"eager": sys.executable, "staged": sys.executable, "torch": a.peer_python}.items()
-    }
-
-    def ask(side, *question):
-        sides[side].stdin.write(json.dumps(question) + "\n")
-        sides[side].stdin.flush()
-        return json.loads(sides[side].stdout.readline())
-
+    sides = Sides(__file__, {"eager": sys.executable, "staged": sys.executable, "torch": a.peer_python}, a.threads)
     print(f"{a.threads} threads: PyTorch's time / ours, eager and staged (ours in us)")
     for dtype in DTYPES:
-        for name in ask("torch", dtype, ""):
-            if a.cases and not any(part in name for part in a.cases.split(",")):
-                continue
-            least = dict.fromkeys(sides, 1e9)
-            for _ in range(a.turns):
-                for side in sides:
-                    least[side] = min(least[side], ask(side, dtype, name))
-            best = least.pop("torch")
-            cells = [f"{side} {best / t:5.2f} ({t * 1e6:6.0f})" for side, t in least.items()]
+        for name in filter(a.wants, sides.ask("torch", dtype, "")):
+            times = sides.least(a.turns, list(sides.processes), dtype, name)
+            best = times.pop("torch")
+            cells = [f"{side} {best / t:5.2f} ({t * 1e6:6.0f})" for side, t in times.items()]
             print(f"{dtype:<9} {name:<12}", *cells, flush=True)
-    for process in sides.values():
-        process.stdin.close()
-        process.wait()
+    sides.close()
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ is the least of many. A convolution of PyTorch's is that of the better of its tw
 Products write to arrays that exist already, on both sides.
 """
 
-import argparse
 import json
-import pathlib
-import subprocess
 import sys
 import time
+
+from turns import Sides, arguments, least
 
 CONVS = {  # images, channels, height and width, output channels, kernel height and width
     "demo 1": (64, 1, 8, 16, 3),
@@ -114,15 +113,7 @@ def serve(side, threads):
             known[question]()
         fn = known[question]
         time.sleep(PAUSE)
-        end, best = time.perf_counter() + WINDOW, 1e9
-        while True:
-            start = time.perf_counter()
-            fn()
-            now = time.perf_counter()
-            best = min(best, now - start)
-            if now > end:
-                break
-        print(json.dumps(best), flush=True)
+        print(json.dumps(least(fn, WINDOW)), flush=True)
 
 
 def operations(what, case):
@@ -134,49 +125,28 @@ def operations(what, case):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--peer-python", default=".bench-venv/bin/python", help="the Python that has PyTorch")
-    p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--cases", default="", help="parts of names, comma list")
-    p.add_argument("--turns", type=int, default=TURNS)
-    p.add_argument("--serve", help=argparse.SUPPRESS)
-    a = p.parse_args()
+    a = arguments(__doc__, TURNS)
     if a.serve:
         return serve(a.serve, a.threads)
-    here = pathlib.Path(__file__).resolve()
-    pythons = {"ours": sys.executable, "first": a.peer_python, "last": a.peer_python}
-    sides = {
-        side: subprocess.Popen(
-            [python, here, "--serve", side, "--threads", str(a.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True,
-        )
-        for side, python in pythons.items()
-    }
+    sides = Sides(__file__, {"ours": sys.executable, "first": a.peer_python, "last": a.peer_python}, a.threads)
     met = total = 0
     for what, cases in (("product", PRODUCTS), ("convolution", CONVS)):
         print(f"{what}s, {a.threads} threads: PyTorch's time / ours, bar {BARS[what]} (ours in us, GFLOP/s)")
         for name, case in cases.items():
-            if a.cases and not any(part in name for part in a.cases.split(",")):
+            if not a.wants(name):
                 continue
             cells = []
             for kind in KINDS[what]:
-                least = dict.fromkeys(sides, 1e9)
-                for _ in range(a.turns):
-                    for side, process in sides.items():
-                        if side == "last" and what == "product":
-                            continue
-                        process.stdin.write(json.dumps([what, name, kind]) + "\n")
-                        process.stdin.flush()
-                        least[side] = min(least[side], json.loads(process.stdout.readline()))
-                mine, ratio = least["ours"], min(least["first"], least["last"]) / least["ours"]
+                layouts = ["first"] if what == "product" else ["first", "last"]
+                times = sides.least(a.turns, ["ours", *layouts], what, name, kind)
+                mine = times.pop("ours")
+                ratio = min(times.values()) / mine
                 met, total = met + (ratio >= BARS[what]), total + 1
                 rate, mark = operations(what, case) / mine / 1e9, " " if ratio >= BARS[what] else "*"
                 cells.append(f"{kind} {ratio:5.2f}{mark}({mine * 1e6:7.0f}, {rate:4.0f})")
             print(f"{name:<12} {'' if what == 'product' else ','.join(map(str, case)):<15}", *cells, flush=True)
     print(f"{met} of {total} bars met; the others are marked *")
-    for process in sides.values():
-        process.stdin.close()
-        process.wait()
+    sides.close()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ or `compiled`. `python turns.py ADAPTER[:MODE] THREADS SUITE CASE` takes the fir
 long they took and how much memory the process has had.
 """
 
+import argparse
 import gc
 import importlib.util
 import json
@@ -204,6 +205,59 @@ def judge(results, judged):
 def compare(workers, name, rounds, seconds, patience):
     """One case of the eager suite; the first worker is the one that is judged."""
     return judge(take_turns(workers, name, rounds, seconds, patience), workers[0].peer)
+
+
+# ------------------------------------------------------------------------------- single calls, by their least time
+def least(fn, window):
+    """The least of the times of many calls, in seconds, for at least `window` seconds."""
+    end, best = clock() + window, 1e9
+    while True:
+        start = clock()
+        fn()
+        now = clock()
+        best = min(best, now - start)
+        if now > end:
+            return best
+
+
+def arguments(description, turns):
+    """The arguments of a script that serves its `Sides`."""
+    p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--peer-python", default=".bench-venv/bin/python", help="the Python that has PyTorch")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--cases", default="", help="parts of names, comma list")
+    p.add_argument("--turns", type=int, default=turns)
+    p.add_argument("--serve", help=argparse.SUPPRESS)
+    a = p.parse_args()
+    a.wants = lambda name: not a.cases or any(part in name for part in a.cases.split(","))
+    return a
+
+
+class Sides:
+    """A process for each side: `script --serve SIDE --threads N`, which answers every line of JSON with another."""
+
+    def __init__(self, script, pythons, threads):
+        self.processes = {
+            side: subprocess.Popen([python, pathlib.Path(script).resolve(), "--serve", side, "--threads", str(threads)],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for side, python in pythons.items()
+        }
+
+    def ask(self, side, *question):
+        process = self.processes[side]
+        process.stdin.write(json.dumps(question) + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    def least(self, turns, sides, *question):
+        """{side: the least of its answers}, the sides taking turns."""
+        answers = [[self.ask(side, *question) for side in sides] for _ in range(turns)]
+        return dict(zip(sides, map(min, zip(*answers))))
+
+    def close(self):
+        for process in self.processes.values():
+            process.stdin.close()
+            process.wait()
 
 
 if __name__ == "__main__":
