@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import functools
+import itertools
 import os
 import sys
+import threading
 from typing import Mapping
 
 from agog import config
@@ -248,7 +249,8 @@ end:
   ret void
 }
 
-; Send the workers home. A pool that is busy is left alone: the process is ending anyway.
+; Send the workers home. A pool that is busy is left alone: the process is ending anyway. Where a worker does not come
+; by in time, the pool stays busy, so that no later job meets it: jobs then run on the caller alone.
 define void @agog_pool_stop() #0 {
 entry:
   %got = cmpxchg ptr {busy}, i32 0, i32 1 acquire monotonic
@@ -264,14 +266,15 @@ join:
   %i = phi i32 [0, %stop], [%i1, %wait]
   %done = load atomic i32, ptr {done} acquire, align 4
   %all = icmp eq i32 %done, %started
-  %late = icmp ugt i32 %i, 100000
-  %go = or i1 %all, %late
-  br i1 %go, label %gone, label %wait
+  br i1 %all, label %gone, label %wait
 wait:
   %y = call i32 @sched_yield()
   %i1 = add i32 %i, 1
-  br label %join
+  %late = icmp ugt i32 %i1, 100000
+  br i1 %late, label %end, label %join
 gone:
+  ; later workers know no epoch yet, and must not take this one for a job
+  %closed = atomicrmw or ptr {gate}, i64 2147483648 acq_rel
   store i32 0, ptr {started}
   store atomic i32 0, ptr {wanted} monotonic, align 4
   store atomic i32 0, ptr {busy} release, align 4
@@ -396,6 +399,11 @@ def build(target: Target, sleep: str | None = None) -> Module:
     return module
 
 
+_numbers = itertools.count()
+# The code of every pool there was: a worker that was told to go may still be in its last instructions, or asleep.
+_codes: list[jit.Code] = []
+
+
 class Pool:
     """A set of worker threads, started when first used.
 
@@ -408,8 +416,9 @@ class Pool:
     def __init__(self, threads: int, sleep: str | None = None, spin: int = 2000) -> None:
         module = build(targets.host(), sleep)
         # Two pools in one process (as in tests) must not share the code, which holds their memory.
-        module.globals["id"] = f"; {id(self)}" if sleep else ""
+        module.globals["id"] = f"; {next(_numbers)}" if sleep else ""
         self._code = jit.load(module, [SYMBOL, AWAKE, "agog_pool_stop", "agog_pool_forget", "pool"])
+        _codes.append(self._code)
         self._words = (ctypes.c_int32 * 2).from_address(self._code["pool"] + _LAYOUT["wanted"])
         self._words[1] = spin
         self._forget = ctypes.CFUNCTYPE(None)(self._code["agog_pool_forget"])
@@ -450,15 +459,23 @@ class Pool:
         run(function, argument, n, grain)
 
 
-@functools.cache
+_making = threading.RLock()
+_shared: Pool | None = None
+
+
 def shared() -> Pool:
     """The pool that all kernels use, with `config.num_threads` threads."""
-    pool = Pool(config.num_threads)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=pool.forget)
-    # Workers must not be inside of JIT code when LLVM takes it away.
-    atexit.register(pool.stop)
-    return pool
+    global _shared
+    if _shared is None:
+        with _making:  # a second one would be the same code, and so begin by forgetting the workers of the first
+            if _shared is None:
+                pool = Pool(config.num_threads)
+                if hasattr(os, "register_at_fork"):
+                    os.register_at_fork(after_in_child=pool.forget)
+                # Workers must not be inside of JIT code when LLVM takes it away.
+                atexit.register(pool.stop)
+                _shared = pool
+    return _shared
 
 
 def imports() -> dict[str, int]:

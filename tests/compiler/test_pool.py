@@ -1,11 +1,13 @@
 """The thread pool: every chunk once, at once from several threads, after forks, when there is nothing to do."""
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -143,6 +145,63 @@ def test_a_stopped_pool_works_alone(mark):
     run(p, mark, counts, 10)
     assert (counts == 3).all()
     p.stop()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no list of threads here")
+@pytest.mark.parametrize("sleep", SLEEPS)
+def test_workers_that_start_after_a_stop_wait_for_a_job(mark, sleep):
+    """The stop is an epoch of its own: a worker that starts later must not take it for one meant for it."""
+    for _ in range(10):
+        p = pool.Pool(2, sleep)
+        counts = np.zeros(1000, np.int32)
+        run(p, mark, counts, 10)
+        p.stop()
+        others = set(os.listdir("/proc/self/task"))
+        p.threads = 6
+        for _ in range(20):
+            run(p, mark, counts, 1)
+            time.sleep(0.0005)
+        assert (counts == 21).all()
+        assert len(set(os.listdir("/proc/self/task")) - others) == 5
+        p.stop()
+
+
+def test_code_of_a_pool_outlives_it():
+    """A worker that the system delays is in the pool's code when the pool is gone already."""
+    p = pool.Pool(2, SLEEPS[0])
+    code = weakref.ref(p._code)
+    p.stop()
+    del p
+    gc.collect()
+    assert code() is not None
+
+
+def test_threads_that_want_the_shared_pool_at_once_get_one(monkeypatch):
+    made, all_in = [], threading.Barrier(4)
+
+    class Slow:
+        def __init__(self, threads):
+            made.append(self)
+            time.sleep(0.01)
+
+        forget = stop = staticmethod(lambda: None)
+
+    monkeypatch.setattr(pool, "Pool", Slow)
+    monkeypatch.setattr(pool, "_shared", None)
+    monkeypatch.setattr(pool.os, "register_at_fork", lambda **hooks: None)
+    monkeypatch.setattr(pool.atexit, "register", lambda hook: None)
+    got = []
+
+    def want():
+        all_in.wait()
+        got.append(pool.shared())
+
+    threads = [threading.Thread(target=want) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(made) == 1 and got == made * 4
 
 
 @pytest.mark.parametrize("sleep", SLEEPS)
