@@ -18,14 +18,17 @@ from agog.errors import ArgumentError, DTypeError
 
 __all__ = ["ElementwiseKernel", "compile_elementwise"]
 
-#: Results of at least this many bytes are stored around the caches, when the kernel does little else than move memory.
+#: When a kernel does little else than move memory, results of at least this many bytes are stored around the caches;
+#: smaller ones too when the arrays together do not fit into the last cache (`targets.last_cache`).
 STREAM_BYTES = 32 << 20
 
-# Costs are counted in instructions of one vector.
+# Costs are counted in instructions of one vector, some 0.1 ns each.
 _UNROLL = ((16, 4), (48, 2))  # up to this cost, this many vectors in the loop: out-of-order execution does the rest
 _LIGHT = 40  # up to this cost a kernel waits for memory
-_CHUNK = 1 << 20  # cost times elements in a chunk: some 10 to 40 us
-_PARALLEL = 1 << 21  # below this cost times elements, waking a thread does not pay
+_LINE = 7  # what 64 bytes of an array cost that is not in the first cache
+_CHUNK = 1 << 14  # in a chunk
+_AWAKE = 1 << 15  # from which threads take part that are awake
+_WAKE = 1 << 19  # from which waking a thread pays for one call, with its 10 us here and 40 there
 
 
 class ElementwiseKernel:
@@ -33,7 +36,8 @@ class ElementwiseKernel:
 
     `kernel(outs, ins)` runs it: C-contiguous arrays of the dtypes that it was compiled for, all of one size except the
     inputs of kind "scalar", which have one element. An output may be the same array as an input; other overlap is not
-    allowed. `kernel.native(*outs, *ins)` is the builtin itself, without the look at `config.num_threads`.
+    allowed. `kernel.run(*outs, *ins)` is the same with a little less around it; `kernel.native(*outs, *ins)` is the
+    builtin itself, without the look at `config.num_threads`.
     """
 
     __slots__ = ("name", "native")
@@ -44,6 +48,11 @@ class ElementwiseKernel:
     def __call__(self, outs: Sequence[Any], ins: Sequence[Any]) -> None:
         pool.refresh()
         self.native(*outs, *ins)
+
+    def run(self, *arrays: Any) -> None:
+        """The outputs, then the inputs."""
+        pool.refresh()
+        self.native(*arrays)
 
     def __repr__(self) -> str:
         return f"<elementwise kernel {self.name}>"
@@ -265,17 +274,31 @@ class _Expression:
         k = Kernel(self.module, "run", [("slots", "ptr"), ("sizes", "ptr")], internal=call.native_calls)
         slots, sizes = k.arguments
         n = self._length(k, sizes)
-        stream = k.cast(k.load(sizes, "int64") >= STREAM_BYTES, "int64")
-        k.store(stream, k.at(slots, len(self.outs) + len(self.ins), "int64"))
-        grain = min(max(_CHUNK // self.cost, 8192), 65536) // 1024 * 1024
+        total: Any = k.const(0, "int64")
+        for i in range(len(self.outs) + len(self.ins)):
+            total = total + k.load(k.at(sizes, i, "int64"), "int64")
+        stream = (k.load(sizes, "int64") >= STREAM_BYTES) | (total >= (targets.last_cache() or 1 << 60))
+        k.store(k.cast(stream, "int64"), k.at(slots, len(self.outs) + len(self.ins), "int64"))
+        moved = [dtype for dtype, kind in zip(self.ins, self.kinds, strict=True) if kind != "scalar"] + self.outs
+        traffic = sum(_LINE * self.lanes * ITEMSIZE[dtype] // 64 for dtype in moved)
+        cost = max(self.cost, traffic)
+
+        def elements(work: int) -> int:
+            return work * self.lanes // cost
+
+        # Enough chunks that small work can be divided, and none so small that beginning it counts.
+        eighth = k.bitwise_and(k.op(f"lshr i64 {n.text}, 3", "int64") + 1023, -1024)
+        most = max(4096, min(elements(_CHUNK), 65536) // 1024 * 1024)
+        grain = k.where(eighth < most, eighth, most)
+        grain = k.where(grain < 4096, 4096, grain)
         chunk = k.symbol("@chunk")
 
-        def parallel() -> None:
-            k.call(pool.SYMBOL, None, chunk, slots, n, k.const(grain, "int64"))
+        def share(symbol: str) -> Callable[[], None]:
+            return lambda: k.call(symbol, None, chunk, slots, n, grain)
 
         def alone() -> None:
             k.call_known("chunk", None, slots, k.const(0, "int64"), n, k.const(0, "int32"))
 
-        k.if_(n > max(_PARALLEL // self.cost, grain), parallel, alone)
+        k.if_(n < elements(_AWAKE), alone, lambda: k.if_(n < elements(_WAKE), share(pool.AWAKE), share(pool.SYMBOL)))
         k.ret()
         k.finish()

@@ -3,7 +3,9 @@
 One function is offered to kernels, `agog_parallel_for(fn, arg, n, grain)`: it calls `fn(arg, begin, end, thread)` over
 [0, n) in chunks of `grain`, on the calling thread (number 0) and the workers (1, 2, ...), and returns when all is done.
 
-- Chunks are claimed from an atomic counter, so a thread that the system delays costs one chunk, not a share.
+- Each thread begins with a part of the range that is its own, the same in every job of that size: what it wrote last
+  time is in its cache, and taking it out of another's costs more than reading memory. It claims the part's chunks from
+  an atomic counter, then those that are left of the others' parts: a thread that the system delays costs one chunk.
 - Workers enter through a gate (epoch | closed | how many entered). When the chunks run out the caller closes it and
   waits only for the workers that did enter: one that sleeps or was descheduled is never waited for.
 - Idle workers spin about 0.1 ms, then sleep: on a futex on Linux, on a condition variable elsewhere.
@@ -20,6 +22,7 @@ import itertools
 import os
 import sys
 import threading
+import time
 from typing import Mapping
 
 from agog import config
@@ -31,48 +34,89 @@ __all__ = ["AWAKE", "SYMBOL", "Pool", "imports", "refresh"]
 
 #: What kernels call: `void (ptr fn, ptr arg, i64 n, i64 grain)` with `fn` a `void (ptr arg, i64, i64, i32)`.
 SYMBOL = "agog_parallel_for"
-#: The same for jobs too small to wake a worker: those that are awake take part.
+#: The same for jobs too small to wake a worker for: those that are awake take part. Every eighth such job that finds
+#: one asleep does wake it, so that a stream of them has all threads, and a lone one does not pay for it.
 AWAKE = "agog_parallel_for_awake"
 
 # The pool's memory; what different threads write is on different cache lines.
 _LAYOUT = {
     "gate": 0,  # i64: epoch << 32 | closed << 31 | number of workers that entered
     "epoch": 4,  # the upper half of the gate, which is what workers sleep on
-    "next": 128,  # i64: the first index that is not claimed
     "done": 256,  # i32: workers that have left
     "sleepers": 384,  # i32
+    "small": 388,  # i32: jobs too small to wake a worker for, which found one asleep
     "fn": 512,
     "arg": 520,
     "n": 528,
     "grain": 536,
+    "chunks": 544,
+    "parts": 552,
     "busy": 640,  # i32: somebody's job is running
     "started": 644,  # i32: workers that exist
     "wanted": 768,  # i32: workers that may take part
     "spin": 772,  # i32: pauses before a worker sleeps
     "mutex": 896,  # for systems without a futex; the largest known are 64 bytes
     "condition": 1024,
+    "next": 1152,  # i64 for each part: the first of its indices that is not claimed
 }
-_SIZE, _FORGOTTEN_AT_FORK = 1152, 768
+_SPIN = 1e-4  # seconds that an idle worker waits awake
+_PARTS, _APART = 64, 128  # more threads than parts share them
+_SIZE, _FORGOTTEN_AT_FORK = _LAYOUT["next"] + _PARTS * _APART, 768
 
 _WORKER = """
+; The counter of a part.
+define internal ptr @next(i64 %part) #0 {
+  %offset = mul i64 %part, {apart}
+  %place = getelementptr inbounds i8, ptr {next}, i64 %offset
+  ret ptr %place
+}
+
+; Where a part begins, and the one before it ends.
+define internal i64 @border(i64 %part, i64 %parts) #0 {
+  %n = load i64, ptr {n}
+  %grain = load i64, ptr {grain}
+  %chunks = load i64, ptr {chunks}
+  %times = mul i64 %part, %chunks
+  %chunk = udiv i64 %times, %parts
+  %begin = mul i64 %chunk, %grain
+  %inside = icmp slt i64 %begin, %n
+  %border = select i1 %inside, i64 %begin, i64 %n
+  ret i64 %border
+}
+
 define internal void @chunks(i32 %thread) #0 {
 entry:
   %fn = load ptr, ptr {fn}
   %arg = load ptr, ptr {arg}
-  %n = load i64, ptr {n}
   %grain = load i64, ptr {grain}
-  br label %claim
+  %parts = load i64, ptr {parts}
+  %thread64 = zext i32 %thread to i64
+  %home = urem i64 %thread64, %parts
+  br label %look
+look:
+  %part = phi i64 [%home, %entry], [%following, %further]
+  %next = call ptr @next(i64 %part)
+  %part1 = add i64 %part, 1
+  %end = call i64 @border(i64 %part1, i64 %parts)
+  %first = load atomic i64, ptr %next monotonic, align 8
+  %left = icmp slt i64 %first, %end
+  br i1 %left, label %claim, label %further
 claim:
-  %begin = atomicrmw add ptr {next}, i64 %grain monotonic
-  %any = icmp slt i64 %begin, %n
-  br i1 %any, label %do, label %end
+  %begin = atomicrmw add ptr %next, i64 %grain monotonic
+  %any = icmp slt i64 %begin, %end
+  br i1 %any, label %do, label %further
 do:
   %full = add i64 %begin, %grain
-  %whole = icmp slt i64 %full, %n
-  %stop = select i1 %whole, i64 %full, i64 %n
+  %whole = icmp slt i64 %full, %end
+  %stop = select i1 %whole, i64 %full, i64 %end
   call void %fn(ptr %arg, i64 %begin, i64 %stop, i32 %thread)
   br label %claim
-end:
+further:
+  %last = icmp eq i64 %part1, %parts
+  %following = select i1 %last, i64 0, i64 %part1
+  %round = icmp eq i64 %following, %home
+  br i1 %round, label %done, label %look
+done:
   ret void
 }
 
@@ -192,9 +236,34 @@ define void @agog_parallel_for(ptr %fn, ptr %arg, i64 %n, i64 %grain) #0 {
   ret void
 }
 
-; The same for jobs too small to wake anybody: workers that are awake take part.
 define void @agog_parallel_for_awake(ptr %fn, ptr %arg, i64 %n, i64 %grain) #0 {
-  call void @share_out(ptr %fn, ptr %arg, i64 %n, i64 %grain, i32 0)
+entry:
+  %asleep = load atomic i32, ptr {sleepers} monotonic, align 4
+  %any = icmp ne i32 %asleep, 0
+  br i1 %any, label %count, label %awake
+count:
+  %jobs = atomicrmw add ptr {small}, i32 1 monotonic
+  %turn = and i32 %jobs, 7
+  %eighth = icmp eq i32 %turn, 7
+  %most = select i1 %eighth, i32 1024, i32 0
+  br label %awake
+awake:
+  %woken = phi i32 [0, %entry], [%most, %count]
+  call void @share_out(ptr %fn, ptr %arg, i64 %n, i64 %grain, i32 %woken)
+  ret void
+}
+
+; As long as a worker waits before it sleeps, for `n` pauses: to be measured.
+define void @agog_pool_pause(i64 %n) #0 {
+entry:
+  br label %pause
+pause:
+  %i = phi i64 [0, %entry], [%i1, %pause]
+  {pause}
+  %i1 = add i64 %i, 1
+  %more = icmp slt i64 %i1, %n
+  br i1 %more, label %pause, label %end
+end:
   ret void
 }
 
@@ -218,9 +287,27 @@ parallel:
   store ptr %arg, ptr {arg}
   store i64 %n, ptr {n}
   store i64 %grain, ptr {grain}
-  store i64 0, ptr {next}
   %less = sub i64 %n, 1
   %others = udiv i64 %less, %grain
+  %chunks = add i64 %others, 1
+  store i64 %chunks, ptr {chunks}
+  %workers64 = zext i32 %workers to i64
+  %threads = add i64 %workers64, 1
+  %enough = icmp ult i64 %threads, %chunks
+  %parts0 = select i1 %enough, i64 %threads, i64 %chunks
+  %counted = icmp ult i64 %parts0, {most_parts}
+  %parts = select i1 %counted, i64 %parts0, i64 {most_parts}
+  store i64 %parts, ptr {parts}
+  br label %share
+share:
+  %part = phi i64 [0, %parallel], [%part1, %share]
+  %next = call ptr @next(i64 %part)
+  %begin = call i64 @border(i64 %part, i64 %parts)
+  store atomic i64 %begin, ptr %next monotonic, align 8
+  %part1 = add i64 %part, 1
+  %shared = icmp eq i64 %part1, %parts
+  br i1 %shared, label %begin_work, label %share
+begin_work:
   %most64 = zext i32 %most to i64
   %few = icmp ult i64 %others, %most64
   %count64 = select i1 %few, i64 %others, i64 %most64
@@ -232,7 +319,7 @@ parallel:
   %entered = trunc i64 %entered64 to i32
   br label %join
 join:
-  %i = phi i32 [0, %parallel], [%i1, %pause], [%i1, %yield]
+  %i = phi i32 [0, %begin_work], [%i1, %pause], [%i1, %yield]
   %done = load atomic i32, ptr {done} acquire, align 4
   %all = icmp eq i32 %done, %entered
   br i1 %all, label %end, label %pause
@@ -349,6 +436,9 @@ define void @agog_pool_stop() #0 {
 define void @agog_pool_forget() #0 {
   ret void
 }
+define void @agog_pool_pause(i64 %n) #0 {
+  ret void
+}
 """
 
 _DECLARED = {
@@ -392,6 +482,8 @@ def build(target: Target, sleep: str | None = None) -> Module:
         "pause": pause,
         "forgotten": _FORGOTTEN_AT_FORK,
         "futex": _FUTEX_NUMBER.get(target.machine),
+        "most_parts": _PARTS,
+        "apart": _APART,
     }
     for name, value in words.items():
         text = text.replace(f"{{{name}}}", str(value))
@@ -411,20 +503,30 @@ class Pool:
     ----------
     threads : how many threads work at a job, the caller included; at least 1
     sleep : how idle workers wait; None for what this system does best
+    spin : pauses before an idle worker sleeps; None for about 0.1 ms of them
     """
 
-    def __init__(self, threads: int, sleep: str | None = None, spin: int = 2000) -> None:
+    def __init__(self, threads: int, sleep: str | None = None, spin: int | None = None) -> None:
         module = build(targets.host(), sleep)
         # Two pools in one process (as in tests) must not share the code, which holds their memory.
         module.globals["id"] = f"; {next(_numbers)}" if sleep else ""
-        self._code = jit.load(module, [SYMBOL, AWAKE, "agog_pool_stop", "agog_pool_forget", "pool"])
+        self._code = jit.load(module, [SYMBOL, AWAKE, *(f"agog_pool_{x}" for x in ("stop", "forget", "pause")), "pool"])
         _codes.append(self._code)
         self._words = (ctypes.c_int32 * 2).from_address(self._code["pool"] + _LAYOUT["wanted"])
-        self._words[1] = spin
+        self._words[1] = self._measured() if spin is None else spin
         self._forget = ctypes.CFUNCTYPE(None)(self._code["agog_pool_forget"])
         self._stop = ctypes.CFUNCTYPE(None)(self._code["agog_pool_stop"])
         self.forget()
         self.threads = threads
+
+    def _measured(self) -> int:
+        """Pauses that take `_SPIN`: one is 40 cycles on one processor, and 140 on another."""
+        pause, times = ctypes.CFUNCTYPE(None, ctypes.c_int64)(self._code["agog_pool_pause"]), []
+        for _ in range(4):
+            start = time.perf_counter()
+            pause(500)
+            times.append(time.perf_counter() - start)
+        return max(1000, min(int(500 * _SPIN / max(min(times), 1e-9)), 100_000))
 
     @property
     def addresses(self) -> Mapping[str, int]:
@@ -453,9 +555,10 @@ class Pool:
         """End the workers; later jobs run on the caller alone until `threads` is set."""
         self._stop()
 
-    def run(self, function: int, argument: int, n: int, grain: int) -> None:
+    def run(self, function: int, argument: int, n: int, grain: int, symbol: str = SYMBOL) -> None:
         """Run native code at address `function` over [0, n), for tests and benchmarks. Releases the GIL."""
-        run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(self.address)
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+        run = kind(self._code[symbol])
         run(function, argument, n, grain)
 
 

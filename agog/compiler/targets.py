@@ -14,7 +14,7 @@ from typing import Mapping
 
 from agog.errors import DeviceError
 
-__all__ = ["AVX2", "AVX512", "NEON", "SSE2", "TARGETS", "Target", "caches", "host"]
+__all__ = ["AVX2", "AVX512", "NEON", "SSE2", "TARGETS", "Target", "caches", "host", "last_cache"]
 
 #: Bytes of one element in memory. A bool is one byte, as in NumPy.
 ITEMSIZE = {
@@ -153,15 +153,27 @@ def host() -> Target:
 @functools.cache
 def caches() -> tuple[int, int]:
     """Bytes of a core's first and second level data caches; small ones where the system does not say."""
-    found = {1: 0, 2: 0}
+    found = _caches()
+    return max(32 << 10, min(found.get(1, 0), 128 << 10)), max(1 << 20, min(found.get(2, 0), 2 << 20))
+
+
+def last_cache() -> int:
+    """Bytes of the last cache before memory, which cores share; 0 where the system does not say."""
+    return max(_caches().values(), default=0)
+
+
+@functools.cache
+def _caches() -> dict[int, int]:
+    """Bytes of the first core's data caches by level, as far as the system says."""
+    found = {}
     for folder in pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):  # Linux
         try:
             level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
-            if kind != "Instruction" and int(level) in found:
+            if kind != "Instruction":
                 found[int(level)] = int(size.removesuffix("K")) << 10
         except (OSError, ValueError):
             continue
-    return max(32 << 10, min(found[1], 128 << 10)), max(1 << 20, min(found[2], 2 << 20))
+    return found
 
 
 @functools.cache

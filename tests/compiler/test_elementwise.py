@@ -54,6 +54,21 @@ def test_poisoned_borders(n, offset, name):
     assert (poisoned[:offset] == -7).all() and (poisoned[offset + n :] == -7).all()
 
 
+def test_arrays_that_do_not_fit_into_the_last_cache(rng, monkeypatch):
+    """Stored around the caches, on the shares of several threads."""
+    monkeypatch.setattr(targets, "last_cache", lambda: 4 << 20)
+    kernel = compile_elementwise("axpy", lambda k, a, x, y: a * x + y + 0.25, ["float32"] * 3, ["float32"],
+                                 ["scalar", "contiguous", "contiguous"])
+    assert "!nontemporal" in str(elementwise.build(lambda k, x: k.neg(x), ["float32"], ["float32"], None,
+                                                   targets.host())[0])
+    for n in (300_000, 400_000, 2_000_003):
+        x, y = values(rng, n + 3, "float32"), values(rng, n + 3, "float32")
+        out = np.full(n + 3, 7, np.float32)
+        kernel([out[1:-2]], [np.array(3, np.float32), x[2:-1], y[3:]])
+        np.testing.assert_array_equal(out[1:-2], 3 * x[2:-1] + y[3:] + np.float32(0.25))
+        assert out[0] == 7 and (out[-2:] == 7).all()
+
+
 @pytest.mark.parametrize("dtype", ["int8", "int32", "float32", "float64"])
 def test_scalar_inputs_and_aliases(target, rng, dtype):
     kernel = compile_elementwise(

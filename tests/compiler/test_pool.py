@@ -45,16 +45,60 @@ def workers(request):
     p.stop()
 
 
-def run(p, mark, counts, grain):
-    p.run(mark["mark"], counts.ctypes.data, counts.size, grain)
+def run(p, mark, counts, grain, symbol=pool.SYMBOL):
+    p.run(mark["mark"], counts.ctypes.data, counts.size, grain, symbol)
 
 
+@pytest.mark.parametrize("symbol", [pool.SYMBOL, pool.AWAKE])
 @pytest.mark.parametrize("n, grain", [(0, 1), (1, 1), (7, 1), (1000, 1), (100003, 1000), (10, 100), (4096, 4095)])
-def test_every_index_once(workers, mark, n, grain):
+def test_every_index_once(workers, mark, n, grain, symbol):
     counts = np.zeros(n, np.int32)
     for _ in range(50):
-        run(workers, mark, counts, grain)
+        run(workers, mark, counts, grain, symbol)
     assert (counts == 50).all()
+
+
+def test_more_threads_than_parts(mark):
+    p = pool.Pool(pool._PARTS + 9)
+    counts = np.zeros(10_007, np.int32)
+    for grain in (1, 13, 130, 2000):
+        for _ in range(20):
+            run(p, mark, counts, grain)
+    p.stop()
+    assert (counts == 80).all()
+
+
+def who(p, n, grain, symbol=pool.SYMBOL, patience=0.5):
+    """The thread that did each chunk; each waits until another has begun one too, for so many seconds."""
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int32)
+    done, seen, both = {}, set(), threading.Event()
+
+    def chunk(_, begin, end, thread):
+        done[begin] = thread
+        seen.add(thread)
+        if len(seen) > 1:
+            both.set()
+        both.wait(patience)
+
+    function = kind(chunk)
+    p.run(ctypes.cast(function, ctypes.c_void_p).value, 0, n, grain, symbol)
+    return [done[begin] for begin in range(0, n, grain)]
+
+
+def test_each_thread_begins_with_a_part_of_its_own():
+    p = pool.Pool(2)
+    for _ in range(5):
+        done = who(p, 1000, 100)  # five chunks each, of which the other may take those at the end
+        assert done[0] == 0 and done[5] == 1
+    p.stop()
+
+
+def test_a_stream_of_small_jobs_wakes_the_workers():
+    p = pool.Pool(2)
+    who(p, 2, 1)  # starts it
+    time.sleep(0.05)
+    assert any(set(who(p, 2, 1, pool.AWAKE, 0.05)) == {0, 1} for _ in range(50))
+    p.stop()
 
 
 def test_many_small_jobs(workers, mark):
