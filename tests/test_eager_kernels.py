@@ -60,6 +60,21 @@ def test_rules_of_elementwise_rows(f, rng):
     np.testing.assert_array_equal(y, gradient(f, x))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int32", "int64"])
+def test_large_arrays_however_they_lie(dtype, rng):
+    """What NumPy gives before a kernel is ready, and the kernel then: the same numbers, dtypes and shapes."""
+    a, b = (ag.asarray(rng.integers(1, 50, (300, 260))).astype(dtype) for _ in range(2))
+    forms = [lambda: a + b, lambda: a.mT * b.mT, lambda: a - b.mT.clone().mT, lambda: a[::-1] + b, lambda: a * 3,
+             lambda: 3 - a, lambda: a > b, lambda: a > 7, lambda: a * -0.0 if a.dtype.kind in "fV" else a * 0,
+             lambda: a + b.astype("float64"), lambda: a + 1e35, lambda: a * 0.5, lambda: -a, lambda: (-a.mT).mT,
+             lambda: a[:, :258] * b[:, :258], lambda: a / 7, lambda: abs(a)]
+    for form in forms:
+        first, *later = [form() for _ in range(3)]
+        for again in later:
+            assert again.dtype == first.dtype and again.shape == first.shape
+            assert again.numpy().tobytes() == first.numpy().tobytes()
+
+
 def test_rules_of_numbers_are_few(rng):
     """A number in a rule is part of the kernel; a program with many of them does not make as many kernels."""
     x = rng.normal(size=(100, 100))

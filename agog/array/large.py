@@ -23,6 +23,7 @@ THRESHOLD = 1 << 16
 _THREADS_FROM = 1 << 19
 """Elements from which waking a Python thread (some 70 µs) pays, and loading the compiler is called for."""
 
+_ndarray = np.ndarray
 _REUSE_BYTES = 1 << 20
 _KEEP_BYTES = 512 << 20
 _ALIGN = 64
@@ -117,6 +118,11 @@ def _executor() -> Any:
 _CHUNK = 1 << 16
 accelerate: Callable[..., Any] | None = None
 """Set by the compiler when it is loaded: `accelerate(ufunc, inputs, out) -> bool`, True if it did the work."""
+
+ready: dict[tuple[Any, ...], tuple[Callable[..., None], np.dtype]] = {}
+"""`run(out, *arrays)` for whole arrays of one dtype and shape, and the dtype of `out`, by the ufunc and their dtype;
+for an array and a number, as an array of no axes, by the ufunc, the dtype and the number's place. Set by the compiler
+for what `accelerate` was asked for, and has compiled. Raises ValueError for what is not C-contiguous."""
 
 kernels: dict[str, Callable[..., Any]] = {}
 """Native computations of whole rows by the row's name, set by the compiler when it is loaded: see `native`."""
@@ -237,12 +243,27 @@ def _flat(x: np.ndarray) -> Any:
 
 def binary(ufunc: Any, a: Any, b: Any) -> Any:
     """`ufunc(a, b)`, over threads and into reused memory when both are of one dtype, or one is a number."""
+    if type(a) is _ndarray and type(b) is _ndarray:
+        dtype = a.dtype
+        made = ready.get((ufunc, dtype))
+        if made is not None and b.dtype is dtype and (shape := a.shape) == b.shape:
+            run, result = made
+            out = empty(shape, result)
+            try:
+                run(out, a, b)
+                return out
+            except ValueError:  # they do not lie as the kernel wants them
+                pass
     array = a if type(a) is np.ndarray else b
     dtype, shape = array.dtype, array.shape
     if dtype.kind == "V":  # beside a Python number, NumPy makes bfloat16 float32
         a, b = (x if type(x) is np.ndarray else np.array(x, dtype) for x in (a, b))
     if ufunc is np.power and array is a and type(b) is float and b == 0.5 and dtype.char in "fd":
         return unary(np.sqrt, a)  # as NumPy has it, which tells at -0 and -inf
+    if type(a) is not _ndarray or type(b) is not _ndarray:
+        done = _beside_number(ufunc, a, b)
+        if done is not None:
+            return done
     flat = bool(shape)
     for x in (a, b):
         if type(x) is np.ndarray:
@@ -255,6 +276,23 @@ def binary(ufunc: Any, a: Any, b: Any) -> Any:
     inputs = tuple(_flat(x) if type(x) is np.ndarray and x.ndim else x for x in (a, b))
     _parallel(ufunc, inputs, _flat(out))
     return out
+
+
+def _beside_number(ufunc: Any, a: Any, b: Any) -> Any:
+    """`ufunc(a, b)` of an array and a number of Python's by a kernel; None if none is ready, or NumPy has to decide."""
+    array, number, place = (a, b, 1) if type(a) is _ndarray else (b, a, 0)
+    dtype = array.dtype
+    made = ready.get((ufunc, dtype, place))
+    if made is None or type(number) is not int and (type(number) is not float or dtype.kind == "i") or not (
+            -1e9 < number < 1e9):
+        return None
+    run, result = made
+    out, number = empty(array.shape, result), np.array(number, dtype)
+    try:
+        run(out, array, number) if place else run(out, number, array)
+        return out
+    except ValueError:
+        return None
 
 
 def _broadcast(ufunc: Any, a: Any, b: Any) -> Any:
@@ -272,6 +310,14 @@ def _broadcast(ufunc: Any, a: Any, b: Any) -> Any:
 
 def unary(ufunc: Any, a: Any) -> Any:
     """`ufunc(a)`, over threads when `a` is contiguous. What is no ufunc waits for its native kernel."""
+    if type(a) is _ndarray and (made := ready.get((ufunc, a.dtype))) is not None:
+        run, result = made
+        out = empty(a.shape, result)
+        try:
+            run(out, a)
+            return out
+        except ValueError:  # it does not lie as the kernel wants it
+            pass
     if type(a) is not np.ndarray or not a.flags.c_contiguous:
         return ufunc(a)
     if not isinstance(ufunc, np.ufunc):

@@ -106,8 +106,11 @@ def _compile(key: Any) -> None:
     ufunc, dtype, result, *whole = key
     op = _rows[ufunc]
     lower: Any = op.lower
-    _kernels[key] = compile_elementwise(op.name, lower, [dtype.name] * len(whole), [result.name],
-                                        ["contiguous" if w else "scalar" for w in whole])
+    kernel = compile_elementwise(op.name, lower, [dtype.name] * len(whole), [result.name],
+                                 ["contiguous" if w else "scalar" for w in whole])
+    _kernels[key] = kernel
+    place = () if all(whole) else (whole.index(0),)  # of a number
+    large.ready[ufunc, dtype, *place] = kernel.run, result
 
 
 def _astype(x: Any, dtype: Any) -> Any:
