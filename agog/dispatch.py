@@ -10,6 +10,7 @@ The class of the results is handed in by `agog.tensor` (`bind`), so that its bod
 from __future__ import annotations
 
 import sys
+from math import copysign
 from typing import Any, Callable
 
 import numpy as np
@@ -25,7 +26,7 @@ from agog.ops.row import TABLE, Op
 
 Tensor: Any = None  # the class, set by `bind`
 _new = object.__new__
-_ticket = tape._ticket
+_tickets = tape._tickets
 _nd, _asarray, _Node, _Pick, _f32, _is_inexact = (
     np.ndarray, np.asarray, tape.Node, tape.Pick, dtypes.float32, dtypes.is_inexact)
 LARGE = large.THRESHOLD
@@ -324,21 +325,49 @@ def _no_dtype(name: str) -> ArgumentTypeError:
 
 
 _numbers: dict[Any, dict[Any, Any]] = {dtypes.float32: {}, dtypes.float64: {}}
+_integers: dict[Any, dict[Any, Any]] = {dtypes.int32: {}, dtypes.int64: {}}
+_floats = _numbers[dtypes.float32]
 
 
 def _number(value: Any, dtype: Any) -> Any:
     """A Python number as an array of no axes, which is what ufuncs take fastest. Raises where `apply` has to decide."""
     known = _numbers[dtype]
     array = known.get(value)
-    if array is None or value == 0:  # (0 is -0, to a dict)
+    if array is None:
         if not -1e30 < value < 1e30:
             raise OverflowError
-        array = np.array(value, dtype)
-        array.flags.writeable = False
-        if len(known) > 1000:
-            known.clear()
-        known[value] = array
+        array = _kept(known, value, dtype)
     return array
+
+
+def _kept(known: dict[Any, Any], value: Any, dtype: Any) -> Any:
+    """The array of a number that is not in `known`, which it then is."""
+    key = value
+    if value == 0:  # 0 is -0, to a dict
+        key = "+" if copysign(1.0, value) > 0 else "-"
+        array = known.get(key)
+        if array is not None:
+            return array
+    with np.errstate(all="ignore"):
+        array = np.array(value, dtype)
+    array.flags.writeable = False
+    if len(known) > 200:
+        known.clear()
+    known[key] = array
+    return array
+
+
+def _weak(value: Any, dtype: Any) -> Any:
+    """A Python number beside an array of `dtype` as an array of no axes, where that is the same to a ufunc."""
+    known = _numbers.get(dtype)
+    if known is None:
+        known = _integers.get(dtype)
+        if known is None or type(value) is not int or not -1 << 31 <= value < 1 << 31:
+            return value
+    elif not -1e30 < value < 1e30:
+        return value
+    array = known.get(value)
+    return _kept(known, value, dtype) if array is None else array
 
 
 def _taker(op: Op) -> Callable[[Any], bool]:

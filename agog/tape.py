@@ -21,7 +21,8 @@ from agog.errors import GradientError
 from agog.ops.gathered import Products, gather
 from agog.ops.row import Op
 
-_ticket = count(-1, -1).__next__  # younger is smaller: what a heap hands out first
+_tickets = count(-1, -1)  # younger is smaller: what a heap hands out first
+_ticket = _tickets.__next__
 _new = object.__new__
 _ndarray, _PULL_FROM = np.ndarray, large.PULL_FROM
 

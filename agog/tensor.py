@@ -76,7 +76,7 @@ def _changing(name: str) -> Callable[..., Any]:
         if node is None and not config.special and type(other) in (int, float) and _exclusive(self):
             try:
                 with np.errstate(all="ignore"):
-                    ufunc(self._data, other, self._data)
+                    ufunc(self._data, dispatch._weak(other, self._data.dtype), self._data)
                 return self
             except (TypeError, ValueError, OverflowError):
                 pass  # the general path says what is wrong

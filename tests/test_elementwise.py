@@ -164,6 +164,27 @@ def test_scalars_are_weak():
         ag.asarray([1], dtype="uint8") + 300
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int32", "int64", "int8", "bool"])
+def test_numbers_beside_small_arrays(dtype):
+    """Numbers of Python's are handed to NumPy as arrays: that changes nothing, also not the sign of zero."""
+    x = np.array([0, 1, 2, 3, 100]).astype(dtype)
+    t = ag.asarray(x)
+    for number in (0, 0.0, -0.0, 1, 1.0, 3, 2.5, -2, 1e-50, 1e20, 1e35, 2**40, inf, -inf, nan, 3, 0.0):
+        for name in ("add", "multiply", "subtract", "maximum", "greater", "equal", "divide"):
+            for swap in (False, True):
+                f, g = getattr(ag, name), getattr(np, name)
+                with np.errstate(all="ignore"):
+                    try:
+                        want = g(number, x) if swap else g(x, number)
+                    except OverflowError:
+                        continue
+                    if want.dtype not in (x.dtype, np.bool_) or (x.dtype.kind != "f" and type(number) is float):
+                        continue  # (where agog promotes in its own way)
+                got = (f(number, t) if swap else f(t, number)).numpy()
+                assert got.dtype == want.dtype
+                assert got.tobytes() == want.tobytes(), (name, number, swap)
+
+
 def test_integers_become_the_default_float():
     for fn in (ag.exp, ag.sin, ag.sqrt, ag.reciprocal, ag.sigmoid, ag.erf, ag.mean, ag.gelu):
         assert fn(ag.asarray([1, 2])).dtype == ag.float32, fn

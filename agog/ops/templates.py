@@ -7,6 +7,7 @@ every statement counts, so the templates repeat each other; what they share is:
 - everything unexpected goes to the general path (`fallback`, or `apply`), which explains errors; it is called outside
   the handler, so that the explanation is not chained to what NumPy raised;
 - `config.special` is not 0 where anybody records, hooks or switches gradients off;
+- NumPy takes a number of Python's as an array of no axes in half the time (`_weak`);
 - a node is made only when an input needs a gradient, and keeps what the rules of these inputs take.
 
 The functions live in the globals of `agog.dispatch`.
@@ -63,7 +64,7 @@ _NODE = """\
     node.parents = (PARENTS,)
     node.env = ENV
     node.shape = SHAPE
-    node.seq = _ticket()
+    node.seq = next(_tickets)
     t._node = node
     return t
 """
@@ -75,10 +76,13 @@ def method(x, y, /):
             return fallback(op, (x, y), ())
         a = x._data
         kind = type(y)
-        if kind is float or kind is int:
+        if kind is not Tensor and (kind is float or kind is int):
             b = y
             q = None
-            c = ufunc(a, b) if a.size < limit else large_binary(ufunc, a, b)    #? sized
+            n = _floats.get(y) if a.dtype is _f32 else None                     #? sized
+            if n is None:                                                       #? sized
+                n = _weak(y, a.dtype)                                           #? sized
+            c = ufunc(a, n) if a.size < limit else large_binary(ufunc, a, y)    #? sized
             c = ufunc(a, b)                                                     #? !sized
             if c.dtype is not a.dtype:                                          #? same
                 return fallback(op, (x, y), ())                                 #? same
@@ -114,7 +118,10 @@ def method(x, y, /):
         if config.special or (kind is not float and kind is not int):
             return fallback(op, (y, x), ())
         b = x._data
-        c = ufunc(y, b) if b.size < limit else large_binary(ufunc, y, b)        #? sized
+        n = _floats.get(y) if b.dtype is _f32 else None                         #? sized
+        if n is None:                                                           #? sized
+            n = _weak(y, b.dtype)                                               #? sized
+        c = ufunc(n, b) if b.size < limit else large_binary(ufunc, y, b)        #? sized
         c = ufunc(y, b)                                                         #? !sized
         if c.dtype is not b.dtype:                                              #? same
             return fallback(op, (y, x), ())                                     #? same
@@ -267,7 +274,7 @@ def row(op: Op) -> str:
         kept = saved(op, arrays + results, [f"_p{i}" for i in range(n)])
         derived = [f"_a{i}.{what}" for what, i in op.derived]
         env = _tuple([*kept, *statics, *derived])
-        w += ["_n = _Node()", "_n.op = _op", f"_n.parents = {parents}", f"_n.env = {env}", "_n.seq = _ticket()"]
+        w += ["_n = _Node()", "_n.op = _op", f"_n.parents = {parents}", f"_n.env = {env}", "_n.seq = next(_tickets)"]
         if len(results) == 1:
             w += ["_n.shape = _c.shape", "_t0._node = _n"]
         else:
