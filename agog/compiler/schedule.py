@@ -253,6 +253,8 @@ class _Scheduler:
             root in g.place for m in other.members for root in needs(m)
         ):
             return
+        if any(self._reads_memory_of(m, g, other) for m in (*g.members, *other.members)):
+            return
         for m in [*g.members, *other.members]:
             for link in self.links[m]:
                 if (
@@ -292,6 +294,11 @@ class _Scheduler:
                 u.deps.add(g)
             if u.before & g.bit and u is not g:
                 u.before |= g.before | g.bit
+
+    def _reads_memory_of(self, m, g, other):
+        """Whether a member reads a buffer that parts in these groups write: all of these must have run before it."""
+        roots = [link.root for link in self.links[m] if link] + needs(m)
+        return any(isinstance(r, Assembled) and not self.producers(r).isdisjoint((g, other)) for r in roots)
 
     @staticmethod
     def _walks_alike(link, place, other, to):

@@ -426,3 +426,19 @@ def test_elements_set_one_after_the_other(rng, count):
 
     graph = build(fn, ((5,), F), ((), F))
     agrees(compile(graph), graph, made(rng, 5, ()))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_is_read_from_memory_is_written_before(rng, count):
+    """Loops that could be one are two where the second reads a buffer of which the first writes a part."""
+
+    def fn(x, y):
+        total = xp.sum(x * 1.5 + y)
+        out = y
+        for i in range(count):
+            out = out + xp._getitem_adjoint(total, shape=(3,), index=(i,))
+            total = total * 0.5
+        return [out + (x * 1.5 + y)]
+
+    graph = build(fn, ((3,), F), ((3,), F))
+    agrees(compile(graph), graph, made(rng, 3, 3))
