@@ -387,6 +387,10 @@ class Emitter:
         align = self.const(ITEMSIZE[dtype], "int32")
         return self.call(name, (dtype, lanes), pointer, align, mask, self.const(0, dtype, lanes))
 
+    def hidden(self, a: Value) -> Value:
+        """The same integer, of which LLVM knows nothing."""
+        return self.op(f'call {a.type} asm "", "=r,0"({a.typed})', a.dtype)
+
     def masked_store(self, value: Any, pointer: Value, mask: Value) -> None:
         """Store the lanes whose mask is set."""
         if value.dtype == "bool":

@@ -28,8 +28,8 @@ class Masked:
 
     def __init__(self, k: Kernel, count: Value) -> None:
         # 32-bit lane numbers: 64-bit ones would need a comparison per half of a float32 vector.
-        self.k = k
-        self.mask = k.iota("int32") < k.splat(k.cast(count, "int32"))
+        self.k, self.count = k, k.cast(count, "int32")
+        self.mask = k.iota("int32") < k.splat(self.count)
 
     def load(self, pointer: Value, dtype: str) -> Value:
         """The elements, then zeros."""
@@ -37,7 +37,12 @@ class Masked:
 
     def store(self, value: Value, pointer: Value) -> None:
         """Store the first elements of `value`."""
-        self.k.masked_store(value, pointer, self.mask)
+        k, mask = self.k, self.mask
+        if value.dtype == "bool" or ITEMSIZE[value.dtype] < 4:
+            # LLVM (22) makes a store of one lane, where it knows that it is one, a store of 32 bits: it loses the
+            # truncation of the value, and writes beyond the element. So it may not know.
+            mask = k.iota("int32") < k.splat(k.hidden(self.count))
+        k.masked_store(value, pointer, mask)
 
 
 class Buffered:

@@ -186,3 +186,24 @@ def test_constants_are_exact():
     assert k.const(1e40, "float32").text == "0x7FF0000000000000"
     assert k.const(0.1, "float32").text != k.const(0.1, "float64").text
     assert np.float32(0.1).item().hex() == "0x1.99999a0000000p-4"
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "bfloat16", "float16", "bool", "float32"])
+def test_a_vector_of_few_elements_ends_where_they_end(dtype, count):
+    """LLVM 22 writes four bytes where one lane of a narrower vector is stored whose elements were wider before."""
+    module = Module(targets.host())
+    k = Kernel(module, "f", [("source", "ptr"), ("to", "ptr")])
+    source, to = k.arguments
+    k.lanes = module.target.vector_bytes // 4
+    wide = k.load(source, "float32" if "float" in dtype else "int32", k.lanes)
+    value = k.ne(wide, 0) if dtype == "bool" else k.cast(wide, dtype)
+    k.partial(k.const(count, "int64")).store(value, to)
+    k.ret()
+    k.finish()
+    code = jit.load(module, ["f"])
+    size = 1 if dtype in ("bool", "uint8") else 4 if dtype == "float32" else 2
+    x = np.full(64, 3, np.float32 if "float" in dtype else np.int32)
+    out = np.full(256, 0xEE, np.uint8)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(code["f"])(x.ctypes.data, out.ctypes.data)
+    assert (out[count * size :] == 0xEE).all() and not (out[: count * size] == 0xEE).any()
