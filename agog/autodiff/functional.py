@@ -27,6 +27,18 @@ stopped = Op("_stopped(x) -> y", lambda np, x: x, promotes=(), kind="movement", 
              samples=lambda s: [((s(2, 3),), {})], doc="The same value, through which no gradient flows.")
 
 
+def _attached_batch(xp: Any, batched: Any, inputs: Any, statics: Any) -> Any:
+    x, to = inputs
+    shape = x.shape if x.ndim >= to.ndim else to.shape
+    return xp._attached(xp.broadcast_to(x, shape), xp.broadcast_to(to, shape))
+
+
+attached = Op("_attached(x, to) -> y", lambda np, x, to: x, promotes=(), kind="movement", smooth=False,
+              vjp={"to": lambda xp, g: g}, jvp={"to": lambda xp, t: t}, batch=_attached_batch,
+              samples=lambda s: [((s(2, 3), s(2, 3)), {})],
+              doc="The value of `x` with the history of `to`: a leaf that was given another value.")
+
+
 def _is_tensor(x: Any) -> bool:
     return hasattr(x, "_node")
 

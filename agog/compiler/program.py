@@ -321,6 +321,11 @@ class Program:
             fixed.append(_plain(x, dtype))
         return self._slow(fixed)
 
+    def unread(self):
+        """The numbers of the inputs that the native code does not look at, not even at their form."""
+        read = {slot for _, _, arguments, _ in self._runs for slot in arguments}
+        return [i for i, slot in enumerate(self._inputs) if slot not in read]
+
     def converted(self, inputs):
         """The results for inputs of the right shapes and dtypes that native code cannot read; None for other inputs."""
         for x, (shape, dtype) in zip(inputs, self._specs, strict=True):

@@ -88,6 +88,8 @@ def write_entry(r: Recording, arguments: Any) -> Callable[[tuple, dict], Any] | 
         w.line(f"if not fits(({' '.join(d + ',' for d in inputs)})): return MISS")
         w.line(f"outs = program([{', '.join(inputs)}])")
     else:
+        for i in r.program.unread():  # type: ignore[union-attr]
+            _check_form(w, inputs[i], *r.specs[i])
         w.lines += body[0]
         w.env |= body[1]
     specs = r.specs
@@ -211,6 +213,7 @@ def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tupl
 def _check_held(w: _Writer, r: Recording, held: Held, names: list[str]) -> None:
     """Read what a place holds, and check it like an argument; adds the variables of its Tensors to `names`."""
     new = [f"h{held.first + k}" for k in range(len(held.kinds))]
+    read = {source.index for source in r.fetch if type(source) is Argument}
     if held.form == "tensor":
         w.line(f"{new[0]} = {_read(w, held.place)}")
     else:
@@ -218,6 +221,8 @@ def _check_held(w: _Writer, r: Recording, held: Held, names: list[str]) -> None:
     for i, (name, kind) in enumerate(zip(new, held.kinds), held.first):
         w.line(f"if type({name}) is not {w.name(kind)}: return MISS")
         _check_tensor(w, name, i, r.argument_specs[i])
+        if i not in read:
+            _check_form(w, f"d{i}", *r.argument_specs[i][:2])
         same = r.alike[i]
         if same != i:
             w.line(f"if {name} is not {names[same]}: return MISS")
@@ -226,8 +231,14 @@ def _check_held(w: _Writer, r: Recording, held: Held, names: list[str]) -> None:
         names.append(name)
 
 
+def _check_form(w: _Writer, data: str, shape: Any, dtype: Any) -> None:
+    """Of an array that native code does not look at: Python may have read its shape."""
+    w.line(f"if type({data}) is not nd or {data}.shape != {w.name(shape)} or {data}.dtype != {w.name(dtype)}: "
+           "return MISS")
+
+
 def _check_tensor(w: _Writer, name: str, number: int, spec: tuple) -> None:
-    """(Native code looks at the class, dtype and shape of the array.)"""
+    """(Native code looks at the class, dtype and shape of the arrays that it reads.)"""
     w.line("try:")
     w.line(f"    d{number} = {name}._data")
     w.line(f"    n = {name}._node")
@@ -257,6 +268,8 @@ def _check_guards(w: _Writer, r: Recording) -> None:
         w.line(f"if {w.name(tape.hooks.data)}: return MISS")
     for owner, absent in r.leaf_states:
         w.line(f"if {w.name(owner)}.grad is {'not None' if absent else 'None'}: return MISS")
+    if guards.deep:
+        w.line(f"if {w.name(guards)}.gone is not None: return MISS")
     for place, value in guards.same:
         w.line(f"if {_read(w, place)} is not {w.name(value)}: return MISS")
     for place, kind, value in guards.equal:

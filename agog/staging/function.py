@@ -323,6 +323,8 @@ class Function:
             if form.attempts >= ATTEMPTS:
                 self._say(str(error))
             return result
+        finally:
+            recorder.turns = watch.turns = None  # no cycle: what was only looked at goes now
         form.reason, form.attempts = None, 0
         form.recordings.insert(0, made)
         self._note(f"recorded {made.graph.count()} operations" + (f": {why}" if why else ""))

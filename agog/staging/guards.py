@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import types
+import weakref
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,8 @@ _IDENTITY = (*state.FIXED, str, bytes, type(None), bool, type(...), type(NotImpl
 class Guards:
     """Places and what they held. `failed()` gives the name of the first that differs, or None."""
 
-    __slots__ = ("same", "equal", "functions", "watched", "deep", "nodes", "kept", "holes")
+    __slots__ = ("same", "equal", "functions", "watched", "deep", "nodes", "kept", "holes", "gone", "_fading",
+                 "__weakref__")
 
     def __init__(self, watch: Watch, captured: list[Any]):
         self.same: list[tuple[Place, Any]] = []
@@ -46,6 +49,19 @@ class Guards:
         for name, value, before in watch.arguments:
             if id(value) not in watch.free and not isinstance(value, (*state.PLAIN, dict, list, tuple)):  # (in the key)
                 self._add(Place({"value": value}, "value", name), before)
+        self.gone: str | None = None  # the place that held a Tensor which is no more: another may have its identity
+        self._fading: list[Any] = []
+        self._notice({id(t) for t in captured})
+
+    def _notice(self, kept: set[int]) -> None:
+        """Notice when a Tensor goes that a picture has by its identity, and that nothing here keeps alive."""
+        for place, _, _ in self.deep:
+            seen = Seen(self.holes)
+            fingerprint(place.read(), seen, place.name)
+            tensors = [x for key, x in seen.items() if is_tensor(x) and key not in kept]
+            kept.update(map(id, tensors))
+            callback = functools.partial(_gone, weakref.ref(self), place.name)
+            self._fading += [weakref.ref(t, callback) for t in tensors]
 
     def _add(self, place: Place, before: Any) -> None:
         value = place.read()
@@ -64,6 +80,8 @@ class Guards:
 
     def failed(self) -> str | None:
         """The name of the first thing that is not as it was, or None when all hold."""
+        if self.gone is not None:
+            return self.gone
         for tensor, node in self.nodes:
             if tensor._node is not node:
                 return f"requires_grad of a captured Tensor{list(tensor.shape)}"
@@ -118,3 +136,9 @@ class Guards:
             if entry[0].read() is not ABSENT and entry[0].key not in (state.SIZE, state.NAMES, "__mro__", "__class__")
         }
         return sorted(places | {w.name for w in self.watched})
+
+
+def _gone(guards: Any, name: str, _: Any) -> None:
+    found = guards()
+    if found is not None:
+        found.gone = name

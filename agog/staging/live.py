@@ -12,7 +12,7 @@ import numpy as np
 
 from agog import config, tape
 from agog.autodiff.engine import conj, enable_grad, walk
-from agog.autodiff.functional import fresh, stopped
+from agog.autodiff.functional import attached, fresh, stopped
 from agog.dispatch import apply, wrap
 from agog.errors import GradientError, GraphError
 from agog.graph.forms import COND, WHILE
@@ -28,6 +28,7 @@ from agog.tape import Node, Pick
 
 _new = object.__new__
 _NONE: dict[Any, Any] = {}
+_MARKS = (stopped, attached)
 _payload = 2  # where a node of ours keeps what its rule takes: after the inputs and the output
 
 
@@ -175,8 +176,8 @@ class Live:
 
 
 def without_stops(graph: Graph) -> Graph:
-    """The graph without the marks of where gradients stop: to values they mean nothing."""
-    return rewrite(graph, lambda b, node, inputs: [inputs[0]] if node.op is stopped else None, deep=without_stops)
+    """The graph without the marks of where gradients stop and where they go: to values they mean nothing."""
+    return rewrite(graph, lambda b, node, inputs: [inputs[0]] if node.op in _MARKS else None, deep=without_stops)
 
 
 def replay(graph: Graph, inputs: list[Any], customs: dict[Any, Any] = _NONE) -> list[Any]:

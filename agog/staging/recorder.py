@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from agog import config, tape
-from agog.autodiff.functional import stopped
+from agog.autodiff.functional import attached, stopped
 from agog.errors import user_frame, user_line
 from agog.graph.ir import Where
 
@@ -139,6 +139,7 @@ class Recorder:
         self.turns: Any = None  # what follows the loops of the frames that run
         self.start = tape._ticket()
         self.stops: dict[int, int] = {}
+        self.attached: dict[tuple[int, int], int] = {}
         self.customs: list[Custom] = []
         self.custom_nodes: set[Any] = set()
         self._with_history: set[int] = set()
@@ -196,16 +197,29 @@ class Recorder:
         return slot
 
     def _read(self, tensor: Any, recording_gradients: bool) -> int:
-        """The slot that an operation reads; behind a stop where the tape does not see the value's history."""
+        """The slot that an operation reads: behind a stop where the tape does not see the value's history, or with that
+        of the leaf that was given the value."""
         slot = self.slot_of(tensor)
-        if slot not in self._with_history or (recording_gradients and tensor._node is not None):
+        if recording_gradients and tensor._node is not None:
+            seen = self.external.get(id(tensor))
+            if seen is None or seen.slot == slot:
+                return slot
+            if (seen.slot, slot) not in self.attached:  # it was assigned: its gradient does not go to what was computed
+                made = self.attached[seen.slot, slot] = self._same(slot)
+                self._with_history.add(made)
+                self.records.append(Record(attached, (slot, seen.slot), (), (made,), None))
+            return self.attached[seen.slot, slot]
+        if slot not in self._with_history:
             return slot
         if slot not in self.stops:
-            shape, dtype = self.specs[slot]
-            self.specs.append((shape, dtype))
-            self.stops[slot] = len(self.specs) - 1
+            self.stops[slot] = self._same(slot)
             self.records.append(Record(stopped, (slot,), (), (self.stops[slot],), None))
         return self.stops[slot]
+
+    def _same(self, slot: int) -> int:
+        """A new slot for a value of the same form."""
+        self.specs.append(self.specs[slot])
+        return len(self.specs) - 1
 
     def refuse(self, reason: str) -> None:
         """This run cannot be staged; the first reason is kept."""
@@ -269,7 +283,7 @@ class Recorder:
         for t in (*xs, *ys):
             if type(t._data) is not np.ndarray or t._data.dtype.kind == "c":
                 return
-        inputs, outputs = [self.slot_of(x) for x in xs], []
+        inputs, outputs = [self._read(x, config.modes.grad) for x in xs], []
         for y in ys:  # as values of their own: a result may be what was given
             before = self.slot_of(y)
             y._data = y._data.view()

@@ -93,7 +93,7 @@ class Recording:
             self.slots,
             len(self.slots) - len(self.writes) - sum(i is not None for _, i in self.gradients),
         )
-        self.to_compile = without_stops(self.graph) if recorder.stops else self.graph
+        self.to_compile = without_stops(self.graph) if recorder.stops or recorder.attached else self.graph
         self.fetch: list[Any] = [source for _, source in recorder.sources]
         self.captured = [s.tensor for s in self.fetch if type(s) is Captured]
         self.guards = Guards(watch, self.captured)
@@ -216,6 +216,8 @@ class Recording:
                     raise NotStageable("it gives a Tensor from outside a value that cannot be followed")
                 self.writes.append((arguments.get(id(tensor), tensor), self._extra(slot)))
         for leaf, before in recorder.leaves.values():
+            if before is not None and before._node is not None and id(before) in recorder.external:
+                raise NotStageable("it reads a gradient that has a history of its own (create_graph=True)")
             if leaf.grad is not before:
                 if leaf.grad is not None and leaf.grad._node is not None:
                     raise NotStageable("it leaves a gradient with a history of its own (create_graph=True)")
@@ -239,14 +241,16 @@ class Recording:
         for i, (_, t) in enumerate(self.new):
             if t._node is None:
                 continue
-            if _freed(t._node):
+            history = _history(t._node, recorder)
+            if history is None:
                 self.spent.append(i)
             else:
-                reached.append(_history(t._node, recorder))
+                reached.append(history)
                 self.live.append(i)
         self.gradient: Live | None = None
         if self.live:
-            nodes = [t._node for t in self.inputs(tensors)]
+            known = {seen.slot: seen.node for seen in recorder.external.values()}
+            nodes = [known.get(slot) for slot, _ in recorder.sources]
             which = [i for i, node in enumerate(nodes) if node is not None]
             reaches = [{k for k, i in enumerate(which) if nodes[i] in r} for r in reached]
             if customs is None:
@@ -311,7 +315,10 @@ class Recording:
         for source, (shape, dtype) in zip(self.fetch, self.specs):
             kind = type(source)
             if kind is not Argument:
-                data = source.tensor._data if kind is Captured else _leaf(source.leaf, tensors).grad._data
+                tensor = source.tensor if kind is Captured else _leaf(source.leaf, tensors).grad
+                if kind is Gradient and tensor._node is not None:
+                    return "whether .grad has a history"
+                data = tensor._data
                 if type(data) is not np.ndarray or data.shape != shape or data.dtype != dtype:
                     return "the shape, dtype or device of a captured Tensor"
         return None
@@ -403,9 +410,11 @@ def _leaf(owner: Any, tensors: list[Any]) -> Any:
     return tensors[owner]._node if type(owner) is int else owner
 
 
-def _history(node: Any, recorder: Recorder) -> set[Any]:
-    """The nodes older than the recording that a result depends on. Its gradient goes through the recorded operations:
-    refuse what these do not express."""
+def _history(node: Any, recorder: Recorder) -> set[Any] | None:
+    """The nodes older than the recording that a result depends on; None when its graph, or part of it, was used up.
+
+    Its gradient goes through the recorded operations: refuse what these do not express.
+    """
     stack, seen, old = [node], set(), set()
     while stack:
         node = stack.pop()
@@ -415,6 +424,8 @@ def _history(node: Any, recorder: Recorder) -> set[Any]:
         if node.seq > recorder.start:  # (tickets count down)
             old.add(node)
             continue
+        if _freed(node):
+            return None
         if type(node) is Leaf:
             raise NotStageable("it returns a Tensor that depends on one whose requires_grad it switched on")
         if node in tape.hooks:

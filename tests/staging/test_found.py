@@ -1,0 +1,119 @@
+"""Programs that once gave something else staged than plainly, as random programs and reviews found them."""
+
+import gc
+
+import pytest
+
+import agog as ag
+from agog import config
+
+
+def results(fn, calls, stage):
+    f = stage(fn)
+    return [f(*args) for args in calls], f
+
+
+@pytest.fixture(params=[True, False], ids=["native", "interpreted"])
+def native(request, monkeypatch):
+    monkeypatch.setattr(config, "native", request.param)
+    monkeypatch.setattr(config, "strict_compiler", True)
+
+
+def test_a_shape_that_only_python_reads(native):
+    """Native code does not look at an argument that no operation reads: its form is compared all the same."""
+    f = ag.function(lambda x, y: x * y.shape[0])
+    x = ag.ones(1)
+    assert [f(x, ag.zeros(n)).item() for n in (5, 5, 7, 7, 9, 5)] == [5, 5, 7, 7, 9, 5]
+    g = ag.function(lambda x, y: ag.zeros(y.shape, dtype=y.dtype) + x)
+    assert [g(x, y).dtype for y in (ag.zeros(2), ag.zeros(2), ag.zeros(2, dtype="float64"))][2] == ag.float64
+    with pytest.raises(ag.AgogError):  # what the failing operation gives is not needed
+        h = ag.function(lambda x, y: (x + y, x)[1])
+        for n in (2, 2, 3):
+            h(ag.ones(2), ag.zeros(n))
+
+
+def test_a_shape_in_a_place_that_only_python_reads(native):
+    state = {"h": ag.zeros(3)}
+    f = ag.function(lambda x: x * state["h"].shape[0])
+    x = ag.ones(1)
+    f(x), f(x)
+    for n in (5, 7, 9, 3):
+        state["h"] = ag.zeros(n)
+        assert f(x).item() == n
+
+
+def test_another_tensor_with_the_identity_of_one_that_is_gone(native):
+    """A picture names Tensors by their identity, which another one gets when one goes."""
+    for _ in range(5):
+        items = [ag.zeros(3), ag.ones(2)]
+        f = ag.function(lambda x: x * items[0].shape[0])  # noqa: B023
+        x = ag.ones(1)
+        f(x), f(x)
+        gc.collect()
+        before = id(items[0])
+        items[0] = None
+        others = [ag.zeros(4) for _ in range(30)]
+        items[0] = next((t for t in others if id(t) == before), others[0])
+        assert f(x).item() == 4
+
+
+def test_the_gradient_of_a_leaf_that_was_assigned(native):
+    """It goes to the leaf, not to what the new value was computed from."""
+    p = ag.asarray([1.0, -2.0], requires_grad=True)
+
+    @ag.function(strict=True)
+    def f(x):
+        p.assign(p * 0.5)
+        return (p * x).sum(), (p * p).sum()
+
+    @ag.function(strict=True)
+    def g(x):
+        with ag.no_grad():
+            p.assign(p * 0.5 + 1)
+        return (p * x).sum()
+
+    x = ag.asarray([3.0, 4.0])
+    for fn, more in ((f, 2), (g, 0)):
+        for _ in range(3):
+            p.grad = None
+            out = fn(x)
+            (sum(out) if more else out).backward()
+            assert p.grad.tolist() == (x + more * p.detach()).tolist()
+        assert fn.calls_staged >= 2
+
+
+def test_a_result_that_depends_on_a_graph_that_was_used_up(native):
+    p = ag.asarray([1.0, -2.0], requires_grad=True)
+
+    @ag.function(strict=True)
+    def f(x):
+        loss = (p * x).sum()
+        loss.backward()
+        return loss * 2 + p.sum()
+
+    for _ in range(4):
+        out = f(ag.ones(2))
+        with pytest.raises(ag.errors.GradientError):
+            out.backward()
+    assert f.calls_staged >= 2
+
+
+def test_a_result_to_differentiate_beside_gradients_that_are_removed(native):
+    """The first call found gradients from outside, used them, and left none."""
+    p = ag.asarray([1.0, -2.0], requires_grad=True)
+
+    @ag.function(strict=True)
+    def f(x):
+        y = (p * x).sum()
+        (p * p).sum().backward()
+        norm = (p.grad * p.grad).sum()
+        p.grad = None
+        return y, norm
+
+    for n in (1.0, 2.0, 3.0, 4.0):
+        p.grad = ag.full((2,), n)
+        y, norm = f(ag.ones(2))
+        assert norm.item() == sum((n + 2 * v) ** 2 for v in p.tolist())
+        y.backward()
+        assert p.grad.tolist() == [1, 1]
+    assert f.calls_staged >= 2
