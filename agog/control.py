@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from agog import config, tree
 from agog.array import dtypes
-from agog.dispatch import operand, tensors
+from agog.dispatch import operand, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.tensor import Tensor, asarray
 
@@ -58,12 +58,18 @@ def while_loop(cond_fn: Callable[..., Any], body_fn: Callable[..., Any], state: 
     spread = isinstance(state, tuple)
     structure = tree.flatten(state)[1]
     call = (lambda f, s: f(*s)) if spread else (lambda f, s: f(s))
+    recorder = config.modes.recorder
+    turns = None if recorder is None else recorder.on_while((cond_fn, body_fn))
     while True:
+        if turns is not None:
+            turns.begin(state)
         going = _scalar_bool(call(cond_fn, state), "while_loop")
         if _many_valued(going):
             if not bool(_any(going)):
                 return state
         elif not going:
+            if turns is not None:
+                turns.end()
             return state
         new = call(body_fn, state)
         if spread and isinstance(new, list):
@@ -87,7 +93,8 @@ def scan(fn: Callable[[Any, Any], Any], init: Any, xs: Any, length: int | None =
     """Carry a state along axis 0 of `xs`: `(carry, y) = fn(carry, x)` for each x; returns (last carry, stacked ys).
 
     xs      a pytree of Tensors with one size along axis 0, or None (then give `length`)
-    fn      returns (carry, y); y may be a pytree or None
+    fn      returns (carry, y); y may be a pytree or None. It gets Tensors of its own: what it changes in place does not
+            change `init` or `xs`
     """
     leaves, structure = tree.flatten(xs)
     leaves = [asarray(x) if operand(x) is None else operand(x) for x in leaves]
@@ -99,21 +106,40 @@ def scan(fn: Callable[[Any, Any], Any], init: Any, xs: Any, length: int | None =
     n: Any = sizes.pop() if sizes else length
     if length is not None and n != length:
         raise ArgumentError(f"scan: length={length}, but xs has {n} along axis 0")
-    carry, ys, out_structure = init, [], None
+    recorder = config.modes.recorder
+    turns = None if recorder is None else recorder.on_scan(fn, reverse)
+    carry, ys, out_structure = init if n == 0 else tree.map(_own, init), [], None
     for i in range(n - 1, -1, -1) if reverse else range(n):
-        result = fn(carry, tree.unflatten(structure, [x[i] for x in leaves]))
+        slices = [x[i] for x in leaves]
+        if turns is not None:
+            turns.begin(carry, slices, leaves)
+        result = fn(carry, tree.unflatten(structure, slices))
         if not isinstance(result, tuple) or len(result) != 2:
             raise ArgumentError("scan: the function must return (carry, y)")
         carry, y = result
         flat, out_structure = tree.flatten(y)
-        ys.append(flat)
+        ys.append([tensors.astype(v, v.dtype) if isinstance(v, Tensor) else asarray(v) for v in flat])
+        if turns is not None:
+            turns.end(ys[-1])
+    if turns is not None:
+        turns.last(carry)
     if reverse:
         ys.reverse()
     if out_structure is None:
         return carry, None
-    return carry, tree.unflatten(out_structure, [tensors.stack([tensors.astype(v, v.dtype) if isinstance(v, Tensor)
-                                                                 else asarray(v) for v in column], axis=0)
-                                                 for column in zip(*ys)])
+    stacked = [tensors.stack(column, axis=0) for column in zip(*ys)]
+    if turns is not None:
+        turns.stacked(stacked)
+    return carry, tree.unflatten(out_structure, stacked)
+
+
+def _own(x: Any) -> Any:
+    """Another Tensor with the value and the history of `x`."""
+    if not isinstance(x, Tensor):
+        return x
+    if config.modes.recorder is not None:
+        config.modes.recorder.on_read(x)
+    return wrap(x._data, x._node)
 
 
 # ------------------------------------------------------------------------------------------------- staged effects

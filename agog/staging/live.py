@@ -13,9 +13,9 @@ import numpy as np
 from agog import config, tape
 from agog.autodiff.engine import conj, enable_grad, walk
 from agog.autodiff.functional import attached, fresh, stopped
-from agog.dispatch import apply, wrap
+from agog.dispatch import apply, tensors, wrap
 from agog.errors import GradientError, GraphError
-from agog.graph.forms import COND, WHILE
+from agog.graph.forms import COND, SCAN, WHILE
 from agog.graph.grad import Ruled, forward_backward
 from agog.graph.ir import Constant, Graph, Input, Value
 from agog.graph.ir import Node as GraphNode
@@ -28,7 +28,7 @@ from agog.tape import Node, Pick
 
 _new = object.__new__
 _NONE: dict[Any, Any] = {}
-_MARKS = (stopped, attached)
+MARKS = (stopped, attached)
 _payload = 2  # where a node of ours keeps what its rule takes: after the inputs and the output
 
 
@@ -177,7 +177,7 @@ class Live:
 
 def without_stops(graph: Graph) -> Graph:
     """The graph without the marks of where gradients stop and where they go: to values they mean nothing."""
-    return rewrite(graph, lambda b, node, inputs: [inputs[0]] if node.op in _MARKS else None, deep=without_stops)
+    return rewrite(graph, lambda b, node, inputs: [inputs[0]] if node.op in MARKS else None, deep=without_stops)
 
 
 def replay(graph: Graph, inputs: list[Any], customs: dict[Any, Any] = _NONE) -> list[Any]:
@@ -189,6 +189,8 @@ def replay(graph: Graph, inputs: list[Any], customs: dict[Any, Any] = _NONE) -> 
             out: Any = apply(node.op, tuple(args), node.statics)
         elif node.op is COND:
             out = replay(node.graphs[0 if args[0] else 1], args[1:])
+        elif node.op is SCAN:
+            out = _replay_scan(node, args)
         elif node.op is WHILE:
             (carried,) = node.statics
             test, body = node.graphs
@@ -202,6 +204,19 @@ def replay(graph: Graph, inputs: list[Any], customs: dict[Any, Any] = _NONE) -> 
         if node in customs:
             _rerun(values, *customs[node])
     return [wrap(v.data) if type(v) is Constant else values[v] for v in graph.outputs]
+
+
+def _replay_scan(node: Any, args: list[Any]) -> list[Any]:
+    carried, scanned, length, reverse = node.statics
+    state, sequences, rest = args[:carried], args[carried : carried + scanned], args[carried + scanned :]
+    rows = []
+    for i in reversed(range(length)) if reverse else range(length):
+        state_and_row = replay(node.graphs[0], [*state, *[x[i] for x in sequences], *rest])
+        state = state_and_row[:carried]
+        rows.append(state_and_row[carried:])
+    if reverse:
+        rows.reverse()
+    return [*state, *[tensors.stack(list(column), axis=0) for column in zip(*rows)]]
 
 
 def _rerun(values: dict[Any, Any], rule: Any, inputs: list[Any], outputs: list[Any]) -> None:

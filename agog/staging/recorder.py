@@ -18,6 +18,7 @@ from agog import config, tape
 from agog.autodiff.functional import attached, stopped
 from agog.errors import user_frame, user_line
 from agog.graph.ir import Where
+from agog.staging.explicit import SaidLoop, SaidScan
 
 
 class Record:
@@ -143,6 +144,7 @@ class Recorder:
         self.customs: list[Custom] = []
         self.custom_nodes: set[Any] = set()
         self._with_history: set[int] = set()
+        self._of_node: dict[int, External] = {}  # (alive: an External has its node)
         self._slot_of_array: dict[int, int] = {}
         self._born: set[int] = set()
         self._alive: list[weakref.ref[Any]] = []
@@ -177,9 +179,10 @@ class Recorder:
 
     def _outside(self, tensor: Any) -> int:
         slot = self._slot(tensor._data)
-        self.external[id(tensor)] = External(tensor, slot)
+        seen = self.external[id(tensor)] = External(tensor, slot)
         if tensor._node is not None:
             self._with_history.add(slot)
+            self._of_node.setdefault(id(seen.node), seen)
         return slot
 
     def slot_of(self, tensor: Any) -> int:
@@ -201,7 +204,7 @@ class Recorder:
         of the leaf that was given the value."""
         slot = self.slot_of(tensor)
         if recording_gradients and tensor._node is not None:
-            seen = self.external.get(id(tensor))
+            seen = self._of_node.get(id(tensor._node))
             if seen is None or seen.slot == slot:
                 return slot
             if (seen.slot, slot) not in self.attached:  # it was assigned: its gradient does not go to what was computed
@@ -333,6 +336,14 @@ class Recorder:
         """Cotangents are about to be carried back from these nodes of the tape."""
         if self.turns is not None:
             self.turns.walked(nodes)
+
+    def on_while(self, functions: tuple) -> Any:
+        """`ag.while_loop` begins: what is to be told of its turns, or None."""
+        return None if self.turns is None else SaidLoop(self.turns, functions)
+
+    def on_scan(self, fn: Any, reverse: bool) -> Any:
+        """`ag.scan` begins: what is to be told of its turns, or None."""
+        return None if self.turns is None else SaidScan(self.turns, fn, reverse)
 
     def on_effect(self, deliver: Any, tensors: list[Any]) -> None:
         """`ag.print`, `ag.callback`, ...: deliver at commit, with the values of `tensors`."""

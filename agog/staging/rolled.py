@@ -19,7 +19,7 @@ import numpy as np
 from agog.graph.build import Builder, Symbol, active, xp
 from agog.graph.ir import freeze
 
-_TRUE = np.ones((), bool)
+TRUE = np.ones((), bool)
 
 MOST = 1 << 24
 """Turns after which native code gives up: it cannot be interrupted, and rounding may keep it from an end that eager
@@ -42,7 +42,7 @@ class Step:
     @staticmethod
     def key_of(item: Any) -> Any:
         """Equal for items that do the same with what they read."""
-        return item.key if type(item) is Turning else (item.op, freeze(item.statics))
+        return item.key if isinstance(item, Turning) else (item.op, freeze(item.statics))
 
 
 class Look:
@@ -103,8 +103,8 @@ class Turning:
         self.inputs = [*carried, *kept, *[s for s in (test, count) if s is not None], *self.invariant]
         self.specs = [specs[s] for s in self.inputs]
         self.asks = self._asks(root)
-        self.key = (Turning, self._key(root), self.first, self.last, self.limit, count is None, self.carried, self.kept,
-                    tuple(numbers or ()), numbers is None, len(self.outputs), stays, self.tested)
+        self.key: Any = (Turning, self._key(root), self.first, self.last, self.limit, count is None, self.carried,
+                         self.kept, tuple(numbers or ()), numbers is None, len(self.outputs), stays, self.tested)
 
     @property
     def checks(self) -> bool:
@@ -165,10 +165,10 @@ class Turning:
             count = xp.astype(_scalar(rest.pop(0)), np.dtype(np.int64))
         asks, turned = self.asks, self.limit is not None or self.count is not None or self._tables(self.root)
         if asks:
-            state.append(_TRUE)
+            state.append(TRUE)
         if turned:
             state.append(np.asarray(self.first, np.int64))
-        write = _Writer(self, rest)
+        write = Writer(self, rest)
 
         def condition(*values: Symbol) -> Any:
             it = iter(values[n:])
@@ -193,7 +193,7 @@ class Turning:
             if self.exits:
                 new.append(going)
             if asks:
-                new.append(_TRUE if ok is None else ok)
+                new.append(TRUE if ok is None else ok)
             if turned:
                 new.append(turn + 1)
             return new
@@ -231,7 +231,7 @@ def _all(parts: list[Any]) -> Any:
     return out
 
 
-class _Writer:
+class Writer:
     """Writes turns: `invariant` are the inputs that are the same at each."""
 
     def __init__(self, loop: Turning, invariant: list[Symbol]):
@@ -240,13 +240,13 @@ class _Writer:
     def turn(self, state: list[Any], kept: list[Any], turn: Any, ok: Any) -> tuple[list[Any], Any, Any]:
         """One turn: (variables and kept values after it, whether all went as recorded, the exit's value)."""
         loop = self.loop
-        values = _Values(state)
+        values = Values(state)
         if loop.numbers is None:
             return self.block(loop.root, values, turn, ok)
         child, values.count = self.after_exit()
         values.made = dict(zip(loop.numbers, kept))
         new, ok, _ = self.block(child, values, turn, ok)
-        values = _Values(new)
+        values = Values(new)
         ok, going = self.prefix(values, None if turn is None else turn + 1, ok)
         return [*new, *[values.made[n] for n in loop.numbers]], ok, going
 
@@ -260,7 +260,7 @@ class _Writer:
             if found:
                 return block, n
 
-    def prefix(self, values: _Values, turn: Any, ok: Any) -> tuple[Any, Any]:
+    def prefix(self, values: Values, turn: Any, ok: Any) -> tuple[Any, Any]:
         """What stands before the exit: (whether all went as recorded, the exit's value)."""
         block = self.loop.root
         while True:
@@ -273,7 +273,7 @@ class _Writer:
             ok = _and(ok, _seen(x, way.value))
             block = way
 
-    def block(self, block: Block, values: _Values, turn: Any, ok: Any) -> tuple[list[Any], Any, Any]:
+    def block(self, block: Block, values: Values, turn: Any, ok: Any) -> tuple[list[Any], Any, Any]:
         """A block to its end: (the variables then, whether all went as recorded, the exit's value)."""
         self.steps(block, values, turn)
         look = block.end
@@ -288,14 +288,14 @@ class _Writer:
             return self.block(ways[0], values, turn, _and(ok, _seen(x, ways[0].value)))
         return self.choose(x, ways, values, turn, ok)
 
-    def choose(self, x: Any, ways: list[Block], values: _Values, turn: Any, ok: Any) -> tuple[list[Any], Any, Any]:
+    def choose(self, x: Any, ways: list[Block], values: Values, turn: Any, ok: Any) -> tuple[list[Any], Any, Any]:
         """Go the way that fits what is seen. The last one is checked, where there are others than those recorded."""
         builder = active()
         assert builder is not None
         ends = self.loop.exits and self.loop.numbers is None
 
         def given(new: list[Any], fine: Any, going: Any) -> list[Any]:
-            return [*new, _TRUE if fine is None else fine, *([going] if ends else [])]
+            return [*new, TRUE if fine is None else fine, *([going] if ends else [])]
 
         def first() -> list[Any]:
             return given(*self.block(ways[0], values.copy(), turn, None))
@@ -310,7 +310,7 @@ class _Writer:
         going = out.pop() if ends else None
         return out[:-1], _and(ok, out[-1]), going
 
-    def steps(self, block: Block, values: _Values, turn: Any) -> None:
+    def steps(self, block: Block, values: Values, turn: Any) -> None:
         builder = active()
         assert builder is not None
         for step in block.steps:
@@ -318,7 +318,7 @@ class _Writer:
                 None if r is None else self.table(step, n, turn) if r[0] == "t" else self.read(r, values)
                 for n, r in enumerate(step.fixed)
             ]
-            if type(step.item) is Turning:
+            if isinstance(step.item, Turning):
                 values.add(step.item.emit(builder, [a if type(a) is Symbol else builder.constant(a) for a in args]))
                 continue
             if step.moving is not None:
@@ -328,7 +328,7 @@ class _Writer:
             outs = builder.add(step.item.op, inputs, step.item.statics, step.specs, where=step.item.line)
             values.add([Symbol(v, builder) for v in outs])
 
-    def read(self, ref: Any, values: _Values) -> Any:
+    def read(self, ref: Any, values: Values) -> Any:
         kind = ref[0]
         if kind == "v":
             return values.made[ref[1]]
@@ -363,7 +363,7 @@ class _Writer:
         return xp.take(rows, turn - self.loop.first, axis=0)
 
 
-class _Values:
+class Values:
     """What a turn can read."""
 
     def __init__(self, state: list[Any]):
@@ -376,8 +376,8 @@ class _Values:
             self.made[self.count] = v
             self.count += 1
 
-    def copy(self) -> _Values:
-        out = _Values(self.state)
+    def copy(self) -> Values:
+        out = Values(self.state)
         out.made, out.count = dict(self.made), self.count
         return out
 

@@ -20,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from agog.staging.explicit import ScanRun
 from agog.staging.recorder import Argument, Effect, Guard, Record
 from agog.staging.rolled import MOST, Turning
+from agog.staging.scanned import scan
 from agog.staging.state import ABSENT
 from agog.staging.template import Exit, Template, Unlike, where
 from agog.staging.turns import Run, Snapshot, count_guard
@@ -82,6 +84,9 @@ class _Roller:
     def run(self, runs: list[Run]) -> Rolled:
         counts: dict[int, list[Run]] = {}
         for run in runs:
+            if isinstance(run, ScanRun):
+                self._scan(run)
+                continue
             guard = count_guard(run, self.recorder.guards) if run.snapshots else None
             if guard is not None:
                 counts.setdefault(id(guard), []).append(run)
@@ -106,9 +111,16 @@ class _Roller:
             _notes(runs, self.done),
         )
 
+    def _scan(self, run: ScanRun) -> None:
+        if run.reason is None:
+            try:
+                self.done[id(run)] = scan(self, run)
+            except Unlike as why:
+                run.reason = str(why)
+
     # --------------------------------------------------------------------------------------- which turns are alike
     def _roll(self, run: Run, count: Guard | None) -> None:
-        shots = self._completed(run.snapshots)
+        shots = self.completed(run.snapshots)
         reason = ""
         for varying in (False, True):
             for first in range(min(PEELED + 1, len(shots) - 1)):
@@ -120,7 +132,7 @@ class _Roller:
                     reason = reason or str(why)
         raise Unlike(reason or self._changes(shots))
 
-    def _completed(self, shots: list[Snapshot]) -> list[Snapshot]:
+    def completed(self, shots: list[Snapshot]) -> list[Snapshot]:
         """The snapshots with the Tensors that were first met after they were taken, as these were then."""
         tokens: dict[str, Any] = {}
         arrays: dict[str, Any] = {}
@@ -209,7 +221,7 @@ class _Roller:
             if any(0 < (k := bisect.bisect(bounds, -seq)) < len(bounds) and k != at for seq in seen):
                 raise Unlike("its turns are differentiated inside of the call (backward() or grad)")
 
-    def _uses(self, start: int, end: int) -> set[int]:
+    def uses(self, start: int, end: int) -> set[int]:
         """The slots made by items start..end that are read by later ones, or by the caller."""
         used = set(self.wanted)
         for item in self.items[end + 1 :]:
@@ -234,28 +246,28 @@ class _Roller:
             if isinstance(guard, Guard) and guard.at and where(guard) == exit.look.place and (
                 guard.expected is exit.outcome
             ):
-                if self._uses(before, exit.index) - {exit.guard.slot} <= set(outs):
+                if self.uses(before, exit.index) - {exit.guard.slot} <= set(outs):
                     self._put(run, t, before, exit.index, outs, known, exit, guard.slot)
                     return
-            elif t.branches and self._uses(t.begin, exit.index) - {exit.guard.slot} <= set(outs):
+            elif t.branches and self.uses(t.begin, exit.index) - {exit.guard.slot} <= set(outs):
                 self._put(run, t, t.begin, exit.index, outs, known, exit, None)
                 return
         if exit.number is None:
             raise Unlike("its turns take different ways, and values of single turns are used after it")
         start = t.nth(first, exit.number)
-        uses = self._uses(start, exit.index) - {exit.guard.slot}
+        uses = self.uses(start, exit.index) - {exit.guard.slot}
         finals = [c[last - first] for c in t.classes]
         prefix = exit.made
         read = {r[1] for r in t.reads(child) if r[0] == "v" and r[1] < len(prefix)}
         need = sorted(read | {prefix[s] for s in uses if s in prefix})
         if stray := uses - set(finals) - set(prefix):
-            raise Unlike(self._stray(stray))
+            raise Unlike(self.stray(stray))
         begin = t.made_in(first, exit.number)
         back = {n: s for s, n in exit.made.items()}
         self._put(run, t, start, exit.index, [*finals, *[back[n] for n in need]], known - 1, exit,
                   self.items[start].slot, [begin[n] for n in need], need)
 
-    def _stray(self, slots: set[int]) -> str:
+    def stray(self, slots: set[int]) -> str:
         record = self.items[min(self.made[s] for s in slots)]
         line = getattr(record, "line", None)
         return "values of single turns are used after it" + (f" (made at {line})" if line else "")
@@ -266,8 +278,8 @@ class _Roller:
         if end < start:
             raise Unlike("its turns compute nothing")
         finals = [c[t.last - t.first] for c in t.classes]
-        if stray := self._uses(start, end) - set(finals):
-            raise Unlike(self._stray(stray))
+        if stray := self.uses(start, end) - set(finals):
+            raise Unlike(self.stray(stray))
         if count is not None and (run.steps or count.expected != t.last + run.missed):
             count = None
         self._put(run, t, start, end, finals, t.last + run.missed if count is None or varying else None, count=count)
@@ -305,16 +317,23 @@ class _Roller:
         )
         if turning.checks and end == start:
             raise Unlike("its turns are too short")
-        self.items[start : end + 1] = [turning] + [None] * (end - start)
-        self.made = {s: _GONE if start <= n <= end else n for s, n in self.made.items()}
+        new: list[Any] = [turning]
         if turning.checks:
             turning.outputs.append(len(self.recorder.specs))
             self.recorder.specs.append(((), np.dtype(bool)))
             what = f"the loop at {run.line} going as recorded"
-            self.items[start + 1] = Guard(turning.outputs[-1], True, -1, what, "")
-        self.made.update(dict.fromkeys(turning.outputs, start))
+            new.append(Guard(turning.outputs[-1], True, -1, what, ""))
+        self.put(start, end, new)
         self.done[id(run)] = turning
         run.reason = None
+
+    def put(self, start: int, end: int, new: list[Any]) -> None:
+        """Replace items start..end by others."""
+        self.items[start : end + 1] = new + [None] * (end + 1 - start - len(new))
+        self.made = {s: _GONE if start <= n <= end else n for s, n in self.made.items()}
+        for n, item in enumerate(new, start):
+            if not isinstance(item, Guard):
+                self.made.update(dict.fromkeys(item.outputs, n))
 
 
 def _unequal(a: dict[str, Any], b: dict[str, Any]) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
@@ -41,7 +41,9 @@ class Exit:
 class Template:
     """What the turns `first` to `last` of a loop have in common."""
 
-    def __init__(self, roller: Any, shots: list[Snapshot], first: int, varying: bool):
+    def __init__(self, roller: Any, shots: list[Snapshot], first: int, varying: bool,
+                 elements: Sequence[tuple[int, ...]] = (), results: Sequence[tuple[int, ...]] = ()):
+        """elements: the slots of what each turn is given besides variables; results: of what it gives besides."""
         self.roller, self.shots, self.first, self.varying = roller, shots, first, varying
         self.last = len(shots) - 1
         self.begin = shots[first].at
@@ -61,12 +63,13 @@ class Template:
                 vectors[vector] = None
             else:
                 self.steady.add(vector[0])
-        self.classes = list(vectors)
+        self.classes, self.results = list(vectors), results
         self.states: list[dict[int, set]] = []
         for k in range(self.last - first + 1):
             state: dict[int, set] = {}
-            for j, vector in enumerate(self.classes):
-                state.setdefault(vector[k], set()).add(("s", j))
+            for j, vector in enumerate((*self.classes, *elements)):
+                if k < len(vector):
+                    state.setdefault(vector[k], set()).add(("s", j))
             self.states.append(state)
 
     def refs(self, slot: int, made: dict[int, int], k: int) -> set:
@@ -131,6 +134,7 @@ class Template:
             for s in item.outputs:
                 made[s] = len(made)
         outs = [self.refs(vector[k + 1 - self.first], made, k) for vector in self.classes]
+        outs += [self.refs(vector[k - self.first], made, k) for vector in self.results]
         if fresh:
             block.end = outs
         elif at < len(block.steps) or type(block.end) is not list:

@@ -14,7 +14,7 @@ import functools
 import sys
 import types
 import typing
-from typing import Any
+from typing import Any, Iterable
 
 import numpy as np
 
@@ -85,9 +85,10 @@ class Turns:
 
     def __init__(self, recorder: Any, watch: Any):
         self.recorder, self.watch = recorder, watch
-        self.runs: list[Run] = []  # in the order in which they were left: inner ones before those around them
+        self.runs: list[Any] = []  # in the order in which they were left: inner ones before those around them
         self.walks: list[tuple[int, list[int]]] = []  # when the tape was walked, and the nodes below, as tickets
         self._tracing = False
+        self.noted = False  # whether there is a loop that it matters to when the tape is walked
 
     def enter(self, frame: types.FrameType) -> None:
         """A frame begins. If its code has loops, follow it, unless somebody else (a debugger) traces this thread."""
@@ -100,10 +101,45 @@ class Turns:
                 sys.settrace(_ignore)
             elif evidence is None or not evidence.is_tracing():
                 return
-            self._tracing = True
+            self._tracing = self.noted = True
         if type(frame.f_trace) is not Follower:
             frame.f_trace_lines = True
             frame.f_trace = Follower(self, flow, frame.f_code, frame.f_trace)
+
+    def turn(self, run: Run, values: dict[str, Any], count: int) -> None:
+        """A turn of a loop begins, after `count` things were recorded; values: of its variables."""
+        if run.reason is not None:
+            return
+        recorder, number = self.recorder, len(run.snapshots)
+        guards = recorder.guards
+        if number == 1 and len(guards) == run.looks and not self._counted(run):
+            run.reason = ""  # it looks at no Tensor: how often it turns is Python's business alone
+            return
+        if number > TURNS:
+            run.reason = f"it made more than {TURNS} turns"
+            return
+        way = tuple((type(g.expected), repr(g.expected)) for g in guards[run.looks :]) if number else ()
+        shot = Snapshot(count, len(recorder.effects))
+        try:
+            variables(shot, run.loop.live, values, recorder)
+            if number < ALWAYS or way not in run.ways:
+                shot.places = self.outside()
+        except Refuse as refusal:
+            run.reason = str(refusal)
+            return
+        run.ways.add(way)
+        run.looks = len(guards)
+        run.snapshots.append(shot)
+        run.steps.clear()
+
+    def _counted(self, run: Run) -> bool:
+        """Whether the number of turns is a value of a Tensor: the last that Python looked at before the loop."""
+        return run.loop.counted is not None and count_guard(run, self.recorder.guards) is not None
+
+    def outside(self) -> dict[Any, Any]:
+        """A picture of the places that are watched."""
+        places = self.watch.places.items()
+        return {key: fingerprint(place.read(), None, place.name) for key, place in places if place is not RAN}
 
     def stop(self) -> None:
         """Trace no more (also after an exception)."""
@@ -113,7 +149,7 @@ class Turns:
 
     def walked(self, roots: list[Any]) -> None:
         """The tape is walked back from these nodes: how, depends on how many turns made them."""
-        if not self._tracing:
+        if not self.noted:
             return
         seen: set[Any] = set()
         stack = list(roots)
@@ -195,7 +231,7 @@ class Follower:
                 if loop.is_for and at in loop.inside and not any(run.loop is loop for run in active):
                     self._begin(loop, frame, count)
         elif any(run.loop is loop for run in active):
-            self._turn(active[-1], frame, count)
+            self.turns.turn(active[-1], frame.f_locals, count)
         else:
             self._begin(loop, frame, count)
         self.before = len(self.turns.recorder.guards)
@@ -213,44 +249,7 @@ class Follower:
             if run.length is None and loop.counted.name is not None:
                 value = frame.f_locals.get(loop.counted.name)
                 run.length = value if type(value) is int else None
-        self._turn(run, frame, count)
-
-    def _turn(self, run: Run, frame: types.FrameType, count: int) -> None:
-        if run.reason is not None:
-            return
-        recorder, number = self.turns.recorder, len(run.snapshots)
-        guards = recorder.guards
-        if number == 1 and len(guards) == run.looks and not self._counted(run):
-            run.reason = ""  # it looks at no Tensor: how often it turns is Python's business alone
-            return
-        if number > TURNS:
-            run.reason = f"it made more than {TURNS} turns"
-            return
-        way = tuple((type(g.expected), repr(g.expected)) for g in guards[run.looks :]) if number else ()
-        shot = Snapshot(count, len(recorder.effects))
-        try:
-            _variables(shot, run.loop, frame, recorder)
-            if number < ALWAYS or way not in run.ways:
-                shot.places = self._places()
-        except Refuse as refusal:
-            run.reason = str(refusal)
-            return
-        run.ways.add(way)
-        run.looks = len(guards)
-        run.snapshots.append(shot)
-        run.steps.clear()
-
-    def _counted(self, run: Run) -> bool:
-        """Whether the number of turns is a value of a Tensor: the last that Python looked at before the loop."""
-        return run.loop.counted is not None and count_guard(run, self.turns.recorder.guards) is not None
-
-    def _places(self) -> dict[Any, Any]:
-        watch = self.turns.watch
-        return {
-            key: fingerprint(place.read(), None, place.name)
-            for key, place in watch.places.items()
-            if place is not RAN
-        }
+        self.turns.turn(run, frame.f_locals, count)
 
 
 def count_guard(run: Run, guards: list[Any]) -> Any:
@@ -272,11 +271,10 @@ def _builtin(frame: types.FrameType, name: str) -> Any:
 
 
 # --------------------------------------------------------------------------------------------------------- pictures
-def _variables(shot: Snapshot, loop: loops.Loop, frame: types.FrameType, recorder: Any) -> None:
+def variables(shot: Snapshot, names: Iterable[str], values: dict[str, Any], recorder: Any) -> None:
     """Put the variables that may still be read into a snapshot, and the Tensors of all the recording."""
     draw = _Picture(shot, recorder)
-    values = frame.f_locals
-    for name in sorted(loop.live):
+    for name in sorted(names):
         draw(name, values.get(name, ABSENT))
     for seen in list(recorder.external.values()):
         if seen.tensor._data is not seen.data:
