@@ -16,6 +16,7 @@ import sys
 import threading
 import types
 import weakref
+from time import perf_counter
 from typing import Any, Callable
 
 from agog import config
@@ -63,13 +64,19 @@ if hasattr(os, "register_at_fork"):
 class _Form:
     """What is known for one form of the arguments."""
 
-    __slots__ = ("recordings", "attempts", "reason", "label")
+    __slots__ = ("recordings", "attempts", "reason", "label", "runs", "seconds")
 
     def __init__(self, label: list[str]):
         self.recordings: list[Recording] = []
         self.attempts = 0
         self.reason: str | None = None
         self.label = label
+        self.runs, self.seconds = 0, float("inf")  # eager ones for want of room, and what one takes
+
+    def has_paid(self) -> bool:
+        """Whether the recordings have saved the time that they took to make, or eager runs have taken it since."""
+        calls = self.runs + sum(r.calls for r in self.recordings)
+        return self.seconds < float("inf") and calls * self.seconds >= sum(r.cost for r in self.recordings)
 
 
 class eager:  # noqa: N801 - used as a context
@@ -243,7 +250,8 @@ class Function:
         why: str,
     ) -> Any:
         if form is not None and len(form.recordings) >= self.limit:
-            if sum(r.calls for r in form.recordings) < WORTH * len(form.recordings):
+            calls = sum(r.calls for r in form.recordings)
+            if calls < WORTH * len(form.recordings) and form.seconds == float("inf"):
                 reason = (
                     f"it took more than {self.limit} paths for arguments of one form (the last because {why}); use "
                     "ag.where or ag.cond, pass what changes as a Tensor, or raise limit="
@@ -251,7 +259,15 @@ class Function:
                 form.reason, form.attempts = reason, ATTEMPTS
                 self._say(reason, "paths")
                 return self._fn(*args, **kwargs)
-            dropped = form.recordings.pop()  # what was recorded has paid for itself: make room
+            if not form.has_paid():  # a value that changes every few calls: recording would cost more than it gives
+                if not form.runs:
+                    self._note(f"more than {self.limit} paths: runs eagerly until recording another one pays ({why})")
+                start = perf_counter()
+                result = self._fn(*args, **kwargs)
+                form.runs, form.seconds = form.runs + 1, min(form.seconds, perf_counter() - start)
+                return result
+            form.runs = 0
+            dropped = form.recordings.pop()
             self._entries = [e for e in self._entries if e is not dropped.entry]
         if self._evicted > 4 * FORMS:
             self._say(
@@ -270,6 +286,7 @@ class Function:
     def _record_locked(
         self, key: Any, args: tuple, kwargs: dict, tensors: list[Any], others: list[tuple[str, Any]], why: str
     ) -> Any:
+        start = perf_counter()
         parameters = self._parameters
         free = parameters.free_arguments(args, kwargs)
         if key not in self._forms:
@@ -333,6 +350,7 @@ class Function:
             threading.Thread(target=self._compile, args=(made, described), daemon=True).start()
         else:
             self._compile(made, described)
+        made.cost = perf_counter() - start
         return result
 
     def _new_form(self, key: Any, label: list[str]) -> _Form:

@@ -114,7 +114,7 @@ class Recording:
         self.program: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
         self.entry: Any = None  # the call written out, where that can be done
         self.tail = len(self.slots)
-        self.calls = 0
+        self.calls, self.cost = 0, 0.0  # and how many seconds it took to make
         self._find_live(recorder, tensors, customs)
         self.hooks = [(t._node, _hooks(t._node)) for t in self.captured if t._node is not None]
         self.hooks += [(leaf, _hooks(leaf)) for leaf, _ in recorder.leaves.values()]

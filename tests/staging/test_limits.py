@@ -280,6 +280,33 @@ def test_recordings_that_pay_make_room_for_others():
     assert f.calls_staged > 0
 
 
+def test_a_number_that_changes_every_few_calls_is_not_recorded_each_time(monkeypatch):
+    """By a clock on which a recording takes 1000 and an eager run 10: they have to make up for it."""
+    clock = [0]
+
+    def tick():
+        clock[0] += 1000 if sys._getframe(1).f_code.co_name == "_record_locked" else 10
+        return clock[0]
+
+    monkeypatch.setattr(sys.modules["agog.staging.function"], "perf_counter", tick)
+    scale = [0.0]
+    f = ag.function(lambda x: x * scale[0], limit=2)
+    recorded = []
+    for i in range(200):
+        scale[0] = float(i)
+        assert [f(T(2)).item() for _ in range(6)] == [2.0 * i] * 6
+        recorded.append(sum("recorded" in line for line in f._history))
+    # two at once; another one each time that about 200 eager runs have taken as long as the two that are kept
+    assert recorded[1] == 2 and recorded[20] == 2 and 6 <= recorded[-1] <= 9
+    assert "runs eagerly until recording another one pays" in f.explain()
+    before = recorded[-1]
+    for i in range(1000, 1010):  # a value that stays is recorded
+        scale[0] = float(i)
+        for _ in range(400):
+            assert f(T(2)).item() == 2.0 * i
+    assert sum("recorded" in line for line in f._history) >= before + 9, f.explain()
+
+
 def test_explain_says_what_changed():
     scale = 1.0
 
