@@ -4,13 +4,14 @@
 #   make demo          train a small model on handwritten digits
 #   make test          the tests (PYTEST_ARGS="-k tape" for some of them)
 #   make test-all      also those marked slow and exhaustive, with PyTorch, which results are compared with
+#   make programs      20,000 random programs, eagerly and staged (PROGRAMS_ARGS="--seconds 600": goes on next time)
 #   make lint          ruff and mypy
 #   make bench         ratios against PyTorch and JAX, measured here, in interleaved runs (BENCH_ARGS=--quick)
 #   make conformance   the Array API consortium's test suite
 #   make clean         remove everything that these targets made
 
 .NOTPARALLEL:
-.PHONY: demo test test-all lint bench conformance clean help
+.PHONY: demo test test-all programs lint bench conformance clean help
 
 VENV ?= .venv
 BENCH_VENV ?= .bench-venv
@@ -45,6 +46,10 @@ test-all:
 	$(call environment,$(TEST_VENV) test -r tests/requirements.txt)
 	$(TEST_VENV)/bin/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal -m '' $(PYTEST_ARGS)
 
+programs:
+	$(call environment,$(VENV) test)
+	$(RUN) scripts/random_programs.py $(PROGRAMS_ARGS)
+
 lint:
 	$(call environment,$(VENV) lint test)
 	$(RUN) -m ruff check .
@@ -63,5 +68,5 @@ conformance:
 	$(RUN) scripts/conformance.py $(CONFORMANCE_ARGS)
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) $(TEST_VENV) .conformance .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist agog.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(TEST_VENV) .conformance .programs .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist agog.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
