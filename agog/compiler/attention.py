@@ -17,8 +17,8 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
-from agog.compiler import jit, pool, products
-from agog.compiler.gemm import _FIELDS, ACCUMULATE
+from agog.compiler import gemm, jit, pool, products
+from agog.compiler.gemm_kernels import ACCUMULATE, FIELDS
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
 from agog.compiler.natives import Native
@@ -133,7 +133,7 @@ def _layout(x: Any) -> Layout:
 @functools.cache
 def code(dtype: str, target: Target) -> jit.Code:
     """Functions "attention" of (y, q, k, v, table) and "attention_grad" of (dq, dk, dv, g, q, k, v, table)."""
-    symbol, address, product, _ = products.task(dtype, target)
+    symbol, product = gemm.SYMBOL + dtype, products.code(dtype, target)
 
     def write() -> Module:
         module = Module(target)
@@ -145,7 +145,7 @@ def code(dtype: str, target: Target) -> jit.Code:
         return module
 
     module = jit.Later(f"attention {dtype}", target, write)
-    imports = pool.imports() | {symbol: address}
+    imports = pool.imports() | {symbol: product[symbol]}
     return jit.load(module, ["attention", "attention_grad"], imports, [product])
 
 
@@ -267,7 +267,7 @@ class _Task:
         self.s, self.ds = start, k.offset(start, _SCORES)
         self.q, self.totals = k.offset(start, 2 * _SCORES), k.offset(start, 2 * _SCORES + _QUERIES)
         self.line = self.block * w.size  # bytes from one key's scores to the next one's
-        self.job = k.alloca(8 * len(_FIELDS), 64)
+        self.job = k.alloca(8 * len(FIELDS), 64)
 
     def heads(self, number: Value) -> list[_Head]:
         """That head of every array."""
@@ -299,7 +299,7 @@ class _Task:
         values = {"a": a, "a_row": a_row, "a_k": a_k, "b": b, "b_k": b_k, "b_column": b_column, "c": c, "c_row": c_row,
                   "m": m, "n": n, "k": depth, "batch": 1, "flags": flags, "bias": c, "by_rows": 1, "per_task": m,
                   "tasks": 1}
-        for i, name in enumerate(_FIELDS):
+        for i, name in enumerate(FIELDS):
             value = values.get(name, 0)
             k.store(value if isinstance(value, Value) else k.const(value, "int64"), k.at(self.job, i, "int64"))
         zero, one = k.const(0, "int64"), k.const(1, "int64")

@@ -30,14 +30,11 @@ class Native(NamedTuple):
 def function(recipe: tuple[str, ...], target: Target) -> tuple[int, jit.Code]:
     """The address of a function that programs call, and what keeps it loaded.
 
-    recipe : ("products", dtype), or a module of this package with `code(dtype, target)`, the function's name, and dtype
+    recipe : a module of this package with `code(dtype, target)`, the function's name there, and dtype
     """
-    module = importlib.import_module(f"agog.compiler.{recipe[0]}")
-    if len(recipe) == 2:
-        _, address, code, _ = module.task(recipe[1], target)
-        return address, code
-    code = module.code(recipe[2], target)
-    return code[recipe[1]], code
+    module, name, dtype = recipe
+    code = importlib.import_module(f"agog.compiler.{module}").code(dtype, target)
+    return code[name], code
 
 
 def native(name: str, target: Target, dtype: str, shapes: Any, statics: Any) -> Native | None:

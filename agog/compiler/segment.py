@@ -5,7 +5,8 @@ It is given the addresses of its arrays (inputs, then results), and an arena for
 
 import ctypes
 
-from agog.compiler import contractions, control, entry, jit, pool, products
+from agog.compiler import contractions, control, entry, gemm, jit, pool, products
+from agog.compiler.gemm_kernels import FIELDS
 from agog.compiler.ir import FLOATS, Module
 from agog.compiler.kernel import Kernel
 from agog.compiler.lowering import Call, Matmul, ScatterAdd
@@ -198,10 +199,19 @@ class Segment:
         x_lead = [0] * (len(lead) - (x.ndim - 2)) + [s if k != 1 else 0 for s, k in zip(xs[:-2], x.shape[:-2])]
         y_lead = [0] * (len(lead) - (y.ndim - 2)) + [s if k != 1 else 0 for s, k in zip(ys[:-2], y.shape[:-2])]
         lead, (x_lead, y_lead, z_lead) = merged(lead, [x_lead, y_lead, contiguous(out.shape)[:-2]])
+        x_row, narrow = xs[-2], n < self.target.lanes(dtype)
+        # What all matrices of an axis are multiplied by is packed once, if their rows are rows of one matrix.
+        while lead and not y_lead[-1] and (m == 1 or x_lead[-1] == m * x_row):
+            if narrow and lead[-1] * m * n * depth > _INLINE:
+                break
+            x_row = x_lead[-1] if m == 1 else x_row
+            m *= lead.pop()
+            for strides in (x_lead, y_lead, z_lead):
+                strides.pop()
         small = m * n * depth <= _INLINE and (n == 1 or ys[-1] == 1 or m * n * depth <= _INLINE // 8)
         make = self._small_matmul if small else self._large_matmul
         product, extra = make(
-            step, dtype, (m, depth, n), xs[-2:], ys[-2:], lead[-1:], [s[-1:] for s in (x_lead, y_lead, z_lead)]
+            step, dtype, (m, depth, n), (x_row, xs[-1]), ys[-2:], lead[-1:], [s[-1:] for s in (x_lead, y_lead, z_lead)]
         )
         loops = lead if small else lead[:-1]
 
@@ -253,51 +263,39 @@ class Segment:
 
     def _large_matmul(self, step, dtype, sizes, a_strides, b_strides, lead, lead_strides):
         """A call of the general product, which packs, and shares its work out."""
-        symbol, address, code, tiles = products.task(dtype, self.target)
-        self.imports[symbol] = address
-        self.recipes[symbol] = ("products", dtype)
+        code = products.code(dtype, self.target)
         self.keep.append(code)
+        symbol, sum_parts = gemm.SYMBOL + dtype, gemm.SUM + dtype
         m, depth, n = sizes
         batch = lead[0] if lead else 1
         size = ITEMSIZE[dtype]
-        ab, bb, cb = (s[0] * size if s else 0 for s in lead_strides)
-        by_rows, per_task, tasks = products.shares(tiles, dtype, self.target, m, n, depth, batch, self.threads)
-        self.notes.append((symbol, step, None, batch * tasks > 1))
-        numbers = [
-            a_strides[0] * size,
-            a_strides[1] * size,
-            ab,
-            None,
-            b_strides[0] * size,
-            b_strides[1] * size,
-            bb,
-            None,
-            n * size,
-            cb,
-            m,
-            n,
-            depth,
-            batch,
-            0,
-            None,
-            int(by_rows),
-            per_task,
-            tasks,
-        ]
+        a_batch, b_batch, c_batch = (s[0] * size if s else 0 for s in lead_strides)
+        a_row, a_k, b_k, b_column = (s * size for s in (*a_strides, *b_strides))
+        share = products.shares(dtype, self.target, m, n, depth, batch, self.threads)
+        total = max(batch, share.parts) * share.tasks
+        self.notes.append((symbol, step, None, total > 1))
+        known = {"a_row": a_row, "a_k": a_k, "a_batch": a_batch, "b_k": b_k, "b_column": b_column, "b_batch": b_batch,
+                 "c_row": n * size, "c_batch": c_batch, "m": m, "n": n, "k": depth, "batch": batch,
+                 "by_rows": int(share.by_rows), "per_task": share.per_task, "tasks": share.tasks,
+                 "parts": share.parts, "part": share.part}
+        for name in (symbol, sum_parts) if share.parts > 1 else (symbol,):
+            self.imports[name], self.recipes[name] = code[name], ("products", name, dtype)
 
-        def product(a, b, c):
+        def product(a, b, c, partial=None):
             k = self.k
-            job = k.alloca(8 * (len(numbers) + 1), 64)
-            values = [a, *numbers[:3], b, *numbers[4:7], c, *numbers[8:]]
-            for i, v in enumerate(values):
-                value = k.const(0, "int64") if v is None else v if not isinstance(v, int) else k.const(v, "int64")
-                k.store(value, k.at(job, i, "int64"))
-            if batch * tasks > 1:
-                k.call(pool.SYMBOL, None, k.symbol(symbol), job, k.const(batch * tasks, "int64"), k.const(1, "int64"))
+            job = k.alloca(8 * len(FIELDS), 64)
+            given = {"a": a, "b": b, "c": c, "partial": partial}
+            for i, name in enumerate(FIELDS):
+                value = given.get(name)
+                k.store(k.const(known.get(name, 0), "int64") if value is None else value, k.at(job, i, "int64"))
+            if total > 1:
+                k.call(pool.SYMBOL, None, k.symbol(symbol), job, k.const(total, "int64"), k.const(1, "int64"))
             else:
                 k.call(symbol, None, job, k.const(0, "int64"), k.const(1, "int64"), k.const(0, "int32"), external=True)
+            if share.parts > 1:
+                k.call(sum_parts, None, job, external=True)
 
-        return product, []
+        return product, [Buffer((share.parts - 1, m, n), dtype)] if share.parts > 1 else []
 
     def _transpose(self, dtype, rows, columns, strides):
         """A function that copies a strided matrix into a contiguous one."""

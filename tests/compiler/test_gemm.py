@@ -48,9 +48,9 @@ KINDS = ["contiguous", "transposed", "strided", "reversed"]
 @hypothesis.given(
     name=st.sampled_from([t.name for t in targets.TARGETS.values()]),
     dtype=st.sampled_from(["float32", "float64"]),
-    m=st.one_of(st.sampled_from(EDGES), st.integers(0, 100)),
+    m=st.one_of(st.sampled_from(EDGES), st.integers(0, 300)),
     n=st.one_of(st.sampled_from(EDGES), st.integers(0, 150)),
-    k=st.one_of(st.sampled_from(EDGES), st.integers(0, 700)),
+    k=st.one_of(st.sampled_from(EDGES), st.integers(0, 700), st.integers(700, 5000)),
     kinds=st.tuples(st.sampled_from(KINDS), st.sampled_from(KINDS)),
     bias=st.booleans(),
     relu=st.booleans(),
@@ -86,6 +86,8 @@ def test_nothing_beyond_the_arrays_is_touched(dtype, at_end, target, rng, guarde
         (1, 33, 50),
         (50, 33, 1),
         (7, 350, 40),
+        (150, 20, 33),
+        (20, 690, 37),
     ]:
         a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
         bias = rng.standard_normal(n).astype(dtype)
@@ -119,6 +121,34 @@ def test_the_number_of_threads_does_not_change_the_result(rng, monkeypatch):
         results.append(out)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("m, k, n", [(8, 4100, 8), (33, 1000, 70), (100, 2049, 65), (8, 32768, 8), (120, 512, 128)])
+def test_long_products(m, k, n, dtype, target, rng, monkeypatch):
+    """Parts of k are added in one order, whoever computes them, also to what is in a result with strides."""
+    bias = rng.standard_normal(n).astype(dtype)
+    for kinds in [("contiguous", "contiguous"), ("transposed", "contiguous"), ("strided", "transposed")]:
+        a, b = (layout(rng.standard_normal(s).astype(dtype), t) for s, t in zip(((m, k), (k, n)), kinds))
+        results = []
+        for threads in (1, 2, 3, 7):
+            monkeypatch.setattr(config, "num_threads", threads)
+            poisoned = np.full((m + 2, n + 5), -7, dtype)
+            out = poisoned[1:-1, 2:-3]
+            gemm(dtype, target)(out, a, b, bias, True, True)
+            results.append(out.copy())
+            np.testing.assert_array_equal(out, results[0])
+            out[...] = -7
+            assert (poisoned == -7).all()
+        check(results[0], a, b, bias, True, np.full((m, n), -7.0))
+
+
+def test_nan_in_one_part_of_a_long_product(rng):
+    a, b = np.ones((10, 2000), np.float32), np.ones((2000, 12), np.float32)
+    a[3, 1999], b[0, 5] = np.nan, np.inf
+    out = np.empty((10, 12), np.float32)
+    gemm("float32")(out, a, b)
+    np.testing.assert_array_equal(out, a @ b)
 
 
 def test_batches(rng):

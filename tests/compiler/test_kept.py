@@ -185,8 +185,9 @@ def test_what_fails_says_where(cache, rng):
 
 
 def test_native_parts_by_recipe():
-    recipes = [("products", F), ("attention", "attention_grad", F), ("philox", "philox", ""), ("conv", "conv", F)]
-    for recipe in (*recipes, ("conv", "gradient", F), ("pooling", "max_pool", "float64")):
+    recipes = [("products", f"agog_product_{F}", F), ("products", f"agog_product_sum_{F}", F), ("conv", "conv", F)]
+    recipes += [("attention", "attention_grad", F), ("philox", "philox", ""), ("conv", "gradient", F)]
+    for recipe in (*recipes, ("pooling", "max_pool", "float64")):
         address, code = natives.function(recipe, HOST)
         assert address and code
 

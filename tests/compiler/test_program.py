@@ -8,7 +8,9 @@ import weakref
 import numpy as np
 import pytest
 
+from agog import config
 from agog.compiler import jit
+from agog.compiler.gemm import gemm
 from agog.compiler.memory import plan
 from agog.compiler.program import compile
 from agog.errors import ArgumentError, GuardFailed
@@ -106,6 +108,40 @@ def test_nothing_beyond_the_arrays_is_touched(rng, guarded):
     a, w = made(rng, (7, 19), (19, 5))
     for at_end in (True, False):
         agrees(p, graph, [guarded.array(a, at_end), guarded.array(w, at_end)], 1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ matrix products
+@pytest.mark.parametrize("m, k, n", [(3, 5, 4), (1, 40, 33), (64, 33, 40), (70, 128, 130)])
+def test_many_matrices_times_one(m, k, n, rng):
+    """Matrices whose rows are rows of one matrix, and such that are not: swapped axes, every other one, broadcast."""
+
+    def products(x, w, v):
+        return [
+            x @ w,
+            xp.permute_dims(x, (1, 0, 2, 3)) @ w,
+            xp.flip(x, axis=1) @ w,
+            x[:, ::2] @ w.T.T,
+            xp.broadcast_to(x[:, :1], x.shape) @ w,
+            xp.permute_dims(x, (2, 0, 1, 3)) @ w,
+            x @ v,
+        ]
+
+    shapes = (6, 5, m, k), (k, n), (5, k, n)
+    graph = build(products, *[(s, F) for s in shapes])
+    agrees(compile(graph), graph, made(rng, *shapes), tol=2e-5)
+
+
+def test_long_products_do_not_depend_on_the_number_of_threads(rng, monkeypatch):
+    shapes = (3000, 40), (3000, 50), (70, 5000), (5000, 33)
+    graph = build(lambda a, b, c, d: [a.T @ b, xp.tanh(c @ d / 64), (a.T @ b) * 2], *[(s, F) for s in shapes])
+    arrays = made(rng, *shapes)
+    monkeypatch.setattr(config, "num_threads", 3)
+    threads = agrees(compile(graph), graph, arrays, tol=2e-5)
+    for x, y in zip(threads, compile(graph, threads=False)(arrays), strict=True):
+        np.testing.assert_array_equal(x, y)
+    product = np.empty((40, 50), F)  # and is what eager code gets
+    gemm(F)(product, arrays[0].T, arrays[1])
+    np.testing.assert_array_equal(product, threads[0])
 
 
 # ------------------------------------------------------------------------------------------------------- islands

@@ -1,0 +1,560 @@
+"""Matrix products C = A B, with a bias and relu, of any shape and strides, in float32 and float64.
+
+The structure is Goto's (ACM TOMS 34, 2008). A micro-kernel keeps a tile of C, up to MR rows by NV vectors, in
+registers; per step of k it loads NV vectors of B and broadcasts one element of A per row. A is packed in panels of MR
+rows that stay in the first level cache, B in panels of one tile's width of which a block stays in the second. Each
+thread packs for itself the part that it computes, so that threads never wait for each other.
+
+All sizes and strides are run-time numbers: one object per dtype and machine serves every shape. The rows are split into
+panels that differ by at most one row, and there is a micro-kernel for every number of rows, so no row is computed in
+vain. Transposes are strides: packing reads along whichever axis is contiguous, with shuffles where that is k.
+
+Where k is much longer than rows and columns (the gradient of a weight, over a batch), threads share out k: each makes a
+whole matrix of a part, and these are added in order. How many parts there are follows from the sizes alone, so that
+the result is the same for any number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterator, Sequence
+
+from agog.compiler import targets
+from agog.compiler.ir import Module, Value
+from agog.compiler.kernel import Kernel
+from agog.compiler.packing import Packing
+from agog.compiler.targets import Target
+
+__all__ = ["ACCUMULATE", "BIAS", "FIELDS", "RELU", "Job", "Products", "Tiles", "ceil_div"]
+
+# Flags of a call.
+ACCUMULATE, BIAS, RELU = 1, 2, 4
+
+_TOGETHER = 1 << 10  # bytes of a row of B that are packed at once, into several panels
+_GROUP = 8  # panels of A that are packed together where rows are contiguous, so that memory is read in longer runs
+
+class Tiles:
+    """The register tiles of a machine: (most rows, vectors) for tall products, and for those with few rows.
+
+    MR * NV accumulators, NV vectors of B and a broadcast element must fit the registers.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.tall, self.flat = ((14, 2), (6, 4)) if target.registers >= 32 else ((6, 2), (2, 4))
+
+    def kernels(self) -> Iterator[tuple[int, int]]:
+        """Every (rows, vectors) there is a micro-kernel for: all rows, and the powers of two up to the width."""
+        for (most, vectors), least in ((self.flat, 1), (self.tall, self.flat[0] + 1)):
+            for rows in range(least, most + 1):
+                for v in (1, 2, 4):
+                    if v <= vectors:
+                        yield rows, v
+
+
+class Products(Packing):
+    """Writes the functions of one dtype. Strides are in bytes, and int64, like all numbers."""
+
+    def __init__(self, module: Module, dtype: str) -> None:
+        super().__init__(module, dtype)
+        self.tiles = Tiles(module.target)
+        first, second = targets.caches()
+        #: Steps of k in a block: the panel of A takes up to half of the first level cache.
+        self.depth = max(64, first // 2 // (self.tiles.tall[0] * self.size) // 64 * 64)
+        #: Bytes of packed B, which share the second level cache with A and C.
+        self.b_block = min(second * 5 // 8, 1 << 20)
+
+    def everything(self) -> None:
+        """What `task(job, begin, end, thread)` and `sum_parts(job)` are made of, and these."""
+        self.edge()
+        self.micro_kernels()
+        self.packing()
+        self.pack_panels()
+        self.pack_rows()
+        self.block()
+        self.dots()
+        self.task()
+        self.sum_parts()
+
+    # -- tiles of C
+
+    def epilogue(
+        self, k: Kernel, flags: Value, values: Sequence[Value], old: Callable[[], Sequence[Value]], bias: Any
+    ) -> list[Value]:
+        """Add what was in C, add the bias, clip at zero, as the flags say; `old` and `bias` load what is added."""
+
+        def on(bit: int, fn: Callable[[], Sequence[Value]]) -> list[Value]:
+            (*out,) = k.if_(k.ne(flags & bit, 0), fn, lambda: values)
+            return out
+
+        values = on(ACCUMULATE, lambda: [v + o for v, o in zip(values, old(), strict=True)])
+        values = on(BIAS, lambda: [v + o for v, o in zip(values, bias(), strict=True)])
+        return on(RELU, lambda: [k.max(v, 0.0) for v in values])
+
+    def edge(self) -> None:
+        """Move a computed tile that C is too narrow for: `edge(tile, c, bias, c_row, rows, columns, flags, stride)`."""
+        k, (tile, c, bias, c_row, rows, columns, flags, stride) = self.function(
+            "edge", "tile c bias", "c_row rows columns flags stride"
+        )
+
+        def row(i: Value) -> None:
+            def vector(j: Value) -> None:
+                left = columns - j
+                partial = k.partial(k.where(left < self.lanes, left, self.lanes))
+                place = k.at(k.offset(c, i * c_row), j, self.dtype)
+                value = k.load(k.at(k.offset(tile, i * stride), j, self.dtype), self.dtype, self.lanes)
+                (value,) = self.epilogue(
+                    k,
+                    flags,
+                    [value],
+                    lambda: [partial.load(place, self.dtype)],
+                    lambda: [partial.load(k.at(bias, j, self.dtype), self.dtype)],
+                )
+                partial.store(value, place)
+
+            k.loop(0, columns, self.lanes, vector)
+
+        k.loop(0, rows, 1, row)
+        k.ret()
+        k.finish()
+
+    def micro_kernels(self) -> None:
+        """All of them, and a table of their addresses by rows and log2 of the vectors."""
+        made = dict.fromkeys(self.tiles.kernels())
+        for rows, vectors in made:
+            self.micro_kernel(rows, vectors)
+        table = []
+        for rows in range(self.tiles.tall[0] + 1):
+            for v in (1, 2, 4):
+                table.append(f"ptr @tile_{rows}_{v}" if (rows, v) in made else "ptr null")
+        self.module.globals["tiles"] = f"@tiles = internal constant [{len(table)} x ptr] [{', '.join(table)}]"
+
+    def micro_kernel(self, rows: int, vectors: int) -> None:
+        """`tile_R_V(a, b, c, bias, steps, b_k, c_row, columns, flags)`: a tile of C from A [k][rows] and B [k][...]."""
+        k, (a, b, c, bias, steps, b_k, c_row, columns, flags) = self.function(
+            f"tile_{rows}_{vectors}", "a b c bias", "steps b_k c_row columns flags"
+        )
+        dtype, lanes = self.dtype, self.lanes
+
+        def step(_: Value, a: Any, b: Any, *tile: Value) -> list[Value]:
+            bs = [k.load(k.offset(b, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
+            out = []
+            for r in range(rows):
+                element = k.splat(k.load(k.offset(a, r * self.size), dtype))
+                out += [k.fma(element, bs[v], tile[r * vectors + v]) for v in range(vectors)]
+            return [k.offset(a, rows * self.size), k.offset(b, b_k), *out]
+
+        place = c
+        for _ in range(rows):  # C comes from further away than A and B: it is there when the sums are
+            for v in range(vectors):
+                k.prefetch(k.offset(place, v * self.vector_bytes))
+            place = k.offset(place, c_row)
+        zero = k.const(0.0, dtype, lanes)
+        _, _, *tile = k.loop(0, steps, 1, step, [a, b, *[zero] * (rows * vectors)])
+
+        def whole() -> None:
+            row_pointers = [c]
+            for _ in range(rows - 1):
+                row_pointers.append(k.offset(row_pointers[-1], c_row))
+            places = [k.offset(p, v * self.vector_bytes) for p in row_pointers for v in range(vectors)]
+
+            def biases() -> list[Value]:
+                loaded = [k.load(k.offset(bias, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
+                return loaded * rows
+
+            values = self.epilogue(k, flags, tile, lambda: [k.load(p, dtype, lanes) for p in places], biases)
+            for value, place in zip(values, places, strict=True):
+                k.store(value, place)
+
+        def part() -> None:
+            buffer = k.alloca(rows * vectors * self.vector_bytes)
+            for i, value in enumerate(tile):
+                k.store(value, k.offset(buffer, i * self.vector_bytes))
+            numbers = [c_row, k.const(rows, "int64"), columns, flags, k.const(vectors * self.vector_bytes, "int64")]
+            k.call_known("edge", None, buffer, c, bias, *numbers)
+
+        k.if_(k.eq(columns, vectors * lanes), whole, part)
+        k.ret()
+        k.finish()
+
+    # -- the loops
+
+    def pack_panels(self) -> None:
+        """`pack_panels(source, destination, k_stride, columns, steps, width)`: whole panels of B, side by side."""
+        k, (source, destination, k_stride, columns, steps, width) = self.function(
+            "pack_panels", "source destination", "k_stride columns steps width"
+        )
+        most = _TOGETHER // self.size
+
+        def some(vectors: int) -> Callable[[], Any]:
+            def group(first: Value) -> None:
+                left = columns - first
+                end = first + k.where(left < most, left, most)
+
+                def step(i: Value, source: Value, destination: Value) -> Any:
+                    def panel(j: Value) -> None:
+                        there, place = k.at(source, j, self.dtype), k.offset(destination, j * steps * self.size)
+                        for at in range(0, vectors * self.vector_bytes, self.vector_bytes):
+                            k.store(k.load(k.offset(there, at), self.dtype, self.lanes), k.offset(place, at))
+
+                    k.loop(first, end, vectors * self.lanes, panel)
+                    return k.offset(source, k_stride), k.offset(destination, vectors * self.vector_bytes)
+
+                k.loop(0, steps, 1, step, [source, destination])
+
+            return lambda: k.loop(0, columns, most, group)
+
+        (_, tall), (_, flat) = self.tiles.tall, self.tiles.flat
+        k.if_(k.eq(width, tall * self.lanes), some(tall), some(flat))
+        k.ret()
+        k.finish()
+
+    def pack_rows(self) -> None:
+        """`pack_rows(source, destination, k_stride, height, panels, steps, panel_bytes)`: A's panels, side by side.
+
+        Rows are contiguous. Whole vectors are read and stored: over what the next step of k will hold.
+        """
+        k, (source, destination, k_stride, height, panels, steps, panel_bytes) = self.function(
+            "pack_rows", "source destination", "k_stride height panels steps panel_bytes"
+        )
+        line = height * self.size
+
+        def step(_: Value, source: Value, destination: Value) -> Any:
+            def panel(_: Value, there: Value, place: Value) -> Any:
+                def vector(r: Value) -> None:
+                    k.store(k.load(k.at(there, r, self.dtype), self.dtype, self.lanes), k.at(place, r, self.dtype))
+
+                if self.lanes >= self.tiles.tall[0]:
+                    vector(k.const(0, "int64"))
+                else:
+                    k.loop(0, height, self.lanes, vector)
+                return k.offset(there, line), k.offset(place, panel_bytes)
+
+            k.loop(0, panels, 1, panel, [source, destination])
+            return k.offset(source, k_stride), k.offset(destination, line)
+
+        k.loop(0, steps, 1, step, [source, destination])
+        k.ret()
+        k.finish()
+
+    def block(self) -> None:
+        """`block(job, scratch, c, batch, row, rows, column, columns, start, end, c_row, flags)`.
+
+        A part of one matrix, stored from `c` on: some rows and columns, and of k the steps from `start` to `end`.
+        """
+        k, (job, scratch, c, batch, row, rows, column, columns, start, end, c_row, flags) = self.function(
+            "block", "job scratch c", "batch row rows column columns start end c_row flags"
+        )
+        f = Job(k, job)
+        lanes, size = self.lanes, self.size
+        a = k.offset(f.a, batch * f.a_batch + row * f.a_row)
+        b = k.offset(f.b, batch * f.b_batch + column * f.b_column)
+        bias = k.at(f.bias, column, self.dtype)
+
+        flat = rows <= self.tiles.flat[0]
+        most = k.where(flat, self.tiles.flat[0], k.const(self.tiles.tall[0], "int64"))
+        width = k.where(flat, self.tiles.flat[1] * lanes, k.const(self.tiles.tall[1] * lanes, "int64"))
+        panels = ceil_div(k, rows, most)
+        divisor = k.where(panels > 0, panels, 1)  # there may be no rows
+        panel_rows = k.op(f"udiv i64 {rows.text}, {divisor.text}", "int64")
+        longer = rows - panels * panel_rows  # so many panels have one row more
+
+        span, one = end - start, k.const(1, "int64")
+        blocks = ceil_div(k, span, k.const(self.depth, "int64"))
+        blocks = k.where(blocks > 0, blocks, one)  # without any k there are still zeros (and biases) to store
+        depth = k.bitwise_and(ceil_div(k, span, blocks) + (lanes - 1), -lanes)  # packing transposes whole squares
+        depth = k.where(depth > 0, depth, one)
+        wide = k.op(f"udiv i64 {self.b_block // size}, {(depth * width).text}", "int64")
+        wide = k.where(wide > 0, wide, one) * width
+
+        a_pack = scratch
+        b_pack = k.offset(scratch, self.a_bytes)
+        # A product with few rows uses each element of B once or twice: then it is read where it is.
+        direct = (panels <= 1) & k.eq(f.b_column, size)
+        copied = k.eq(f.a_row, size)
+        together = k.where(copied, k.const(_GROUP, "int64"), one)
+
+        def depth_block(at: Value) -> None:
+            left = end - at
+            steps = k.where(left < depth, left, depth)
+            first, final = k.eq(at, start), at + depth >= end
+            now = k.where(first, flags & ACCUMULATE, one) | k.where(final, flags & (BIAS | RELU), 0)
+
+            def column_block(j: Value) -> None:
+                left = columns - j
+                block_columns = k.where(left < wide, left, wide)
+                b_block = k.offset(b, at * f.b_k + j * f.b_column)
+
+                # Whole panels whose columns are adjacent are packed together, so that memory is read in long runs.
+                # A panel that is not whole is always packed: a vector may not be read beyond the array.
+                whole = k.op(f"udiv i64 {block_columns.text}, {width.text}", "int64") * width
+                adjacent = k.eq(f.b_column, size)
+
+                def pack_panel(jr: Value) -> None:
+                    left = block_columns - jr
+                    count = k.where(left < width, left, width)
+                    k.call_known(
+                        "pack",
+                        None,
+                        k.offset(b_block, jr * f.b_column),
+                        k.offset(b_pack, jr * steps * size),
+                        f.b_column,
+                        f.b_k,
+                        count,
+                        columns - j - jr,
+                        steps,
+                        width * size,
+                    )
+
+                panels_together = lambda: k.call_known("pack_panels", None, b_block, b_pack, f.b_k, whole, steps, width)
+                k.if_(adjacent & ~direct, panels_together)
+                k.loop(k.where(adjacent, whole, 0), block_columns, width, pack_panel)
+
+                def panel(above: Value, height: Value, a_panel: Value) -> None:
+                    c_panel = k.at(k.offset(c, above * c_row), j, self.dtype)
+
+                    def tile(jr: Value) -> None:
+                        left = block_columns - jr
+                        count = k.where(left < width, left, width)
+                        in_place = direct & k.eq(count, width)
+                        b_panel = k.offset(b_pack, jr * steps * size)
+                        b_panel = k.op(
+                            f"select i1 {in_place.text}, {k.offset(b_block, jr * f.b_column).typed}, {b_panel.typed}",
+                            "ptr",
+                        )
+                        step = k.where(in_place, f.b_k, width * size)
+                        log_vectors = k.cast(count > lanes, "int64") + k.cast(count > 2 * lanes, "int64")
+                        kernel = k.load(k.at(k.symbol("@tiles"), height * 3 + log_vectors, "ptr"), "ptr")
+                        k.call_address(
+                            kernel,
+                            a_panel,
+                            b_panel,
+                            k.at(c_panel, jr, self.dtype),
+                            k.at(k.at(bias, j, self.dtype), jr, self.dtype),
+                            steps,
+                            step,
+                            c_row,
+                            count,
+                            now,
+                        )
+
+                    k.loop(0, block_columns, width, tile)
+
+                def group(p: Value, height: Value, last: Value) -> None:
+                    left = last - p
+                    count = k.where(left < together, left, together)
+                    above = p * panel_rows + k.where(p < longer, p, longer)
+                    a_block = k.offset(a, above * f.a_row + at * f.a_k)
+                    panel_bytes = height * steps * size + self.vector_bytes
+                    # Those in which a vector may be read to its end, which is not the array's last panel.
+                    read = k.bitwise_and(height + (lanes - 1), -lanes)
+                    room = rows - above - read
+                    inside = k.where(copied & (room >= 0), k.op(f"sdiv i64 {room.text}, {height.text}", "int64") + 1, 0)
+                    inside = k.where(inside < count, inside, count)
+                    several = (a_block, a_pack, f.a_k, height, inside, steps, panel_bytes)
+                    k.if_(inside > 0, lambda: k.call_known("pack_rows", None, *several))
+
+                    def pack_one(i: Value) -> None:
+                        first = k.offset(a_block, i * height * f.a_row)
+                        place, room = k.offset(a_pack, i * panel_bytes), rows - above - i * height
+                        k.call_known("pack", None, first, place, f.a_row, f.a_k, height, room, steps, height * size)
+
+                    k.loop(inside, count, 1, pack_one)
+                    k.loop(0, count, 1, lambda i: panel(above + i * height, height, k.offset(a_pack, i * panel_bytes)))
+
+                k.loop(0, longer, together, lambda p: group(p, panel_rows + 1, longer))
+                k.loop(longer, panels, together, lambda p: group(p, panel_rows, panels))
+
+            k.loop(0, columns, wide, column_block)
+
+        k.loop(start, k.where(span > 0, end, start + 1), depth, depth_block)
+        k.ret()
+        k.finish()
+
+    def dots(self) -> None:
+        """`dots(...)`: the dot product of each row of a matrix with a vector, both contiguous along k."""
+        k, (matrix, vector, c, bias, row_stride, rows, steps, c_stride, bias_stride, flags) = self.function(
+            "dots", "matrix vector c bias", "row_stride rows steps c_stride bias_stride flags"
+        )
+        dtype, lanes, most = self.dtype, self.lanes, 4
+        whole = k.bitwise_and(steps, -lanes)
+        zero = k.const(0.0, dtype, lanes)
+
+        def several(count: int) -> Callable[[Value], None]:
+            """The dot products of `count` rows at once: one load of the vector serves them all."""
+
+            def group(r: Value) -> None:
+                starts = [k.offset(matrix, (r + i) * row_stride) for i in range(count)]
+
+                def multiply(load: Callable[[Value, Value], Value]) -> Callable[..., list[Value]]:
+                    def step(j: Value, *sums: Value) -> list[Value]:
+                        v = load(vector, j)
+                        return [k.fma(load(p, j), v, total) for p, total in zip(starts, sums, strict=True)]
+
+                    return step
+
+                sums = k.loop(
+                    0, whole, lanes, multiply(lambda p, j: k.load(k.at(p, j, dtype), dtype, lanes)), [zero] * count
+                )
+                partial = k.partial(steps - whole)
+                last = multiply(lambda p, j: partial.load(k.at(p, j, dtype), dtype))
+                totals = k.if_(whole < steps, lambda: last(whole, *sums), lambda: sums)
+                for i, total in enumerate(totals):
+                    place, added = k.offset(c, (r + i) * c_stride), k.offset(bias, (r + i) * bias_stride)
+                    load = lambda p: lambda: [k.load(p, dtype)]
+                    (value,) = self.epilogue(k, flags, [k.reduce_sum(total)], load(place), load(added))
+                    k.store(value, place)
+
+            return group
+
+        grouped = k.bitwise_and(rows, -most)
+        k.loop(0, grouped, most, several(most))
+        k.loop(grouped, rows, 1, several(1))
+        k.ret()
+        k.finish()
+
+    @property
+    def a_bytes(self) -> int:
+        """Room for packed panels of A, each with a vector beyond it."""
+        return _round_up(_GROUP * (self.tiles.tall[0] * self.depth * self.size + self.vector_bytes), 64)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Room for all that one thread packs; a single panel of B may exceed the block it should fit in."""
+        panel = max(v for _, v in (self.tiles.tall, self.tiles.flat)) * self.vector_bytes * self.depth
+        return self.a_bytes + max(self.b_block, panel) + 2 * self.vector_bytes + 64
+
+    def task(self) -> None:
+        """`task(job, begin, end, thread)`: what the pool calls, for tasks numbered over batches and parts.
+
+        Scratch memory is kept between calls, one piece per thread number: it is taken by an atomic exchange, so that
+        two callers with the same number cannot both have it.
+        """
+        self.module.globals["kept"] = "@kept = internal global [1024 x ptr] zeroinitializer"
+        arguments = [("job", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")]
+        k = Kernel(self.module, "task", arguments, None, self.lanes, internal=True)
+        job, begin, end, thread = k.arguments
+        f = Job(k, job)
+        place = k.at(k.symbol("@kept"), k.cast(thread, "int64") & 1023, "ptr")
+        taken = k.op(f"atomicrmw xchg ptr {place.text}, ptr null acquire", "ptr")
+        fresh = lambda: [k.call("malloc", "ptr", k.const(self.scratch_bytes, "int64"), external=True)]
+        (memory,) = k.if_(k.ne_null(taken), lambda: [taken], fresh)
+        address = k.op(f"ptrtoint ptr {memory.text} to i64", "int64")
+        scratch = k.op(f"inttoptr i64 {k.bitwise_and(address + 63, -64).text} to ptr", "ptr")
+
+        def one(i: Value) -> None:
+            number = k.op(f"udiv i64 {i.text}, {f.tasks.text}", "int64")
+            first = (i - number * f.tasks) * f.per_task
+            by_rows = k.ne(f.by_rows, 0)
+            length = k.where(by_rows, f.m, f.n)
+            left = length - first
+            count = k.where(left < f.per_task, left, f.per_task)
+            row, rows = k.where(by_rows, first, 0), k.where(by_rows, count, f.m)
+            column, columns = k.where(by_rows, 0, first), k.where(by_rows, f.n, count)
+            # What is numbered are the matrices of a batch or the parts of k, of which the first is made in C.
+            parted = f.parts > 1
+            batch, start = k.where(parted, 0, number), k.where(parted, number * f.part, 0)
+            left = f.k - start
+            end = start + k.where(parted & (f.part < left), f.part, left)
+            later = parted & (number > 0)
+            line = k.where(later, f.n * self.size, f.c_row)
+            flags = k.where(parted, k.where(later, 0, f.flags & ACCUMULATE), f.flags)
+            whole, beside = k.offset(f.c, batch * f.c_batch), k.offset(f.partial, (number - 1) * f.m * f.n * self.size)
+            c = k.op(f"select i1 {later.text}, {beside.typed}, {whole.typed}", "ptr")
+            c = k.at(k.offset(c, row * line), column, self.dtype)
+            # A matrix times a vector, either way round, where k is contiguous in both: packing would cost more than it.
+            along_k = k.eq(f.a_k, self.size) & k.eq(f.b_k, self.size)
+            a = k.offset(f.a, batch * f.a_batch + row * f.a_row)
+            b = k.offset(f.b, batch * f.b_batch + column * f.b_column)
+            zero, size = k.const(0, "int64"), k.const(self.size, "int64")
+            times_column = lambda: k.call_known(
+                "dots", None, a, b, c, f.bias, f.a_row, rows, f.k, f.c_row, zero, f.flags
+            )
+            times_row = lambda: k.call_known(
+                "dots", None, b, a, c, k.at(f.bias, column, self.dtype), f.b_column, columns, f.k, size, size, f.flags
+            )
+            part = (batch, row, rows, column, columns, start, end, line, flags)
+            general = lambda: k.call_known("block", None, job, scratch, c, *part)
+            k.if_(
+                along_k & k.eq(f.n, 1),
+                times_column,
+                lambda: k.if_(along_k & k.eq(f.m, 1), times_row, general),
+            )
+
+        k.if_(k.ne_null(memory), lambda: k.loop(begin, end, 1, one) and None)
+        back = k.op(f"atomicrmw xchg ptr {place.text}, {memory.typed} release", "ptr")
+        k.if_(k.ne_null(back), lambda: k.call("free", None, back, external=True))
+        k.ret()
+        k.finish()
+
+    def sum_parts(self) -> None:
+        """`sum_parts(job)`: add what was made of the other parts of k to the first, in order; then bias and relu."""
+        k, (job,) = self.function("sum_parts", "job", "")
+        f = Job(k, job)
+        flags, bytes_ = k.bitwise_and(f.flags, BIAS | RELU), f.m * f.n * self.size
+
+        def row(i: Value) -> None:
+            c, partial = k.offset(f.c, i * f.c_row), k.offset(f.partial, i * f.n * self.size)
+
+            def vectors(j: Value, load: Callable[[Value], Value], store: Callable[[Value, Value], None]) -> None:
+                place = k.at(c, j, self.dtype)
+                add = lambda p, total: [total + load(k.at(k.offset(partial, (p - 1) * bytes_), j, self.dtype))]
+                values = k.loop(1, f.parts, 1, add, [load(place)])
+                bias = lambda: [load(k.at(f.bias, j, self.dtype))]
+                (value,) = self.epilogue(k, flags, values, lambda: values, bias)
+                store(value, place)
+
+            whole = k.bitwise_and(f.n, -self.lanes)
+            left = k.partial(f.n - whole)
+            k.loop(0, whole, self.lanes, lambda j: vectors(j, lambda p: k.load(p, self.dtype, self.lanes), k.store))
+            k.if_(whole < f.n, lambda: vectors(whole, lambda p: left.load(p, self.dtype), left.store))
+
+        k.loop(0, f.m, 1, row)
+        k.ret()
+        k.finish()
+
+
+class Job:
+    """The fields of a job, loaded once at the start of a function."""
+
+    a: Value
+    a_row: Value
+    a_k: Value
+    a_batch: Value
+    b: Value
+    b_k: Value
+    b_column: Value
+    b_batch: Value
+    c: Value
+    c_row: Value
+    c_batch: Value
+    m: Value
+    n: Value
+    k: Value
+    batch: Value
+    flags: Value
+    bias: Value
+    by_rows: Value
+    per_task: Value
+    tasks: Value
+    parts: Value
+    part: Value
+    partial: Value
+
+    def __init__(self, k: Kernel, job: Value):
+        for i, name in enumerate(FIELDS):
+            setattr(self, name, k.load(k.at(job, i, "int64"), "ptr" if name in _POINTERS else "int64"))
+
+
+_POINTERS = ("a", "b", "c", "bias", "partial")
+
+#: The order of the fields in memory.
+FIELDS = tuple(Job.__annotations__)
+
+
+def ceil_div(k: Kernel, a: Value, b: Value) -> Value:
+    """a / b rounded up, of non-negative numbers."""
+    b = b if isinstance(b, Value) else k.const(b, "int64")
+    return k.op(f"udiv i64 {(a + b - 1).text}, {b.text}", "int64")
+
+
+def _round_up(n: int, unit: int) -> int:
+    return -(-n // unit) * unit
