@@ -18,6 +18,7 @@ from agog import config, dispatch, hints, tape
 from agog.array import device as devices
 from agog.array import dtypes
 from agog.array.convert import holds_arrays, to_array
+from agog.array.large import COUNTED
 from agog.autodiff import engine
 from agog.dispatch import apply_operator, binary, operand, tensors, unary, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, GradientError, ShapeError
@@ -73,7 +74,7 @@ def _changing(name: str) -> Callable[..., Any]:
         if node is not None and config.modes.grad and type(node) is Leaf:
             raise GradientError("a leaf Tensor that requires a gradient cannot be changed in place, its gradient would "
                                 "be that of the old value; write x = x + y, or wrap an update in ag.no_grad()")
-        if node is None and not config.special and type(other) in (int, float) and _exclusive(self):
+        if node is None and not config.special and type(other) in (int, float) and _exclusive(self, _ALONE):
             try:
                 with np.errstate(all="ignore"):
                     ufunc(self._data, dispatch._weak(other, self._data.dtype), self._data)
@@ -96,10 +97,10 @@ def _changing(name: str) -> Callable[..., Any]:
     return method
 
 
-def _exclusive(t: Tensor) -> bool:
-    """True when nothing but `t` can see its memory: no view, no node, no caller's array."""
+def _exclusive(t: Tensor, alone: int) -> bool:
+    """True when nothing but `t` can see its memory: no view, no node, no caller's array. alone: the references then."""
     data = t._data
-    return type(data) is np.ndarray and data.base is None and data.flags.writeable and sys.getrefcount(data) == 3
+    return type(data) is np.ndarray and data.base is None and data.flags.writeable and sys.getrefcount(data) == alone
 
 
 class Tensor(Methods):
@@ -704,6 +705,10 @@ def _announce(t: Tensor, source: Any) -> None:
             config.modes.recorder.on_array(t, source)
         elif isinstance(source, Tensor):
             config.modes.recorder.on_read(source)
+
+
+# Counted, because it differs between versions of Python; 0 is never counted.
+_ALONE = next((n for n in range(1, 9) if COUNTED and _exclusive(Tensor(np.zeros(1)), n)), 0)
 
 
 def asarray(data: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None,

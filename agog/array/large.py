@@ -27,7 +27,8 @@ _ndarray = np.ndarray
 _REUSE_BYTES = 1 << 20
 _KEEP_BYTES = 512 << 20
 _ALIGN = 64
-_FREE_COUNT = 3  # references to an owner that only the arena holds: its tuple, the loop variable, the call's argument
+COUNTED = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+"""Whether a reference count says who holds an object (without the GIL it does not)."""
 
 
 def _prepare_heap() -> None:
@@ -43,6 +44,19 @@ def _prepare_heap() -> None:
 _prepare_heap()
 
 
+def _free(owners: list[tuple[np.ndarray, int]], alone: int) -> tuple[np.ndarray, int] | None:
+    """Memory that nobody but these tuples holds: any array on it would be one reference more than `alone`."""
+    for pair in owners:
+        owner = pair[0]
+        if sys.getrefcount(owner) == alone:
+            return pair
+    return None
+
+
+# What `_free` counts for such memory, which depends on the version of Python; 0 is never counted.
+_FREE_COUNT = next((n for n in range(1, 9) if COUNTED and _free([(np.empty(1), 0)], n) is not None), 0)
+
+
 class Arena:
     """Memory of large results, reused when the results are gone. Not shared between threads."""
 
@@ -56,10 +70,8 @@ class Arena:
         if nbytes < _REUSE_BYTES:
             return np.empty(shape, dtype)
         owners = self.owners.setdefault(nbytes, [])
-        for owner, offset in owners:  # noqa: B007 - `offset` is used after the loop
-            if sys.getrefcount(owner) == _FREE_COUNT:
-                break
-        else:
+        found = _free(owners, _FREE_COUNT)
+        if found is None:
             if self.held + nbytes > _KEEP_BYTES:
                 self.trim()
                 owners = self.owners.setdefault(nbytes, [])
@@ -68,12 +80,14 @@ class Arena:
             if self.held + nbytes <= _KEEP_BYTES:
                 owners.append((owner, offset))
                 self.held += nbytes
+        else:
+            owner, offset = found
         return np.ndarray(shape, dtype, owner, offset)
 
     def trim(self) -> None:
         """Give back what nobody uses."""
         for nbytes, owners in list(self.owners.items()):
-            used = [(o, i) for o, i in owners if sys.getrefcount(o) > _FREE_COUNT]
+            used = [pair for pair in owners if _free([pair], _FREE_COUNT) is None]
             self.held -= nbytes * (len(owners) - len(used))
             if used:
                 self.owners[nbytes] = used

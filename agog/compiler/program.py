@@ -9,7 +9,6 @@ Everything native is one call, or a few with calls of Python between them for ro
 `GuardFailed` is raised with nothing written anywhere and no effect delivered.
 """
 
-import sys
 import threading
 from sys import getrefcount
 from time import perf_counter
@@ -17,6 +16,7 @@ from time import perf_counter
 import numpy as np
 
 import agog.ops.structure  # noqa: F401  (the rows' loops)
+from agog.array import large
 from agog.compiler import entry, jit, pool, targets
 from agog.compiler.lowering import Island, Lowering
 from agog.compiler.nests import NestCode
@@ -57,7 +57,7 @@ def _unused(arrays, alone):
 
 def _references():
     """What `_unused` counts for such an array, which depends on the Python; 0 (never) where there is no GIL."""
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    if not large.COUNTED:
         return 0
     arrays = [np.empty(1)]
     return next((n for n in range(1, 9) if _unused(arrays, n) is not None), 0)

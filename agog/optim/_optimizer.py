@@ -15,6 +15,7 @@ import numpy as np
 import agog as ag
 from agog import config
 from agog.array import dtypes
+from agog.array.large import COUNTED
 from agog.autodiff.engine import enable_grad, no_grad
 from agog.errors import ArgumentError, ArgumentTypeError, CheckpointError, GradientError, ShapeError
 from agog.optim._group import Group, collect, number
@@ -35,7 +36,7 @@ def _references(t: Tensor) -> int:
     return 0
 
 
-_ALONE = _references(Tensor(np.zeros(1)))  # counted, because it differs between versions of Python
+_ALONE = _references(Tensor(np.zeros(1))) if COUNTED else 0  # it differs between versions of Python
 
 
 def own(t: Tensor) -> np.ndarray:
