@@ -11,6 +11,7 @@ from __future__ import annotations
 import dis
 import gc
 import sys
+import threading
 import types
 from typing import Any
 
@@ -19,6 +20,9 @@ import numpy as np
 from agog.errors import user_frame
 from agog.staging.uses import Site, Where, uses
 from agog.tensor import Tensor, asarray
+
+_MONITORING: Any = getattr(sys, "monitoring", None)
+_TOOL, _NAME = 4, "agog"  # one of the two places that are nobody's by convention; one recording is made at a time
 
 
 class Feed:
@@ -45,7 +49,10 @@ def _takes(code: types.CodeType) -> bool:
 
 
 class Evidence:
-    """Counts, during one run of `code`, what becomes of some of its parameters."""
+    """Counts, during one run of `code`, what becomes of some of its parameters.
+
+    Instructions are counted by `sys.monitoring`; before Python 3.12, which brought it, by a trace function.
+    """
 
     def __init__(self, code: types.CodeType, values: dict[str, Any]):
         self.code, self.values = code, values
@@ -60,8 +67,12 @@ class Evidence:
         self._ran: dict[Site, int] = dict.fromkeys(self._known, 0)
         self._took: dict[Site, int] = dict.fromkeys(self._known, 0)
         self._calls = 0
+        self._entered: dict[types.CodeType, int] = {}  # how often each code was begun, as the profile hook tells
+        self._begun: dict[types.CodeType, int] = {}  # the same, as the counter of instructions tells
         self._failed = False
+        self._thread = 0
         self._place(code)
+        self._first = {c: _first_instruction(c) for c in self._counted}
 
     def _place(self, code: types.CodeType) -> None:
         by_where: dict[Where, list[Site]] = {}
@@ -94,18 +105,64 @@ class Evidence:
     # ------------------------------------------------------------------------------------------- what happens
     def __enter__(self) -> None:
         if self.sites:
+            self._thread = threading.get_ident()
+            # With `sys.monitoring` it traces nothing, but is set already when a loop is met: set by a profile hook, a
+            # trace function takes the events of instructions away from code that has not begun.
             sys.settrace(self._trace)
+            if _MONITORING is not None:
+                self._failed = not self._monitor(_MONITORING)
 
     def __exit__(self, *exc: Any) -> None:
-        if self.sites:
-            self._failed |= sys.gettrace() != self._trace
-            sys.settrace(None)
+        if not self.sites:
+            return
+        if _MONITORING is not None and not self._failed and _MONITORING.get_tool(_TOOL) == _NAME:
+            for code in {self.code, *self._counted}:
+                _MONITORING.set_local_events(_TOOL, code, 0)
+            _MONITORING.free_tool_id(_TOOL)
+        self._failed |= sys.gettrace() != self._trace
+        sys.settrace(None)
+
+    def _monitor(self, monitoring: Any) -> bool:
+        """Have instructions of the codes counted; False where somebody else has the place."""
+        try:
+            monitoring.use_tool_id(_TOOL, _NAME)
+        except ValueError:
+            return False
+        events = monitoring.events
+        monitoring.register_callback(_TOOL, events.PY_START, self._on_start)
+        monitoring.register_callback(_TOOL, events.INSTRUCTION, self._on_instruction)
+        for code in {self.code, *self._counted}:
+            monitoring.set_local_events(
+                _TOOL, code, events.PY_START * (code is self.code) | events.INSTRUCTION * (code in self._counted))
+        return True
+
+    def _on_start(self, code: types.CodeType, offset: int) -> None:
+        if threading.get_ident() == self._thread:
+            self._calls += 1
+
+    def _on_instruction(self, code: types.CodeType, offset: int) -> None:
+        if threading.get_ident() == self._thread:
+            self._count(code, offset)
+
+    def _count(self, code: types.CodeType, offset: int) -> None:
+        if offset == self._first.get(code):
+            self._begun[code] = self._begun.get(code, 0) + 1
+        for site in self._counted.get(code, {}).get(offset, ()):
+            self._ran[site] += 1
+
+    def entered(self, frame: types.FrameType) -> None:
+        """A frame of the user's begins (or goes on), says somebody who does not depend on what counts here."""
+        code = frame.f_code
+        if frame.f_lasti < self._first.get(code, -1):
+            self._entered[code] = self._entered.get(code, 0) + 1
 
     def is_tracing(self) -> bool:
         """Whether the trace function of this thread is the one that counts."""
         return sys.gettrace() == self._trace
 
     def _trace(self, frame: types.FrameType, event: str, arg: Any) -> Any:
+        if _MONITORING is not None:
+            return None
         code = frame.f_code
         if code is self.code:
             self._calls += 1
@@ -116,8 +173,7 @@ class Evidence:
 
     def _step(self, frame: types.FrameType, event: str, arg: Any) -> Any:
         if event == "opcode":
-            for site in self._counted[frame.f_code].get(frame.f_lasti, ()):
-                self._ran[site] += 1
+            self._count(frame.f_code, frame.f_lasti)
         return self._step
 
     def took(self, value: Any) -> Site | None:
@@ -147,7 +203,7 @@ class Evidence:
 
     def proven(self) -> frozenset[str]:
         """The parameters that nothing but operations has used."""
-        if self._failed or self._calls != 1:
+        if self._failed or self._calls != 1 or any(self._begun.get(c, 0) < n for c, n in self._entered.items()):
             return frozenset()
         good = {n for n, sites in self.sites.items() if all(self._ran[s] == self._took[s] for s in sites)}
         while True:  # an expression of several is computed from all of them
@@ -155,6 +211,15 @@ class Evidence:
             if fewer == good:
                 return frozenset(good)
             good = fewer
+
+
+def _first_instruction(code: types.CodeType) -> int:
+    """The offset of the first instruction of a code's own."""
+    instructions = iter(dis.get_instructions(code))
+    for i in instructions:
+        if i.opname == "RESUME":
+            break
+    return next((i.offset for i in instructions), -1)
 
 
 def _family(code: types.CodeType) -> list[types.CodeType]:

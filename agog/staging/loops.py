@@ -12,10 +12,34 @@ import functools
 import inspect
 import re
 import types
-from typing import Any, Iterator
+from typing import Any
 
 _ENDS = {"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE"}
 _FAST = re.compile(r"(LOAD|STORE|DELETE)_FAST")
+
+
+def _instructions(code: types.CodeType) -> list[Any]:
+    """The instructions of a code object, with the names that they have in every version of Python.
+
+    One that stands for two (3.13: `LOAD_FAST_LOAD_FAST`) becomes two, the second at an offset in between.
+    """
+    out: list[Any] = []
+    for i in dis.get_instructions(code):
+        name = i.opname.replace("_BORROW", "")
+        halves = _FAST.findall(name)
+        if len(halves) > 1:
+            assert i.arg is not None
+            for k, (what, index) in enumerate(zip(halves, (i.arg >> 4, i.arg & 15))):
+                half = f"{what}_FAST"
+                out.append(i._replace(opcode=dis.opmap[half], opname=half, arg=index, argval=i.argval[k],
+                                      offset=i.offset + k))
+        elif name == "LOAD_SMALL_INT":
+            out.append(i._replace(opname="LOAD_CONST"))
+        elif name == "BINARY_OP" and i.argrepr == "[]":
+            out.append(i._replace(opname="BINARY_SUBSCR"))
+        elif name != "CACHE":
+            out.append(i._replace(opname=name) if name != i.opname else i)
+    return out
 
 
 class Loop:
@@ -66,14 +90,14 @@ class Flow:
     __slots__ = ("loops", "offsets")
 
     def __init__(self, code: types.CodeType):
-        instructions = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
+        instructions = _instructions(code)
         follow = _successors(code, instructions)
         self.loops = _loops(instructions, follow)
         self.offsets = [i.offset for i in instructions]
         if not self.loops:
             return
         live = _liveness(code, instructions, follow)
-        plain = [i for i in instructions if i.opname not in ("NOP", "EXTENDED_ARG")]
+        plain = [i for i in instructions if i.opname not in ("NOP", "NOT_TAKEN", "EXTENDED_ARG")]
         ranges = _ranges(plain)
         lines = {i.offset: i.positions.lineno for i in instructions if i.positions is not None}
         for loop in self.loops.values():
@@ -175,11 +199,9 @@ def _loops(instructions: list[Any], follow: dict[int, list[int]]) -> dict[int, L
     return dict(sorted(out.items(), key=lambda p: -len(p[1].inside)))
 
 
-def _fast(i: Any) -> Iterator[tuple[str, str]]:
-    """What an instruction does with local variables: ("LOAD", name), ("STORE", name), ... in order."""
-    what = _FAST.findall(i.opname)
-    if what:
-        yield from zip(what, i.argval if isinstance(i.argval, tuple) else (i.argval,))
+def _fast(i: Any) -> list[tuple[str, str]]:
+    """What an instruction does with a local variable: ("LOAD", name), ("STORE", name) or nothing."""
+    return [(what, i.argval) for what in _FAST.findall(i.opname)]
 
 
 def _liveness(code: types.CodeType, instructions: list[Any], follow: dict[int, list[int]]) -> dict[int, frozenset[str]]:

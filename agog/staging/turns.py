@@ -92,11 +92,13 @@ class Turns:
 
     def enter(self, frame: types.FrameType) -> None:
         """A frame begins. If its code has loops, follow it, unless somebody else (a debugger) traces this thread."""
+        evidence = self.recorder.evidence
+        if evidence is not None:
+            evidence.entered(frame)
         flow = loops.flow(frame.f_code)
         if flow is None:
             return
         if not self._tracing:
-            evidence = self.recorder.evidence
             if sys.gettrace() is None:
                 sys.settrace(_ignore)
             elif evidence is None or not evidence.is_tracing():

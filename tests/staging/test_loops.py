@@ -1,5 +1,7 @@
 """Loops whose number of turns depends on Tensors: one recording, or as many as before, and never another result."""
 
+import re
+
 import numpy as np
 import pytest
 from staging.worlds import Cases, T, attempt
@@ -912,8 +914,10 @@ def test_explain_shows_the_loop_or_says_why_not():
 
     one(T(9, 9)), many(T(9, 9))
     text = str(one.explain(T(9, 9)))
-    assert "test_loops.py" in text and "one loop of the graph (5 turns recorded, 1 values carried" in text
-    assert "recorded turn by turn, out is 3 at one turn and 4 at the next" in str(many.explain(T(9, 9)))
+    # Python 3.14 comes to the test once more, before the loop is left
+    assert "test_loops.py" in text and re.search(r"one loop of the graph \([56] turns recorded, 1 values carried", text)
+    text = str(many.explain(T(9, 9)))
+    assert re.search("recorded turn by turn, out is (3 at one turn and 4|4 at one turn and 5) at the next", text)
 
 
 def test_a_loop_that_looks_at_no_tensor_is_left_alone():
