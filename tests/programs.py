@@ -36,7 +36,7 @@ class Program:
         self.seed = seed
         self.shapes, self.dtypes, self.statements, self.returns = [], [], [], "None"
         self.extra = {}  # parameters that are no Tensors: name -> values to choose from
-        self.grad, self.calls = None, []
+        self.grad, self.back, self.calls = None, "sum", []
 
     @property
     def parameters(self):
@@ -65,7 +65,7 @@ class Program:
 
     def __str__(self):
         calls = "\n".join(f"#   {'; '.join(before) or '-'} | arguments {s} {how}" for before, s, how in self.calls)
-        return (f"# seed {self.seed}: {list(zip(self.dtypes, self.shapes))}, gradients {self.grad}\n{calls}\n"
+        return (f"# seed {self.seed}: {list(zip(self.dtypes, self.shapes))}, gradients {self.grad} {self.back}\n{calls}\n"
                 + self.text())
 
 
@@ -89,6 +89,7 @@ class Writer:
         if r.random() < 0.1:
             p.extra["z"] = [np.array([1.0, 2.0, -0.5], "f4"), np.array([0.5, -3.0, 2.0], "f4")]
         p.grad = r.choice([None] * 6 + ["clones", "leaves", "leaves"])
+        p.back = r.choice(["sum", "sum", "first", "each"])
         self.seeds = [r.randrange(1 << 30) for _ in range(3)]
         touched = r.random() < 0.5  # whether the state outside changes: then it does not stay without rounding error
         for i, _x in enumerate(p.arguments(self.seeds[0])[: len(p.shapes)]):
@@ -253,9 +254,8 @@ def run(p, stage):
             if p.grad is not None and how != "no_grad":
                 roots = [y for y in ag.tree.leaves(out) if isinstance(y, ag.Tensor) and y.requires_grad]
                 roots = list({id(y): y for y in roots}.values())
-                if roots:
-                    total = sum([y.abs().astype("float64").sum() if "complex" in str(y.dtype) else
-                                 y.astype("float64").sum() for y in roots])
+                sums = [(y.abs() if "complex" in str(y.dtype) else y).astype("float64").sum() for y in roots]
+                for total in {"sum": [sum(sums)] if sums else [], "first": sums[:1], "each": sums}[p.back]:
                     total.backward()
         except Exception as error:
             out = type(error).__name__

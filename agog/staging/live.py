@@ -62,6 +62,22 @@ class Live:
         self.rules = ((self.rule, 1, _payload),)
         self.backward: Callable[[list[Any]], list[Any]] | None = None
         self.saved: list[tuple[bool, int]] = []  # (whether it is an input, its number among inputs or outputs)
+        self.parts: list[tuple[Any, list[int]]] = [(self, list(range(len(outputs))))]
+
+    def part(self, made: list[set[Any]]) -> None:
+        """Results whose graphs share nothing are nodes of their own: walking back from one does not use up the others.
+
+        made: for each result, the nodes of the recorded tape that it was made by
+        """
+        groups: list[tuple[set[Any], list[int]]] = []
+        for k, nodes in enumerate(made):
+            mine: tuple[set[Any], list[int]] = (set(nodes), [k])
+            for group in [g for g in groups if not g[0].isdisjoint(nodes)]:
+                groups.remove(group)
+                mine = (mine[0] | group[0], sorted(mine[1] + group[1]))
+            groups.append(mine)
+        if len(groups) > 1:
+            self.parts = [(Part(self, numbers), numbers) for _, numbers in groups]
 
     def trace(self) -> str | None:
         """Run the gradient rules of customs on values that do not exist yet; why this cannot be done, or None."""
@@ -118,14 +134,16 @@ class Live:
     # ------------------------------------------------------------------------------------------------ one call
     def attach(self, results: list[Any], parents: tuple, inputs: tuple, outs: list[Any]) -> None:
         """Put a call on the tape. inputs: all arrays of the call; parents: the nodes of those in `which`."""
-        node = _new(Node)
-        node.op, node.parents, node.seq, node.shape = self, parents, tape._ticket(), self.shape
-        node.env = (None, None, (inputs, parents, [inputs[i] if given else outs[i] for given, i in self.saved]))
-        if len(results) == 1:
-            results[0]._node = node
-        else:
-            for k, t in enumerate(results):
-                t._node = Pick(node, k, t._data.shape)
+        payload = inputs, parents, [inputs[i] if given else outs[i] for given, i in self.saved]
+        for op, numbers in self.parts:
+            node = _new(Node)
+            node.op, node.parents, node.seq, node.shape = op, parents, tape._ticket(), op.shape
+            node.env = (None, None, payload)
+            if len(numbers) == 1:
+                results[numbers[0]]._node = node
+            else:
+                for n, k in enumerate(numbers):
+                    results[k]._node = Pick(node, n, results[k]._data.shape)
 
     def rule(self, xp: Any, g: Any, payload: tuple) -> list[Any]:
         """Cotangents of the inputs in `which`."""
@@ -143,6 +161,8 @@ class Live:
             np.zeros(s, d) if p is None else np.ascontiguousarray(p).reshape(s) for p, (s, d) in zip(gs, self.specs)
         ]
         found = self.backward([*saved, *[p.conj() if p.dtype.kind == "c" else p for p in full]])
+        if any(p is None for p in gs) and not all(np.isfinite(x).all() for x in found):
+            return self._replay(gs, inputs, parents, raw)  # nothing times infinity is not what eager code computes
         touched = set().union(*[r for r, p in zip(self.reaches, gs) if p is not None])
         return [(x.conj() if x.dtype.kind == "c" else x) if k in touched else None for k, x in enumerate(found)]
 
@@ -173,6 +193,26 @@ class Live:
             else {}
         )
         return [found.get(s) for s in sources]
+
+
+class Part:
+    """To the tape, some of the results of a call: those with these numbers."""
+
+    variadic, elementwise, derived, inputs, static_names, sees_none = True, False, (), ("xs",), (), True
+
+    def __init__(self, live: Live, numbers: list[int]):
+        self.live, self.numbers, self.name = live, numbers, live.name
+        self.outputs = ("y",) if len(numbers) == 1 else tuple(map(str, numbers))
+        specs = [live.specs[k] for k in numbers]
+        self.shape: Any = specs[0][0] if len(specs) == 1 else specs
+        self.rules = ((self.rule, 1, _payload),)
+
+    def rule(self, xp: Any, g: Any, payload: tuple) -> list[Any]:
+        """Cotangents of the inputs in `which`."""
+        full: list[Any] = [None] * len(self.live.live)
+        for k, p in zip(self.numbers, g if type(g) is list else [g]):
+            full[k] = p
+        return self.live.rule(xp, full, payload)
 
 
 def without_stops(graph: Graph) -> Graph:

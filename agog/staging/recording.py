@@ -237,7 +237,7 @@ class Recording:
         """Which new results can be differentiated afterwards, and which say that their graph was used up."""
         self.live: list[int] = []
         self.spent: list[int] = []
-        reached = []
+        reached, made = [], []
         for i, (_, t) in enumerate(self.new):
             if t._node is None:
                 continue
@@ -245,7 +245,8 @@ class Recording:
             if history is None:
                 self.spent.append(i)
             else:
-                reached.append(history)
+                reached.append(history[0])
+                made.append(history[1])
                 self.live.append(i)
         self.gradient: Live | None = None
         if self.live:
@@ -256,6 +257,7 @@ class Recording:
             if customs is None:
                 raise NotStageable("it returns a Tensor that depends on a gradient rule of the user inside a loop")
             self.gradient = Live(self.name, self.graph, [self.new[k][0] for k in self.live], which, reaches, customs)
+            self.gradient.part(made)
             if customs:
                 if reason := self.gradient.trace():
                     raise NotStageable(reason)
@@ -410,8 +412,9 @@ def _leaf(owner: Any, tensors: list[Any]) -> Any:
     return tensors[owner]._node if type(owner) is int else owner
 
 
-def _history(node: Any, recorder: Recorder) -> set[Any] | None:
-    """The nodes older than the recording that a result depends on; None when its graph, or part of it, was used up.
+def _history(node: Any, recorder: Recorder) -> tuple[set[Any], set[Any]] | None:
+    """The nodes that a result depends on, those older than the recording and the others; None when its graph, or part
+    of it, was used up.
 
     Its gradient goes through the recorded operations: refuse what these do not express.
     """
@@ -439,7 +442,7 @@ def _history(node: Any, recorder: Recorder) -> set[Any] | None:
                 "stage the step that calls backward()"
             )
         stack.extend(node.parents)
-    return old
+    return old, seen - old
 
 
 def _hooks(node: Any) -> tuple:

@@ -117,3 +117,50 @@ def test_a_result_to_differentiate_beside_gradients_that_are_removed(native):
         y.backward()
         assert p.grad.tolist() == [1, 1]
     assert f.calls_staged >= 2
+
+
+def test_results_that_share_nothing_are_differentiated_one_after_the_other(native):
+    """Going back from one result does not use up the graph of another."""
+    p, q = ag.asarray([1.0, -2.0], requires_grad=True), ag.asarray([3.0, 0.5], requires_grad=True)
+
+    @ag.function(strict=True)
+    def f(x):
+        shared = (q * x) ** 2
+        return (p * p * x).sum(), shared.sum(), (shared * 2).sum()
+
+    for _ in range(3):
+        p.grad = q.grad = None
+        a, b, c = f(ag.asarray([1.0, 2.0]))
+        a.backward()
+        assert p.grad.tolist() == [2, -8] and q.grad is None
+        b.backward()
+        assert q.grad.tolist() == [6, 4]
+        with pytest.raises(ag.errors.GradientError):
+            c.backward()
+
+
+def test_a_gradient_beside_a_result_with_none(native):
+    """A result that is not differentiated adds nothing, also where its derivative is infinite."""
+    f = ag.function(lambda x: ((x * x).sum(), ag.log(x), x.sqrt()), strict=True)
+    for _ in range(3):
+        x = ag.asarray([0.0, 2.0], requires_grad=True)
+        f(x)[0].backward()
+        assert x.grad.tolist() == [0, 4]
+
+
+def test_state_with_a_history_that_reaches_into_the_call_before(native):
+    state = {"g": ag.zeros(())}
+
+    @ag.function
+    def f(x):
+        out = state["g"] * 1
+        state["g"] = (x * x).sum()
+        return x * 2, out
+
+    given = []
+    for i in range(5):
+        given.append(ag.asarray([1.0, i], requires_grad=True))
+        y, out = f(given[-1])
+        (y.sum() + out).backward()
+        if i:
+            assert given[-2].grad.tolist() == [4, 2 + 2 * (i - 1)]
