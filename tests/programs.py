@@ -65,7 +65,8 @@ class Program:
 
     def __str__(self):
         calls = "\n".join(f"#   {'; '.join(before) or '-'} | arguments {s} {how}" for before, s, how in self.calls)
-        return (f"# seed {self.seed}: {list(zip(self.dtypes, self.shapes))}, gradients {self.grad} {self.back}\n{calls}\n"
+        given = list(zip(self.dtypes, self.shapes))
+        return (f"# seed {self.seed}: {given}, gradients {self.grad} {self.back}\n{calls}\n"
                 + self.text())
 
 
