@@ -43,6 +43,30 @@ def global_int_to_float_of_the_same_value(stage):
 
 
 @case
+def closure_variable_that_a_class_body_reads_and_a_callback_changes(stage):
+    n = 1.0
+
+    def change(value):
+        nonlocal n
+        n = value.item()
+
+    @stage
+    def f(x):
+        class Read:
+            before = n
+
+        ag.callback(change, x.sum())
+
+        class ReadAgain:
+            after = n
+
+        return x * Read.before + ReadAgain.after
+
+    for v in (2.0, 2.0, 3.0, 4.0, 4.0):
+        yield f(T(v))
+
+
+@case
 def global_deleted(stage):
     set_global("G", 2.0)
     f = stage(lambda x: x * G)
