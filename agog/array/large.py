@@ -138,6 +138,10 @@ ready: dict[tuple[Any, ...], tuple[Callable[..., None], np.dtype]] = {}
 for an array and a number, as an array of no axes, by the ufunc, the dtype and the number's place. Set by the compiler
 for what `accelerate` was asked for, and has compiled. Raises ValueError for what is not C-contiguous."""
 
+stretched: Callable[..., Any] | None = None
+"""Set by the compiler when it is loaded: `stretched(ufunc, a, b, shape)`, the result for arrays that broadcast to
+`shape`, or None where there is no kernel, or none yet."""
+
 kernels: dict[str, Callable[..., Any]] = {}
 """Native computations of whole rows by the row's name, set by the compiler when it is loaded: see `native`."""
 
@@ -312,6 +316,11 @@ def _beside_number(ufunc: Any, a: Any, b: Any) -> Any:
 def _broadcast(ufunc: Any, a: Any, b: Any) -> Any:
     """The same for arrays that are stretched against each other, or lie otherwise in memory."""
     shape = np.broadcast_shapes(*[x.shape for x in (a, b) if type(x) is np.ndarray])
+    if stretched is not None:
+        if prod(shape) >= THRESHOLD and (done := stretched(ufunc, a, b, shape)) is not None:
+            return done
+    else:
+        _count(16 * prod(shape))
     if prod(shape) < _THREADS_FROM or shape[0] == 1:
         return ufunc(a, b)
     out = empty(shape, _result_dtype(ufunc, (a, b)))

@@ -27,6 +27,7 @@ from agog.compiler.pooling import max_pool
 from agog.compiler.rows import PROGRAMS, compile_row_program, compile_rows
 from agog.compiler.rowwise import Rowwise
 from agog.compiler.rules import compile_rule
+from agog.compiler.stretched import compile_stretched, layout
 from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.ops.row import TABLE, Op
 
@@ -64,6 +65,40 @@ def accelerate(ufunc: Any, inputs: tuple, out: np.ndarray) -> bool:
             return False
     kernel([out], arrays)
     return True
+
+
+def stretched(ufunc: Any, a: Any, b: Any, shape: tuple[int, ...]) -> Any:
+    """`ufunc(a, b)` of arrays that broadcast to `shape` as one native loop: see `large.stretched`."""
+    if type(a) is not np.ndarray or type(b) is not np.ndarray or a.dtype is not b.dtype:
+        return None
+    if not (a.flags.c_contiguous and b.flags.c_contiguous):
+        return None
+    found = layout(shape, (a.shape, b.shape))
+    if found is None:
+        return None
+    lengths, strides = found
+    key = ("stretched", ufunc, a.dtype, strides[0][2], strides[1][2])
+    kernel = _kernels.get(key)
+    if not kernel:
+        if key not in _kernels:
+            _kernels[key] = None  # asked for once
+            if ufunc in _rows and a.dtype.name in _DTYPES:
+                _request(_compile_stretched, key)
+        return None
+    kernel, dtype = kernel
+    out = large.empty(shape, dtype)
+    kernel(out, (a, b), lengths, strides)
+    return out
+
+
+def _compile_stretched(key: Any) -> None:
+    _, ufunc, dtype, *along = key
+    op = _rows[ufunc]
+    lower: Any = op.lower
+    result = ufunc(np.empty(0, dtype), np.empty(0, dtype)).dtype
+    if result == dtype or result == np.bool_ and dtype.kind != "i":
+        kernel = compile_stretched(op.name, lower, [dtype.name] * 2, result.name, [bool(n) for n in along])
+        _kernels[key] = kernel, result
 
 
 def _request(make: Any, *key: Any) -> None:
@@ -408,7 +443,7 @@ if hasattr(os, "register_at_fork"):
 def enable() -> None:
     """Let `agog.array.large` use these kernels."""
     if config.native:
-        large.accelerate, large.pull = accelerate, pull
+        large.accelerate, large.pull, large.stretched = accelerate, pull, stretched
         large.kernels["where"], large.kernels["astype"] = _where, _astype
         rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
         large.kernels |= rowwise.table()
