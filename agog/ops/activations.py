@@ -29,7 +29,7 @@ def _sigmoid_rule(np: Any, g: Any, y: Any) -> Any:
     return g * (slope * y)
 
 
-elementwise("_sigmoid_rule(g, y) -> x", _sigmoid_rule, takes="f",
+elementwise("_sigmoid_rule(g, y) -> x", _sigmoid_rule, takes="f", widen=True,
             vjp={"g": lambda xp, u, y: xp._sigmoid_rule(u, y), "y": lambda xp, u, g, y: u * (g * (1 - y * 2))},
             lower=lambda k, g, y: k.mul(g, k.mul(y, k.sub(1.0, y))), domain=(0, 1),
             doc="`g * y * (1 - y)`: the gradient of sigmoid from its result `y`. Its own derivatives are as short.")

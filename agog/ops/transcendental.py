@@ -139,7 +139,7 @@ def _tanh_rule(np: Any, g: Any, y: Any) -> Any:
     return g * (1 - slope)
 
 
-elementwise("_tanh_rule(g, y) -> x", _tanh_rule, takes="fc",
+elementwise("_tanh_rule(g, y) -> x", _tanh_rule, takes="fc", widen=True,
             vjp={"g": lambda xp, u, y: xp._tanh_rule(u, y), "y": lambda xp, u, g, y: u * (g * y * -2)},
             lower=lambda k, g, y: k.mul(g, k.sub(1.0, k.mul(y, y))), domain=(-1, 1),
             doc="`g * (1 - y * y)`: the gradient of tanh from its result `y`. Its own derivatives are as short.")
