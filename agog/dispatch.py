@@ -10,14 +10,13 @@ The class of the results is handed in by `agog.tensor` (`bind`), so that its bod
 from __future__ import annotations
 
 import sys
-from itertools import repeat
-from math import copysign
+from itertools import repeat, starmap
 from typing import Any, Callable
 
 import numpy as np
 
 from agog import config, tape
-from agog.array import dtypes, large
+from agog.array import dtypes, large, numbers
 from agog.errors import AgogError, ArgumentTypeError, DTypeError
 from agog.hints import wrong_keywords
 from agog.ops import templates
@@ -26,19 +25,21 @@ from agog.ops.namespaces import Namespace, call_with_signature, finished, head, 
 from agog.ops.row import TABLE, Op
 
 Tensor: Any = None  # the class, set by `bind`
+_blanks: Any = None  # an iterator of new Tensors without values: the quickest way to one
 _new = object.__new__
 _tickets = tape._tickets
 _nd, _asarray, _Node, _Pick, _f32, _is_inexact = (
     np.ndarray, np.asarray, tape.Node, tape.Pick, dtypes.float32, dtypes.is_inexact)
+_floats, _weak, _number = numbers.FLOATS[dtypes.float32], numbers.weak, numbers.exact
 LARGE = large.THRESHOLD
 _SCALARS = (bool, int, float, complex)
-_MOST = int(np.finfo(np.float64).max)
 
 
 def bind(cls: type) -> None:
     """Make `cls` the class of all results."""
-    global Tensor
+    global Tensor, _blanks
     Tensor = cls
+    _blanks = starmap(_new, repeat((cls,)))
 
 
 def wrap(data: Any, node: Any = None) -> Any:
@@ -126,8 +127,7 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
                 if op.result == "bool" and isinstance(x, int):  # a comparison is right for any number, as NumPy has it
                     if config.modes.recorder is not None:
                         config.modes.recorder.refuse(f"it compares a Tensor of {dt} with {x}")
-                    near = -1 << 63 <= x < 1 << 63
-                    out.append(constant(np.array(x if near else float(max(-_MOST, min(x, _MOST))))))
+                    out.append(constant(np.array(x if -1 << 63 <= x < 1 << 63 else float(x))))
                     continue
                 raise DTypeError(f"{op.name.lstrip('_')}: {x} does not fit into {dt}; cast the Tensor to a wider dtype "
                                  "first") from None
@@ -139,10 +139,6 @@ def apply(op: Op, inputs: tuple, statics: tuple) -> Any:
 
     Raises the errors of `agog.errors`, which name the user's line.
     """
-    if not config.special or (config.modes.recorder is None and not config.op_hooks):
-        done = _interpret(op, inputs, statics)
-        if done is not None:
-            return done
     watched = _unwatch(op, inputs, statics) if config.special else None
     try:
         tensors = _promote(op, _operands(op, inputs))
@@ -180,84 +176,6 @@ def apply(op: Op, inputs: tuple, statics: tuple) -> Any:
     finally:
         if watched is not None:
             sys.setprofile(watched)
-
-
-def _interpret(op: Op, inputs: tuple, statics: tuple) -> Any:
-    """What `apply` does inside a transformation where no operand needs a cast, in few steps; else None."""
-    facts = _facts.get(op)
-    if facts is None:
-        many = [bool(op.promotes)] if op.variadic else [n in op.promotes for n in op.inputs]
-        facts = _facts[op] = repeat(many[0]) if op.variadic else tuple(many), _taker(op)
-    promoted, takes = facts
-    common: Any = None
-    top: Any = None
-    level, numbers = 0, False
-    datas: list[Any] = []
-    for x, p in zip(inputs, promoted):
-        if isinstance(x, Tensor):
-            data = x._data
-            if type(data) is not _nd:
-                mine = getattr(data, "__agog_level__", None)
-                if mine is None:
-                    return None
-                if mine > level:
-                    level, top = mine, type(data)
-            if p:
-                dtype = data.dtype
-                if common is None:
-                    common = dtype
-                elif dtype is not common:
-                    return None
-            datas.append(data)
-        elif x is None:
-            datas.append(None)
-        elif p and (type(x) is float or type(x) is int):
-            numbers = True
-            datas.append(None)
-        else:
-            return None
-    if top is None or common is not None and not takes(common):
-        return None
-    if numbers:
-        if common not in _numbers:
-            return None
-        try:
-            inputs = tuple([wrap(_number(x, common)) if type(x) is float or type(x) is int else x for x in inputs])
-        except OverflowError:
-            return None
-        datas = [None if x is None else x._data for x in inputs]
-    if op.check is not None:
-        statics = op.check(*datas, *statics)
-    out = top.__agog_interpret__(op, inputs, statics)
-    many_out = len(op.outputs) > 1
-    outs = out if many_out else (out,)
-    if op.vjp and config.modes.grad:
-        for x in inputs:
-            if x is not None and x._node is not None:
-                result = _record(op, list(inputs), datas, statics, outs)
-                if result is not None:
-                    return result if many_out else result[0]
-                break
-    return tuple([wrap(o) for o in outs]) if many_out else wrap(out)
-
-
-_facts: dict[Op, tuple[Any, Callable[[Any], bool]]] = {}
-"""Of a row: which of its inputs are promoted, and which dtypes it takes without a cast."""
-
-_functions: dict[Op, Callable[..., Any]] = {}
-
-
-def run(op: Op, inputs: tuple, statics: tuple) -> Any:
-    """`apply` for inputs that are Tensors or None: on the fast path where all of their data are arrays."""
-    for x in inputs:
-        if x is not None and type(x._data) is not _nd:
-            return apply(op, inputs, statics)
-    fn = _functions.get(op)
-    if fn is None:
-        if op.variadic or TABLE.get(op.name) is not op:
-            return apply(op, inputs, statics)
-        fn = _functions[op] = getattr(tensors, op.name)
-    return fn(*inputs, *statics)
 
 
 _PLAIN = (bool, int, float, complex, str, type(None), np.dtype)
@@ -336,7 +254,10 @@ def _stretches(op: Op) -> bool:
 def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) -> Callable[..., Any]:
     """A function of two operands for a row of NumPy's binary ufuncs, or of matmul."""
     same = op.result == "same"
-    flags = {"sized": isinstance(op.raw, np.ufunc),  # only a ufunc can be split over threads
+    sized = isinstance(op.raw, np.ufunc)
+    asking = not sized or any("isinstance" in rule.__code__.co_names for rule in op.vjp.values())
+    flags = {"sized": sized,  # only a ufunc can be split over threads
+             "handed": not asking, "asking": asking and op.vjp,  # (rules that ask for numbers are given them)
              "same": same, "check": same and (op.to_float or _stretches(op)),  # others give the operands' dtype
              "differentiable": op.vjp}
     env = ", ".join(templates.saved(op, ["a", "b", "c"], ["p", "q"]))
@@ -349,8 +270,8 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
     return templates.make(
         templates.REVERSED if reverse else templates.BINARY, op.name, globals(), flags,
         {"PARENTS": "p, q", "ENV": f"({env})", "SHAPE": shape},
-        {"op": op, "fallback": fallback, "ufunc": op.raw, "limit": LARGE, "large_binary": large.binary,
-         "derived": op.derived})
+        {"op": op, "fallback": fallback, "ufunc": op.raw, "plain": op.plain, "limit": LARGE,
+         "large_binary": large.binary, "derived": op.derived})
 
 
 def _derived(derived: tuple, values: tuple) -> tuple:
@@ -381,12 +302,13 @@ def _refusing(op: Op) -> Callable[..., Any]:
 
 def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
     """A function of one operand for a row without static parameters."""
-    flags = {"sized": isinstance(op.raw, np.ufunc) or (op.elementwise and op.lower is not None),
+    sized = isinstance(op.raw, np.ufunc) or (op.elementwise and op.lower is not None)
+    flags = {"sized": sized, "widened": sized and op.widen, "once": sized and not op.widen,
              "same": op.result == "same", "differentiable": op.vjp}
     return templates.make(
         templates.UNARY, op.name, globals(), flags,
         {"PARENTS": "p", "ENV": f"({', '.join(templates.saved(op, ['a', 'c'], ['p']))})", "SHAPE": "p.shape"},
-        {"op": op, "fallback": fallback, "ufunc": _refusing(op), "raw": op.raw, "limit": LARGE,
+        {"op": op, "fallback": fallback, "ufunc": _refusing(op), "raw": op.raw, "plain": op.plain, "limit": LARGE,
          "large_unary": large.unary})
 
 
@@ -396,8 +318,9 @@ def reduction(op: Op, typed: Callable[..., Any] | None = None) -> Callable[..., 
     typed: `typed(x, axis, keepdims, dtype)` computes the result in a dtype; the function then also takes `dtype`.
     """
     env = [*templates.saved(op, ["a", "c"], ["p"]), "axis", "keepdims", *["a.shape" for _ in op.derived]]
+    fixed = op.result in ("int64", "bool") and not op.vjp  # whatever the operand is
     method = templates.make(
-        templates.REDUCTION, op.name, globals(), {"reduces": op.reduce},
+        templates.REDUCTION, op.name, globals(), {"reduces": op.reduce, "fixed": fixed},
         {"PARENTS": "p", "ENV": f"({', '.join(env)})", "SHAPE": "c.shape"},
         {"op": op, "raw": op.raw, "reduce": getattr(np, op.reduce).reduce if op.reduce else None, "typed": typed,
          "wrong": wrong_keywords, "no_dtype": _no_dtype})
@@ -407,52 +330,6 @@ def reduction(op: Op, typed: Callable[..., Any] | None = None) -> Callable[..., 
 
 def _no_dtype(name: str) -> ArgumentTypeError:
     return ArgumentTypeError(f"{name} takes no dtype; cast its result with astype")
-
-
-_numbers: dict[Any, dict[Any, Any]] = {dtypes.float32: {}, dtypes.float64: {}}
-_integers: dict[Any, dict[Any, Any]] = {dtypes.int32: {}, dtypes.int64: {}}
-_floats = _numbers[dtypes.float32]
-
-
-def _number(value: Any, dtype: Any) -> Any:
-    """A Python number as an array of no axes, which is what ufuncs take fastest. Raises where `apply` has to decide."""
-    known = _numbers[dtype]
-    array = known.get(value)
-    if array is None:
-        if not -1e30 < value < 1e30:
-            raise OverflowError
-        array = _kept(known, value, dtype)
-    return array
-
-
-def _kept(known: dict[Any, Any], value: Any, dtype: Any) -> Any:
-    """The array of a number that is not in `known`, which it then is."""
-    key = value
-    if value == 0:  # 0 is -0, to a dict
-        key = "+" if copysign(1.0, value) > 0 else "-"
-        array = known.get(key)
-        if array is not None:
-            return array
-    with np.errstate(all="ignore"):
-        array = np.array(value, dtype)
-    array.flags.writeable = False
-    if len(known) > 200:
-        known.clear()
-    known[key] = array
-    return array
-
-
-def _weak(value: Any, dtype: Any) -> Any:
-    """A Python number beside an array of `dtype` as an array of no axes, where that is the same to a ufunc."""
-    known = _numbers.get(dtype)
-    if known is None:
-        known = _integers.get(dtype)
-        if known is None or type(value) is not int or not -1 << 31 <= value < 1 << 31:
-            return value
-    elif not -1e30 < value < 1e30:
-        return value
-    array = known.get(value)
-    return _kept(known, value, dtype) if array is None else array
 
 
 def _taker(op: Op) -> Callable[[Any], bool]:
@@ -479,7 +356,7 @@ def steady(op: Op) -> Callable[..., Any]:
 
 def joining(op: Op) -> Callable[[Op, tuple, tuple], Any]:
     """What `apply` does for a row of any number of inputs in ordinary eager mode, when no input needs a cast."""
-    raw, check, takes, alike = op.raw, op.check, _taker(op), bool(op.promotes)
+    raw, plain, check, takes, alike = op.raw, op.plain, op.check, _taker(op), bool(op.promotes)
 
     def invoke(op: Op, inputs: tuple, statics: tuple) -> Any:
         try:
@@ -490,11 +367,11 @@ def joining(op: Op) -> Callable[[Op, tuple, tuple], Any]:
             for a in datas:
                 if a is not None and (type(a) is not _nd or (alike and a.dtype is not dtype)):
                     return apply(op, inputs, statics)
-            if alike and not takes(dtype):
+            if alike and dtype is not _f32 and not takes(dtype):
                 return apply(op, inputs, statics)
             if check is not None:
                 statics = check(*datas, *statics)
-            out = raw(*datas, *statics)
+            out = plain(*datas, *statics) if alike and dtype is _f32 else raw(*datas, *statics)
             if type(out) is not _nd:
                 out = _asarray(out)
         except Exception:

@@ -160,13 +160,13 @@ def _shape(shape: Any) -> tuple[int, ...]:
     if isinstance(shape, float):
         raise ArgumentTypeError(f"shape={shape!r}: the shape comes first and holds whole numbers, as in "
                                 "ag.random.normal((3, 4), mean, std)")
-    return (shape,) if isinstance(shape, int) else tuple(shape)
+    return shape if type(shape) is tuple else (shape,) if isinstance(shape, int) else tuple(shape)
 
 
 def _numbers(name: str, **given: Any) -> None:
     """The parameters of a distribution: NumPy's order, with the shape last, is a mistake easily made."""
     for k, v in given.items():
-        if isinstance(v, tuple | list):
+        if type(v) is not float and isinstance(v, tuple | list):
             raise ArgumentTypeError(f"{name}: {k}={v!r} is a {type(v).__name__}; the shape comes first, as in "
                                     f"ag.random.{name}((3, 4), {', '.join(given)})")
 
@@ -178,7 +178,8 @@ def _float(dtype: Any) -> Any:
 def uniform(shape: Any = (), low: Any = 0.0, high: Any = 1.0, *, dtype: Any = None, key: Any = None,
             generator: Generator | None = None) -> Tensor:
     """Uniform numbers in [low, high). low and high may be Tensors that broadcast, and get gradients."""
-    _numbers("uniform", low=low, high=high)
+    if type(low) is not float or type(high) is not float:
+        _numbers("uniform", low=low, high=high)
     u = tensors.random_uniform(_key(key, generator), _shape(shape), _float(dtype))
     return u if _is_number(low, 0.0) and _is_number(high, 1.0) else u * (high - low) + low
 
@@ -186,7 +187,8 @@ def uniform(shape: Any = (), low: Any = 0.0, high: Any = 1.0, *, dtype: Any = No
 def normal(shape: Any = (), mean: Any = 0.0, std: Any = 1.0, *, dtype: Any = None, key: Any = None,
            generator: Generator | None = None) -> Tensor:
     """Normal numbers. mean and std may be Tensors that broadcast to `shape`, and get gradients."""
-    _numbers("normal", mean=mean, std=std)
+    if type(mean) is not float or type(std) is not float:
+        _numbers("normal", mean=mean, std=std)
     z = tensors.random_normal(_key(key, generator), _shape(shape), _float(dtype))
     if not _is_number(std, 1.0):
         z = z * std

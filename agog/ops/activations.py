@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy
+
+from agog.array.numbers import weak
 from agog.errors import ArgumentError
 from agog.ops.row import composite, elementwise
 from agog.ops.special import _ndtr
@@ -14,26 +17,15 @@ _real: dict[str, Any] = {"to_float": True, "takes": "f", "widen": True}
 
 # --------------------------------------------------------------------------------------------- sigmoid and its kin
 def _sigmoid(np: Any, x: Any) -> Any:
-    t = np.empty_like(x)
-    np.negative(x, t)
+    t = np.negative(x)
+    if not t.shape:  # NumPy makes a number of it
+        return np.reciprocal(np.exp(t) + 1)
     np.exp(t, t)
-    np.add(t, 1, t)
+    np.add(t, weak(1, t.dtype) if type(t) is numpy.ndarray else 1, t)
     return np.reciprocal(t, t)
 
 
-def _sigmoid_rule(np: Any, g: Any, y: Any) -> Any:
-    slope = 1 - y
-    if slope.ndim and (g.shape == slope.shape or not g.shape):
-        np.multiply(slope, y, slope)
-        return np.multiply(slope, g, slope)
-    return g * (slope * y)
-
-
-elementwise("_sigmoid_rule(g, y) -> x", _sigmoid_rule, takes="f", widen=True,
-            vjp={"g": lambda xp, u, y: xp._sigmoid_rule(u, y), "y": lambda xp, u, g, y: u * (g * (1 - y * 2))},
-            lower=lambda k, g, y: k.mul(g, k.mul(y, k.sub(1.0, y))), domain=(0, 1),
-            doc="`g * y * (1 - y)`: the gradient of sigmoid from its result `y`. Its own derivatives are as short.")
-sigmoid = elementwise("sigmoid(x) -> y", _sigmoid, **_real, vjp={"x": lambda xp, g, y: xp._sigmoid_rule(g, y)},
+sigmoid = elementwise("sigmoid(x) -> y", _sigmoid, **_real, vjp={"x": lambda xp, g, y: g * (y * (1 - y))},
                       lower=lambda k, x: k.sigmoid(x), domain=(-4, 4), reference=lambda np, x: 1 / (1 + np.exp(-x)),
                       doc="`1 / (1 + exp(-x))`.")
 

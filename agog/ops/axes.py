@@ -9,6 +9,8 @@ from typing import Any
 from agog.errors import ArgumentTypeError, AxisError, ShapeError
 from agog.ops.explain import describe
 
+_INTS = {int}
+
 
 def integer(op: str, name: str, value: Any) -> int:
     """`value` as an int. Raises ArgumentTypeError, naming the argument `name` of the operation `op`."""
@@ -47,7 +49,7 @@ def axes(op: str, x: Any, value: Any, name: str = "axis", ndim: int | None = Non
 def shape(op: str, value: Any, name: str = "shape") -> tuple[int, ...]:
     """A shape: an int or a sequence of ints, none negative. Raises ShapeError or ArgumentTypeError."""
     sizes = sizes_of(op, value, name)
-    for n in sizes:
+    for n in sizes if min(sizes, default=0) < 0 else ():
         if n < 0:
             raise ShapeError(f"{op}: {name}={sizes} has the negative size {n}; sizes are 0 or more")
     return sizes
@@ -57,6 +59,8 @@ def sizes_of(op: str, value: Any, name: str = "shape") -> tuple[int, ...]:
     """A tuple of ints, from an int or a sequence of ints."""
     if type(value) is int:
         return (value,)
+    if type(value) is tuple and _INTS.issuperset(map(type, value)):
+        return value
     if isinstance(value, tuple | list):
         return tuple([integer(op, name, n) for n in value])
     try:

@@ -70,7 +70,7 @@ positive = elementwise("positive(x) -> y", lambda np, x: x.copy() if x.dtype.kin
 reciprocal = elementwise("reciprocal(x) -> y", lambda np, x: 1 / x, to_float=True, takes="fc",
                          vjp={"x": lambda xp, g, y: -g * y * y}, lower=lambda k, x: k.reciprocal(x),
                          domain=(0.5, 3), doc="`1 / x`.")
-square = elementwise("square(x) -> y", takes="ifc", vjp={"x": lambda xp, g, x: g * (x * 2)},
+square = elementwise("square(x) -> y", takes="ifc", vjp={"x": lambda xp, g, x: g * (x + x)},
                      lower=lambda k, x: k.mul(x, x), domain=(-3, 3), doc="`x * x`.")
 
 

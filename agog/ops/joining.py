@@ -33,9 +33,16 @@ def _arrays(op: str, arrays: Any) -> tuple:
 def _check_concat(*args: Any) -> tuple:
     *xs, axis = args
     first = xs[0]
-    if not first.shape:
+    n = len(first.shape)
+    if not n:
         raise ShapeError("concat: 0-d arrays have no axis to be joined along; use stack")
-    axis = ax.axis("concat", first, axis)
+    if type(axis) is not int or not 0 <= axis < n:
+        axis = ax.axis("concat", first, axis)
+    if n == 1:
+        if [len(x.shape) for x in xs].count(1) == len(xs):
+            return (axis,)
+    elif [x.shape for x in xs].count(first.shape) == len(xs):
+        return (axis,)
     for i, x in enumerate(xs):
         if len(x.shape) != len(first.shape) or any(
                 m != n for j, (m, n) in enumerate(zip(x.shape, first.shape)) if j != axis):
@@ -53,15 +60,14 @@ def _concat_rule(xp: Any, g: Any, axis: int, xs_shape: tuple) -> list:
     return out
 
 
-def batched_all(xp: Any, batched: tuple, inputs: tuple) -> list:
-    """All inputs with the batch axis in front."""
+def _batched_all(xp: Any, batched: tuple, inputs: tuple) -> list:
     n = next(x.shape[0] for x, b in zip(inputs, batched) if b)
     return [x if b else xp.broadcast_to(x, (n, *x.shape)) for x, b in zip(inputs, batched)]
 
 
 Op("_concatenated(*xs; axis=0) -> y", lambda np, *args: np.concatenate(args[:-1], args[-1]), check=_check_concat,
    vjp={"xs": _concat_rule}, linear_in="all", kind="movement",
-   batch=lambda xp, batched, inputs, statics: xp._concatenated(*batched_all(xp, batched, inputs),
+   batch=lambda xp, batched, inputs, statics: xp._concatenated(*_batched_all(xp, batched, inputs),
                                                               axis=ax.shifted(statics[0])),
    samples=lambda s: [((s(2, 3), s(1, 3)), {}), ((s(2, 3), s(2, 0), s(2, 1)), {"axis": -1})],
    doc="The arrays one after another along an existing axis; `concat` takes them as a list.")
@@ -70,7 +76,8 @@ Op("_concatenated(*xs; axis=0) -> y", lambda np, *args: np.concatenate(args[:-1]
 def _check_stack(*args: Any) -> tuple:
     *xs, axis = args
     first = xs[0]
-    for i, x in enumerate(xs):
+    alike = [x.shape for x in xs].count(first.shape) == len(xs)
+    for i, x in enumerate(() if alike else xs):
         if x.shape != first.shape:
             raise ShapeError(f"stack: arrays[{i}] is {describe(x)}, but arrays[0] is {describe(first)}; all shapes "
                              "must be "
@@ -85,12 +92,18 @@ def _stack(np: Any, *args: Any) -> Any:
     shape = list(first.shape)
     shape.insert(axis, len(xs))
     dtype = first.dtype
-    if any(x.dtype is not dtype for x in xs):
-        dtype = np.result_type(*xs)
+    for x in xs:
+        if x.dtype is not dtype:
+            dtype = np.result_type(*xs)
+            break
     out = np.empty(shape, dtype)
-    head = (slice(None),) * axis
-    for i, x in enumerate(xs):
-        out[(*head, i)] = x
+    if axis:
+        head = (slice(None),) * axis
+        for i, x in enumerate(xs):
+            out[(*head, i)] = x
+    else:
+        for i, x in enumerate(xs):
+            out[i] = x
     return out
 
 
@@ -98,7 +111,7 @@ Op("_stacked(*xs; axis=0) -> y", _stack, check=_check_stack,
    vjp={"xs": lambda xp, g, axis, xs_shape: [
        xp._getitem(g, index=(slice(None),) * (axis % len(g.shape)) + (i,)) for i in range(len(xs_shape))]},
    linear_in="all", kind="movement",
-   batch=lambda xp, batched, inputs, statics: xp._stacked(*batched_all(xp, batched, inputs),
+   batch=lambda xp, batched, inputs, statics: xp._stacked(*_batched_all(xp, batched, inputs),
                                                          axis=ax.shifted(statics[0])),
    samples=lambda s: [((s(2, 3), s(2, 3)), {}), ((s(2), s(2), s(2)), {"axis": -1}), ((s(),), {})],
    doc="The arrays one after another along a new axis; `stack` takes them as a list.")
@@ -123,9 +136,20 @@ def stack(xp, arrays, axis=0):
 
 
 # -------------------------------------------------------------------------------------------------------------- split
-Op("_split_at(x; index, axis=0) -> a, b",
-   lambda np, x, index, axis: (x[_cut(axis % x.ndim, None, index)], x[_cut(axis % x.ndim, index, None)]),
-   check=lambda x, index, axis: (index, ax.axis("split_at", x, axis)),
+def _split_two(np: Any, x: Any, index: int, axis: int) -> tuple:
+    axis %= x.ndim
+    if axis == 0:
+        return x[:index], x[index:]
+    if axis == 1:
+        return x[:, :index], x[:, index:]
+    return x[_cut(axis, None, index)], x[_cut(axis, index, None)]
+
+
+def _check_split(x: Any, index: int, axis: Any) -> tuple:
+    return index, axis if type(axis) is int and 0 <= axis < len(x.shape) else ax.axis("split_at", x, axis)
+
+
+Op("_split_at(x; index, axis=0) -> a, b", _split_two, check=_check_split,
    vjp={"x": lambda xp, g, axis: xp._concatenated(*g, axis=axis)}, linear_in="all", promotes=(), kind="movement",
    batch=lambda xp, batched, inputs, statics: xp._split_at(inputs[0], statics[0], axis=ax.shifted(statics[1])),
    samples=lambda s: [((s(3, 4),), {"index": 1, "axis": -1}), ((s(3),), {"index": 3})],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from agog.errors import ArgumentError, AxisError, ShapeError
@@ -10,11 +11,15 @@ from agog.ops.creation import allocatable
 from agog.ops.explain import describe
 from agog.ops.row import Op, composite
 
+_INTS, _ORDERED = {int}, list(range(64))
 _SMALL = 2048  # elements up to which a copy is cheaper than np.broadcast_to's view
 
 
 # ------------------------------------------------------------------------------------------------ reshape, broadcast
 def _check_reshape(x: Any, shape: Any) -> tuple:
+    if type(shape) is tuple and _INTS.issuperset(map(type, shape)) and min(shape, default=0) >= 0 and prod(
+            shape) == prod(x.shape):
+        return (shape,)
     sizes, total = ax.sizes_of("reshape", shape), ax.size(x.shape)
     if -1 in sizes:
         known = -ax.size(sizes)
@@ -63,7 +68,7 @@ def _broadcast(np: Any, x: Any, shape: tuple) -> Any:
 def _check_broadcast(x: Any, shape: Any) -> tuple:
     sizes = ax.shape("broadcast_to", shape)
     extra = len(sizes) - len(x.shape)
-    if extra < 0 or any(n not in (1, sizes[extra + i]) for i, n in enumerate(x.shape)):
+    if extra < 0 or sizes[extra:] != x.shape and any(n not in (1, sizes[extra + i]) for i, n in enumerate(x.shape)):
         raise ShapeError(f"broadcast_to: {describe(x)} does not broadcast to shape={sizes}; aligned at the right, "
                          "every "
                          "size of x must be 1 or equal to the size of shape")
@@ -106,6 +111,10 @@ def broadcast_arrays(xp, *arrays):
 
 # ------------------------------------------------------------------------------------------------------ order of axes
 def _check_permute(x: Any, axes: Any) -> tuple:
+    if type(axes) is tuple and _INTS.issuperset(map(type, axes)):
+        n = len(x.shape)
+        if len(axes) == n and _ORDERED[:n] == sorted(axes):
+            return (axes,)
     out = ax.axes("permute_dims", x, tuple(ax.sizes_of("permute_dims", axes, "axes")), "axes")
     if len(out) != len(x.shape):
         raise AxisError(f"permute_dims: axes={tuple(axes)} names {len(out)} axes, but {describe(x)} has "
@@ -171,6 +180,9 @@ def moveaxis(xp, x, source, destination):
 @composite(samples=lambda s: [((s(2, 3),), {"axis": (0, -1)}), ((s(2),), {"axis": 1})])
 def expand_dims(xp, x, axis=0):
     """`x` with an axis of size 1 at each place `axis` (int or tuple) of the result."""
+    if type(axis) is int and 0 <= axis <= len(x.shape):
+        shape = x.shape
+        return xp.reshape(x, (*shape[:axis], 1, *shape[axis:]))
     n = len(x.shape) + (len(axis) if isinstance(axis, tuple | list) else 1)
     places = ax.axes("expand_dims", x, axis, "axis", n)
     sizes = iter(x.shape)
@@ -182,6 +194,10 @@ def squeeze(xp, x, axis=None):
     """`x` without the axes `axis` (int or tuple), which must be of size 1; None drops every axis of size 1."""
     if axis is None:
         return xp.reshape(x, tuple(n for n in x.shape if n != 1))
+    shape = x.shape
+    if type(axis) is int and -len(shape) <= axis < len(shape) and shape[axis] == 1:
+        axis %= len(shape)
+        return xp.reshape(x, shape[:axis] + shape[axis + 1:])
     places = ax.axes("squeeze", x, axis)
     for a in places:
         if x.shape[a] != 1:

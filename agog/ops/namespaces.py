@@ -108,7 +108,12 @@ def bind_composite(fn: Callable[..., Any], xp: Namespace) -> Callable[..., Any]:
 def _raw_function(op: Op) -> Callable[..., Any]:
     if not op.statics and not op.variadic and not op.optional:
         return op.raw
-    return call_with_signature(op, lambda op, inputs, statics: op.raw(*inputs, *statics))
+    source, env, hidden = head(op)
+    arrays = [f"*{op.inputs[0]}"] if op.variadic else op.inputs
+    source += f"    return _raw({', '.join([*arrays, *op.statics])})\n"
+    env["_raw"] = op.raw
+    exec(compile(source, f"<agog {op.name}>", "exec"), env)
+    return finished(env[op.name], op, hidden)
 
 
 raw = Namespace("raw", _raw_function)

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from agog.array.numbers import weak
 from agog.errors import ArgumentError, AxisError, ShapeError
 from agog.ops.blocks import fresh, in_float32, native, over_rows
 from agog.ops.namespaces import raw
@@ -26,20 +27,23 @@ def _describe(x):
 
 # --------------------------------------------------------------------------------------- over the trailing axes
 def _flat(x, n):
+    if n == 1 and x.ndim == 2 and x.flags.c_contiguous:
+        return x
     size = math.prod(x.shape[x.ndim - n:])
     return np.ascontiguousarray(x).reshape(-1 if size else math.prod(x.shape[:x.ndim - n]), size)
 
 
 def _standardize(np, x, out, eps, centered):
     """out = x (less its mean) / standard deviation, row by row; returns 1 / deviation as a column."""
-    size = x.shape[1]
+    size = weak(x.shape[1], x.dtype)
     if centered:
-        np.subtract(x, np.add.reduce(x, 1, None, None, True) / size, out)
+        mean = np.add.reduce(x, 1, None, None, True)
+        np.subtract(x, np.divide(mean, size, mean), out)
         r = np.vecdot(out, out)
     else:
         r = np.vecdot(x, x)
-    r /= size
-    r += eps
+    np.divide(r, size, r)
+    np.add(r, weak(eps, x.dtype), r)
     np.sqrt(r, r)
     r = np.reciprocal(r, r)[:, None]
     np.multiply(out if centered else x, r, out)
@@ -157,7 +161,9 @@ Op(
 
 def _trailing(name, x, normalized_shape, *params):
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    n = len(shape)
+    n, given = len(shape), x.shape
+    if n and given[-n:] == shape and 0 not in shape and all(p is None or p.shape == shape for _, p in params):
+        return n
     if not n or tuple(x.shape[len(x.shape) - n:]) != shape or len(x.shape) < n:
         raise ShapeError(f"{name}(x={_describe(x)}, normalized_shape={shape}): x must end with exactly these sizes; "
                          f"its shape ends with {tuple(x.shape[-n:]) if n else '()'}")

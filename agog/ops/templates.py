@@ -83,6 +83,7 @@ def method(x, y, /):
             if n is None:                                                       #? sized
                 n = _weak(y, a.dtype)                                           #? sized
             c = ufunc(a, n) if a.size < limit else large_binary(ufunc, a, y)    #? sized
+            b = n                                                               #? handed
             c = ufunc(a, b)                                                     #? !sized
             if c.dtype is not a.dtype:                                          #? same
                 return fallback(op, (x, y), ())                                 #? same
@@ -92,12 +93,12 @@ def method(x, y, /):
             if b.dtype is not a.dtype:
                 return fallback(op, (x, y), ())
             c = ufunc(a, b) if a.size < limit else large_binary(ufunc, a, b)    #? sized
-            c = ufunc(a, b)                                                     #? !sized
+            c = plain(a, b) if b.dtype is _f32 else ufunc(a, b)                 #? !sized
             if c.dtype is not a.dtype:                                          #? check
                 return fallback(op, (x, y), ())                                 #? check
         if type(c) is not _nd:
             c = _asarray(c)
-        t = _new(Tensor)
+        t = next(_blanks)
         t._data = c
         p = x._node                                                             #? differentiable
         if p is None and q is None:                                             #? differentiable
@@ -127,7 +128,7 @@ def method(x, y, /):
             return fallback(op, (y, x), ())                                     #? same
         if type(c) is not _nd:
             c = _asarray(c)
-        t = _new(Tensor)
+        t = next(_blanks)
         t._data = c
         q = x._node                                                             #? differentiable
         if q is None:                                                           #? differentiable
@@ -139,7 +140,8 @@ def method(x, y, /):
         t = None
     if t is None:
         return fallback(op, (y, x), ())
-    a = y                                                                       #? differentiable
+    a = n                                                                       #? handed
+    a = y                                                                       #? asking
     p = None                                                                    #? differentiable
 """ + _NODE
 
@@ -149,13 +151,17 @@ def method(x, /):
         if config.special:
             return fallback(op, (x,), ())
         a = x._data
-        c = ufunc(a) if a.size < limit else large_unary(raw if a.dtype.kind in "fV" else ufunc, a)   #? sized
+        if a.dtype is _f32 and a.size < limit:                                  #? widened
+            c = plain(a)                                                        #? widened
+        else:                                                                   #? widened
+            c = ufunc(a) if a.size < limit else large_unary(raw if a.dtype.kind in "fV" else ufunc, a)   #? widened
+        c = ufunc(a) if a.size < limit else large_unary(raw if a.dtype.kind in "fV" else ufunc, a)   #? once
         c = ufunc(a)                                                            #? !sized
         if c.dtype is not a.dtype:                                              #? same
             return fallback(op, (x,), ())                                       #? same
         if type(c) is not _nd:
             c = _asarray(c)
-        t = _new(Tensor)
+        t = next(_blanks)
         t._data = c
         p = x._node                                                             #? differentiable
         if p is None:                                                           #? differentiable
@@ -181,19 +187,20 @@ def method(x, /, axis=None, keepdims=False, dtype=None, *, dim=None, keepdim=Non
         if config.special:
             return apply(op, (x,), (axis, keepdims))
         a = x._data
-        own = a.size > 4095 or a.itemsize == 2                                  #? reduces
-        c = raw(a, axis, keepdims) if own else reduce(a, axis, None, None, keepdims)    #? reduces
+        c = raw(a, axis, keepdims) if a.itemsize == 2 else reduce(a, axis, None, None, keepdims)    #? reduces
         c = raw(a, axis, keepdims)                                              #? !reduces
-        if c.dtype is not a.dtype:
-            return apply(op, (x,), (axis, keepdims))
+        if c.dtype is not a.dtype:                                              #? !fixed
+            return apply(op, (x,), (axis, keepdims))                            #? !fixed
         if type(c) is not _nd:
             c = _asarray(c)
-        t = _new(Tensor)
+        t = next(_blanks)
         t._data = c
-        p = x._node
-        if p is None:
-            t._node = None
-            return t
+        t._node = None                                                          #? fixed
+        return t                                                                #? fixed
+        p = x._node                                                             #? !fixed
+        if p is None:                                                           #? !fixed
+            t._node = None                                                      #? !fixed
+            return t                                                            #? !fixed
     except Exception:
         t = None
     if t is None:
@@ -263,7 +270,7 @@ def row(op: Op) -> str:
     w += ["except Exception:", "    _c = None", f"if _c is None: {general}"]
     tensors = [f"_t{k}" for k in range(len(results))]
     for t, c in zip(tensors, results):
-        w += [f"{t} = _new(Tensor)", f"{t}._data = {c}", f"{t}._node = None"]
+        w += [f"{t} = next(_blanks)", f"{t}._data = {c}", f"{t}._node = None"]
     result = ", ".join(tensors)
     ruled = [i for i in range(n) if op.rules[i] is not None]
     if ruled:
