@@ -16,7 +16,7 @@ import numpy as np
 import agog.ops  # noqa: F401 - declares all rows
 from agog import config, dispatch, hints, tape
 from agog.array import device as devices
-from agog.array import dtypes
+from agog.array import dtypes, numbers
 from agog.array.convert import holds_arrays, to_array
 from agog.array.large import COUNTED
 from agog.autodiff import engine
@@ -77,7 +77,7 @@ def _changing(name: str) -> Callable[..., Any]:
         if node is None and not config.special and type(other) in (int, float) and _exclusive(self, _ALONE):
             try:
                 with np.errstate(all="ignore"):
-                    ufunc(self._data, dispatch._weak(other, self._data.dtype), self._data)
+                    ufunc(self._data, numbers.weak(other, self._data.dtype), self._data)
                 return self
             except (TypeError, ValueError, OverflowError):
                 pass  # the general path says what is wrong
@@ -101,6 +101,32 @@ def _exclusive(t: Tensor, alone: int) -> bool:
     """True when nothing but `t` can see its memory: no view, no node, no caller's array. alone: the references then."""
     data = t._data
     return type(data) is np.ndarray and data.base is None and data.flags.writeable and sys.getrefcount(data) == alone
+
+
+_BASIC = {int, slice, type(None), type(Ellipsis)}
+
+
+def _written(t: Tensor, key: Any, value: Any) -> bool:
+    """Write `value` into the memory of `t` where nobody can see the difference; False where somebody may, or may not be
+    written as it is: then the general path decides."""
+    if type(key) not in _BASIC and (type(key) is not tuple or not _BASIC.issuperset(map(type, key))):
+        return False
+    if not _exclusive(t, _ALONE):
+        return False
+    data = t._data
+    if type(value) is Tensor:
+        if value._node is not None or type(value._data) is not np.ndarray or value._data.dtype is not data.dtype:
+            return False
+        value = value._data
+    else:
+        value = numbers.weak(value, data.dtype) if type(value) in (int, float) else None
+        if type(value) is not np.ndarray:
+            return False
+    try:
+        data[key] = value
+    except (TypeError, ValueError, IndexError):
+        return False
+    return True
 
 
 class Tensor(Methods):
@@ -447,6 +473,8 @@ class Tensor(Methods):
         if type(self._node) is Leaf and config.modes.grad:
             raise GradientError("a leaf Tensor that requires a gradient cannot be assigned into; "
                                 "clone() it first, or use ag.no_grad()")
+        if self._node is None and not config.special and _written(self, key, value):
+            return
         value = _as_value(value, self.dtype)
         new = tensors.index_update(self, key, value)
         self._data = new._data

@@ -1,5 +1,7 @@
 """Indexing, reading and writing, against NumPy for keys of every kind; gradients against NumPy's own scatter."""
 
+import math
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -269,3 +271,48 @@ def test_errors_teach(call, error, words):
     for word in words:
         assert word in str(caught.value)
     assert "test_indexing.py" in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int32", "bool", "float16", "complex64"])
+def test_items_written_where_nobody_sees_it(dtype):
+    """Assignment reuses the memory when nothing else has it; the values, and the errors, are those of a copy."""
+    values = [0, 3, -2, 2.5, -0.0, 1e35, 2**40, True, math.nan, 1 + 2j, [1, 2], ag.asarray([2.0, 5.0]),
+              ag.asarray(7), ag.asarray([1, 2, 3]), np.array([4.0, 1.0]), "no"]
+    keys = [0, -1, 9, slice(1, 3), slice(3, 0, -2), (slice(None), 1), (..., 2), (None, 1), (1, 1),
+            (slice(0, 2), slice(0, 2)), True, [0, 1], 1.5, slice(None, None, 0), (0, 0, 0)]
+    start = np.arange(16).reshape(4, 4).astype(dtype)
+    for key in keys:
+        for value in values:
+            results = []
+            for seen in (False, True):
+                t = ag.asarray(start)
+                view = t[:] if seen else None
+                try:
+                    t[key] = value
+                    results.append((t.dtype, t.numpy().tobytes()))
+                except Exception as error:
+                    results.append((type(error), str(error).splitlines()[0]))
+                assert view is None or view.numpy().tobytes() == start.tobytes()
+            assert results[0] == results[1], (key, value)
+
+
+def test_items_are_written_without_a_copy():
+    for t in (ag.zeros(4), ag.asarray([1, 2, 3, 4])):
+        where = id(t._data)
+        t[1], t[2:] = 3, t[0].clone()
+        assert id(t._data) == where and t[1] == 3
+
+
+def test_items_written_are_not_seen_through_other_names():
+    x = ag.zeros(4)
+    views = [x.numpy(), x.detach(), x[1:], x.reshape(2, 2), np.asarray(x), np.from_dlpack(x), memoryview(x.numpy())]
+    x[1] = 5.0
+    x[2:] = 6.0
+    assert all((np.asarray(v) == 0).all() for v in views) and x.tolist() == [0, 5, 6, 6]
+    w = ag.ones(3, requires_grad=True)
+    y = w * 2
+    z = (y * y).sum()
+    kept = y.detach()
+    kept[0] = 100.0  # what the product needs stays as it was
+    z.backward()
+    assert w.grad.tolist() == [8, 8, 8]
