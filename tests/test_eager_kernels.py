@@ -7,6 +7,7 @@ import pytest
 
 import agog as ag
 from agog.compiler import eager
+from agog.ops.row import TABLE
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +74,47 @@ def test_large_arrays_however_they_lie(dtype, rng):
         for again in later:
             assert again.dtype == first.dtype and again.shape == first.shape
             assert again.numpy().tobytes() == first.numpy().tobytes()
+
+
+SHAPES = [((300, 300), (300,)), ((300, 300), (1, 300)), ((300, 257), (300, 1)), ((20, 60, 70), (60, 70)),
+          ((20, 60, 70), (20, 1, 1)), ((20, 60, 70), (20, 60, 1)), ((20, 60, 70), (60, 1)), ((300, 300), (1, 1)),
+          ((1 << 17, 4), (4,)), ((70_000,), (1,)), ((300, 300), ())]
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_arrays_stretched_over_the_rows_of_others(shapes, dtype, rng):
+    x, y = (rng.normal(size=s).astype(dtype) for s in shapes)
+    for f in ("add", "subtract", "multiply", "divide", "maximum", "greater"):
+        for a, b in ((x, y), (y, x), (x[::-1], y)):
+            got = [getattr(ag, f)(ag.asarray(a), ag.asarray(b)).numpy() for _ in range(3)]
+            want = getattr(np, f)(a, b)
+            assert all(g.dtype == want.dtype and g.tobytes() == want.tobytes() for g in got)
+    made = any(v for k, v in eager._kernels.items() if k[0] is eager._compile_stretched)
+    assert made or shapes[1] in ((4,), (1,), (60, 1), (1, 1), ())
+
+
+EXACT = """add subtract multiply divide floor_divide remainder fmod negative positive abs sign reciprocal square sqrt
+    rsqrt floor ceil trunc round copysign maximum minimum fmax fmin relu equal not_equal less less_equal greater
+    greater_equal isnan isinf isfinite signbit logical_and logical_or logical_xor logical_not""".split()
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_that_are_bit_for_bit_those_of_numpy(name, dtype, rng):
+    """For these it cannot be seen when eager code goes over to a kernel (docs/compiler.md names them)."""
+    with np.errstate(all="ignore"):
+        special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 1, -1, 2, 0.5, 3e38, 7, 1e-300,
+                            1e300]).astype(dtype)
+        x, y = (np.concatenate([g.ravel(), (rng.normal(size=70_000) * 30).astype(dtype)])
+                for g in np.meshgrid(special, special))
+    arguments = [ag.asarray(a) for a in (x, y)][:len(TABLE[name].inputs)]
+    first, _, again = [getattr(ag, name)(*arguments).numpy() for _ in range(3)]
+    op = TABLE[name]
+    assert any(v is not None and eager._rows.get(k[0]) is op for k, v in eager._kernels.items()), "no kernel was made"
+    bits = [a.view(f"u{a.itemsize}") for a in (first, again)]
+    nan = [np.isnan(a) if a.dtype.kind == "f" else False for a in (first, again)]
+    assert ((bits[0] == bits[1]) | nan[0] & nan[1]).all()
 
 
 def test_rules_of_numbers_are_few(rng):
@@ -228,21 +270,3 @@ def test_attention_to_infinite_and_nan_scores(rng):
     k[1, 0, 5], v[2, 1, 7, 3] = np.nan, np.inf
     with np.errstate(all="ignore"):
         compare(ag.scaled_dot_product_attention, q, k, v, error=3e-5)
-
-
-@pytest.mark.parametrize("x, y", [((40, 33, 1), (40, 1, 29)), ((5, 8, 33, 1), (5, 8, 1, 29)),
-                                  ((40, 3, 1), (40, 1, 290)), ((1, 100, 1), (40, 1, 29))], ids=str)
-def test_outer_products_of_batches(x, y, rng):
-    x, y = rng.normal(size=x), rng.normal(size=y)
-    for a, b in ((x, y), (x.swapaxes(0, -3), y.swapaxes(0, -3)), (x[..., ::-1, :], y[..., ::-2])):
-        got = compare(ag.matmul, a, b)
-        np.testing.assert_allclose(got[0], a * b, rtol=1e-5)
-
-
-def test_gradients_for_each_example_of_large_weights(rng):
-    x, w = rng.normal(size=(64, 40)), rng.normal(size=(40, 50))
-    f = lambda w, x: ag.tanh(x @ w).sum()
-    for _ in range(2):
-        got = ag.vmap(ag.grad(f), in_axes=(None, 0))(ag.asarray(w.astype("f")), ag.asarray(x.astype("f")))
-    want = x[:, :, None] * (1 - np.tanh(x @ w) ** 2)[:, None, :]
-    np.testing.assert_allclose(got.numpy(), want, rtol=1e-3, atol=1e-5)
