@@ -149,7 +149,7 @@ def _deliver(fn: Callable[..., Any], values: list[Tensor]) -> None:
         fn(*values)
         return
     recorder.on_effect(fn, values)
-    with recorder.paused():
+    with recorder.paused(fn):
         fn(*[v.detach() for v in values])
 
 

@@ -30,9 +30,10 @@ _new = object.__new__
 _tickets = tape._tickets
 _nd, _asarray, _Node, _Pick, _f32, _is_inexact = (
     np.ndarray, np.asarray, tape.Node, tape.Pick, dtypes.float32, dtypes.is_inexact)
-_floats, _weak, _number = numbers.FLOATS[dtypes.float32], numbers.weak, numbers.exact
+_numbers, _floats, _weak, _number = numbers.FLOATS, numbers.FLOATS[dtypes.float32], numbers.weak, numbers.exact
 LARGE = large.THRESHOLD
 _SCALARS = (bool, int, float, complex)
+_MOST = int(np.finfo(np.float64).max)
 
 
 def bind(cls: type) -> None:
@@ -127,7 +128,8 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
                 if op.result == "bool" and isinstance(x, int):  # a comparison is right for any number, as NumPy has it
                     if config.modes.recorder is not None:
                         config.modes.recorder.refuse(f"it compares a Tensor of {dt} with {x}")
-                    out.append(constant(np.array(x if -1 << 63 <= x < 1 << 63 else float(x))))
+                    near = -1 << 63 <= x < 1 << 63
+                    out.append(constant(np.array(x if near else float(max(-_MOST, min(x, _MOST))))))
                     continue
                 raise DTypeError(f"{op.name.lstrip('_')}: {x} does not fit into {dt}; cast the Tensor to a wider dtype "
                                  "first") from None
@@ -139,6 +141,10 @@ def apply(op: Op, inputs: tuple, statics: tuple) -> Any:
 
     Raises the errors of `agog.errors`, which name the user's line.
     """
+    if not config.special or (config.modes.recorder is None and not config.op_hooks):
+        done = _interpret(op, inputs, statics)
+        if done is not None:
+            return done
     watched = _unwatch(op, inputs, statics) if config.special else None
     try:
         tensors = _promote(op, _operands(op, inputs))
@@ -176,6 +182,84 @@ def apply(op: Op, inputs: tuple, statics: tuple) -> Any:
     finally:
         if watched is not None:
             sys.setprofile(watched)
+
+
+def _interpret(op: Op, inputs: tuple, statics: tuple) -> Any:
+    """What `apply` does inside a transformation where no operand needs a cast, in few steps; else None."""
+    facts = _facts.get(op)
+    if facts is None:
+        many = [bool(op.promotes)] if op.variadic else [n in op.promotes for n in op.inputs]
+        facts = _facts[op] = repeat(many[0]) if op.variadic else tuple(many), _taker(op)
+    promoted, takes = facts
+    common: Any = None
+    top: Any = None
+    level, numbers = 0, False
+    datas: list[Any] = []
+    for x, p in zip(inputs, promoted):
+        if isinstance(x, Tensor):
+            data = x._data
+            if type(data) is not _nd:
+                mine = getattr(data, "__agog_level__", None)
+                if mine is None:
+                    return None
+                if mine > level:
+                    level, top = mine, type(data)
+            if p:
+                dtype = data.dtype
+                if common is None:
+                    common = dtype
+                elif dtype is not common:
+                    return None
+            datas.append(data)
+        elif x is None:
+            datas.append(None)
+        elif p and (type(x) is float or type(x) is int):
+            numbers = True
+            datas.append(None)
+        else:
+            return None
+    if top is None or common is not None and not takes(common):
+        return None
+    if numbers:
+        if common not in _numbers:
+            return None
+        try:
+            inputs = tuple([wrap(_number(x, common)) if type(x) is float or type(x) is int else x for x in inputs])
+        except OverflowError:
+            return None
+        datas = [None if x is None else x._data for x in inputs]
+    if op.check is not None:
+        statics = op.check(*datas, *statics)
+    out = top.__agog_interpret__(op, inputs, statics)
+    many_out = len(op.outputs) > 1
+    outs = out if many_out else (out,)
+    if op.vjp and config.modes.grad:
+        for x in inputs:
+            if x is not None and x._node is not None:
+                result = _record(op, list(inputs), datas, statics, outs)
+                if result is not None:
+                    return result if many_out else result[0]
+                break
+    return tuple([wrap(o) for o in outs]) if many_out else wrap(out)
+
+
+_facts: dict[Op, tuple[Any, Callable[[Any], bool]]] = {}
+"""Of a row: which of its inputs are promoted, and which dtypes it takes without a cast."""
+
+_functions: dict[Op, Callable[..., Any]] = {}
+
+
+def run(op: Op, inputs: tuple, statics: tuple) -> Any:
+    """`apply` for inputs that are Tensors or None: on the fast path where all of their data are arrays."""
+    for x in inputs:
+        if x is not None and type(x._data) is not _nd:
+            return apply(op, inputs, statics)
+    fn = _functions.get(op)
+    if fn is None:
+        if op.variadic or TABLE.get(op.name) is not op:
+            return apply(op, inputs, statics)
+        fn = _functions[op] = getattr(tensors, op.name)
+    return fn(*inputs, *statics)
 
 
 _PLAIN = (bool, int, float, complex, str, type(None), np.dtype)

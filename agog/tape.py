@@ -16,9 +16,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from agog import config
 from agog.array import large
 from agog.errors import GradientError
 from agog.ops.gathered import Products, gather
+from agog.ops.pieces import Pieces
 from agog.ops.row import Op
 
 _tickets = count(-1, -1)  # younger is smaller: what a heap hands out first
@@ -110,6 +112,7 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
     pending: dict[Any, Any] = {}
     found: dict[Any, Any] = {}
     products: dict[Any, Products] = {}
+    pieces = False
     heap: list[tuple[int, Any]] = []
     hooked = bool(hooks.data)  # (len() of a weak dictionary is a call into Python)
     watched = hooked or wanted is not None
@@ -140,6 +143,8 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
         else:
             node, g = following, first
         following = None
+        if type(g) is Pieces:
+            g = g.value()
         if watched:
             if hooked and node in hooks:
                 g = _run_hooks(xp, node, g)
@@ -212,6 +217,18 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
             if gather(products, parents[at], *split(g, env[saved])):
                 parents = (*parents[:at], None, *parents[at + 1:])
         wide = elementwise and type(g) is _ndarray and g.size >= _PULL_FROM
+        if not op.variadic and op.reads is not None and config.modes.recorder is None:
+            # (A recorder looks for loops among the operations, one turn like the other.)
+            pieces = True
+            part = Pieces(xp, env[op.reads[0]], g, env[op.reads[1]])
+            (parent,) = parents
+            if type(parent) is Leaf:
+                found[parent] = found[parent] + part if parent in found else part
+            elif parent in pending:
+                pending[parent] = pending[parent] + part
+            else:
+                following, first = parent, part
+            continue
         for parent, rule in zip(parents, _variadic_rules(xp, op, g, env) if op.variadic else op.rules):
             if parent is None:
                 continue
@@ -241,6 +258,10 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
                 pending[parent] = part
                 heappush(heap, (parent.seq, parent))
         whole = known
+    if pieces:
+        for leaf, g in found.items():
+            if type(g) is Pieces:
+                found[leaf] = g.value()
     for leaf, several in products.items():
         found[leaf] = found[leaf] + several.value() if leaf in found else several.value()
     if hooked:

@@ -4,6 +4,8 @@ import gc
 import threading
 import weakref
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -331,3 +333,88 @@ def test_user_errstate_does_not_reach_the_gradients():
     with np.errstate(all="raise"):
         y.backward()
     assert x.grad.tolist() == [np.inf, 0.5]
+
+
+# ------------------------------------------------------------------------------------------- reading in pieces
+def test_what_is_read_in_pieces_gets_its_gradient_at_once(monkeypatch):
+    from agog.ops.namespaces import raw
+
+    calls = []
+    for name in ("_getitem_adjoint", "_getitem_adjoints"):
+        compute = getattr(raw, name)
+        monkeypatch.setattr(raw, name, lambda *a, n=name, compute=compute, **k: calls.append(n) or compute(*a, **k))
+    x = ag.asarray(np.arange(60.0).reshape(20, 3), requires_grad=True)
+    total = 0
+    for i in range(20):
+        total = total + (x[i] * (i + 1)).sum()
+    total.backward()
+    assert calls == ["_getitem_adjoints"]  # not twenty arrays as large as x, and their sums
+    np.testing.assert_array_equal(x.grad.numpy(), np.repeat(np.arange(1.0, 21), 3).reshape(20, 3))
+
+
+@pytest.mark.parametrize("indices", [
+    [np.s_[0:2], np.s_[2:5], np.s_[5:]], [np.s_[:, 0:2], np.s_[:, 2]], [np.s_[1:4], np.s_[3:6], -1],
+    [np.s_[::2], np.s_[1::2]], [2, 2, None], [np.s_[..., 1], np.s_[None, 3], np.s_[1, 1:3]],
+    [None, 0, None, np.s_[1:], np.s_[:0]], [np.s_[i:i + 4] for i in (0, 1, 2, 0, 1, 2, 1)], [(), 0]], ids=str)
+def test_pieces_in_every_way(indices, rng):
+    """Against products with matrices that select; None among the indices: x as a whole."""
+    def read(x):
+        return sum(((k + 1.5) * (x if i is None else x[i]) ** 3).sum() for k, i in enumerate(indices))
+
+    def selected(x):
+        flat = ag.reshape(x, (18,))
+        return sum(((k + 1.5) * (m @ flat) ** 3).sum() for k, m in enumerate(masks))
+
+    places = np.arange(18).reshape(6, 3)
+    masks = [np.eye(18)[(places if i is None else places[i]).reshape(-1)] for i in indices]
+    value = rng.standard_normal((6, 3))
+    want = ag.grad(selected)(ag.asarray(value)).numpy()
+    for given in (lambda x: x, lambda x: x + 0.0):  # a leaf, and a node
+        for more in (False, True):
+            x = ag.asarray(value, requires_grad=True)
+            read(given(x)).backward(create_graph=more)
+            np.testing.assert_allclose(x.grad.detach().numpy(), want, rtol=1e-12, atol=1e-12)
+            assert x.grad.requires_grad is more
+    want = ag.hessian(selected)(ag.asarray(value)).numpy()
+    np.testing.assert_allclose(ag.hessian(read)(ag.asarray(value)).numpy(), want, atol=1e-12)
+    np.testing.assert_allclose(ag.jacobian(ag.grad(read))(ag.asarray(value)).numpy(), want, atol=1e-12)
+
+
+def test_pieces_meet_hooks():
+    x = T(1, 2, 3)
+    y, seen = x * 1.0, []
+    y.register_hook(lambda g: seen.append(g.tolist()) or g * 2)
+    x.register_hook(lambda g: seen.append(g.tolist()))
+    (y[0] * 3 + y[1:].sum() + x[2]).backward()
+    assert seen == [[3, 1, 1], [6, 2, 3]] and x.grad.tolist() == [6, 2, 3]
+
+
+def test_pieces_that_overlap_do_not_pile_up():
+    from agog.ops.namespaces import raw
+    from agog.ops.pieces import Pieces
+
+    total = Pieces(raw, (8,), np.ones(6), (slice(0, 6),))
+    for i in range(10):
+        total = total + Pieces(raw, (8,), np.ones(6), (slice(i % 3, i % 3 + 6),))
+        assert sum(g.size for g in total.gs) <= 16 + 6
+    assert total.value().sum() == 66
+    for other in (np.ones(8), ag.ones(8, dtype="float64"), np.float64(1)):
+        p = Pieces(raw, (8,), np.ones(2), (slice(0, 2),))
+        assert np.asarray(other + p).tolist() == np.asarray(p + other).tolist() == [2, 2, 1, 1, 1, 1, 1, 1]
+
+
+@hypothesis.given(st.lists(st.one_of(st.integers(-4, 3), st.slices(4)), min_size=1, max_size=4),
+                  st.sampled_from([0, 1]), st.booleans())
+def test_indices_that_meet(keys, axis, more):
+    from agog.ops.pieces import cover
+
+    indices = tuple((slice(None),) * axis + (k, *((slice(0, 1),) if more and i == 0 and not axis else ()))
+                    for i, k in enumerate(keys))
+    count = np.zeros((4, 4), int)
+    for i in indices:
+        count[i] += 1
+    apart, whole = cover((4, 4), indices)
+    assert not apart or count.max() <= 1
+    assert not whole or count.min() == count.max() == 1
+    if all(type(k) is int for k in keys):
+        assert apart == (count.max() <= 1)

@@ -35,6 +35,32 @@ def test_against_numpy(name, axis, keepdims):
     assert ours.shape == np.shape(want) and np.allclose(ours, want)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+@pytest.mark.parametrize("shape, axis", [
+    ((5000,), 0), ((700, 10), 1), ((700, 10), -1), ((700, 10), 0), ((100, 7, 9), 1), ((100, 7, 9), (1, 2)),
+    ((100, 7, 9), (0, 1)), ((100, 7, 9), (0, 2)), ((100, 7, 9), (2, 1)), ((33, 4, 5, 11), (1, 2)),
+    ((33, 4, 5, 11), (-1, -2)), ((1000, 8), [1]), ((9001, 3), 1), ((20, 400), 1), ((20, 300, 3), 1)], ids=str)
+def test_sums_over_short_axes_of_many(shape, axis, dtype):
+    """They are products with ones where that is faster."""
+    value = (data(*shape) * 10).astype(dtype)
+    over = tuple(axis) if isinstance(axis, list) else axis
+    for x in (value, value[::-1]):
+        for keepdims in (False, True):
+            for name in ("sum", "mean"):
+                got = getattr(ag, name)(ag.asarray(x), axis=axis, keepdims=keepdims).numpy()
+                want = getattr(x.astype("float64"), name)(axis=over, keepdims=keepdims)
+                assert got.shape == want.shape and got.dtype == getattr(ag, name)(ag.asarray(x[:1])).dtype
+                np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_sums_of_special_values_over_short_axes():
+    x = np.tile([[1.0, inf, 2.0], [nan, 1.0, 1.0], [inf, -inf, 0.0], [1.0, -inf, -1e308]], (1000, 1))
+    np.testing.assert_array_equal(ag.sum(ag.asarray(x), axis=1).numpy(), np.tile([inf, nan, nan, -inf], 1000))
+    for bad in (2, -3, (0, 0)):
+        with pytest.raises(AxisError):
+            ag.sum(ag.asarray(x), axis=bad)
+
+
 def test_integers_add_up_in_64_bits():
     x = ag.asarray([100, 100, 100], dtype="int8")
     assert ag.sum(x).item() == 300 and ag.sum(x).dtype == ag.int64 and ag.prod(x).item() == 10**6

@@ -218,6 +218,37 @@ def test_jvp():
          t * T(3, 4) + x * T(0, 1))
 
 
+def test_jvp_adds_no_zeros():
+    """An operand without a tangent has none, instead of zeros that are added to the other's."""
+    ran = []
+    x, c = R(3, 4), R(4)
+    for f in (lambda x: x + c, lambda x: c - x, lambda x: ag.where(x > 0, x, c)):
+        remove = ag.config.add_op_hook(lambda op, ins, outs: ran.append(op.name))
+        try:
+            dy = ag.jvp(f, (x,), (x,))[1]
+        finally:
+            remove()
+        near(dy, np.asarray((f(x * (1 + 1e-6)) - f(x * (1 - 1e-6))) / 2e-6), 1e-6)
+    assert not {"zeros", "zeros_like"} & {*ran}
+
+
+@pytest.mark.parametrize("number", [2, 3.5, True, -0.0, 1e300, -10**400, 1j], ids=lambda n: str(n)[:9])
+@pytest.mark.parametrize("f", [lambda v, n: v * n, lambda v, n: n - v, lambda v, n: v**2 + n, lambda v, n: v == n])
+def test_numbers_inside_transformations(f, number):
+    """They are weak, as outside."""
+    x = ag.asarray([1.0, 2.0], dtype="float32")
+    try:
+        want = ag.stack([f(v, number) for v in x])
+    except errors.DTypeError:
+        with pytest.raises(errors.DTypeError):
+            ag.vmap(lambda v: f(v, number))(x)
+        return
+    got = ag.vmap(lambda v: f(v, number))(x)
+    assert got.dtype == want.dtype and np.array_equal(got, want)
+    y, dy = ag.jvp(lambda v: f(v, number), (x,), (x,))
+    assert y.dtype == want.dtype and np.array_equal(y, want) and (dy.dtype == want.dtype)
+
+
 def test_linearize():
     runs = []
 

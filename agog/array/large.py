@@ -139,8 +139,8 @@ for an array and a number, as an array of no axes, by the ufunc, the dtype and t
 for what `accelerate` was asked for, and has compiled. Raises ValueError for what is not C-contiguous."""
 
 stretched: Callable[..., Any] | None = None
-"""Set by the compiler when it is loaded: `stretched(ufunc, a, b)`, their result where one of them is stretched over the
-rows of the other; None where there is no kernel, or none yet."""
+"""Set by the compiler when it is loaded: `stretched(ufunc, a, b, shape)`, the result for arrays that broadcast to
+`shape`, or None where there is no kernel, or none yet."""
 
 kernels: dict[str, Callable[..., Any]] = {}
 """Native computations of whole rows by the row's name, set by the compiler when it is loaded: see `native`."""
@@ -315,12 +315,12 @@ def _beside_number(ufunc: Any, a: Any, b: Any) -> Any:
 
 def _broadcast(ufunc: Any, a: Any, b: Any) -> Any:
     """The same for arrays that are stretched against each other, or lie otherwise in memory."""
-    if type(a) is _ndarray and type(b) is _ndarray:
-        if stretched is None:
-            _count(16 * max(a.size, b.size))
-        elif (done := stretched(ufunc, a, b)) is not None:
-            return done
     shape = np.broadcast_shapes(*[x.shape for x in (a, b) if type(x) is np.ndarray])
+    if stretched is not None:
+        if prod(shape) >= THRESHOLD and (done := stretched(ufunc, a, b, shape)) is not None:
+            return done
+    else:
+        _count(16 * prod(shape))
     if prod(shape) < _THREADS_FROM or shape[0] == 1:
         return ufunc(a, b)
     out = empty(shape, _result_dtype(ufunc, (a, b)))

@@ -17,7 +17,7 @@ import numpy as np
 from agog import tape, tree
 from agog.autodiff.forward import next_level, settle, top_level
 from agog.autodiff.functional import check_function
-from agog.dispatch import apply, operand, tensors, wrap
+from agog.dispatch import apply, operand, run, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, AxisError, ShapeError
 from agog.ops.row import Op
 
@@ -25,23 +25,16 @@ from agog.ops.row import Op
 class Batched:
     """Data of a Tensor inside `vmap`: a Tensor `value` whose axis 0 runs over the examples."""
 
-    __slots__ = ("value", "__agog_level__")
+    __slots__ = ("value", "shape", "dtype", "__agog_level__")
     __array_ufunc__ = None
 
     def __init__(self, value: Any, level: int):
-        self.value, self.__agog_level__ = value, level
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.value.shape[1:]
-
-    @property
-    def dtype(self) -> Any:
-        return self.value.dtype
+        data = value._data
+        self.value, self.shape, self.dtype, self.__agog_level__ = value, data.shape[1:], data.dtype, level
 
     @property
     def ndim(self) -> int:
-        return self.value.ndim - 1
+        return len(self.shape)
 
     @property
     def size(self) -> int:
@@ -60,25 +53,29 @@ class Batched:
     @staticmethod
     def __agog_interpret__(op: Op, operands: list[Any], statics: tuple) -> Any:
         level = top_level(operands)
-        batched = tuple(t is not None and type(t._data) is Batched and t._data.__agog_level__ == level
-                        for t in operands)
-        values = tuple(t._data.value if b else t for t, b in zip(operands, batched))
-        out = run_batched(op, batched, values, statics)
-        if isinstance(out, tuple | list):
-            return tuple(Batched(o, level) for o in out)
+        batched, values = [], []
+        for t in operands:
+            data: Any = None if t is None else t._data
+            mine = type(data) is Batched and data.__agog_level__ == level
+            batched.append(mine)
+            values.append(data.value if mine else t)
+        out = run_batched(op, tuple(batched), tuple(values), statics)
+        if type(out) is tuple or type(out) is list:
+            return tuple([Batched(o, level) for o in out])
         return Batched(out, level)
 
 
 def run_batched(op: Op, batched: tuple[bool, ...], values: tuple, statics: tuple) -> Any:
     """`op` on `values`, of which the batched ones carry the batch along axis 0; so do the results."""
     if op.elementwise:
-        rank = max(v.ndim - b for v, b in zip(values, batched) if v is not None)
-        aligned = []
-        for v, b in zip(values, batched):
-            if b and v.ndim - 1 < rank:
-                v = tensors.reshape(v, (v.shape[0], *(1,) * (rank - v.ndim + 1), *v.shape[1:]))
-            aligned.append(v)
-        return apply(op, tuple(aligned), statics)
+        ranks = [0 if v is None else len(v._data.shape) - b for v, b in zip(values, batched)]
+        rank = max(ranks)
+        for i, b in enumerate(batched):
+            if b and ranks[i] < rank:
+                n, *shape = values[i]._data.shape
+                new = tensors.reshape(values[i], (n, *(1,) * (rank - ranks[i]), *shape))
+                values = (*values[:i], new, *values[i + 1:])
+        return run(op, values, statics)
     if op.batch is not None:
         return op.batch(tensors, batched, values, statics)
     n = next(v.shape[0] for v, b in zip(values, batched) if b)

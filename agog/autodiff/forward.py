@@ -10,11 +10,13 @@ from __future__ import annotations
 import itertools
 from typing import Any, Callable
 
+import numpy as np
+
 from agog import tape, tree
 from agog.array import dtypes
 from agog.autodiff.engine import enable_grad, leaves_below
 from agog.autodiff.functional import as_input, check_function, check_outputs, vjp
-from agog.dispatch import apply, tensors, wrap
+from agog.dispatch import apply, run, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.ops.row import Op
 
@@ -25,23 +27,17 @@ next_level = itertools.count(1).__next__
 class Dual:
     """Data of a Tensor inside `jvp`: Tensors `primal` and `tangent` of one shape."""
 
-    __slots__ = ("primal", "tangent", "__agog_level__")
+    __slots__ = ("primal", "tangent", "shape", "dtype", "__agog_level__")
     __array_ufunc__ = None  # NumPy must not touch it: the fast path raises, and `apply` takes over
 
     def __init__(self, primal: Any, tangent: Any, level: int):
+        data = primal._data
         self.primal, self.tangent, self.__agog_level__ = primal, tangent, level
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.primal.shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.primal.dtype
+        self.shape, self.dtype = data.shape, data.dtype
 
     @property
     def ndim(self) -> int:
-        return self.primal.ndim
+        return len(self.shape)
 
     @property
     def size(self) -> int:
@@ -61,9 +57,13 @@ class Dual:
         level = top_level(operands)
         primals, tangents = [], []
         for t in operands:
-            dual = t is not None and type(t._data) is Dual and t._data.__agog_level__ == level
-            primals.append(t._data.primal if dual else t)  # others keep their nodes: an outer tape may want them
-            tangents.append(t._data.tangent if dual else None)
+            data = None if t is None else t._data
+            if type(data) is Dual and data.__agog_level__ == level:
+                primals.append(data.primal)
+                tangents.append(data.tangent)
+            else:  # it keeps its node: an outer tape may want it
+                primals.append(t)
+                tangents.append(None)
         out, tangent = push(op, primals, tangents, statics)
         if tangent is None:
             return tuple(o._data for o in out) if isinstance(out, tuple) else out._data
@@ -74,7 +74,13 @@ class Dual:
 
 def top_level(operands: list[Any]) -> int:
     """The level of the innermost transformation among the operands' data."""
-    return max(t._data.__agog_level__ for t in operands if t is not None and hasattr(t._data, "__agog_level__"))
+    top = 0
+    for t in operands:
+        if t is not None and type(t._data) is not np.ndarray:
+            level = getattr(t._data, "__agog_level__", 0)
+            if level > top:
+                top = level
+    return top
 
 
 def settle(t: Any, start: int) -> Any:
@@ -86,42 +92,81 @@ def settle(t: Any, start: int) -> Any:
 
 def push(op: Op, primals: list[Any], tangents: list[Any], statics: tuple) -> tuple[Any, Any]:
     """The result of `op` and its tangent (None: zero). Tangents of inputs are Tensors or None."""
-    out = apply(op, tuple(primals), statics)
-    names = op.inputs * len(primals) if op.variadic else op.inputs
-    active = [i for i, t in enumerate(tangents)
-              if t is not None and (names[i] in op.linear_in or names[i] in op.jvp or names[i] in op.vjp)]
-    many = isinstance(out, tuple)
-    if not active or not any(dtypes.is_inexact(o.dtype) for o in (out if many else (out,))):
+    out = run(op, tuple(primals), statics)
+    many = type(out) is tuple
+    if not (any(dtypes.is_inexact(o._data.dtype) for o in out) if many else dtypes.is_inexact(out._data.dtype)):
         return out, None
+    if op.variadic:
+        way, active = _way(op, tuple([t is not None for t in tangents]))
+    else:
+        given = tuple([t is not None for t in tangents])
+        found = _ways.get((op, given))
+        if found is None:
+            found = _ways[op, given] = _way(op, given)
+        way, active = found
+    if way is None:
+        return out, None
+    if way is _linear:
+        return out, _linear(op, primals, tangents, active, statics)
+    if way is _transposed:
+        return out, _transposed(op, primals, tangents, active, statics)
+    outs = out if many else (out,)
+    known = (*primals, *outs, *statics)
+    parts = []
+    for i, (rule, places) in zip(active, way):
+        args = [known[place] if type(place) is int else getattr(known[place[0]], place[1]) for place in places]
+        parts.append(rule(tensors, tangents[i], *args))
+    return out, _total(parts, out)
+
+
+def _way(op: Op, given: tuple[bool, ...]) -> tuple[Any, list[int]]:
+    """How to find a tangent of `op` from tangents of the inputs that are `given`, and those of them that matter.
+
+    A list of rules and the places of their arguments, one for each input, or `_linear`, `_transposed`, None (zero).
+    """
+    names = op.inputs * len(given) if op.variadic else op.inputs
+    active = [i for i, there in enumerate(given)
+              if there and (names[i] in op.linear_in or names[i] in op.jvp or names[i] in op.vjp)]
+    if not active:
+        return None, active
     if not op.variadic and all(names[i] in op.jvp for i in active):
-        return out, _total([_rule(op, op.jvp[names[i]], tangents[i], primals, out, statics) for i in active], out)
-    if all(names[i] in op.linear_in for i in active):
-        inputs = []
-        for i, p in enumerate(primals):
-            if i in active:
-                inputs.append(tangents[i])
-            elif p is not None and (op.variadic or names[i] in op.linear_in):
-                inputs.append(tensors.zeros_like(p.detach()))
-            else:
-                inputs.append(p)
-        return out, apply(op, tuple(inputs), statics)
-    if op.elementwise and not many:
-        return out, _total([_rule(op, op.vjp[names[i]], tangents[i], primals, out, statics) for i in active], out)
-    return out, _transposed(op, primals, tangents, active, statics)
+        return [_places(op, op.jvp[names[i]]) for i in active], active
+    alone = op.elementwise and len(op.outputs) == 1 and all(names[i] in op.vjp for i in active)
+    if all(names[i] in op.linear_in for i in active) and not (alone and len(active) < len(names)):
+        return _linear, active
+    if alone:  # (linear or not: so no zeros are added for inputs that have no tangent)
+        return [_places(op, op.vjp[names[i]]) for i in active], active
+    return _transposed, active
 
 
-def _rule(op: Op, rule: Callable[..., Any], t: Any, primals: list[Any], out: Any, statics: tuple) -> Any:
+_ways: dict[tuple[Op, tuple[bool, ...]], tuple[Any, list[int]]] = {}
+
+
+def _places(op: Op, rule: Callable[..., Any]) -> tuple[Callable[..., Any], list[Any]]:
+    """A rule, and where its arguments are among inputs, outputs and statics: a place, or a place and an attribute."""
     code = rule.__code__
-    outs = out if isinstance(out, tuple) else (out,)
-    known = dict(zip(op.inputs, primals)) | dict(zip(op.outputs, outs)) | dict(zip(op.static_names, statics))
-    args = []
+    places: list[Any] = []
+    known = op.inputs + op.outputs + op.static_names
     for name in code.co_varnames[2:code.co_argcount]:
         if name in known:
-            args.append(known[name])
+            places.append(known.index(name))
         else:
             source, _, what = name.rpartition("_")
-            args.append(getattr(known[source], what))
-    return rule(tensors, t, *args)
+            places.append((known.index(source), what))
+    return rule, places
+
+
+def _linear(op: Op, primals: list[Any], tangents: list[Any], active: list[int], statics: tuple) -> Any:
+    """The tangent of a row that is linear in the active inputs, jointly: what it makes of their tangents."""
+    inputs = []
+    for i, p in enumerate(primals):
+        if i in active:
+            inputs.append(tangents[i])
+        elif p is not None and (op.variadic or op.inputs[i] in op.linear_in):
+            inputs.append(tensors.zeros_like(p.detach()))
+        else:
+            inputs.append(p)
+    return run(op, tuple(inputs), statics)
 
 
 def _total(parts: list[Any], out: Any) -> Any:

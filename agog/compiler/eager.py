@@ -27,6 +27,7 @@ from agog.compiler.pooling import max_pool
 from agog.compiler.rows import PROGRAMS, compile_row_program, compile_rows
 from agog.compiler.rowwise import Rowwise
 from agog.compiler.rules import compile_rule
+from agog.compiler.stretched import compile_stretched, layout
 from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.ops.row import TABLE, Op
 
@@ -66,52 +67,38 @@ def accelerate(ufunc: Any, inputs: tuple, out: np.ndarray) -> bool:
     return True
 
 
-_LEAST_ROW = 16  # elements of a row from which a kernel goes along it faster than NumPy
-
-
-def stretched(ufunc: Any, a: np.ndarray, b: np.ndarray) -> Any:
-    """`ufunc(a, b)` where one has the result's shape and the other is one of its rows, or has one element for each."""
-    turned = a.size < b.size
-    x, y = (b, a) if turned else (a, b)
-    dtype, shape, other = x.dtype, x.shape, y.shape
-    if y.dtype is not dtype or dtype.name not in FLOATS or not y.size or len(other) > len(shape):
+def stretched(ufunc: Any, a: Any, b: Any, shape: tuple[int, ...]) -> Any:
+    """`ufunc(a, b)` of arrays that broadcast to `shape` as one native loop: see `large.stretched`."""
+    if type(a) is not np.ndarray or type(b) is not np.ndarray or a.dtype is not b.dtype:
         return None
-    while other and other[0] == 1:
-        other = other[1:]
-    if other == shape[len(shape) - len(other):]:
-        kind, d = "vector", y.size
-    else:
-        other, n = y.shape, len(y.shape)
-        while n and other[n - 1] == 1:
-            n -= 1
-        if len(other) != len(shape) or other[:n] != shape[:n]:
-            return None
-        kind, d = "column", x.size // y.size
-    if d < _LEAST_ROW or not (x.flags.c_contiguous and y.flags.c_contiguous):
+    if not (a.flags.c_contiguous and b.flags.c_contiguous):
         return None
-    kernel = _ready(_compile_stretched, ufunc, dtype.name, kind, turned)
-    if kernel is None:
+    found = layout(shape, (a.shape, b.shape))
+    if found is None:
         return None
+    lengths, strides = found
+    key = ("stretched", ufunc, a.dtype, strides[0][2], strides[1][2])
+    kernel = _kernels.get(key)
+    if not kernel:
+        if key not in _kernels:
+            _kernels[key] = None  # asked for once
+            if ufunc in _rows and a.dtype.name in _DTYPES:
+                _request(_compile_stretched, key)
+        return None
+    kernel, dtype = kernel
     out = large.empty(shape, dtype)
-    rows = x.size // d
-    kernel([out.reshape(rows, d)], [x.reshape(rows, d), y.reshape(-1)])
+    kernel(out, (a, b), lengths, strides)
     return out
 
 
-def _compile_stretched(ufunc: Any, dtype: str, kind: str, turned: bool) -> Any:
-    op = _rows.get(ufunc)
-    if op is None or op.result != "same":
-        return None
+def _compile_stretched(key: Any) -> None:
+    _, ufunc, dtype, *along = key
+    op = _rows[ufunc]
     lower: Any = op.lower
-
-    def program(row: Any, out: Any, x: Any, y: Any) -> None:
-        def one(v: Any) -> None:
-            pair = v[x], v[y] if kind == "vector" else row.k.splat(y)
-            v.put(out, lower(row.k, *(pair[::-1] if turned else pair)))
-
-        row.each(one)
-
-    return compile_rows(op.name, program, [dtype], ["row"], [dtype] * 2, ["row", kind])
+    result = ufunc(np.empty(0, dtype), np.empty(0, dtype)).dtype
+    if result == dtype or result == np.bool_ and dtype.kind != "i":
+        kernel = compile_stretched(op.name, lower, [dtype.name] * 2, result.name, [bool(n) for n in along])
+        _kernels[key] = kernel, result
 
 
 def _request(make: Any, *key: Any) -> None:

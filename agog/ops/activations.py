@@ -25,7 +25,19 @@ def _sigmoid(np: Any, x: Any) -> Any:
     return np.reciprocal(t, t)
 
 
-sigmoid = elementwise("sigmoid(x) -> y", _sigmoid, **_real, vjp={"x": lambda xp, g, y: g * (y * (1 - y))},
+def _sigmoid_rule(np: Any, g: Any, y: Any) -> Any:
+    slope = 1 - y
+    if slope.ndim and (g.shape == slope.shape or not g.shape):
+        np.multiply(slope, y, slope)
+        return np.multiply(slope, g, slope)
+    return g * (slope * y)
+
+
+elementwise("_sigmoid_rule(g, y) -> x", _sigmoid_rule, takes="f", widen=True,
+            vjp={"g": lambda xp, u, y: xp._sigmoid_rule(u, y), "y": lambda xp, u, g, y: u * (g * (1 - y * 2))},
+            lower=lambda k, g, y: k.mul(g, k.mul(y, k.sub(1.0, y))), domain=(0, 1),
+            doc="`g * y * (1 - y)`: the gradient of sigmoid from its result `y`. Its own derivatives are as short.")
+sigmoid = elementwise("sigmoid(x) -> y", _sigmoid, **_real, vjp={"x": lambda xp, g, y: xp._sigmoid_rule(g, y)},
                       lower=lambda k, x: k.sigmoid(x), domain=(-4, 4), reference=lambda np, x: 1 / (1 + np.exp(-x)),
                       doc="`1 / (1 + exp(-x))`.")
 

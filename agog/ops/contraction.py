@@ -30,9 +30,12 @@ def _dot(x: Any, y: Any) -> Any:
 
 def _outer(np: Any, x: Any, y: Any) -> Any:
     """Columns times rows: nothing is summed, and BLAS would be called for each pair."""
+    work = x.size * y.shape[-1]
+    if work >= large.THRESHOLD and large.stretched is not None:
+        return large.binary(np.multiply, x, y)
     if y.shape[-1] < x.shape[-2]:  # NumPy's inner loop should be the long one
         return _outer(np, y.mT, x.mT).mT
-    return x * y if x.size * y.shape[-1] < large.THRESHOLD else large.binary(np.multiply, x, y)
+    return x * y if work < large.THRESHOLD else large.binary(np.multiply, x, y)
 
 
 def _matmul(np: Any, x: Any, y: Any) -> Any:

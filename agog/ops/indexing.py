@@ -25,6 +25,8 @@ from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
 from agog.ops import axes as ax
 from agog.ops.explain import describe
 from agog.ops.gathering import add_at, outside, still_written
+from agog.ops.joining import batched_all
+from agog.ops.pieces import cover
 from agog.ops.row import Op, composite
 
 _FULL = slice(None)
@@ -80,7 +82,7 @@ def _batched_index(statics: tuple) -> tuple:
 
 Op("_getitem(x; index) -> y", lambda np, x, index: x[index], check=_check_getitem,
    vjp={"x": lambda xp, g, x_shape, index: xp._getitem_adjoint(g, shape=x_shape, index=index)}, linear_in="all",
-   promotes=(), kind="movement",
+   promotes=(), kind="movement", reads="index",
    batch=lambda xp, batched, inputs, statics: xp._getitem(inputs[0], _batched_index(statics)),
    samples=lambda s: [((s(3, 4),), {"index": (1,)}), ((s(3, 4),), {"index": (slice(None), slice(None, None, -2))}),
                       ((s(2, 3, 4),), {"index": (Ellipsis, None, -1)}), ((s(3),), {"index": 2})],
@@ -100,6 +102,31 @@ Op("_getitem_adjoint(g; shape, index) -> x", _getitem_adjoint,
    samples=lambda s: [((s(4),), {"shape": (3, 4), "index": (1,)}),
                       ((s(2, 2),), {"shape": (2, 4), "index": (slice(None), slice(None, None, -2))})],
    doc="Zeros of `shape` with `g` at `index`.")
+
+
+def _getitem_adjoints(np: Any, *args: Any) -> Any:
+    *gs, shape, indices = args
+    apart, whole = cover(shape, indices)
+    out = (np.empty if whole else np.zeros)(shape, gs[0].dtype)
+    for g, index in zip(gs, indices):
+        if apart:
+            out[index] = g
+        else:
+            out[index] += g
+    return out
+
+
+Op("_getitem_adjoints(*gs; shape, indices) -> x", _getitem_adjoints,
+   vjp={"gs": lambda xp, g, indices: [xp._getitem(g, index=i) for i in indices]}, linear_in="all", kind="movement",
+   batch=lambda xp, batched, inputs, statics: xp._getitem_adjoints(
+       *batched_all(xp, batched, inputs), shape=(next(g.shape[0] for g, b in zip(inputs, batched) if b), *statics[0]),
+       indices=tuple(_batched_index((i,)) for i in statics[1])),
+   samples=lambda s: [((s(4), s(4)), {"shape": (3, 4), "indices": ((1,), (-1,))}),
+                      ((s(2, 3), s(1, 3)), {"shape": (3, 3), "indices": (slice(0, 2), (slice(2, 3),))}),
+                      ((s(2, 2), s(2, 3)), {"shape": (2, 4), "indices": ((slice(None), slice(0, 2)),
+                                                                         (slice(None), slice(1, None)))}),
+                      ((s(2), s()), {"shape": (4,), "indices": ((slice(None, None, -2),), (3,))})],
+   doc="The sum of `_getitem_adjoint` of each g and its index.")
 
 
 # --------------------------------------------------------------------------------------------------- basic, writing

@@ -60,14 +60,15 @@ def _concat_rule(xp: Any, g: Any, axis: int, xs_shape: tuple) -> list:
     return out
 
 
-def _batched_all(xp: Any, batched: tuple, inputs: tuple) -> list:
+def batched_all(xp: Any, batched: tuple, inputs: tuple) -> list:
+    """All inputs with the batch axis in front."""
     n = next(x.shape[0] for x, b in zip(inputs, batched) if b)
     return [x if b else xp.broadcast_to(x, (n, *x.shape)) for x, b in zip(inputs, batched)]
 
 
 Op("_concatenated(*xs; axis=0) -> y", lambda np, *args: np.concatenate(args[:-1], args[-1]), check=_check_concat,
    vjp={"xs": _concat_rule}, linear_in="all", kind="movement",
-   batch=lambda xp, batched, inputs, statics: xp._concatenated(*_batched_all(xp, batched, inputs),
+   batch=lambda xp, batched, inputs, statics: xp._concatenated(*batched_all(xp, batched, inputs),
                                                               axis=ax.shifted(statics[0])),
    samples=lambda s: [((s(2, 3), s(1, 3)), {}), ((s(2, 3), s(2, 0), s(2, 1)), {"axis": -1})],
    doc="The arrays one after another along an existing axis; `concat` takes them as a list.")
@@ -111,7 +112,7 @@ Op("_stacked(*xs; axis=0) -> y", _stack, check=_check_stack,
    vjp={"xs": lambda xp, g, axis, xs_shape: [
        xp._getitem(g, index=(slice(None),) * (axis % len(g.shape)) + (i,)) for i in range(len(xs_shape))]},
    linear_in="all", kind="movement",
-   batch=lambda xp, batched, inputs, statics: xp._stacked(*_batched_all(xp, batched, inputs),
+   batch=lambda xp, batched, inputs, statics: xp._stacked(*batched_all(xp, batched, inputs),
                                                          axis=ax.shifted(statics[0])),
    samples=lambda s: [((s(2, 3), s(2, 3)), {}), ((s(2), s(2), s(2)), {"axis": -1}), ((s(),), {})],
    doc="The arrays one after another along a new axis; `stack` takes them as a list.")

@@ -59,6 +59,7 @@ class Op:
     check      `check(*inputs, *statics) -> statics`: normalises static parameters, raises the errors that teach
     lower      `lower(k, *inputs)`: the scalar computation, for the compiler
     batch      batching rule `batch(xp, dims, inputs, statics) -> (output, dim)`; elementwise rows need none
+    reads      the static parameter that is a basic index, of a row of one input that is x[index]
     factors    {input: rule(g, saved)}, for one input: its cotangent is aᵀ b of the (..., m) and (..., n) that it gives
     domain     (low, high) of random test inputs; `samples` gives whole argument lists instead
 
@@ -81,7 +82,7 @@ class Op:
                  "takes", "to_float", "result", "widen", "check", "lower", "batch", "elementwise", "domain", "samples",
                  "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
                  "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic", "decompose",
-                 "nest", "reduce", "factors", "selects", "straight", "plain", "intact")
+                 "nest", "reduce", "factors", "reads", "selects", "straight", "plain", "intact")
 
     straight: tuple[Callable[..., Any], int, Any] | None
     """The rule of a row of one input that works element by element, if it takes one saved value or none."""
@@ -94,7 +95,8 @@ class Op:
                  samples: Callable[..., Any] | None = None, doc: str = "", error: float = 4.0, kind: str = "other",
                  reference: Any = None, smooth: bool = True, commutative: bool = False, view: Any = None,
                  infer: Any = None, dynamic: Any = None, decompose: Any = None, nest: Any = None,
-                 reduce: str | None = None, factors: dict[str, Callable[..., Any]] | None = None, intact: Any = None):
+                 reduce: str | None = None, factors: dict[str, Callable[..., Any]] | None = None, intact: Any = None,
+                 reads: str | None = None):
         head, _, outs = signature.partition("->")
         name, _, params = head.strip().rstrip(")").partition("(")
         arrays, _, statics = params.partition(";")
@@ -127,6 +129,7 @@ class Op:
         self.factors: tuple[int, Callable[..., Any], int] | None = None
         for name, split in (factors or {}).items():
             self.factors = self.inputs.index(name), split, self.names.index(split.__code__.co_varnames[1])
+        self.reads = None if reads is None else (self.names.index(f"{self.inputs[0]}_shape"), self.names.index(reads))
         self.plain = self._bind(np)
         self.raw: Callable[..., Any] = self.bind(np)
         if self.name in TABLE or self.name in COMPOSITES:

@@ -320,6 +320,15 @@ def _getitem_adjoint(b: Any, inputs: Any, node: Any) -> Any:
     return b.assemble(out.shape, str(out.dtype), [(inputs[0], lambda a: a[_open(index)])], fill=0)
 
 
+def _getitem_adjoints(xp: Any, *args: Any) -> Any:
+    *gs, shape, indices = args
+    total = None
+    for g, index in zip(gs, indices):
+        part = xp._getitem_adjoint(g, shape=shape, index=index)
+        total = part if total is None else total + part
+    return total
+
+
 def _setitem(b: Any, inputs: Any, node: Any) -> Any:
     (x, value), out, index = inputs, node.outputs[0], node.static["index"]
     while len(value.shape) and value.shape[0] == 1 and len(value.shape) > _rank(out.shape, index):
@@ -718,6 +727,7 @@ DECOMPOSE: dict[str, Any] = {
     "affine": _affine,
     "vecdot": _vecdot,
     "_getitem_array": _getitem_array,
+    "_getitem_adjoints": _getitem_adjoints,
 }
 
 NEST: dict[str, Any] = {

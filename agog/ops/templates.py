@@ -187,7 +187,8 @@ def method(x, /, axis=None, keepdims=False, dtype=None, *, dim=None, keepdim=Non
         if config.special:
             return apply(op, (x,), (axis, keepdims))
         a = x._data
-        c = raw(a, axis, keepdims) if a.itemsize == 2 else reduce(a, axis, None, None, keepdims)    #? reduces
+        own = a.size > 4095 or a.itemsize == 2                                  #? reduces
+        c = raw(a, axis, keepdims) if own else reduce(a, axis, None, None, keepdims)    #? reduces
         c = raw(a, axis, keepdims)                                              #? !reduces
         if c.dtype is not a.dtype:                                              #? !fixed
             return apply(op, (x,), (axis, keepdims))                            #? !fixed

@@ -131,7 +131,19 @@ def _tanh(np: Any, x: Any) -> Any:
 _tanh.ufunc = "tanh"  # type: ignore[attr-defined]
 
 
-tanh = elementwise("tanh(x) -> y", _tanh, **_float, vjp={"x": lambda xp, g, y: g - g * y * y},
+def _tanh_rule(np: Any, g: Any, y: Any) -> Any:
+    slope = y * y
+    if slope.ndim and (g.shape == slope.shape or not g.shape):
+        np.subtract(1, slope, slope)
+        return np.multiply(slope, g, slope)
+    return g * (1 - slope)
+
+
+elementwise("_tanh_rule(g, y) -> x", _tanh_rule, takes="fc", widen=True,
+            vjp={"g": lambda xp, u, y: xp._tanh_rule(u, y), "y": lambda xp, u, g, y: u * (g * y * -2)},
+            lower=lambda k, g, y: k.mul(g, k.sub(1.0, k.mul(y, y))), domain=(-1, 1),
+            doc="`g * (1 - y * y)`: the gradient of tanh from its result `y`. Its own derivatives are as short.")
+tanh = elementwise("tanh(x) -> y", _tanh, **_float, vjp={"x": lambda xp, g, y: xp._tanh_rule(g, y)},
                    lower=lambda k, x: k.tanh(x), domain=(-1.2, 1.2), doc="The hyperbolic tangent.")
 asinh = elementwise("asinh(x) -> y", **_float, vjp={"x": lambda xp, g, x: g / xp.sqrt(x * x + 1)},
                     lower=lambda k, x: k.asinh(x), domain=(-0.8, 0.8), doc="The inverse hyperbolic sine.")

@@ -265,7 +265,8 @@ def _read(w: _Writer, place: Any) -> str:
 def _check_guards(w: _Writer, r: Recording) -> None:
     guards = r.guards
     if r.differentiable:
-        w.line(f"if {w.name(tape.hooks.data)}: return MISS")
+        hooked = any(before for _, before in [*r.hooks, *r.argument_hooks])
+        w.line("return MISS" if hooked else f"if {w.name(tape.hooks.data)}: return MISS")
     for owner, absent in r.leaf_states:
         w.line(f"if {w.name(owner)}.grad is {'not None' if absent else 'None'}: return MISS")
     if guards.deep:

@@ -108,12 +108,38 @@ def from_user(frame: types.FrameType | None) -> bool:
     return False
 
 
-def loads(code: types.CodeType, name: str) -> bool:
-    """Whether `code` itself (not a function inside it) reads the variable."""
-    return any(
-        i.argval == name and i.opname.startswith(("LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF"))
-        for i in dis.get_instructions(code)
-    )
+# (the last of the first line is what class bodies and annotations have since Python 3.12)
+_LOADS = ("LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_",
+          "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")
+_STORES = ("STORE_DEREF", "STORE_GLOBAL", "STORE_NAME", "STORE_ATTR", "DELETE_")
+_CHANGING = {"append", "appendleft", "extend", "extendleft", "insert", "pop", "popleft", "popitem", "remove", "clear",
+             "update", "setdefault", "add", "discard", "sort", "reverse", "rotate", "subtract", "fill", "put", "resize",
+             "intersection_update", "difference_update", "symmetric_difference_update", "__setitem__", "__setattr__",
+             "__delitem__", "setattr", "delattr", "setitem", "move_to_end"}
+
+
+class Uses:
+    """The variables and attributes that `code` itself (not a function inside it) loads, those that it binds or deletes,
+    and whether it may change a container."""
+
+    __slots__ = ("loads", "binds", "changes")
+
+    def __init__(self, code: types.CodeType):
+        instructions = list(dis.get_instructions(code))
+        self.loads = {i.argval for i in instructions if i.opname.startswith(_LOADS)}
+        self.binds = {i.argval for i in instructions if i.opname.startswith(_STORES)}
+        self.changes = bool(self.loads & _CHANGING) or any(
+            i.opname in ("STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE") for i in instructions)
+
+
+@functools.lru_cache(maxsize=4096)
+def _uses(key: int, code: types.CodeType) -> Uses:
+    return Uses(code)
+
+
+def uses(code: types.CodeType) -> Uses:
+    """What `code` itself does with names; codes that are equal and yet two are kept apart."""
+    return _uses(id(code), code)
 
 
 def builtins_of(namespace: dict) -> dict:
@@ -145,7 +171,7 @@ class Names:
         before: list[Any] = []
         for i in dis.get_instructions(code):
             op, value = i.opname, i.argval
-            if op in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"):
+            if op in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"):
                 self.globals.add(value)
             elif op in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR", "LOAD_SUPER_ATTR"):
                 self.attributes.add(str(value))

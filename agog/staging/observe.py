@@ -44,6 +44,7 @@ from agog.staging.state import (
     IMPURE_TYPES,
     NONE,
     PLAIN,
+    Entry,
     Place,
     Refuse,
     Seen,
@@ -167,6 +168,11 @@ def restore_profile(before: Any) -> None:
         before.enable()
 
 
+def _name(place: Place) -> Any:
+    """The variable or attribute whose value the place is."""
+    return place.name if place.key is None else place.key
+
+
 class Watch(Reach):
     """Notes frames and impure calls while active, and the state that those frames could reach when they began."""
 
@@ -181,6 +187,8 @@ class Watch(Reach):
         self._random: Any = None
         self._active = False
         self.turns: Any = None  # what follows the loops of the frames that run
+        self._effects: list[tuple[list[types.CodeType], Any]] = []  # what ran in each, and whose method it was
+        self._loosened: list[Place] = []  # that effects changed while nothing had read them
 
     # the roots of a call: the function itself and its arguments
     def start(self, fn: Callable[..., Any], arguments: Iterable[tuple[str, Any]]) -> None:
@@ -311,19 +319,52 @@ class Watch(Reach):
         ):
             self.refuse(f"it calls {type(owner).__name__}.{name}() of an object whose state cannot be seen")
 
-    def around_effect(self) -> Callable[[], None]:
-        """Call before a staged effect is delivered, and the result after it: what only it changes is its own."""
+    def around_effect(self, fn: Any) -> tuple[Callable[..., None], Callable[[], None]]:
+        """A profile hook for while a staged effect, `fn`, is delivered, and what to call after it.
+
+        What the effect alone uses is its own, and may change. What the function reads as well may not: a native call
+        delivers effects when everything has been computed.
+        """
         same = [k for k, place in self.places.items() if place is not RAN and self._now(place) == self.before[k]]
+        ran: dict[int, types.CodeType] = {}
+
+        def hook(frame: types.FrameType, event: str, arg: Any) -> None:
+            if event == "call" and is_user_code(frame.f_code.co_filename):
+                ran[id(frame.f_code)] = frame.f_code
 
         def after() -> None:
             for k in same:
                 place = self.places[k]
                 now = self._now(place)
-                if now != self.before[k] and not any(codes.loads(code, place.name) for code in self.codes.values()):
+                if now != self.before[k] and not self._reads(place):
                     self.before[k] = now
                     self.volatile.add(k)
+                    self._loosened.append(place)
+            self._effects.append((list(ran.values()), getattr(fn, "__self__", None)))
 
-        return after
+        return hook, after
+
+    def _reads(self, place: Place) -> bool:
+        """Whether the function may look at what is at this place."""
+        return self._dynamic or isinstance(place, Entry) or any(
+            _name(place) in codes.uses(code).loads for code in self.codes.values())
+
+    def _changed_by_effects(self) -> str | None:
+        """What an effect may change that the function reads, before or after it, even if it did not this time."""
+        for ran, owner in self._effects:
+            effects = [codes.uses(code) for code in ran]
+            binds = {name for u in effects for name in u.binds}
+            loads = {name for u in effects for name in u.loads} if any(u.changes for u in effects) else set()
+            for key, place in self.places.items():
+                if place is RAN or key in self.volatile or not self._reads(place):
+                    continue
+                name = _name(place)
+                if name in binds:
+                    return place.name
+                if (name in loads or owner is not None) and isinstance(value := place.read(), CONTAINERS) and (
+                        name in loads or value is owner):
+                    return place.name
+        return next((place.name for place in self._loosened if self._reads(place)), None)
 
     @staticmethod
     def _now(place: Place) -> Any:
@@ -342,6 +383,8 @@ class Watch(Reach):
         if self.reason is not None:
             return self.reason, False
         self.finish()
+        if (name := self._changed_by_effects()) is not None:
+            return f"a callback may change {name}, which it reads", False
         changed: dict[tuple[int, Any], tuple[Place, Any]] = {}
         verdict = self._changed_places(changed) or self._changed_objects(changed)
         if verdict is not None:

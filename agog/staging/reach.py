@@ -7,6 +7,7 @@ fingerprinted when it is met, before the code that reads it runs.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import inspect
@@ -62,7 +63,25 @@ def _is_library_object(value: Any) -> bool:
     return cls.__module__.partition(".")[0] in _MACHINERY and getattr(cls, "__agog_watch__", None) is None
 
 
+def _is_decimal(value: Any) -> bool:
+    """The module, its classes and numbers: what these give depends on the thread's context."""
+    if isinstance(value, types.ModuleType):
+        return value.__name__ == "decimal"
+    return (value if isinstance(value, type) else type(value)).__module__ == "decimal"
+
+
 _MACHINERY = frozenset({"numpy", "agog", "inspect", "importlib", "_frozen_importlib", "_frozen_importlib_external"})
+
+
+class _VirtualSubclasses:
+    """What `isinstance` with abstract base classes depends on: it changes whenever a class is registered with one."""
+
+    @property
+    def token(self) -> Any:
+        return abc.get_cache_token()
+
+
+_VIRTUAL = _VirtualSubclasses()
 
 
 class Reach:
@@ -161,6 +180,10 @@ class Reach:
         for value in list(seen.values()):
             if isinstance(value, types.FunctionType | types.MethodType):
                 self._note_callable(value)
+            if isinstance(value, abc.ABCMeta):
+                self._note(Place(_VIRTUAL, "token", "the classes registered with abstract base classes"))
+            if _is_decimal(value):
+                self.refuse("it computes with decimal, whose context may change")
             if (
                 id(value) in self._objects
                 or isinstance(value, (*CONTAINERS, np.ndarray))
@@ -302,6 +325,8 @@ class Reach:
             return
         self.places[key] = place
         value = place.read()
+        if value is sys.modules:
+            self.refuse("it looks modules up in sys.modules; import them by name")
         if value is ABSENT:
             self.before[key] = fingerprint(value)
             return

@@ -349,27 +349,31 @@ class Recorder:
         """`ag.print`, `ag.callback`, ...: deliver at commit, with the values of `tensors`."""
         self.effects.append(Effect(deliver, tuple(self.slot_of(t) for t in tensors), len(self.records)))
 
-    def paused(self) -> paused:
-        """A context in which nothing is recorded or noticed."""
-        return paused(self)
+    def paused(self, effect: Any = None) -> paused:
+        """A context in which `effect` is delivered, and nothing is recorded."""
+        return paused(self, effect)
 
 
 class paused:  # noqa: N801 - used as a context
     """No recorder for a while: the delivery of a staged effect is not part of what is staged."""
 
-    def __init__(self, recorder: Recorder):
-        self.recorder = recorder
+    def __init__(self, recorder: Recorder, effect: Any):
+        self.recorder, self.effect = recorder, effect
 
     def __enter__(self) -> None:
         watch = self.recorder.watch
-        self.after = watch.around_effect() if watch is not None else None
+        hook: Any = None
+        self.after: Any = None
+        if watch is not None:
+            hook, self.after = watch.around_effect(self.effect)
         config.modes.recorder = None
         self.profile = sys.getprofile()
-        sys.setprofile(None)
+        sys.setprofile(hook)
         self.streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = (getattr(s, "_stream", s) for s in self.streams)
 
     def __exit__(self, *exc: Any) -> None:
+        sys.setprofile(None)
         sys.stdout, sys.stderr = self.streams
         if self.after is not None:
             self.after()

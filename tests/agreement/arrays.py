@@ -370,7 +370,8 @@ excuse(
 )
 excuse(
     ADJOINT,
-    "_diagonal_adjoint _embedding_adjoint _getitem_adjoint _getitem_arrays_adjoint _getitem_written "
+    "_diagonal_adjoint _embedding_adjoint _getitem_adjoint _getitem_adjoints _getitem_arrays_adjoint "
+    "_getitem_written _tanh_rule _sigmoid_rule "
     "_pad_periodic_adjoint _take_adjoint _take_along_axis_adjoint _take_along_written _gate sum_to",
 )
 excuse(

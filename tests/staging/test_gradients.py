@@ -466,6 +466,26 @@ def hook_on_a_parameter(stage):
         w.grad = None
 
 
+@case(staged=True)
+def hook_on_a_parameter_removed_after_native_calls(stage):
+    w = V(1, 2)
+    opt = ag.optim.SGD([w], lr=0.1)
+
+    @stage
+    def step(x):
+        (w * x).sum().backward()
+        opt.step()
+        opt.zero_grad()
+
+    for i in range(12):
+        if i == 4:
+            remove = w.register_hook(lambda g: g * 0)
+        if i == 8:
+            remove()
+        step(T(1, 1))
+        yield w.detach() + 0
+
+
 @case
 def hook_on_a_staged_result(stage):
     w = V(1, 2)

@@ -1,9 +1,13 @@
 """Python state that a staged function reads: globals, closures, defaults, containers, objects, classes, modules."""
 
+import abc
+import array
 import collections
 import copy
 import dataclasses
+import decimal
 import enum
+import functools
 import sys
 import types
 import typing
@@ -40,6 +44,116 @@ def global_int_to_float_of_the_same_value(stage):
     for v in (2, 2, 2.0, 2.0, True, True, 2):
         set_global("G", v)
         yield f(x)
+
+
+@case
+def closure_variable_that_a_class_body_reads_and_a_callback_changes(stage):
+    n = 1.0
+
+    def change(value):
+        nonlocal n
+        n = value.item()
+
+    @stage
+    def f(x):
+        class Read:
+            before = n
+
+        ag.callback(change, x.sum())
+
+        class ReadAgain:
+            after = n
+
+        return x * Read.before + ReadAgain.after
+
+    for v in (2.0, 2.0, 3.0, 4.0, 4.0):
+        yield f(T(v))
+
+
+@case
+def attribute_of_a_module_looked_up_by_its_name(stage):
+    f = stage(lambda x: x * getattr(sys.modules[__name__], "G"))  # noqa: B009
+    for v in (1.0, 1.0, 5.0, 5.0):
+        set_global("G", v)
+        yield f(T(1))
+
+
+@case
+def decimal_context(stage):
+    f = stage(lambda x: x * float(decimal.Decimal(1) / decimal.Decimal(3)))
+    with decimal.localcontext():
+        for precision in (28, 28, 3, 3, 2):
+            decimal.getcontext().prec = precision
+            yield f(T(1))
+
+
+@case(staged=True)
+def virtual_subclass_registered(stage):
+    class Base(abc.ABC):  # noqa: B024
+        pass
+
+    class Other:
+        pass
+
+    other = Other()
+    f = stage(lambda x: x * (2 if isinstance(other, Base) else 3))
+    yield f(T(1))
+    yield f(T(1))
+    Base.register(Other)
+    yield f(T(1))
+    yield f(T(1))
+
+
+@case(staged=True)
+def keywords_of_a_partial_and_keyword_defaults(stage):
+    def scaled(x, *, k=2.0):
+        return x * k
+
+    bound = functools.partial(scaled, k=3.0)
+    f = stage(lambda x: bound(x) + scaled(x))
+    yield f(T(1))
+    yield f(T(1))
+    bound.keywords["k"] = 5.0
+    yield f(T(1))
+    scaled.__kwdefaults__["k"] = 7.0
+    yield f(T(1))
+    scaled.__kwdefaults__ = {"k": 8.0}
+    yield f(T(1))
+
+
+@case(staged=True)
+def class_of_an_object_and_its_bases_changed(stage):
+    class One:
+        def value(self):
+            return 1.0
+
+    class Two:
+        def value(self):
+            return 2.0
+
+    class Sub(One):
+        pass
+
+    a, b = One(), Sub()
+    f = stage(lambda x: x * a.value() + b.value())
+    yield f(T(1))
+    yield f(T(1))
+    a.__class__ = Two
+    yield f(T(1))
+    Two.value = lambda self: 7.0
+    yield f(T(1))
+    Sub.__bases__ = (Two,)
+    yield f(T(1))
+
+
+@case
+def buffers_of_bytes_and_numbers(stage):
+    raw, numbers = bytearray(b"\x01\x02"), array.array("d", [1.0, 2.0])
+    view = memoryview(raw)
+    f = stage(lambda x: x * view[1] + numbers[0])
+    for i in (1, 1, 5, 5, 2):
+        raw[1], numbers[0] = i, -i
+        yield f(T(1))
 
 
 @case

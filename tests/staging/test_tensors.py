@@ -487,6 +487,84 @@ def staged_print_and_callback(stage):
         yield f(T(v)), seen
 
 
+class Kept:
+    """State that callbacks change."""
+
+    def __init__(self):
+        self.scale, self.seen, self.table = 1.0, [], {"a": 1.0}
+
+    def rescale(self, v):
+        self.scale = v.item()
+
+    def note(self, v):
+        self.seen.append(v.item())
+
+    def enter(self, v):
+        self.table["a"] = v.item()
+
+
+def _calls_of(stage, kept, f):
+    f = stage(f)
+    for v in (2.0, 2.0, 3.0, 4.0, 4.0, 5.0):
+        yield f(T(v)), kept.scale, list(kept.seen), dict(kept.table)
+
+
+@case
+def callback_changes_an_attribute_that_is_read(stage):
+    kept = Kept()
+
+    def f(x):
+        y = x * kept.scale
+        ag.callback(kept.rescale, x.sum())
+        return y
+
+    yield from _calls_of(stage, kept, f)
+
+
+@case
+def callback_changes_an_attribute_that_is_read_after_it(stage):
+    kept = Kept()
+
+    def f(x):
+        ag.callback(kept.rescale, x.sum())
+        return x * kept.scale
+
+    yield from _calls_of(stage, kept, f)
+
+
+@case
+def callback_appends_to_a_list_that_is_read(stage):
+    kept = Kept()
+
+    def f(x):
+        ag.callback(kept.note, x.sum())
+        return x + len(kept.seen)
+
+    yield from _calls_of(stage, kept, f)
+
+
+@case
+def callback_sets_an_entry_that_is_read(stage):
+    kept = Kept()
+
+    def f(x):
+        ag.callback(lambda v: kept.enter(v), x.sum())
+        return x + kept.table["a"]
+
+    yield from _calls_of(stage, kept, f)
+
+
+@case(staged=True)
+def callback_appends_to_a_list_of_its_own(stage):
+    kept = Kept()
+
+    def f(x):
+        ag.callback(lambda v: kept.note(v), x.sum())
+        return x * kept.scale
+
+    yield from _calls_of(stage, kept, f)
+
+
 @case(staged=True)
 def callback_that_raises(stage):
     w = T(0)
