@@ -81,9 +81,11 @@ class SaidScan:
             return
         self._picture(carry)
         if run.reason is None:
+            read = [slot_of(x) for x in sequences]
+            if run.slices and read != run.sequences:
+                run.reason = "it changes what it goes over"
             run.slices.append([slot_of(x) for x in slices])
-            if not run.sequences:
-                run.sequences = [slot_of(x) for x in sequences]
+            run.sequences = read
 
     def _picture(self, carry: Any) -> None:
         run, turns = self.run, self.turns

@@ -238,6 +238,22 @@ def scan_with_a_list_that_grows(stage):
 
 
 @case
+def scan_that_changes_what_it_goes_over(stage):
+    xs = series(6, 2)
+
+    def turn(h, x):
+        xs.assign(xs * 0.5)
+        return h * 0.5 + x, h
+
+    f = stage(lambda: ag.scan(turn, ag.zeros(2), xs))
+    for _ in range(4):
+        yield f(), xs
+    g = stage(lambda xs: ag.scan(turn, ag.zeros(2), xs))
+    for _ in range(4):
+        yield g(xs), xs
+
+
+@case
 def scan_that_prints(stage):
     def turn(h, x):
         ag.print(h)
