@@ -30,8 +30,8 @@ _CONTENTS = 1000
 def describe(args: tuple, kwargs: dict, tensors: list[Any], parameters: Parameters) -> Any:
     """The arguments for `write_entry`; None when they need the general path.
 
-    (positional, names, by name), where an argument is ("tensor", its number), ("plain", value), ("same", object),
-    ("free", its name, value), (list or tuple, arguments) or (dict, keys, arguments).
+    (positional, names, by name), where an argument is ("tensor", its number, its class), ("plain", value),
+    ("same", object), ("free", its name, value), (list or tuple, arguments) or (dict, keys, arguments).
     """
     count = 0
     seen: set[int] = set()
@@ -40,7 +40,7 @@ def describe(args: tuple, kwargs: dict, tensors: list[Any], parameters: Paramete
         nonlocal count
         if is_tensor(x):
             count += 1
-            return "tensor", count - 1
+            return "tensor", count - 1, type(x)
         if isinstance(x, list | dict):
             if id(x) in seen:
                 raise _Unfit
@@ -63,6 +63,8 @@ def describe(args: tuple, kwargs: dict, tensors: list[Any], parameters: Paramete
         out = [argument(parameters.name(i), x) for i, x in enumerate(args)], tuple(kwargs), by_name
     except _Unfit:
         return None
+    finally:
+        one = None  # type: ignore[assignment]  # (it refers to itself)
     return out if count == len(tensors) == len({id(t) for t in tensors}) else None
 
 
@@ -109,6 +111,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.objects: dict[int, str] = {}  # variables of arguments that the recording does not keep alive
         self.env: dict[str, Any] = {
             "MISS": MISS,
             "nd": np.ndarray,
@@ -133,7 +136,7 @@ class _Writer:
     def make(self) -> Callable[[tuple, dict], Any]:
         body = "\n".join("    " + text for text in self.lines)
         exec(compile(f"def entry(args, kwargs):\n{body}\n", "<agog entry>", "exec"), self.env)
-        return self.env["entry"]
+        return self.env.pop("entry")  # (no cycle)
 
 
 def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tuple, by_name: list[Any]) -> list[str]:
@@ -145,7 +148,11 @@ def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tupl
 
     def check(name: str, what: Any) -> None:
         kind = what[0]
-        if kind == "same":
+        if kind == "same" and id(what[1]) in r.guards.weak:
+            reference, kind_of = w.name(r.guards.weak[id(what[1])][0]), w.name(type(what[1]))
+            w.line(f"if {name} is not {reference}() or type({name}) is not {kind_of}: return MISS")
+            w.objects[id(what[1])] = name
+        elif kind == "same":
             w.line(f"if {name} is not {w.name(what[1])}: return MISS")
         elif kind == "free":
             value = what[2]
@@ -161,6 +168,7 @@ def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tupl
             else:
                 w.line(f"if type({name}) is not {w.name(type(value))} or {name} != {w.name(value)}: return MISS")
         elif kind == "tensor":
+            w.line(f"if type({name}) is not {'Tensor' if what[2] is dispatch.Tensor else w.name(what[2])}: return MISS")
             _check_tensor(w, name, what[1], r.argument_specs[what[1]])
             found[what[1]] = name
         elif kind is dict:
@@ -188,6 +196,7 @@ def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tupl
     unpack("args", positional)
     if keys:
         unpack("kwargs.values()", by_name)
+    unpack = None  # type: ignore[assignment]  # (they refer to each other)
     for i, name in enumerate(containers):
         for other in containers[:i]:
             w.line(f"if {name} is {other}: return MISS")
@@ -269,8 +278,10 @@ def _check_guards(w: _Writer, r: Recording) -> None:
         w.line("return MISS" if hooked else f"if {w.name(tape.hooks.data)}: return MISS")
     for owner, absent in r.leaf_states:
         w.line(f"if {w.name(owner)}.grad is {'not None' if absent else 'None'}: return MISS")
-    if guards.deep:
+    if guards.deep or guards.weak:
         w.line(f"if {w.name(guards)}.gone is not None: return MISS")
+    if guards.seen:
+        w.line(f"if not {w.name(guards)}.looked_alike(): return MISS")
     for place, value in guards.same:
         w.line(f"if {_read(w, place)} is not {w.name(value)}: return MISS")
     for place, kind, value in guards.equal:
@@ -280,13 +291,14 @@ def _check_guards(w: _Writer, r: Recording) -> None:
         w.line(f"now = {_read(w, place)}")
         w.line(f"if now is not {w.name(value)} or now.__code__ is not {w.name(code)}: return MISS")
     for watched in guards.watched:
-        w.line(f"now = {w.name(watched.value)}.__agog_watch__()[0]")
+        w.line(f"now = {w.objects.get(id(watched.value)) or w.name(watched.value)}.__agog_watch__()[0]")
         entry = w.name(watched)
         w.line(f"if now is not {entry}.last and not {entry}.holds(now): return MISS")
     seen = f"Seen({w.name(guards.holes)})" if guards.holes else "None"
+    captured = {id(t) for t in r.captured}
     for place, before, fixed in guards.deep:
         w.line(f"now = {_read(w, place)}")
-        if not guards.holes and _check_contents(w, place.read(), before, r.captured_ids):
+        if not guards.holes and _check_contents(w, place.read(), before, captured):
             continue
         picture = f"fingerprint(now, {seen}, {place.name!r})"
         w.line(f"if now is not {w.name(fixed)} and {picture} != {w.name(before)}: return MISS")
@@ -341,7 +353,9 @@ def _check_contents(w: _Writer, value: Any, before: Any, captured: set[int]) -> 
         w.line("except ValueError: return MISS")
         return all(map(check, names, items, pictures))
 
-    if check("now", value, before):
+    fits = check("now", value, before)
+    check = None  # type: ignore[assignment]
+    if fits:
         return True
     del w.lines[mark:]
     w.env = env

@@ -94,9 +94,8 @@ def form(parameters: Parameters, args: tuple, kwargs: dict) -> tuple[Any, list[A
                 raise Unfit
             again = seen.setdefault(id(x), len(tensors))
             node = x._node
-            parts.append(
-                (data.dtype.num, data.shape, node is not None and (hasattr(node, "grad") and "leaf" or "inner"), again)
-            )
+            history = node is not None and (hasattr(node, "grad") and "leaf" or "inner")
+            parts.append((type(x), data.dtype.num, data.shape, history, again))
             tensors.append(x)
             return
         kind = type(x)
@@ -141,11 +140,15 @@ def form(parameters: Parameters, args: tuple, kwargs: dict) -> tuple[Any, list[A
                 return
         add(name, x)
 
-    for i, x in enumerate(args):
-        argument(parameters.name(i), x)
-    for name in kwargs:
-        parts.append(name)
-        argument(name, kwargs[name])
+    try:
+        for i, x in enumerate(args):
+            argument(parameters.name(i), x)
+        for name in kwargs:
+            parts.append(name)
+            argument(name, kwargs[name])
+    finally:
+        # it refers to itself, and to the arguments: these must not wait for the garbage collector
+        add = None  # type: ignore[assignment]
     try:
         key = tuple(parts)
         hash(key)
@@ -162,7 +165,8 @@ def labels(parameters: Parameters, args: tuple, kwargs: dict) -> list[str]:
     def add(name: str, x: Any) -> None:
         if is_tensor(x):
             again = seen.setdefault(id(x), name)
-            text = f"{x.dtype}{list(x.shape)}" + (" that requires grad" if x._node is not None else "")
+            text = ("" if type(x).__name__ == "Tensor" else f"a {type(x).__name__} ")
+            text += f"{x.dtype}{list(x.shape)}" + (" that requires grad" if x._node is not None else "")
             out.append(f"{name}: {text}" if again == name else f"{name}: the Tensor that is also {again}")
         elif isinstance(x, list | tuple | dict):
             out.append(f"{name}: {type(x).__name__} of {len(x)}")
@@ -187,6 +191,7 @@ def labels(parameters: Parameters, args: tuple, kwargs: dict) -> list[str]:
         add(parameters.name(i), x)
     for name, x in kwargs.items():
         add(name, x)
+    add = None  # type: ignore[assignment]
     return out
 
 

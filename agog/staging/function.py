@@ -127,7 +127,7 @@ class Function:
         self._forms: dict[Any, _Form] = {}
         self._entries: list[Any] = []  # of the recordings used last
         self._history: list[str] = []
-        self._evicted = 0
+        self._evicted = self._past = 0
         self._parameters = forms.Parameters(fn)
         self._varying: set[tuple[int, Any]] = set()  # places that hold one Tensor after another
         self._warned: set[str] = set()
@@ -173,8 +173,8 @@ class Function:
 
     @property
     def calls_staged(self) -> int:
-        """How many calls were answered by recordings that are still kept."""
-        return sum(r.calls for form in list(self._forms.values()) for r in form.recordings)
+        """How many calls were answered by recordings that are still kept, or whose objects are gone."""
+        return self._past + sum(r.calls for form in list(self._forms.values()) for r in form.recordings)
 
     # ------------------------------------------------------------------------------------------------- calling
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -267,7 +267,7 @@ class Function:
                 form.runs, form.seconds = form.runs + 1, min(form.seconds, perf_counter() - start)
                 return result
             form.runs = 0
-            dropped = form.recordings.pop()
+            *form.recordings, dropped = form.recordings
             self._entries = [e for e in self._entries if e is not dropped.entry]
         if self._evicted > 4 * FORMS:
             self._say(
@@ -343,7 +343,8 @@ class Function:
         finally:
             recorder.turns = watch.turns = None  # no cycle: what was only looked at goes now
         form.reason, form.attempts = None, 0
-        form.recordings.insert(0, made)
+        form.recordings = [made, *form.recordings]
+        made.guards.when_gone = functools.partial(_drop, weakref.ref(self), weakref.ref(made), key)
         self._note(f"recorded {made.graph.count()} operations" + (f": {why}" if why else ""))
         described = None if self.check or not config.modes.grad else describe(args, kwargs, tensors, parameters)
         if self.background:
@@ -450,6 +451,22 @@ class Function:
             self._warned.add(kind or reason)
             self._note(f"runs eagerly: {reason}")
             warn(f"agog.function: {self.__name__} runs eagerly: {reason}", StagingWarning)
+
+
+def _drop(function: Any, recording: Any, key: Any) -> None:
+    """Forget a recording whose guards can hold no more: something that they compare with by identity is gone."""
+    f, r = function(), recording()
+    if f is None or r is None:
+        return
+    f._entries = [e for e in f._entries if e is not r.entry]
+    f._past += r.calls
+    f._evicted += r.calls == 0
+    r.entry = None
+    form = f._forms.get(key)
+    if form is not None:
+        form.recordings = [other for other in form.recordings if other is not r]
+        if not form.recordings and form.reason is None:
+            f._forms.pop(key, None)
 
 
 def _remake(fn: Any, options: dict[str, Any]) -> Function:

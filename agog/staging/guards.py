@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import types
 import weakref
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -18,12 +19,15 @@ from agog.staging.state import ABSENT, Place, Refuse, Seen, fingerprint, is_tens
 
 _IDENTITY = (*state.FIXED, str, bytes, type(None), bool, type(...), type(NotImplemented))
 
+_MOVES = object()
+"""Stands, in `Guards.deep`, for the value of something that can change: it is never found in a place."""
+
 
 class Guards:
     """Places and what they held. `failed()` gives the name of the first that differs, or None."""
 
-    __slots__ = ("same", "equal", "functions", "watched", "deep", "nodes", "kept", "holes", "gone", "_fading",
-                 "__weakref__")
+    __slots__ = ("same", "equal", "functions", "watched", "deep", "nodes", "seen", "kept", "holes", "weak", "gone",
+                 "when_gone", "_fading", "__weakref__")
 
     def __init__(self, watch: Watch, captured: list[Any]):
         self.same: list[tuple[Place, Any]] = []
@@ -31,37 +35,61 @@ class Guards:
         self.functions: list[tuple[Place, Any, Any]] = []
         self.watched = list(watch.watched.values())
         self.deep: list[tuple[Place, Any, Any]] = []  # with the value itself where it cannot change
+        self.weak = _arguments_to_let_go(watch)
         self.kept = [
             x
             for key, x in watch.reached.items()
-            if key not in watch.given and not is_tensor(x) and not isinstance(x, np.ndarray)
+            if key not in watch.given and key not in self.weak and not is_tensor(x) and not isinstance(x, np.ndarray)
         ]
+        for known in self.weak.keys() & watch.watched.keys():
+            watch.watched[known].fade()
         self.nodes = [(t, t._node) for t in captured]
         self.holes = watch.holes
         rebound = {at(r.place): r for r in watch.rebindings}
         for key, place in watch.places.items():
             if key not in watch.volatile and place is not RAN and key not in watch.held and key not in rebound:
+                if id(place.holder) in self.weak:  # the class of an argument is part of the form
+                    continue
                 before = watch.before[key]
                 if self.holes and isinstance(before, tuple):
                     before = fingerprint(place.read(), Seen(self.holes), place.name)
                 self._add(place, before)
         self.same += [(r.place, r.before) for key, r in rebound.items() if key not in watch.held]
         for name, value, before in watch.arguments:
-            if id(value) not in watch.free and not isinstance(value, (*state.PLAIN, dict, list, tuple)):  # (in the key)
+            in_key = id(value) in watch.free or isinstance(value, (*state.PLAIN, dict, list, tuple))
+            if not in_key and id(value) not in self.weak:
                 self._add(Place({"value": value}, "value", name), before)
-        self.gone: str | None = None  # the place that held a Tensor which is no more: another may have its identity
+        self.gone: str | None = None  # what is no more, and was known by its identity, which another may have now
+        self.when_gone: Callable[[], None] | None = None
         self._fading: list[Any] = []
+        self.seen: list[tuple[Any, Any]] = []  # Tensors that Python may have looked at: (weak reference, node)
         self._notice({id(t) for t in captured})
+        for x, name in self.weak.values():
+            self._fading.append(weakref.ref(x(), functools.partial(_gone, weakref.ref(self), name)))
 
-    def _notice(self, kept: set[int]) -> None:
-        """Notice when a Tensor goes that a picture has by its identity, and that nothing here keeps alive."""
+    def _notice(self, captured: set[int]) -> None:
+        """Notice when a Tensor goes that a picture has by its identity, and that nothing here keeps alive; and what
+        Python can see of one that is not read: whether it requires a gradient."""
+        known = set(captured)
+        for w in self.watched:
+            self._look([x for x in w.kept if is_tensor(x)], known)
+        self._look([value for _, value in self.same if is_tensor(value)], known)
         for place, _, _ in self.deep:
             seen = Seen(self.holes)
             fingerprint(place.read(), seen, place.name)
-            tensors = [x for key, x in seen.items() if is_tensor(x) and key not in kept]
-            kept.update(map(id, tensors))
             callback = functools.partial(_gone, weakref.ref(self), place.name)
+            tensors = self._look([x for x in seen.values() if is_tensor(x)], known)
             self._fading += [weakref.ref(t, callback) for t in tensors]
+
+    def _look(self, tensors: list[Any], known: set[int]) -> list[Any]:
+        new = {id(t): t for t in tensors if id(t) not in known}
+        known |= new.keys()
+        self.seen += [(weakref.ref(t), t._node) for t in new.values()]
+        return list(new.values())
+
+    def looked_alike(self) -> bool:
+        """Whether the Tensors that Python may have looked at require gradients as they did."""
+        return all((t := ref()) is None or t._node is node for ref, node in self.seen)
 
     def _add(self, place: Place, before: Any) -> None:
         value = place.read()
@@ -72,11 +100,11 @@ class Guards:
         elif isinstance(value, types.FunctionType):
             self.functions.append((place, value, value.__code__))
             if is_user_code(value.__code__.co_filename) and (value.__defaults__ or value.__kwdefaults__):
-                self.deep.append((place, before, self))
+                self.deep.append((place, before, _MOVES))
         elif isinstance(before, tuple) and before[0] == "object":
             self.same.append((place, value))
         else:
-            self.deep.append((place, before, value if state.is_frozen(value) else self))
+            self.deep.append((place, before, value if state.is_frozen(value) else _MOVES))
 
     def failed(self) -> str | None:
         """The name of the first thing that is not as it was, or None when all hold."""
@@ -85,6 +113,8 @@ class Guards:
         for tensor, node in self.nodes:
             if tensor._node is not node:
                 return f"requires_grad of a captured Tensor{list(tensor.shape)}"
+        if not self.looked_alike():
+            return "requires_grad of a Tensor"
         for place, value in self.same:
             if place.read() is not value:
                 return place.name
@@ -142,3 +172,25 @@ def _gone(guards: Any, name: str, _: Any) -> None:
     found = guards()
     if found is not None:
         found.gone = name
+        if found.when_gone is not None:
+            found.when_gone()
+
+
+def _arguments_to_let_go(watch: Watch) -> dict[int, tuple[Any, str]]:
+    """{id: (weak reference, name)} of the objects among the arguments that are known by identity, and need not be kept
+    alive: nothing but the call refers to them. A method that is staged does not hold all objects that it ever saw."""
+    found = {
+        id(value): (weakref.ref(value), name)
+        for name, value, before in watch.arguments
+        if isinstance(before, tuple)
+        and before[0] == "object"
+        and type(value).__weakrefoffset__
+        and not dataclasses.is_dataclass(value)  # its contents are in the form, and not which one it is
+    }
+    if found:
+        for place in watch.places.values():
+            if place is not RAN:
+                if place.key != "__class__":
+                    found.pop(id(place.holder), None)
+                found.pop(id(place.read()), None)
+    return found

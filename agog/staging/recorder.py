@@ -148,6 +148,7 @@ class Recorder:
         self._slot_of_array: dict[int, int] = {}
         self._born: set[int] = set()
         self._alive: list[weakref.ref[Any]] = []
+        self._foreign: list[Any] = []
         self._arrays: dict[int, Any] = {}
 
     # ------------------------------------------------------------------------------------------------ slots
@@ -155,6 +156,10 @@ class Recorder:
         slot, key, slots = len(self.specs), id(data), self._slot_of_array
         self.specs.append((data.shape, data.dtype))
         slots[key] = slot
+        if type(data) is not np.ndarray:  # left behind by a transformation (jvp, vmap) that has ended
+            self.refuse("it uses a Tensor whose data is no NumPy array")
+            self._foreign.append(data)
+            return slot
         self._alive.append(weakref.ref(data, lambda _: slots.pop(key, None)))
         if self.arrays is not None:
             self.arrays[slot] = data

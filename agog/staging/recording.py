@@ -102,8 +102,7 @@ class Recording:
         known = {i for i, _ in self.same_arguments}
         self.other_arguments = [i for i in range(len(tensors)) if i not in known]
         self.captured_ids = {id(t) for t in self.captured}
-        if self.held:
-            self.captured_ids |= {i for i, x in pinned.items() if is_tensor(x)}
+        self.captured_ids |= {i for i, x in pinned.items() if is_tensor(x)}  # (Python may have asked `x is y`)
         self.leaf_states = [(self._owner(leaf, tensors), before is None) for leaf, before in recorder.leaves.values()]
         for source in self.fetch:
             if type(source) is Gradient:

@@ -315,17 +315,29 @@ class Watched:
     recognised by its picture. `last` and `bad` remember what the newest comparisons found.
     """
 
-    __slots__ = ("value", "name", "last", "bad", "picture", "kept", "holes")
+    __slots__ = ("_value", "_weak", "name", "last", "bad", "picture", "kept", "holes")
 
     def __init__(self, value: Any, token: Any, name: str):
-        self.value, self.name = value, name
+        self._value, self.name = value, name
+        self._weak: Any = None
         self.renew(token, {})
+
+    @property
+    def value(self) -> Any:
+        """The object; None when it is no more."""
+        return self._value if self._weak is None else self._weak()
 
     def renew(self, token: Any, holes: dict[int, set[Any]]) -> None:
         """It is right as it is now, `holes` (see `Seen`) aside."""
         self.last, self.bad, self.holes = token, None, holes
         self.kept: list[Any] = []
         self.picture = _picture(self.value, self.kept, holes)
+
+    def fade(self) -> None:
+        """Do not keep the object alive any more."""
+        self._weak = weakref.ref(self._value)
+        self.kept = [x for x in self.kept if x is not self._value]
+        self._value = None
 
     def holds(self, now: Any) -> bool:
         """Whether the object, of which `now` is the token, is as it was."""

@@ -164,3 +164,73 @@ def test_state_with_a_history_that_reaches_into_the_call_before(native):
         (y.sum() + out).backward()
         if i:
             assert given[-2].grad.tolist() == [4, 2 + 2 * (i - 1)]
+
+
+def run(program):
+    """What a program that takes `stage` yields, plainly and staged."""
+    worlds = program(lambda f: f), program(ag.function)
+    return [[y.tolist() if isinstance(y, ag.Tensor) else y for y in world] for world in worlds]
+
+
+def test_whether_a_tensor_requires_a_gradient_that_nothing_reads(native):
+    def program(stage):
+        w, items = ag.ones(2), [ag.ones(2), ag.ones(3)]
+        f = stage(lambda x: x * 2 if w.requires_grad else x * 3)
+        g = stage(lambda x: x * sum(t.requires_grad for t in items))
+        for i in range(8):
+            if i == 3:
+                w.requires_grad_()
+            items[i % 2].requires_grad_(i not in (4, 5))
+            yield f(ag.ones(1))
+            yield g(ag.ones(1))
+
+    plain, staged = run(program)
+    assert plain == staged
+
+
+def test_whether_an_argument_is_a_tensor_from_outside(native):
+    def program(stage):
+        a, b = ag.ones(2), ag.ones(2)
+        cache = {"last": a}
+        f = stage(lambda x: x * 2 if x is cache["last"] else x * 3)
+        for last in (a, b):
+            cache["last"] = last
+            for x in (a, a, b, b, a):
+                yield f(x)
+
+    plain, staged = run(program)
+    assert plain == staged
+
+
+def test_the_class_of_an_argument(native):
+    def program(stage):
+        f = stage(lambda x: x * 2 if isinstance(x, ag.nn.Parameter) else x * len(type(x).__name__))
+        one = ag.ones(1)
+        kinds = [ag.Tensor, lambda t: ag.asarray(t.tolist(), requires_grad=True), ag.nn.Parameter, ag.nn.Buffer]
+        for i in (0, 0, 2, 2, 1, 1, 3, 3, 2, 1, 0):
+            yield f(kinds[i](one)).detach()
+
+    plain, staged = run(program)
+    assert plain == staged
+
+
+def test_what_a_transformation_left_behind(native):
+    """Eager code goes on with the inside of a jvp that has ended; recording does not fail because of it."""
+    def program(stage):
+        w = ag.ones(2)
+
+        def leak(x):
+            w.assign(x * 2)
+            return x.sum()
+
+        def halve(x):
+            w.assign(w * 0.5)
+            return x * 2
+
+        f = stage(halve)
+        ag.jvp(leak, (ag.ones(2),), (ag.ones(2),))
+        for _ in range(3):
+            yield f(ag.ones(2))
+
+    plain, staged = run(program)
+    assert plain == staged
