@@ -175,7 +175,8 @@ class Writer:
         seeds = iter([0, 0, 1, 2, 1, 2, 0])
         for i in range(CALLS):
             before = events(self) if i > 1 and r.random() < 0.45 else []
-            how = "" if i < 2 else r.choice(["", "", "", "", "", "alias", "shape", "no_grad", "eager", "w", "dtype"])
+            ways = [*[""] * 7, "alias", "shape", "no_grad", "eager", "w", "dtype", "grad", "jvp"]
+            how = "" if i < 2 else r.choice(ways)
             p.calls.append((before, self.seeds[next(seeds)], how))
 
     def form(self, names):
@@ -246,7 +247,9 @@ def run(p, stage):
             given = [x.clone() if _inexact(x) else x for x in args] if p.grad == "clones" else args
         context = {"no_grad": ag.no_grad, "eager": ag.eager}.get(how)
         try:
-            if context is None:
+            if how in ("grad", "jvp"):
+                out = transformed(how, f, given)
+            elif context is None:
                 out = f(*given)
             else:
                 with context():
@@ -266,6 +269,18 @@ def run(p, stage):
         env["log"].clear()
     seen.append(_Picture()([results, ag.random.normal((2,))]))  # what earlier calls gave, now
     return seen, f
+
+
+def transformed(how, f, args):
+    """The gradient, or the derivative along ones, of the sum of what a call returns, by the first argument."""
+
+    def total(x):
+        found = [y for y in ag.tree.leaves(f(x, *args[1:])) if _inexact(y)]
+        return sum([(y.abs() if "complex" in str(y.dtype) else y).astype("float64").sum() for y in found])
+
+    if how == "grad":
+        return ag.value_and_grad(total)(args[0])
+    return ag.jvp(total, (args[0],), (args[0] * 0 + 1,))
 
 
 def arguments(p, env, seed, how, seen):
