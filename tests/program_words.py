@@ -8,6 +8,7 @@ g = ag.zeros(())
 log = []
 ag.random.seed(7)
 m = ag.nn.Linear(3, 2)
+bn = ag.nn.BatchNorm1d(3)
 opt = ag.optim.SGD([p], lr=0.25, momentum=0.5)
 adam = ag.optim.Adam(list(m.parameters()), lr=0.125)
 
@@ -61,7 +62,7 @@ def inner(a, b):
 
 def stage(how):
     global inner
-    inner = how(inner)
+    inner, Box.update = how(inner), how(Box.update)
 """
 
 STATE = ["w", "s.h", "s.items[0]", "s.items[1]", "s.table['a']", "s.table['b']", "s.pair[0]", "s.inner.a", "g", "p"]
@@ -212,6 +213,11 @@ _EVENTS = [
     "helper.__defaults__ = (3.0,)",
     "total = lambda *xs, **named: xs[0].sum() - k",
     "s.h[0] = 4.0",
+    "log.append(s.update(ag.ones(3)).tolist())",
+    "log.append(s.update(w).tolist())",
+    "log.append(s.method(ag.ones(2)).tolist())",
+    "bn.eval()",
+    "bn.train()",
 ]
 
 
@@ -256,6 +262,11 @@ _CALLS = [
     "ruled({a})",
     "m({a}).sum(axis=-1)",
     "m(w)",
+    "bn({a}.reshape((-1, 3)) * 1.0)",
+    "q['u'] * {a}",
+    "q['v'][0] + {a} * q['v'][1]",
+    "sum([v.sum() for v in q['v'][:1]]) + q['u'].ndim + {a}",
+    "{a} * len(q)",
     "ag.checkpoint(lambda v: ag.tanh(v) * w.sum(), {a})",
     "getattr(s, 'h') + {a}",
     "s.table.get('a', {a}) * {k}",
@@ -526,6 +537,8 @@ def _argument(w):
             [f"{a}.assign({a} * 0.5)"],
             [f"{a} = {a} + 1"],
             [f"{a}, u = {a} * 2, {a}", f"{a} = {a} + u"],
+            [f"q['u'] = {a} * 2", f"{a} = {a} + q['u']"],
+            ["q['v'][0] += 1", f"{a} = {a} + q['v'][0]"],
         ]), a, w.exact[a])
 
 

@@ -58,8 +58,11 @@ class Program:
                 x = x + 1j * rng.integers(-6, 7, shape)
             x = x / 2 if "float" in dtype or "complex" in dtype else x
             out.append(ag.asarray(np.asarray(x)).astype(dtype))
-        for values in self.extra.values():
+        for name, values in self.extra.items():
             x = values[rng.integers(len(values))]
+            if name == "q":
+                u, v = (ag.asarray(rng.integers(-4, 5, n).astype("f4")) for n in (3, (2, 3)))
+                x = {"u": u, "v": [v, [0.5, 2.0][rng.integers(2)]]}
             out.append(x.copy() if isinstance(x, np.ndarray) else x)
         return out
 
@@ -89,6 +92,9 @@ class Writer:
             self.numbers += ["n"]
         if r.random() < 0.1:
             p.extra["z"] = [np.array([1.0, 2.0, -0.5], "f4"), np.array([0.5, -3.0, 2.0], "f4")]
+        if r.random() < 0.15:
+            p.extra["q"] = [None]
+            self.numbers += ["q['v'][1]"]
         p.grad = r.choice([None] * 6 + ["clones", "leaves", "leaves"])
         p.back = r.choice(["sum", "sum", "first", "each"])
         self.seeds = [r.randrange(1 << 30) for _ in range(3)]
@@ -264,7 +270,7 @@ def run(p, stage):
         except Exception as error:
             out = type(error).__name__
         draw = _Picture()
-        state = {n: env[n] for n in ("k", "w", "p", "m", "log", "s", "g")}
+        state = {n: env[n] for n in ("k", "w", "p", "m", "bn", "log", "s", "g")}
         seen.append(draw([out, args, given, state]))
         env["log"].clear()
     seen.append(_Picture()([results, ag.random.normal((2,))]))  # what earlier calls gave, now
@@ -329,7 +335,7 @@ class _Picture:
         if type(x).__name__ in ("Box", "Pair"):
             return [type(x).__name__, self(vars(x))]
         if isinstance(x, ag.nn.Module):
-            return ["module", self(dict(x.named_parameters())), self(vars(x).get("training"))]
+            return ["module", self(dict(x.named_parameters())), self(dict(x.named_buffers())), self(x.training)]
         return [type(x).__name__, repr(x)]
 
 

@@ -16,7 +16,7 @@ def strict(monkeypatch):
     monkeypatch.setattr(config, "strict_compiler", True)
 
 
-@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**63))
 def test_random_programs(seed):
     programs.check(programs.written(seed))
