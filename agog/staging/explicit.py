@@ -10,6 +10,8 @@ from __future__ import annotations
 import types
 from typing import Any
 
+import numpy as np
+
 from agog import tape, tree
 from agog.errors import user_frame
 from agog.staging.loops import Loop
@@ -77,6 +79,7 @@ class SaidScan:
     def begin(self, carry: Any, slices: list[Any], sequences: list[Any]) -> None:
         """The function is called next."""
         run, slot_of = self.run, self.turns.recorder.slot_of
+        self._check([*slices, *sequences])
         if run.reason is not None:
             return
         self._picture(carry)
@@ -86,6 +89,10 @@ class SaidScan:
                 run.reason = "it changes what it goes over"
             run.slices.append([slot_of(x) for x in slices])
             run.sequences = read
+
+    def _check(self, tensors: list[Any]) -> None:
+        if not all(type(t._data) is np.ndarray for t in tensors):
+            self.run.reason = "it computes on a device, or inside of vmap or jvp"
 
     def _picture(self, carry: Any) -> None:
         run, turns = self.run, self.turns
@@ -105,6 +112,7 @@ class SaidScan:
 
     def end(self, made: list[Any]) -> None:
         """The function gave this to be stacked."""
+        self._check(made)
         if self.run.reason is None:
             self.run.made.append([self.turns.recorder.slot_of(y) for y in made])
 

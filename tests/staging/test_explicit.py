@@ -253,6 +253,26 @@ def scan_that_changes_what_it_goes_over(stage):
         yield g(xs), xs
 
 
+@case(staged=True)
+def inside_of_transformations(stage):
+    def scanned(x):
+        return ag.scan(lambda h, v: (h * 0.5 + v, h), ag.zeros(()), x)[1]
+
+    def halved(x):
+        return ag.while_loop(lambda v: abs(v).sum() > 0.1, lambda v: v * 0.5, x.sum())
+
+    fs = [
+        stage(lambda xs: ag.vmap(scanned)(xs)),
+        stage(lambda xs: ag.vmap(halved)(xs)),
+        stage(lambda xs: ag.jvp(lambda x: ag.scan(lambda h, v: (h * 0.5 + v, h), ag.zeros(6), x)[1], (xs,), (xs,))),
+        stage(lambda xs: ag.jvp(halved, (xs,), (xs,))),
+        stage(lambda xs: ag.grad(lambda x: (scanned(x.sum(axis=0)) ** 2).sum() + halved(x))(xs)),
+    ]
+    for seed in range(4):
+        for f in fs:
+            yield f(series(4, 6, seed=seed) + 0.25)
+
+
 @case
 def scan_that_prints(stage):
     def turn(h, x):
