@@ -16,7 +16,7 @@ from agog import tape, tree
 from agog.errors import user_frame
 from agog.staging.loops import Loop
 from agog.staging.state import Refuse, is_tensor
-from agog.staging.turns import Run, Snapshot, Turns, variables
+from agog.staging.turns import ALWAYS, Run, Snapshot, Turns, variables
 
 _NAMES = frozenset({"state", "functions"})
 
@@ -51,7 +51,8 @@ class SaidLoop:
 class ScanRun:
     """One `ag.scan`.
 
-    snapshots  at each turn's beginning, after its elements of the sequences were taken, and at the end
+    snapshots  at each turn's beginning, after its elements of the sequences were taken, and at the end; with `places`
+               where Python's state was looked at
     slices     for each turn, the slots of these elements; `sequences`: the slots of what they are elements of
     made       for each turn, the slots of what the function gave to be stacked
     outputs    the slots of what was stacked, and `end`: how much had been recorded then
@@ -73,7 +74,7 @@ class SaidScan:
     """Told the carry and the elements at each turn of an `ag.scan`, and what its function gave."""
 
     def __init__(self, turns: Turns, fn: Any, reverse: bool):
-        self.turns, self.fn = turns, fn
+        self.turns, self.fn, self.looks = turns, fn, len(turns.recorder.guards)
         self.run = ScanRun(_line(user_frame(3)), reverse, turns.count)
 
     def begin(self, carry: Any, slices: list[Any], sequences: list[Any]) -> None:
@@ -101,13 +102,17 @@ class SaidScan:
         if not all(map(is_tensor, leaves)):
             run.reason = "it carries something other than Tensors"
             return
+        looks, number = len(turns.recorder.guards), len(run.snapshots)
         try:
-            values = {"carry": leaves, "function": self.fn}
+            values = {"carry": leaves}
+            if number < ALWAYS or looks != self.looks:  # only turns that look at a Tensor may take ways of their own
+                values["function"] = self.fn
+                shot.places = turns.outside()
             variables(shot, values, values, turns.recorder)
-            shot.places = turns.outside()
         except Refuse as refusal:
             run.reason = str(refusal)
             return
+        self.looks = looks
         run.snapshots.append(shot)
 
     def end(self, made: list[Any]) -> None:

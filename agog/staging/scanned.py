@@ -85,7 +85,8 @@ def scan(roller: Any, run: ScanRun) -> Scanning:
     for k in range(length):
         turn = items[shots[k].at : shots[k + 1].at]
         template.add(k, [x for x in turn if id(x) not in moved and not (type(x) is Record and x.outputs[0] in taken)])
-    if template.branches and any(_state(s) != _state(shots[0]) for s in shots[1:-1]):
+    states = [(s.tokens, s.places) for s in shots[:-1] if s.places is not None]
+    if template.branches and any(s != states[0] for s in states):
         raise Unlike("its turns take different ways, and change what they depend on")
     for vector in (*template.classes, *columns(run.slices), *columns(run.made)):
         if len({specs[s] for s in vector}) > 1:
@@ -126,7 +127,3 @@ def _hoisted(roller: Any, run: ScanRun, end: int) -> list[Any]:
             out.append(item)
             roller.made.update(dict.fromkeys(item.outputs, start - 1))
     return out
-
-
-def _state(shot: Any) -> Any:
-    return shot.tokens, shot.places
