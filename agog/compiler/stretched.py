@@ -17,8 +17,10 @@ from agog.compiler.targets import HALVES, ITEMSIZE, Target
 __all__ = ["StretchedKernel", "compile_stretched", "layout"]
 
 _UNROLL = 4  # vectors in the loop over a long row
-_CHUNK = 1 << 20  # cost times elements in a chunk of rows
-_PARALLEL = 1 << 21  # below this cost times elements, waking a thread does not pay
+# In instructions of one vector, as in `elementwise`: in a chunk of rows, from which threads that are awake take part,
+# and from which waking one pays for a single call.
+_CHUNK, _AWAKE, _WAKE = 1 << 15, 1 << 15, 1 << 19
+_LINE = 7  # what 64 bytes of an array cost that is not in the first cache
 
 
 def layout(shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]] | None:
@@ -168,13 +170,19 @@ class _Writer:
         k = Kernel(self.module, "run", [("slots", "ptr"), ("sizes", "ptr")], internal=call.native_calls)
         slots, _ = k.arguments
         (rows, _, length), _ = self._numbers(k, slots)
-        work = (length + 2 * self.lanes) * self.cost
-        grain = k.op(f"sdiv i64 {_CHUNK}, {work.text}", "int64") + 1
+        moved = [self.out, *(dtype for dtype, along in zip(self.ins, self.rows, strict=True) if along)]
+        cost = max(self.cost, sum(_LINE * self.lanes * ITEMSIZE[dtype] // 64 for dtype in moved))
+        work = (length + 2 * self.lanes) * cost  # of a row, and by so many lanes too much
+        grain = k.op(f"sdiv i64 {_CHUNK * self.lanes}, {work.text}", "int64") + 1
         chunk = k.symbol("@chunk")
+
+        def share(symbol: str) -> Callable[[], Any]:
+            return lambda: k.call(symbol, None, chunk, slots, rows, grain)
+
         k.if_(
-            work * rows > _PARALLEL,
-            lambda: k.call(pool.SYMBOL, None, chunk, slots, rows, grain),
+            work * rows < _AWAKE * self.lanes,
             lambda: k.call_known("chunk", None, slots, k.const(0, "int64"), rows, k.const(0, "int32")),
+            lambda: k.if_(work * rows < _WAKE * self.lanes, share(pool.AWAKE), share(pool.SYMBOL)),
         )
         k.ret()
         k.finish()
