@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
+import gc
 import inspect
 import io
 import random
@@ -185,14 +186,19 @@ class Watch(Reach):
         self.holes: dict[int, set[Any]] = {}
         self._new: dict[int, Any] = {}
         self._random: Any = None
-        self._active = False
+        self._active = self._collects = False
         self.turns: Any = None  # what follows the loops of the frames that run
         self._effects: list[tuple[list[types.CodeType], Any]] = []  # what ran in each, and whose method it was
         self._loosened: list[Place] = []  # that effects changed while nothing had read them
 
     # the roots of a call: the function itself and its arguments
     def start(self, fn: Callable[..., Any], arguments: Iterable[tuple[str, Any]]) -> None:
-        """Begin watching; `arguments` are (name, value) pairs of everything that is not a Tensor."""
+        """Begin watching; `arguments` are (name, value) pairs of everything that is not a Tensor.
+
+        The garbage collector waits meanwhile: what the finalizers of others do is not done by the function.
+        """
+        self._collects = gc.isenabled()
+        gc.disable()
         self._random = (random.getstate(), _numpy_random())
         for name, value in arguments:
             seen: dict[int, Any] = {}
@@ -236,6 +242,9 @@ class Watch(Reach):
                 self.refuse("it replaces sys.stdout")
             if isinstance(sys.stderr, _Stream):
                 sys.stderr = self._streams[1]
+        if self._collects:
+            gc.enable()
+            self._collects = False
 
     # ------------------------------------------------------------------------------------------ the hook
     def _profile(self, frame: types.FrameType, event: str, arg: Any) -> None:
@@ -303,6 +312,9 @@ class Watch(Reach):
             self.refuse(f"it calls {owner.__name__}.{name}()")
         elif module in _IMPURE_MODULES and (module, name) not in _HARMLESS:
             self.refuse(f"it calls {module}.{name}()")
+        elif module == "gc" and name in ("enable", "disable", "isenabled"):
+            self._collects = name == "enable" or name == "isenabled" and self._collects
+            self.refuse(f"it calls gc.{name}()")
         elif module == "sys" and name in _IMPURE_SYS:
             self.refuse(f"it calls sys.{name}()")
         elif isinstance(owner, contextvars.ContextVar):

@@ -1,6 +1,7 @@
 """What a recording does not keep alive, and what happens when it goes."""
 
 import gc
+import time
 import warnings
 import weakref
 
@@ -139,3 +140,50 @@ def test_a_new_object_at_every_call_is_not_recorded_for_ever():
         for _ in range(300):
             assert f(ag.ones(1), Config()).item() == 2
     assert "different forms of arguments" in str(caught[0].message) and len(caught) == 1
+
+
+def test_finalizers_of_others_do_not_run_in_a_recording():
+    """Where the garbage collector strikes is chance: what it makes run there is not what the function does."""
+    seen = []
+
+    class Noisy:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            seen.append(ag.config.modes.recorder is not None)
+            time.time()
+
+    def g(x):
+        return x * len([[i] for i in range(5000)])
+
+    f = ag.function(g, strict=True)
+    x = ag.ones(2)
+    gc.collect()
+    before = gc.get_threshold()
+    gc.disable()
+    for _ in range(3):
+        Noisy()
+    gc.set_threshold(gc.get_count()[0] + 3000, 1, 1)
+    gc.enable()
+    try:
+        f(x), f(x)
+        assert gc.isenabled() and f.calls_staged == 1
+        gc.collect()
+        assert seen == [False] * 3
+    finally:
+        gc.set_threshold(*before)
+
+
+def test_a_function_that_switches_the_garbage_collector():
+    @ag.function
+    def f(x):
+        gc.disable()
+        return x * 2
+
+    try:
+        for _ in range(3):
+            gc.enable()
+            assert f(ag.ones(1)).item() == 2 and not gc.isenabled()
+    finally:
+        gc.enable()
