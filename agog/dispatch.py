@@ -262,17 +262,24 @@ def run(op: Op, inputs: tuple, statics: tuple) -> Any:
     return fn(*inputs, *statics)
 
 
-_PLAIN = (bool, int, float, complex, str, type(None), np.dtype)
+_PLAIN = frozenset({bool, int, float, complex, str, type(None), *[type(np.dtype(c)) for c in np.typecodes["All"]]})
 
 
-def _is_plain(x: Any) -> bool:
-    """True for Tensors, numbers and the like, and tuples of them: using them runs no code of the user."""
-    kind = type(x)
-    if kind is tuple or kind is list:
-        return all(map(_is_plain, x))
-    if kind is slice:
-        return _is_plain((x.start, x.stop, x.step))
-    return kind in _PLAIN or isinstance(x, (Tensor, np.generic, np.dtype))
+def is_plain(values: Any) -> bool:
+    """True for Tensors, arrays, numbers and the like, and tuples of them: using them runs no code of the user."""
+    for x in values:
+        kind = type(x)
+        if kind in _PLAIN or kind is Tensor or kind is _nd:
+            continue
+        if kind is tuple or kind is list:
+            if not is_plain(x):
+                return False
+        elif kind is slice:
+            if not is_plain((x.start, x.stop, x.step)):
+                return False
+        elif not isinstance(x, (Tensor, np.generic, np.dtype)):
+            return False
+    return True
 
 
 def _unwatch(op: Op, inputs: tuple, statics: tuple) -> Any:
@@ -280,13 +287,32 @@ def _unwatch(op: Op, inputs: tuple, statics: tuple) -> Any:
 
     Returns the hook, to be put back; None when it stays: for rows and arguments that may run code of the user.
     """
-    if config.modes.recorder is None or config.op_hooks or TABLE.get(op.name) is not op:
+    if config.modes.recorder is None or config.op_hooks:
         return None
     hook = sys.getprofile()
-    if not callable(hook) or not _is_plain(inputs) or not _is_plain(statics):
+    if hook is None or not callable(hook):
         return None
     sys.setprofile(None)
-    return hook
+    if TABLE.get(op.name) is op and is_plain(inputs) and is_plain(statics):
+        return hook
+    sys.setprofile(hook)
+    return None
+
+
+class unwatched:  # noqa: N801 - used as a context
+    """Inside, a recording's profile hook is off, if `fits`: for what runs no code but agog's own."""
+
+    def __init__(self, fits: bool = True):
+        hook = sys.getprofile() if fits and config.modes.recorder is not None and not config.op_hooks else None
+        self.hook = hook if callable(hook) else None
+
+    def __enter__(self) -> None:
+        if self.hook is not None:
+            sys.setprofile(None)
+
+    def __exit__(self, *exc: Any) -> None:
+        if self.hook is not None:
+            sys.setprofile(self.hook)
 
 
 def _array(out: Any) -> Any:
@@ -315,7 +341,11 @@ def _record(op: Op, tensors: list[Any], datas: list[Any], statics: tuple, outs: 
 
 def apply_operator(op: Op, inputs: tuple, statics: tuple) -> Any:
     """`apply` for Python's operators: alien operands give NotImplemented, so that they can have their say."""
-    operands = tuple([operand(x) for x in inputs])
+    operands = inputs
+    for x in inputs:
+        if type(x) is not Tensor and type(x) not in _SCALARS:
+            operands = tuple([operand(x) for x in inputs])
+            break
     for x in operands:
         if x is None:
             return NotImplemented

@@ -248,7 +248,7 @@ class Tensor(Methods):
             if value.shape != self.shape:
                 raise ShapeError(f"a gradient of shape {value.shape} for a Tensor of shape {self.shape}")
         if config.special and config.modes.recorder is not None:
-            config.modes.recorder.on_grad(node)
+            config.modes.recorder.on_grad(node, written=True)
         node.grad = value
 
     def detach(self) -> Tensor:

@@ -17,6 +17,7 @@ from agog.array import dtypes
 from agog.dispatch import tensors, wrap
 from agog.errors import ArgumentTypeError, GradientError, ShapeError
 from agog.ops.namespaces import raw
+from agog.ops.row import TABLE
 from agog.tape import Leaf, Node, Pick
 
 
@@ -116,7 +117,17 @@ def walk(roots: Sequence[Any], cotangents: Sequence[Any], *, retain: bool, creat
         gs = [_one(t._data.dtype) if g is None else _conj_raw(g._data) for t, g in zip(roots, cotangents)]
         return tape.pullback(raw, nodes, gs, wanted, retain=retain, stop=stop)
     if config.modes.recorder is not None:
-        config.modes.recorder.on_walk(nodes)
+        with dispatch.unwatched():
+            config.modes.recorder.on_walk(nodes)
+            own = _own(nodes)
+        with dispatch.unwatched(own):
+            return _walk(roots, cotangents, nodes, retain, create_graph, wanted, stop)
+    return _walk(roots, cotangents, nodes, retain, create_graph, wanted, stop)
+
+
+def _walk(roots: Sequence[Any], cotangents: Sequence[Any], nodes: list[Any], retain: bool, create_graph: bool,
+          wanted: set[Any] | None, stop: bool) -> dict[Any, Any]:
+    """`walk` with Tensors."""
     gs = [tensors.ones_like(t.detach()) if g is None else conj(g) for t, g in zip(roots, cotangents)]
     if create_graph:
         with enable_grad():
@@ -126,6 +137,27 @@ def walk(roots: Sequence[Any], cotangents: Sequence[Any], *, retain: bool, creat
         return tape.pullback(tensors, nodes, gs, wanted, retain=retain, as_values=_constants, stop=stop)
     with no_grad():
         return tape.pullback(tensors, nodes, gs, wanted, retain=retain, as_values=_constants, stop=stop)
+
+
+def _own(nodes: Iterable[Any]) -> bool:
+    """Whether nothing but rules of agog's own rows runs when the tape is walked back from these nodes."""
+    if tape.hooks.data:
+        return False
+    seen: set[Any] = set()
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen or type(node) is Leaf:
+            continue
+        seen.add(node)
+        if type(node) is Pick:
+            stack.append(node.source)
+            continue
+        op = node.op
+        if TABLE.get(op.name) is not op or node.env is not None and not dispatch.is_plain(node.env):
+            return False
+        stack.extend(node.parents)
+    return True
 
 
 def _conj_raw(g: Any) -> Any:

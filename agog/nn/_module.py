@@ -303,8 +303,10 @@ class Module:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters (or, with set_to_none=False, fill them with zeros)."""
         for p in self.parameters():
-            if p.grad is not None:
-                p.grad = None if set_to_none else p.grad * 0
+            if set_to_none:
+                p.grad = None
+            elif p.grad is not None:
+                p.grad = p.grad * 0
 
     def apply(self, fn: Callable[[Module], Any]) -> Any:
         """Call `fn` with every module below and then this one, for example to initialise. Returns itself."""

@@ -17,6 +17,7 @@ from agog import config
 from agog.array import dtypes
 from agog.array.large import COUNTED
 from agog.autodiff.engine import enable_grad, no_grad
+from agog.dispatch import is_plain, unwatched
 from agog.errors import ArgumentError, ArgumentTypeError, CheckpointError, GradientError, ShapeError
 from agog.optim._group import Group, collect, number
 from agog.tape import Leaf
@@ -56,6 +57,8 @@ class Optimizer:
 
     A subclass defines `_init`, `_update`, and for speed `_moments`, `_constants` and `_kernel`.
     """
+
+    _started = 0  # how often the state of a parameter was made
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
         self.defaults = {k: self._check(k, v) for k, v in defaults.items()}
@@ -112,7 +115,8 @@ class Optimizer:
             with enable_grad():
                 loss = closure()
         if config.special and (config.modes.recorder is not None or config.op_hooks):
-            with no_grad():
+            own = type(self).__module__.startswith("agog.") and all(is_plain(g.values()) for g in self.param_groups)
+            with no_grad(), unwatched(own):
                 for group in self.param_groups:
                     for p in group["params"]:
                         if p.grad is not None:
@@ -194,7 +198,7 @@ class Optimizer:
             state = self.state[p] = self._init(_real_form(ag, p.detach()), group)
         finally:
             config.modes.recorder = recorder
-        self._version += 1
+        self._started += 1
         return state
 
     def _step_one(self, p: Tensor, grad: Tensor, group: Group) -> None:
@@ -237,7 +241,7 @@ class Optimizer:
             for p in group["params"]:
                 node = p._node
                 if recording and type(node) is Leaf:
-                    config.modes.recorder.on_grad(node)
+                    config.modes.recorder.on_grad(node, written=set_to_none)
                 if type(node) is Leaf and node.grad is not None:
                     node.grad = None if set_to_none else ag.zeros_like(node.grad)
 
@@ -340,7 +344,11 @@ class Optimizer:
 
     def __agog_watch__(self) -> tuple[Any, list[tuple[dict, str]]]:
         """What staging guards: everything but values of Tensors. See `agog.staging.observe`."""
-        return (self._version, *[(id(g), g._version) for g in self.param_groups]), []
+        return (self._started, self._version, *[(id(g), g._version) for g in self.param_groups]), []
+
+    def __agog_settled__(self, before: tuple, now: tuple) -> bool:
+        """Whether between these tokens only moments were made: a step that makes them does what any other does."""
+        return before[1:] == now[1:]
 
     def __repr__(self) -> str:
         lines = []

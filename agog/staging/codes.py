@@ -182,6 +182,8 @@ class Names:
             elif op == "IMPORT_FROM":
                 self.imports.append((module, value, level))
                 self.attributes.add(value)
+            elif op == "MATCH_CLASS" and before and type(before[-1]) is tuple:  # case Point(x=0)
+                self.attributes.update(before[-1])
             before = [*before[-1:], value]
         for const in code.co_consts:
             if isinstance(const, types.CodeType):

@@ -49,6 +49,7 @@ from agog.staging.state import (
     Place,
     Refuse,
     Seen,
+    Watched,
     fingerprint,
     is_tensor,
 )
@@ -158,6 +159,10 @@ _KNOWN_MODULES = (
     "typing",
     "unicodedata",
 )
+
+
+_MOMENTS = frozenset({"state", "state_dict"})
+"""Attributes by which code may see what an optimizer keeps of its parameters."""
 
 
 def restore_profile(before: Any) -> None:
@@ -436,7 +441,8 @@ class Watch(Reach):
 
     def _changed_objects(self, changed: dict[tuple[int, Any], tuple[Place, Any]]) -> tuple[str, bool] | None:
         for w in self.watched.values():
-            if not w.holds(w.value.__agog_watch__()[0]):
+            now = w.value.__agog_watch__()[0]
+            if not w.holds(now) and not self._settled(w, now):
                 found = w.rebound()
                 if found is None:
                     return f"it changes {w.name}", True
@@ -445,6 +451,22 @@ class Watch(Reach):
                     place = Place(module.__dict__, name, f"{w.name}.{name}")
                     changed.setdefault(at(place), (place, before))
         return None
+
+    def _settled(self, w: Watched, now: Any) -> bool:
+        """Whether an object of agog's only made what it makes once, when first needed: an optimizer its moments.
+
+        What it does then is what it does ever after, and the user's code cannot tell: none that ran looks at them.
+        Only where the turns of a loop are compared, the first would be unlike the others.
+        """
+        settled = getattr(type(w.value), "__agog_settled__", None)
+        if settled is None or is_user_class(type(w.value)) or not settled(w.value, w.last, now):
+            return False
+        if self._dynamic or not self._attributes.isdisjoint(_MOMENTS):
+            return False
+        if self.turns is not None and any(run.reason is None for run in self.turns.runs):
+            return False
+        w.renew(now, {})
+        return True
 
     def _settle(self, changed: dict[tuple[int, Any], tuple[Place, Any]], varying: set[tuple[int, Any]]) -> None:
         """From what has changed to `held` and `rebindings`."""

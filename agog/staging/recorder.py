@@ -1,7 +1,7 @@
 """The recorder: while a function runs eagerly, each operation also appends a record.
 
 Values are told apart by the array objects that hold them. These are not kept alive: a recording takes no more memory
-than eager code, and an identity is forgotten when its object goes, before another can have it. A Tensor that was not
+than eager code, and an identity counts only while the object that was seen with it still has it. A Tensor that was not
 made during the recording was read from outside: it becomes an input, fetched afresh at every call from where it was
 found.
 """
@@ -19,6 +19,8 @@ from agog.autodiff.functional import attached, stopped
 from agog.errors import user_frame, user_line
 from agog.graph.ir import Where
 from agog.staging.explicit import SaidLoop, SaidScan
+
+_ref, _ndarray = weakref.ref, np.ndarray
 
 
 class Record:
@@ -136,6 +138,8 @@ class Recorder:
         self.specs: list[tuple[tuple[int, ...], Any]] = []
         self.external: dict[int, External] = {}
         self.leaves: dict[int, tuple[Any, Any]] = {}
+        self.written: set[int] = set()  # of these, the gradient was written first: what it was does not matter
+        self._leaf_of: dict[int, Any] = {}  # of the gradients that were there before
         self.reason: str | None = None
         self.turns: Any = None  # what follows the loops of the frames that run
         self.start = tape._ticket()
@@ -145,25 +149,30 @@ class Recorder:
         self.custom_nodes: set[Any] = set()
         self._with_history: set[int] = set()
         self._of_node: dict[int, External] = {}  # (alive: an External has its node)
-        self._slot_of_array: dict[int, int] = {}
-        self._born: set[int] = set()
-        self._alive: list[weakref.ref[Any]] = []
-        self._foreign: list[Any] = []
+        # By identity, with what says whether it is still the same object that has it: nothing is called when one goes.
+        self._slots: dict[int, int] = {}
+        self._seen: dict[int, Any] = {}
+        self._born: dict[int, weakref.ref[Any]] = {}
         self._arrays: dict[int, Any] = {}
 
     # ------------------------------------------------------------------------------------------------ slots
     def _slot(self, data: Any) -> int:
-        slot, key, slots = len(self.specs), id(data), self._slot_of_array
+        slot, key = len(self.specs), id(data)
         self.specs.append((data.shape, data.dtype))
-        slots[key] = slot
-        if type(data) is not np.ndarray:  # left behind by a transformation (jvp, vmap) that has ended
+        self._slots[key] = slot
+        if type(data) is not _ndarray:  # left behind by a transformation (jvp, vmap) that has ended
             self.refuse("it uses a Tensor whose data is no NumPy array")
-            self._foreign.append(data)
+            self._seen[key] = lambda: data
             return slot
-        self._alive.append(weakref.ref(data, lambda _: slots.pop(key, None)))
+        self._seen[key] = _ref(data)
         if self.arrays is not None:
             self.arrays[slot] = data
         return slot
+
+    def slot_at(self, data: Any) -> int | None:
+        """The slot whose value an array holds; None for one that was not seen."""
+        seen = self._seen.get(id(data))
+        return self._slots[id(data)] if seen is not None and seen() is data else None
 
     def add_argument(self, tensor: Any, index: int) -> None:
         """A Tensor argument of the call."""
@@ -172,12 +181,8 @@ class Recorder:
             self.sources.append((slot, Argument(index)))
 
     def _capture(self, tensor: Any) -> int:
-        for leaf, before in self.leaves.values():
-            if before is tensor:
-                source: Any = Gradient(leaf)
-                break
-        else:
-            source = Captured(tensor)
+        leaf = self._leaf_of.get(id(tensor))
+        source: Any = Captured(tensor) if leaf is None else Gradient(leaf)
         slot = self._outside(tensor)
         self.sources.append((slot, source))
         return slot
@@ -195,9 +200,9 @@ class Recorder:
         seen = self.external.get(id(tensor))
         if seen is not None and tensor._data is seen.data:
             return seen.slot
-        if seen is None and id(tensor) not in self._born:
+        if seen is None and not self.is_born(tensor):
             return self._capture(tensor)
-        slot = self._slot_of_array.get(id(tensor._data))
+        slot = self.slot_at(tensor._data)
         if slot is None:
             self.refuse("it makes a Tensor from data that cannot be followed (such as a NumPy array computed inside)")
             slot = self._slot(tensor._data)
@@ -238,18 +243,17 @@ class Recorder:
     # ------------------------------------------------------------------------------------------------ hooks
     def on_born(self, tensor: Any) -> None:
         """A Tensor object was made during the recording."""
-        key, born = id(tensor), self._born
-        born.add(key)
-        self._alive.append(weakref.ref(tensor, lambda _: born.discard(key)))
+        self._born[id(tensor)] = _ref(tensor)
 
     def is_born(self, tensor: Any) -> bool:
         """Whether a Tensor object was made during the recording."""
-        return id(tensor) in self._born
+        made = self._born.get(id(tensor))
+        return made is not None and made() is tensor
 
     def on_constant(self, tensor: Any, number: Any = None) -> None:
         """A Tensor of Python numbers: they follow from what the guards watch, or from a parameter that is free."""
         self.on_born(tensor)
-        if id(tensor._data) not in self._slot_of_array:
+        if self.slot_at(tensor._data) is None:
             slot = self._slot(tensor._data)
             self.constants[slot] = tensor._data
             if self.evidence is not None and type(number) in (int, float):
@@ -263,7 +267,7 @@ class Recorder:
         if site is not None or known:
             self.on_constant(tensor)
             if site is not None:
-                self.evidence.feed(self._slot_of_array[id(tensor._data)], tensor._data, site)
+                self.evidence.feed(self._slots[id(tensor._data)], tensor._data, site)
 
     def on_known(self, array: Any) -> None:
         """A NumPy array that was made of Python numbers."""
@@ -272,15 +276,17 @@ class Recorder:
     def on_op(self, op: Any, tensors: list[Any], statics: tuple, results: tuple) -> None:
         """An operation ran on these Tensors."""
         for t in (*tensors, *results):
-            if t is not None and type(t._data) is not np.ndarray:
+            if t is not None and type(t._data) is not _ndarray:
                 if hasattr(t._data, "__agog_level__"):
                     return  # inside vmap or jvp: the operations on what they hold are recorded
                 self.refuse("it computes on a device that staging does not know yet")
                 return
         recording_gradients = config.modes.grad
-        inputs = tuple(None if t is None else self._read(t, recording_gradients) for t in tensors)
-        outputs = tuple(self._slot(t._data) for t in results)
-        self._with_history.update(s for s, t in zip(outputs, results) if t._node is not None)
+        inputs = tuple([None if t is None else self._read(t, recording_gradients) for t in tensors])
+        outputs = tuple([self._slot(t._data) for t in results])
+        for slot, t in zip(outputs, results):
+            if t._node is not None:
+                self._with_history.add(slot)
         frame = user_frame(2)
         where = None if frame is None else Where(frame.f_code.co_filename, frame.f_lineno)
         at = None if self.turns is None or frame is None else self.turns.place(frame)
@@ -322,20 +328,24 @@ class Recorder:
 
     def on_read(self, tensor: Any) -> None:
         """Another Tensor is about to have the value of this one."""
-        if type(tensor._data) is np.ndarray and id(tensor) not in self._born:
+        if type(tensor._data) is np.ndarray and not self.is_born(tensor):
             self.slot_of(tensor)
 
     def on_assign(self, tensor: Any, value: Any) -> None:
         """A Tensor is about to be given a new value."""
         if hasattr(value, "_node"):
             self.slot_of(value)
-        if id(tensor) not in self.external and id(tensor) not in self._born:
+        if id(tensor) not in self.external and not self.is_born(tensor):
             self._capture(tensor)
 
-    def on_grad(self, leaf: Any) -> None:
+    def on_grad(self, leaf: Any, written: bool = False) -> None:
         """The `.grad` of a leaf is about to be read or written."""
         if id(leaf) not in self.leaves and leaf.seq > self.start:  # (tickets count down) not one that was made here
             self.leaves[id(leaf)] = (leaf, leaf.grad)
+            if written:
+                self.written.add(id(leaf))
+            elif leaf.grad is not None:
+                self._leaf_of.setdefault(id(leaf.grad), leaf)
 
     def on_walk(self, nodes: list[Any]) -> None:
         """Cotangents are about to be carried back from these nodes of the tape."""

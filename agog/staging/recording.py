@@ -103,7 +103,11 @@ class Recording:
         self.other_arguments = [i for i in range(len(tensors)) if i not in known]
         self.captured_ids = {id(t) for t in self.captured}
         self.captured_ids |= {i for i, x in pinned.items() if is_tensor(x)}  # (Python may have asked `x is y`)
-        self.leaf_states = [(self._owner(leaf, tensors), before is None) for leaf, before in recorder.leaves.values()]
+        self.leaf_states = [
+            (self._owner(leaf, tensors), before is None)
+            for leaf, before in recorder.leaves.values()
+            if id(leaf) not in recorder.written
+        ]
         for source in self.fetch:
             if type(source) is Gradient:
                 source.leaf = self._owner(source.leaf, tensors)
@@ -210,14 +214,14 @@ class Recording:
             if tensor._node is not seen.node:
                 raise NotStageable("it changes whether a Tensor from outside requires a gradient, or its history")
             if tensor._data is not seen.data:
-                slot = recorder._slot_of_array.get(id(tensor._data))
+                slot = recorder.slot_at(tensor._data)
                 if slot is None:
                     raise NotStageable("it gives a Tensor from outside a value that cannot be followed")
                 self.writes.append((arguments.get(id(tensor), tensor), self._extra(slot)))
         for leaf, before in recorder.leaves.values():
             if before is not None and before._node is not None and id(before) in recorder.external:
                 raise NotStageable("it reads a gradient that has a history of its own (create_graph=True)")
-            if leaf.grad is not before:
+            if leaf.grad is not before or id(leaf) in recorder.written:
                 if leaf.grad is not None and leaf.grad._node is not None:
                     raise NotStageable("it leaves a gradient with a history of its own (create_graph=True)")
                 slot = None if leaf.grad is None else recorder.slot_of(leaf.grad)

@@ -56,7 +56,8 @@ class Template:
         for name in shots[first].arrays:
             if not all(name in s.arrays for s in shots[first:]):
                 raise Unlike(f"{name} does not stay a Tensor")
-            vector = tuple(r._slot_of_array.get(id(s.arrays[name]), -id(s.arrays[name])) for s in shots[first:])
+            found = [s.arrays[name] for s in shots[first:]]
+            vector = tuple(-id(x) if (slot := r.slot_at(x)) is None else slot for x in found)
             if len(set(vector)) > 1:
                 if min(vector) < 0:
                     raise Unlike(f"{name} gets a value that cannot be followed")

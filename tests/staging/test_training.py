@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 
 import numpy as np
 from staging.worlds import Cases, T, attempt
@@ -646,4 +647,206 @@ def data_loader_loop_outside(stage):
             yield step(x, t)
 
 
+# ------------------------------------------------------------------- the step that makes an optimizer's moments
+def test_a_step_that_makes_moments_is_recorded_once():
+    for cls, kw in ((optim.SGD, {}), (optim.SGD, {"momentum": 0.9, "dampening": 0.5}), (optim.AdamW, {})):
+        net = Net(p=0.0)
+        step = ag.function(train_step(net, cls(net.parameters(), lr=0.1, **kw)), strict=True)
+        step(*batch(0))
+        assert step._history == [f"recorded {step.graph(*batch(0)).count()} operations"]
+        step(*batch(1))
+        assert step.calls_staged == 1
+
+
+@case(staged=True)
+def gradients_that_are_written_before_they_are_read(stage):
+    w, v = T(1.0, 2.0, requires_grad=True), T(3.0, requires_grad=True)
+    opt = optim.SGD([w, v], lr=0.1)
+
+    @stage
+    def step(x, part):
+        opt.zero_grad()
+        (w * x).sum().backward()
+        w.grad = w.grad + 1
+        if part:
+            v.grad = x[:1]
+        return x + 1
+
+    for i in range(8):
+        if i in (2, 5):
+            v.grad = T(7.0)
+        if i == 3:
+            w.grad = None
+        yield step(T(i, 1.0), i > 3), w.grad, v.grad
+
+
+@case(staged=True)
+def gradients_that_another_name_holds(stage):
+    w = T(1.0, 2.0, requires_grad=True)
+    w.grad = T(5.0, 5.0)
+    old = w.grad
+
+    @stage
+    def step(x):
+        w.grad = None
+        y = x + old
+        w.grad = old
+        return y
+
+    for i in range(6):
+        yield step(T(i, 1.0)), w.grad, old
+        if i == 3:
+            w.grad = None
+        if i == 4:
+            w.grad = T(1.0, 1.0)
+
+
+@case(staged=True)
+def code_that_looks_at_the_moments(stage):
+    w = T(1.0, 2.0, requires_grad=True)
+    opt = optim.Adam([w], lr=0.1)
+
+    def step(x):
+        ((w * x) ** 2).sum().backward()
+        first = not opt.state
+        opt.step()
+        opt.zero_grad()
+        return x + (100 if first else 1)
+
+    step = stage(step)
+    for i in range(4):
+        yield step(T(i, i + 1.0)), w.detach() + 0
+
+
+@case(staged=True)
+def a_pattern_that_looks_at_the_moments(stage):
+    w = T(1.0, 2.0, requires_grad=True)
+    opt = optim.Adam([w], lr=0.1)
+
+    def step(x):
+        (w * x).sum().backward()
+        match opt:
+            case optim.Optimizer(state={**some}) if some:
+                x = x + 1
+        opt.step()
+        opt.zero_grad()
+        return x * 2
+
+    step = stage(step)
+    for i in range(4):
+        yield step(T(i, i + 1.0)), w.detach() + 0
+
+
+class Counting(optim.SGD):
+    """An optimizer of the user, whose rule has a side effect."""
+
+    updates = 0
+
+    def _update(self, xp, p, g, state, group):
+        Counting.updates += 1
+        return super()._update(xp, p, g, state, group)
+
+    def _step_small(self, p, group):
+        return False
+
+    def _constants(self, group, state, dtype):
+        Counting.updates += 1
+        return super()._constants(group, state, dtype)
+
+
+@case
+def a_rule_with_a_side_effect(stage):
+    Counting.updates = 0
+    w = T(1.0, 2.0, requires_grad=True)
+    opt = Counting([w], lr=0.1)
+    step = stage(train_step(lambda x: w * x, opt))
+    for i in range(4):
+        x = ag.ones(1, 2) * i
+        yield step(x, ag.asarray([0])), Counting.updates
+
+
+@case
+def a_hook_with_a_side_effect(stage):
+    seen = []
+    w = T(1.0, 2.0, requires_grad=True)
+
+    @stage
+    def step(x):
+        y = w * x
+        y.register_hook(lambda g: seen.append(1))
+        y.sum().backward()
+        w.grad = None
+        return x + 1
+
+    for i in range(4):
+        yield step(T(i, 1.0)), len(seen)
+
+
+@case
+def a_rule_that_writes(stage):
+    count = [0]
+    w = T(1.0, 2.0, requires_grad=True)
+
+    @ag.custom_gradient
+    def doubled(x):
+        def pull(g):
+            count[0] += 1
+            return g * 3
+
+        return x * 2, pull
+
+    @stage
+    def step(x):
+        (doubled(w * x) * x).sum().backward()
+        out, w.grad = w.grad, None
+        return out
+
+    for i in range(4):
+        yield step(T(i, 1.0)), count[0]
+
+
 test_staged_is_plain = case.test()
+
+
+def test_an_error_in_backward_leaves_the_profiler_as_it_was():
+    calls = []
+
+    def profiler(frame, event, arg):
+        calls.append(event)
+
+    w = T(1.0, requires_grad=True)
+
+    @ag.function
+    def step(x):
+        y = (w * x).sum()
+        y.backward()
+        y.backward()  # its saved values are gone
+
+    sys.setprofile(profiler)
+    try:
+        attempt(step, T(2.0))
+        assert sys.getprofile() is profiler
+    finally:
+        sys.setprofile(None)
+    assert calls
+
+
+def test_attributes_named_in_patterns_are_watched():
+    class Point:
+        def __init__(self):
+            self.x = 0
+
+    p = Point()
+
+    @ag.function
+    def step(t):
+        match p:
+            case Point(x=0):
+                return t + 1
+        return t + 2
+
+    out = []
+    for i in range(6):
+        p.x = int(i > 3)
+        out.append(step(T(1.0)).item())
+    assert out == [2.0] * 4 + [3.0] * 2
