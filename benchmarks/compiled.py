@@ -20,7 +20,7 @@ import time
 
 from eager import machine, show_time
 from models import CASES
-from turns import HERE, Worker, judge, take_turns
+from turns import HERE, Worker, from_bytecode, judge, take_turns
 
 COLD = {"gpt": (2.0, 0.4), "cnn": (0.8, 0.2), "rnn": (2.0, 0.4)}  # bars: seconds, without and with a filled cache
 MEMORY = {"agog:compiled": 220, "agog:eager": 260}  # bars: MB of a process that has trained gpt
@@ -68,7 +68,7 @@ def print_row(row):
 
 def first_steps(peer, python, name, threads, cache):
     """What `turns.py` says of the first three steps in a fresh process whose caches are under `cache`."""
-    env = os.environ | {f"{v}_NUM_THREADS": str(threads) for v in ("OMP", "MKL", "OPENBLAS", "AGOG")} | {
+    env = from_bytecode() | {f"{v}_NUM_THREADS": str(threads) for v in ("OMP", "MKL", "OPENBLAS", "AGOG")} | {
         "AGOG_CACHE_DIR": cache, "XDG_CACHE_HOME": cache, "TMPDIR": cache, "JAX_COMPILATION_CACHE_DIR": f"{cache}/jax",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
     argv = [str(python), str(HERE / "turns.py"), peer, str(threads), "models", name]

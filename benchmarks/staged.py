@@ -17,6 +17,7 @@ import tempfile
 import time
 
 import numpy as np
+from turns import from_bytecode
 
 HERE = pathlib.Path(__file__).parent
 CLOCK = time.perf_counter
@@ -189,7 +190,7 @@ def say(name, ours, other, value, bar):
 
 def cold(cache):
     """[seconds of the eager call, of the two staged calls] in a fresh process."""
-    env = os.environ | {"AGOG_CACHE_DIR": cache, "AGOG_NUM_THREADS": "2"}
+    env = from_bytecode() | {"AGOG_CACHE_DIR": cache, "AGOG_NUM_THREADS": "2"}
     out = subprocess.run([sys.executable, str(HERE / "staged.py"), "--transformer"], env=env, capture_output=True,
                          text=True, check=True).stdout
     return json.loads(out.splitlines()[-1])
