@@ -259,7 +259,7 @@ class Function:
                 form.reason, form.attempts = reason, ATTEMPTS
                 self._say(reason, "paths")
                 return self._fn(*args, **kwargs)
-            if not form.has_paid():  # a value that changes every few calls: recording would cost more than it gives
+            if not self.strict and not form.has_paid():  # recording would cost more than it gives
                 if not form.runs:
                     self._note(f"more than {self.limit} paths: runs eagerly until recording another one pays ({why})")
                 start = perf_counter()

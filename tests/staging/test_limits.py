@@ -307,6 +307,15 @@ def test_a_number_that_changes_every_few_calls_is_not_recorded_each_time(monkeyp
     assert sum("recorded" in line for line in f._history) >= before + 9, f.explain()
 
 
+def test_a_strict_function_records_whatever_it_costs():
+    scale = [0.0]
+    f = ag.function(lambda x: x * scale[0], limit=2, strict=True)
+    for i in range(20):
+        scale[0] = float(i)
+        assert [f(T(2)).item() for _ in range(6)] == [2.0 * i] * 6
+    assert sum("recorded" in line for line in f._history) == 20
+
+
 def test_explain_says_what_changed():
     scale = 1.0
 
