@@ -234,3 +234,13 @@ def test_what_a_transformation_left_behind(native):
 
     plain, staged = run(program)
     assert plain == staged
+
+
+def test_check_knows_another_path_of_the_same_operations(native):
+    """check=True raised for a value that Python looked at, and that is another one now."""
+    f = ag.function(lambda x: x * 2 if x.sum() > 0 else x * 3, check=True)
+    g = ag.function(lambda x: x * min(float(x.sum()), 2.0), check=True)
+    for v in (1.0, 2.0, -1.0, -2.0, 3.0, 0.5):
+        x = ag.asarray([v])
+        assert f(x).item() == (v * 2 if v > 0 else v * 3)
+        assert g(x).item() == v * min(v, 2.0)
