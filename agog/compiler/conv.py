@@ -10,6 +10,7 @@ The arguments are those of the rows of `ops.conv`. A plan is a table of numbers 
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 from math import prod
@@ -24,13 +25,16 @@ from agog.compiler.targets import ITEMSIZE, Target
 
 __all__ = ["Conv", "Plan", "conv", "plan"]
 
-_BAND = 384 << 10  # bytes of input that one unit copies: it should stay in the second level cache
+_BAND = 256 << 10  # bytes of input that one unit copies: it should stay in the second level cache
 _RESULTS = 256 << 10  # bytes of results that wait for further steps of k
-_PIXEL_DEPTH = 208  # the same for tiles of pixels by outputs
 # Costs in multiplications of vectors: of storing a vector of results, of transposing it, of a tile that waits for its
 # own results, and how much longer a single vector takes, for which more is loaded than is multiplied.
-_FLUSH, _TRANSPOSE, _LATENCY, _ALONE = 6, 9, 8, 0.2
-_DEPTH = 320  # steps of k in a block: then the tiles' operands stay in the first level cache
+_FLUSH, _TRANSPOSE, _LATENCY, _ALONE = 6, 7, 8, 0.05
+_PART = 2.5  # and of a further part of k, in which results are loaded and stored again
+_DEPTH = 320  # steps of k in a part: then the tiles' operands stay in the first level cache
+_PIXEL_DEPTH = 208  # the same for tiles of pixels by outputs
+_NEAR = 8 << 20  # bytes of results that are not expected in a cache
+_RUN = 128  # results of a channel that leave together, at most
 _PARALLEL = 1 << 17  # multiplications from which threads pay
 _SUMS = 4 << 20  # bytes of partial sums of a gradient of weights
 _MOST_UNITS = 16  # into how many partial sums a gradient of weights may be divided
@@ -197,6 +201,19 @@ class _Sub(NamedTuple):
     move: tuple[int, ...]
 
 
+class _Order(NamedTuple):
+    """The steps of a sub-convolution, (channel, number of the tap), and in which parts and for what they are taken.
+
+    parts : (first step, steps, first column, last column + 1) of each
+    classes : for each row of results its class; ranges : for each class and part, (steps skipped, steps taken)
+    """
+
+    steps: list[tuple[int, int]]
+    parts: list[tuple[int, int, int, int]]
+    classes: list[int]
+    ranges: list[int]
+
+
 class _Case:
     """One kind of call. x and w have five axes."""
 
@@ -301,12 +318,12 @@ class _Case:
             plane = _apart(((band + margin) * columns + after) * size)
             held = channels * len(depths) * len(keys) * plane
             area = plane * len(keys)
+            order = self._order(s, places, channels, by_pixel)
             steps = channels * len(shifts)
-            off = [
-                (c * len(depths) + d) * area + p * plane + (h * columns + w) * size
-                for c in range(channels) for _, d, p, h, w in shifts
-            ]
-            places_w = [(c * w_channel + i) * size for c in range(channels) for i, *_ in shifts]
+            place_of = {i: d * area + p * plane + (h * columns + w) * size for i, d, p, h, w in shifts}
+            off = [c * len(depths) * area + place_of[i] for c, i in order.steps]
+            # Weights are read in the order of their places, and written in that of the steps.
+            where = sorted(((c * w_channel + i) * size, at) for at, (c, i) in enumerate(order.steps))
             last_h, last_w = (
                 (a - 1) * m + max((at[j] for _, at in s.taps), default=0) for j, a, m in
                 zip((1, 2), s.count[1:], s.move[1:])
@@ -315,18 +332,22 @@ class _Case:
             last_d = (s.count[0] - 1) * s.move[0] + max(depths, default=0)
             inside = first[1] >= 0 and first[2] >= 0 and last_h < places[1] and last_w < places[2]
             inside = inside and first[0] >= 0 and last_d < places[0] and len(keys) <= 1
-            parts = -(-steps // (_PIXEL_DEPTH if by_pixel else _DEPTH)) or 1
             total = (band - 1) * columns + s.count[2]
-            group = 1 if parts == 1 else max(1, min(-(-total // width), _RESULTS // (outputs * width * size)))
+            group = max(1, min(-(-total // width), _RESULTS // (outputs * width * size))) if len(order.parts) > 1 else 1
+            contiguous = s.step[2] == 1 and y_row == s.count[2] * size
             units = samples * groups * s.count[0] * bands
             words.append(_words(
-                SUB, steps=steps, depth=-(-steps // parts) or 1, w_at=array(places_w), off_at=array(off),
-                packed_at=packed, t_n=s.count[0], h_n=s.count[1], w_n=s.count[2],
+                SUB, steps=steps, w_at=array([at for at, _ in where]), to_at=array([to for _, to in where]),
+                off_at=array(off), parts=len(order.parts), parts_at=array([n for part in order.parts for n in part]),
+                classes_at=array(order.classes), ranges_at=array(order.ranges), packed_at=packed, t_n=s.count[0],
+                h_n=s.count[1], w_n=s.count[2],
                 y_start=s.start[0] * y_slice + s.start[1] * y_row + s.start[2] * size, y_t=s.step[0] * y_slice,
                 y_h=s.step[1] * y_row, y_w=s.step[2] * size, taps_d=len(depths), d_at=array(depths), t_step=s.move[0],
                 d_n=places[0], phases=len(keys), phase_at=array([n for key in keys for n in phases[key]]),
                 h_step=s.move[1], w_step=s.move[2], row=columns * size, held=band + margin, plane=plane,
-                band=band, bands=bands, clear=not inside, group=group, units=units,
+                band=band, bands=bands, clear=not inside, group=group,
+                run=_run(s.count[2], self.lanes) if contiguous else 1,
+                near=contiguous and prod(shape) * size > _NEAR, units=units,
             ))
             packed += groups * wide * steps
             temp = max(temp, band * s.count[2] * wide if by_pixel else outputs * group * width * size)
@@ -356,15 +377,62 @@ class _Case:
         lanes, ours, other = self.lanes, 0.0, 0.0
         vectors = -(-outputs // lanes)
         for s in subs:
-            steps, (_, h, w) = channels * len(s.taps), s.count
+            _, h, w = s.count
             margin = 1 if len({at[2] for _, at in s.taps}) > 1 else 0
             run = -(-((h - 1) * (w + margin) + w) // lanes)
-            other += run * outputs * (steps + _FLUSH)
+            other += run * outputs * (channels * len(s.taps) + _FLUSH)
             rows = -(-w // -(-w // self.tiles.pixel[0]))
             few = max(1.0, _LATENCY / (rows * min(vectors, self.tiles.pixel[1])))
             alone = 1 + (vectors % self.tiles.pixel[1]) / vectors * _ALONE
+            seen = (_inside(at[1], s.move[1], self.x[3], h) for _, at in s.taps)
+            steps = channels * sum(hi - lo for lo, hi in seen) / h
             ours += h * w * vectors * (steps * few * alone + _TRANSPOSE)
         return ours < other
+
+    def _order(self, s: _Sub, places: Sequence[int], channels: int, by_pixel: bool) -> _Order:
+        """In which order and parts a sub-convolution takes its steps."""
+        height, width = s.count[1:]
+        if not by_pixel:
+            all_steps = [(c, i) for c in range(channels) for i, _ in s.taps]
+            pieces = _parts(0, len(all_steps), _DEPTH) or [(0, 0)]
+            return _Order(all_steps, [(first, n, 0, width) for first, n in pieces], [], [])
+        columns: dict[int, list[Any]] = {}
+        for i, at in s.taps:
+            columns.setdefault(at[2], []).append((i, at))
+        seen = {w: _inside(w, s.move[2], places[2], width) for w in columns}
+        groups = sorted(columns, key=lambda w: (seen[w][0] - seen[w][1], w))  # those with most to do first
+        saved = sum(len(columns[w]) * channels * (width - hi + lo) for w, (lo, hi) in seen.items()) / width
+        count = lambda taps: -(-taps * channels // _PIXEL_DEPTH)
+        together: list[tuple[list[Any], int, int]]
+        if saved > _PART * (sum(count(len(taps)) for taps in columns.values()) - count(len(s.taps))):
+            together = [(columns[w], *seen[w]) for w in groups]
+        else:
+            together = [(s.taps, 0, width)]
+        steps: list[tuple[int, int]] = []
+        parts: list[tuple[int, int, int, int]] = []
+        rows: list[tuple[int, int]] = []
+        for taps, lo, hi in together:
+            begin = len(steps)
+            for h in sorted({at[1] for _, at in taps}):
+                line = [i for i, at in taps if at[1] == h]
+                steps += [(c, i) for c in range(channels) for i in line]
+                rows += [_inside(h, s.move[1], places[1], height)] * (channels * len(line))
+            for first, n in _parts(begin, len(steps), _PIXEL_DEPTH):
+                # The first part makes all results, also those of which it has no products.
+                parts.append((first, n, lo, hi) if parts else (first, n, 0, width))
+        classes: list[int] = []
+        ranges: list[int] = []
+        known: dict[int, int] = {}
+        edges = sorted({edge for row in rows for edge in row})
+        for r in range(height):
+            key = bisect.bisect_right(edges, r)
+            if key not in known:
+                known[key] = len(known)
+                for first, n, *_ in parts:
+                    some = [j for j in range(n) if rows[first + j][0] <= r < rows[first + j][1]]
+                    ranges += [some[0], some[-1] + 1 - some[0]] if some else [0, 0]
+            classes.append(known[key])
+        return _Order(steps, parts or [(0, 0, 0, width)], classes, ranges or [0, 0])
 
     def weight_grad(self, kernel: tuple[int, ...], given: Any) -> Any:
         """The table of `gradient`; self.w is the shape of g."""
@@ -383,6 +451,7 @@ class _Case:
         chunk = -(-samples // chunks)
         chunks = -(-samples // chunk)
         parts = max(1, min(channels, most // (chunks * groups), channels * taps // _ROWS))
+        parts = 1 << parts.bit_length() - 1  # so that the threads have equally much to do
         part = -(-channels // parts)
         row_bytes = (part * kernel[0] * columns * self.stride[1] + out[2] * self.tiles.gradient[1] * lanes) * size
         band = max(1, min(out[1], _BAND // row_bytes))
@@ -413,6 +482,24 @@ class _Case:
             alone=work < _PARALLEL,
         )
         return np.array([*head, *depths, *off], np.int64), shape
+
+
+def _parts(begin: int, end: int, most: int) -> list[tuple[int, int]]:
+    """(first, how many) of equal parts of a range, none of which is longer than `most`."""
+    count = -(-(end - begin) // most)
+    cuts = [begin + (end - begin) * i // count for i in range(count + 1)] if count else [begin]
+    return [(a, b - a) for a, b in zip(cuts, cuts[1:])]
+
+
+def _inside(start: int, step: int, size: int, count: int) -> tuple[int, int]:
+    """The range of i in range(count) with 0 <= start + i step < size; (0, 0) where there are none."""
+    low, high = max(0, -(start // step)), min(count, (size - 1 - start) // step + 1)
+    return (low, high) if low < high else (0, 0)
+
+
+def _run(width: int, lanes: int) -> int:
+    """How many rows of results leave together: as few vectors as possible shall be partly new only."""
+    return min(range(1, max(1, _RUN // width) + 1), key=lambda n: (-(-n * width // lanes) * lanes / (n * width), n))
 
 
 def _apart(size: int) -> int:

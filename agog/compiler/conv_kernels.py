@@ -10,6 +10,10 @@ which is a matrix product whose right operand is read in place, by tiles of outp
 between the rows is dropped. Where there are enough outputs, tiles are pixels by vectors of outputs instead: nothing is
 computed in vain, but results have to be transposed. The plan takes what has less to do.
 
+k goes in parts, so that operands stay in the first level cache. With tiles of pixels, taps are in the order of their
+rows, and a row of results skips those that lie in the padding; where all taps of a part are of one column, pixels for
+which that is in the padding are skipped as well. So padding is not multiplied by zero but left out, mostly.
+
 A stride is a copy of the input in phases (every other row, say), so that taps of one phase are adjacent again; in the
 gradient of the input it is several convolutions, one for every phase of the result.
 """
@@ -19,9 +23,9 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 from agog.compiler import pool
+from agog.compiler.conv_edges import Edges
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
-from agog.compiler.packing import Packing, transpose
 from agog.compiler.targets import Target
 
 __all__ = ["HEAD", "JOB", "SUB", "Tiles", "Words", "Writer"]
@@ -32,14 +36,11 @@ HEAD = (
     "scratch_size temp_at blocks low longer vectors w_row w_group relu alone by_pixel wide subs"
 ).split()
 SUB = (
-    "steps depth w_at off_at packed_at t_n h_n w_n y_start y_t y_h y_w taps_d d_at t_step d_n phases phase_at "
-    "h_step w_step row held plane band bands clear group units"
+    "steps w_at to_at off_at parts parts_at classes_at ranges_at packed_at t_n h_n w_n y_start y_t y_h y_w taps_d d_at "
+    "t_step d_n phases phase_at h_step w_step row held plane band bands clear group run near units"
 ).split()
 #: What a task is told: addresses, then the sub-convolution.
 JOB = ("out", "x", "w", "bias", "table", "packed", "sub")
-
-
-_RUN = 64  # results of a channel that leave together
 
 
 class Tiles:
@@ -73,7 +74,7 @@ class Words:
         return self._k.at(self._base, at, "int64")
 
 
-class Writer(Packing):
+class Writer(Edges):
     """Writes the functions of one dtype."""
 
     def __init__(self, module: Module, dtype: str) -> None:
@@ -169,177 +170,9 @@ class Writer(Packing):
         """Where the vectors of a tile are."""
         return [k.offset(k.offset(c, c_row * r), v * self.vector_bytes) for r in range(rows) for v in range(vectors)]
 
-    def pad(self) -> None:
-        """`pad(source, destination, planes, from, to, rows, row, columns, h, w, h_step, w_step, x_h, x_w)`.
-
-        For some planes, `from` and `to` bytes apart: destination[r][s] = source[h + r h_step][w + s w_step] where there
-        is such an element; the rest is left alone.
-        """
-        k, (source, destination, planes, x_plane, plane, rows, row, columns, h, w, h_step, w_step, x_h, x_w) = (
-            self.function(
-                "pad", "source destination", "planes from to rows row columns h w h_step w_step x_h x_w"
-            )
-        )
-        zero, one = k.const(0, "int64"), k.const(1, "int64")
-
-        def inside(start: Value, step: Value, count: Value, size: Value) -> tuple[Value, Value]:
-            """The indices i in range(count) with 0 <= start + i step < size."""
-            low = k.where(start < 0, k.op(f"sdiv i64 {(step - 1 - start).text}, {step.text}", "int64"), zero)
-            high = k.op(f"sdiv i64 {(size - 1 - start + step).text}, {step.text}", "int64")
-            high = k.where(start >= size, zero, k.where(high < count, high, count))
-            return low, high
-
-        r0, r1 = inside(h, h_step, rows, x_h)
-        s0, s1 = inside(w, w_step, columns, x_w)
-        whole = s0 + k.bitwise_and(k.where(s1 > s0, s1 - s0, zero), -self.lanes)
-        left = s1 - whole
-        partial = k.partial(k.where(left > 0, left, zero))
-
-        def one_row(r: Value, source: Value, destination: Value) -> None:
-            line = k.at(source, (h + r * h_step) * x_w + w, self.dtype)
-            target = k.offset(destination, r * row)
-
-            def vector(s: Value) -> None:
-                k.store(k.load(k.at(line, s, self.dtype), self.dtype, self.lanes), k.at(target, s, self.dtype))
-
-            def rest() -> None:
-                partial.store(partial.load(k.at(line, whole, self.dtype), self.dtype), k.at(target, whole, self.dtype))
-
-            def dense() -> None:
-                k.loop(s0, whole, self.lanes, vector)
-                k.if_(left > 0, rest)
-
-            def element(s: Value) -> None:
-                k.store(k.load(k.at(line, s * w_step, self.dtype), self.dtype), k.at(target, s, self.dtype))
-
-            def sparse() -> None:
-                k.loop(s0, s1, 1, element)
-
-            k.if_(k.eq(w_step, one), dense, sparse)
-
-        def one_plane(_: Value, source: Any, destination: Any) -> list[Value]:
-            k.loop(r0, r1, 1, lambda r: one_row(r, source, destination))
-            return [k.offset(source, x_plane), k.offset(destination, plane)]
-
-        k.loop(0, planes, 1, one_plane, [source, destination])
-        k.ret()
-        k.finish()
-
-    def flush(self) -> None:
-        """`flush(temp, y, bias, rows, temp_row, start, count, row, w_n, y_h, y_w, y_plane, relu)`.
-
-        temp holds results [rows][start ... start + count) of the long run; those that exist go to y, an image a row.
-        """
-        k, (temp, y, bias, rows, temp_row, start, count, row, w_n, y_h, y_w, y_plane, relu) = self.function(
-            "flush", "temp y bias", "rows temp_row start count row w_n y_h y_w y_plane relu"
-        )
-        dtype, lanes, size = self.dtype, self.lanes, self.size
-        has_bias, clips = k.ne_null(bias), k.ne(relu, 0)
-        end = start + count
-        first = k.op(f"udiv i64 {start.text}, {row.text}", "int64")
-        last = k.op(f"udiv i64 {(end - 1).text}, {row.text}", "int64")
-
-        def finished(value: Value, o: Value) -> Value:
-            splat = (lambda v: k.splat(v)) if value.lanes > 1 else (lambda v: v)
-            (value,) = k.if_(has_bias, lambda: [value + splat(k.load(k.at(bias, o, dtype), dtype))], lambda: [value])
-            (value,) = k.if_(clips, lambda: [k.max(value, 0.0)], lambda: [value])
-            return value
-
-        def segment(r: Value) -> None:
-            base = r * row
-            begin = k.where(start > base, start - base, 0)
-            stop = k.where(end - base < w_n, end - base, w_n)
-            line, source = k.offset(y, r * y_h), k.at(temp, base - start, dtype)
-
-            def dense() -> None:
-                def chunk(s: Value) -> None:
-                    left = stop - s
-                    partial = k.partial(k.where(left < lanes, left, lanes))
-
-                    def each(store: Any) -> None:
-                        def channel(o: Value, at: Any, to: Any) -> list[Value]:
-                            store(finished(k.load(at, dtype, lanes), o), to)
-                            return [k.offset(at, temp_row), k.offset(to, y_plane)]
-
-                        k.loop(0, rows, 1, channel, [k.at(source, s, dtype), k.at(line, s, dtype)])
-
-                    k.if_(left >= lanes, lambda: each(k.store), lambda: each(partial.store))
-
-                k.loop(begin, stop, lanes, chunk)
-
-            def sparse() -> None:
-                def channel(o: Value) -> None:
-                    at, to = k.offset(source, o * temp_row), k.offset(line, o * y_plane)
-                    k.loop(
-                        begin, stop, 1,
-                        lambda s: k.store(finished(k.load(k.at(at, s, dtype), dtype), o), k.offset(to, s * y_w)),
-                    )
-
-                k.loop(0, rows, 1, channel)
-
-            k.if_(k.eq(y_w, size), dense, sparse)
-
-        k.loop(first, last + 1, 1, segment)
-        k.ret()
-        k.finish()
-
     def pixel_kernels(self) -> None:
         """`pixel_R_V(x, w, off, c, steps, c_row, first)`: C [R][V vectors] (+)= x[off[k] + r] times w [k][V]."""
         self._products("pixel", "pixels", self.tiles.pixel, gathered="elements")
-
-    def flush_pixels(self) -> None:
-        """`flush_pixels(temp, y, bias, count, outputs, wide, y_w, y_plane, relu)`: temp [count][outputs] to y."""
-        k, (temp, y, bias, count, outputs, wide, y_w, y_plane, relu) = self.function(
-            "flush_pixels", "temp y bias", "count outputs wide y_w y_plane relu"
-        )
-        dtype, lanes = self.dtype, self.lanes
-        has_bias, clips = k.ne_null(bias), k.ne(relu, 0)
-        buffer = k.alloca(lanes * self.vector_bytes)
-        last = count - 1
-
-        def pixels(start: Value) -> None:
-            # The last vector begins earlier, if it can, and stores some results again.
-            short = count - start < lanes
-            start = k.where(short & (count >= lanes), count - lanes, start)
-            left = count - start
-            left = k.where(left < lanes, left, lanes)
-            partial = k.partial(left)
-
-            def channels(o: Value) -> None:
-                rows = []
-                for i in range(lanes):
-                    place = start + i
-                    place = k.where(place < last, place, last)
-                    rows.append(k.load(k.at(k.offset(temp, place * wide), o, dtype), dtype, lanes))
-                for e, value in enumerate(transpose(k, rows)):
-                    k.store(value, k.offset(buffer, e * self.vector_bytes))
-                rest = outputs - o
-
-                def channel(e: Value) -> None:
-                    value = k.load(k.offset(buffer, e * self.vector_bytes), dtype, lanes)
-                    (value,) = k.if_(
-                        has_bias, lambda: [value + k.splat(k.load(k.at(bias, o + e, dtype), dtype))], lambda: [value]
-                    )
-                    (value,) = k.if_(clips, lambda: [k.max(value, 0.0)], lambda: [value])
-                    to = k.offset(y, (o + e) * y_plane + start * y_w)
-
-                    def sparse() -> None:
-                        line = k.offset(buffer, e * self.vector_bytes)
-                        k.store(value, line)
-                        k.loop(
-                            0, left, 1, lambda j: k.store(k.load(k.at(line, j, dtype), dtype), k.offset(to, j * y_w))
-                        )
-
-                    dense = lambda: k.if_(left >= lanes, lambda: k.store(value, to), lambda: partial.store(value, to))
-                    k.if_(k.eq(y_w, self.size), lambda: dense() and None, sparse)
-
-                k.loop(0, k.where(rest < lanes, rest, lanes), 1, channel)
-
-            k.loop(0, outputs, lanes, channels)
-
-        k.loop(0, count, lanes, pixels)
-        k.ret()
-        k.finish()
 
     def _pixels(self, k: Kernel, f: Words, b: Value) -> tuple[Value, Value, Value]:
         """(outputs, first one, vectors) of a block of outputs in tiles by pixel."""
@@ -364,7 +197,7 @@ class Writer(Packing):
         """The weights of groups and blocks in the order in which tiles read them: [k][rows]."""
         k, job, begin, end, _ = self._task("pack_weights")
         f, s = Words(k, job["table"], HEAD), Words(k, job["sub"], SUB)
-        places = k.at(job["table"], s.w_at, "int64")
+        places, destinations = (k.at(job["table"], at, "int64") for at in (s.w_at, s.to_at))
 
         def block(i: Value) -> None:
             group = k.op(f"udiv i64 {i.text}, {f.blocks.text}", "int64")
@@ -378,17 +211,17 @@ class Writer(Packing):
             wide = k.op(f"udiv i64 {f.wide.text}, {self.size}", "int64")
             target = k.offset(job["packed"], s.packed_at + (group * wide + row) * s.steps * self.size)
 
-            def step(j: Value, target: Any) -> list[Value]:
+            def step(j: Value) -> None:
                 at = k.offset(source, k.load(k.at(places, j, "int64"), "int64"))
+                to = k.at(target, k.load(k.at(destinations, j, "int64"), "int64") * stride, self.dtype)
                 k.loop(
                     0, rows, 1,
-                    lambda r: k.store(k.load(k.offset(at, r * f.w_row), self.dtype), k.at(target, r, self.dtype)),
+                    lambda r: k.store(k.load(k.offset(at, r * f.w_row), self.dtype), k.at(to, r, self.dtype)),
                 )
                 zero = k.const(0.0, self.dtype)
-                k.loop(rows, stride, 1, lambda r: k.store(zero, k.at(target, r, self.dtype)))
-                return [k.at(target, stride, self.dtype)]
+                k.loop(rows, stride, 1, lambda r: k.store(zero, k.at(to, r, self.dtype)))
 
-            k.loop(0, s.steps, 1, step, [target])
+            k.loop(0, s.steps, 1, step)
 
         k.loop(begin, end, 1, block)
         k.ret()
@@ -454,20 +287,21 @@ class Writer(Packing):
             k.loop(0, s.taps_d, 1, tap)
             total = (rows - 1) * columns + s.w_n
             weights = k.offset(job["packed"], s.packed_at + group * f.wide * s.steps)
-            dense = k.eq(s.y_w, size) & k.eq(s.y_h, s.w_n * size)
+
+            def part(i: Value) -> list[Value]:
+                """(first step, steps, first column, last column + 1) of a part."""
+                place = k.at(table, s.parts_at + i * 4, "int64")
+                return [k.load(k.at(place, j, "int64"), "int64") for j in range(4)]
 
             def by_pixel() -> None:
                 tiles = k.op(f"udiv i64 {(s.w_n + (self.tiles.pixel[0] - 1)).text}, {self.tiles.pixel[0]}", "int64")
                 low = k.op(f"udiv i64 {s.w_n.text}, {tiles.text}", "int64")
                 longer = s.w_n - tiles * low
 
-                def depth(first: Value) -> None:
-                    left = s.steps - first
-                    steps = k.where(left < s.depth, left, s.depth)
-                    offsets = k.at(table, s.off_at + first, "int64")
-                    begins = k.cast(k.eq(first, 0), "int64")
-
-                    ends = first + steps >= s.steps
+                def depth(i: Value) -> None:
+                    first, _, low_column, high_column = part(i)
+                    begins, ends = k.eq(i, 0), k.eq(i, s.parts - 1)
+                    classes = k.at(table, s.classes_at + row, "int64")
 
                     def block(b: Value) -> None:
                         count, o, vectors = self._pixels(k, f, b)
@@ -476,21 +310,45 @@ class Writer(Packing):
 
                         def lines(start: Value) -> None:
                             left = rows - start
-                            end = start + k.where(left < few, left, few)
+                            end = start + k.where(left < s.run, left, s.run)
 
                             def line(r: Value) -> None:
+                                place = k.load(k.at(classes, r, "int64"), "int64") * s.parts + i
+                                place = k.at(table, s.ranges_at + place * 2, "int64")
+                                skipped, steps = (k.load(k.at(place, j, "int64"), "int64") for j in range(2))
+                                weight = k.at(right, skipped * vectors * lanes, self.dtype)
+                                offsets = k.at(table, s.off_at + first + skipped, "int64")
+
                                 def tile(i: Value) -> None:
-                                    height = low + k.cast(i < longer, "int64")
                                     p = i * low + k.where(i < longer, i, longer)
-                                    kernel = k.load(k.at(k.symbol("@pixels"), height * 4 + vectors, "ptr"), "ptr")
-                                    c = k.at(k.offset(temp, (r * s.w_n + p) * f.wide), o, self.dtype)
-                                    left = k.at(k.offset(scratch, r * s.row), p, self.dtype)
-                                    k.call_address(kernel, left, right, offsets, c, steps, f.wide, begins)
+                                    end = p + low + k.cast(i < longer, "int64")
+                                    p = k.where(p < low_column, low_column, p)
+                                    end = k.where(end < high_column, end, high_column)
+                                    height = end - p
 
-                                k.loop(0, tiles, 1, tile)
+                                    def product() -> None:
+                                        kernel = k.load(k.at(k.symbol("@pixels"), height * 4 + vectors, "ptr"), "ptr")
+                                        c = k.at(k.offset(temp, (r * s.w_n + p) * f.wide), o, self.dtype)
+                                        left = k.at(k.offset(scratch, r * s.row), p, self.dtype)
+                                        fresh = k.cast(begins, "int64")
+                                        k.call_address(kernel, left, weight, offsets, c, steps, f.wide, fresh)
 
+                                    k.if_(height > 0, product)
+
+                                k.if_(begins | (steps > 0), lambda: k.loop(0, tiles, 1, tile) and None)
+
+                            def fetch() -> None:
+                                to = k.offset(y, start * s.y_h + o * f.y_plane)
+                                size = (end - start) * s.y_h
+                                one = lambda c: k.loop(
+                                    0, size, 64, lambda j: k.prefetch(k.offset(to, c * f.y_plane + j), 2)
+                                )
+                                k.loop(0, count, 1, lambda c: one(c) and None)
+
+                            # Where results go comes near while they are made. They leave a few at a time: the next are
+                            # computed while they are on their way.
+                            k.if_(ends & k.ne(s.near, 0), fetch)
                             k.loop(start, end, 1, line)
-                            # Results leave a few at a time: the next are computed while they are on their way.
                             done = lambda: k.call_known(
                                 "flush_pixels", None, k.at(k.offset(temp, start * s.w_n * f.wide), o, self.dtype),
                                 k.offset(y, start * s.y_h + o * f.y_plane), *biases, (end - start) * s.w_n, count,
@@ -498,14 +356,11 @@ class Writer(Packing):
                             )
                             k.if_(ends, done)
 
-                        k.loop(0, rows, few, lines)
+                        k.loop(0, rows, s.run, lines)
 
                     k.loop(0, f.blocks, 1, block)
 
-                # Rows of results that are one piece in memory leave together when they are short.
-                few = k.op(f"udiv i64 {_RUN}, {s.w_n.text}", "int64")
-                few = k.where(dense & (few > 0), few, 1)
-                k.loop(0, k.where(s.steps > 0, s.steps, 1), s.depth, depth)
+                k.loop(0, s.parts, 1, depth)
 
             # The weights of some steps stay in the second level cache while they serve a group of panels.
             wide = width * s.group
@@ -523,11 +378,10 @@ class Writer(Packing):
 
                     k.loop(start, end, width, panel, [temp])
 
-                def depth(first: Value) -> None:
-                    left = s.steps - first
-                    steps = k.where(left < s.depth, left, s.depth)
+                def depth(i: Value) -> None:
+                    first, steps, *_ = part(i)
                     offsets = k.at(table, s.off_at + first, "int64")
-                    begins = k.cast(k.eq(first, 0), "int64")
+                    begins = k.cast(k.eq(i, 0), "int64")
 
                     def panel(start: Value, count: Value, place: Value) -> None:
                         vectors = k.op(f"udiv i64 {(count + (lanes - 1)).text}, {lanes}", "int64")
@@ -544,7 +398,7 @@ class Writer(Packing):
 
                     panels(panel)
 
-                k.loop(0, k.where(s.steps > 0, s.steps, 1), s.depth, depth)
+                k.loop(0, s.parts, 1, depth)
                 panels(
                     lambda start, count, place: k.call_known(
                         "flush", None, place, y, bias, f.outputs, temp_row, start, count, columns, s.w_n, s.y_h, s.y_w,

@@ -111,12 +111,31 @@ LARGE = [
     (3, 7, 20, 1, (40, 40), (5, 5), (2, 2), ((2, 2), (2, 2)), (1, 1)),
     (5, 1, 1, 12, (28, 28), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),  # every channel by itself
     (64, 1, 16, 1, (28, 28), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    (3, 48, 40, 1, (9, 10), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),  # taps by columns, padding left out
+    (2, 24, 32, 1, (5, 6), (3, 3), (1, 1), ((4, 4), (3, 5)), (1, 1)),  # results of nothing but padding
+    (2, 30, 33, 1, (11, 13), (5, 5), (2, 2), ((2, 2), (3, 1)), (1, 1)),
+    (2, 20, 32, 1, (9, 8), (3, 3), (1, 1), ((3, 3), (3, 3)), (3, 3)),
+    (2, 16, 32, 1, (5, 6, 7), (3, 3, 3), (1, 1, 1), ((1, 1),) * 3, (1, 1, 1)),
 ]
 
 
 @pytest.mark.parametrize("case", LARGE)
 def test_large(case, target, rng):
     check_case(conv("float32", target), rng, case)
+
+
+def test_padding_is_left_out(target, rng):
+    """What lies in the padding is no operand: not even infinity times its zero."""
+    k = conv("float32", target)
+    rest = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    x, w = rng.standard_normal((2, 64, 14, 14)).astype("f"), rng.standard_normal((32, 64, 3, 3)).astype("f")
+    for (i, j), row, column in [((0, 1), 0, None), ((2, 1), -1, None), ((1, 0), None, 0), ((1, 2), None, -1)]:
+        broken = w.copy()
+        broken[:, :, i, j] = np.inf
+        y = k.forward(x, broken, None, *rest)
+        edge = np.zeros((14, 14), bool)
+        edge[slice(None) if row is None else row, slice(None) if column is None else column] = True
+        assert np.isfinite(y[..., edge]).all() and not np.isfinite(y[..., ~edge]).any()
 
 
 def test_there_is_a_kernel_for_ordinary_shapes(monkeypatch, rng):
@@ -177,7 +196,7 @@ def test_layouts(rng):
 def test_nothing_beyond_the_arrays_is_touched(at_end, target, rng, guarded):
     k = conv("float32", target)
     for n, c, o, s, r, pad, stride in [(1, 1, 1, 1, 1, 0, 1), (2, 3, 17, 7, 3, 1, 1), (3, 2, 14, 16, 3, 0, 2),
-                                       (1, 5, 9, 33, 1, 0, 1)]:
+                                       (1, 5, 9, 33, 1, 0, 1), (2, 40, 32, 17, 3, 1, 1), (2, 40, 32, 5, 3, 4, 1)]:
         x = guarded.array(rng.standard_normal((n, c, s, s)).astype("f"), at_end)
         w = guarded.array(rng.standard_normal((o, c, r, r)).astype("f"), at_end)
         b = guarded.array(rng.standard_normal(o).astype("f"), at_end)

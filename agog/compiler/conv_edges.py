@@ -1,0 +1,203 @@
+"""The native code at the edges of convolutions: input is copied with its padding, results are laid out as an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agog.compiler.ir import Value
+from agog.compiler.packing import Packing, transpose
+
+__all__ = ["Edges"]
+
+
+class Edges(Packing):
+    """Writes these functions for one dtype."""
+
+    def pad(self) -> None:
+        """`pad(source, destination, planes, from, to, rows, row, columns, h, w, h_step, w_step, x_h, x_w)`.
+
+        For some planes, `from` and `to` bytes apart: destination[r][s] = source[h + r h_step][w + s w_step] where there
+        is such an element; the rest is left alone.
+        """
+        k, (source, destination, planes, x_plane, plane, rows, row, columns, h, w, h_step, w_step, x_h, x_w) = (
+            self.function(
+                "pad", "source destination", "planes from to rows row columns h w h_step w_step x_h x_w"
+            )
+        )
+        zero, one = k.const(0, "int64"), k.const(1, "int64")
+
+        def inside(start: Value, step: Value, count: Value, size: Value) -> tuple[Value, Value]:
+            """The indices i in range(count) with 0 <= start + i step < size."""
+            low = k.where(start < 0, k.op(f"sdiv i64 {(step - 1 - start).text}, {step.text}", "int64"), zero)
+            high = k.op(f"sdiv i64 {(size - 1 - start + step).text}, {step.text}", "int64")
+            high = k.where(start >= size, zero, k.where(high < count, high, count))
+            return low, high
+
+        r0, r1 = inside(h, h_step, rows, x_h)
+        s0, s1 = inside(w, w_step, columns, x_w)
+        some = (r0 < r1) & (s0 < s1)
+        r1 = k.where(some, r1, r0)
+        last = s1 - self.lanes
+        partial = k.partial(k.where(some & (last < s0), s1 - s0, zero))
+        begin, line = ((h + r0 * h_step) * x_w + w) * self.size, h_step * x_w * self.size
+
+        def dense(at: Value, to: Value) -> None:
+            def one_row(_: Value, at: Any, to: Any) -> list[Value]:
+                def copy(s: Value) -> None:
+                    k.prefetch(k.offset(k.at(at, s, self.dtype), x_plane), 2)  # the same place of the next plane
+                    k.store(k.load(k.at(at, s, self.dtype), self.dtype, self.lanes), k.at(to, s, self.dtype))
+
+                def few() -> None:
+                    partial.store(partial.load(k.at(at, s0, self.dtype), self.dtype), k.at(to, s0, self.dtype))
+
+                k.loop(s0, last, self.lanes, copy)
+                k.if_(last >= s0, lambda: copy(last), few)  # the last vector copies some elements again
+                return [k.offset(at, line), k.offset(to, row)]
+
+            k.loop(r0, r1, 1, one_row, [at, to])
+
+        def sparse(at: Value, to: Value) -> None:
+            def one_row(_: Value, at: Any, to: Any) -> list[Value]:
+                copy = lambda s: k.store(k.load(k.at(at, s * w_step, self.dtype), self.dtype), k.at(to, s, self.dtype))
+                k.loop(s0, s1, 1, copy)
+                return [k.offset(at, line), k.offset(to, row)]
+
+            k.loop(r0, r1, 1, one_row, [at, to])
+
+        def one_plane(_: Value, at: Any, to: Any) -> list[Value]:
+            k.if_(k.eq(w_step, one), lambda: dense(at, to), lambda: sparse(at, to))
+            return [k.offset(at, x_plane), k.offset(to, plane)]
+
+        k.loop(0, planes, 1, one_plane, [k.offset(source, begin), k.offset(destination, r0 * row)])
+        k.ret()
+        k.finish()
+
+    def flush(self) -> None:
+        """`flush(temp, y, bias, rows, temp_row, start, count, row, w_n, y_h, y_w, y_plane, relu)`.
+
+        temp holds results [rows][start ... start + count) of the long run; those that exist go to y, an image a row.
+        """
+        k, (temp, y, bias, rows, temp_row, start, count, row, w_n, y_h, y_w, y_plane, relu) = self.function(
+            "flush", "temp y bias", "rows temp_row start count row w_n y_h y_w y_plane relu"
+        )
+        dtype, lanes, size = self.dtype, self.lanes, self.size
+        has_bias, clips = k.ne_null(bias), k.ne(relu, 0)
+        end = start + count
+        first = k.op(f"udiv i64 {start.text}, {row.text}", "int64")
+        last = k.op(f"udiv i64 {(end - 1).text}, {row.text}", "int64")
+
+        def finished(value: Value, o: Value) -> Value:
+            splat = (lambda v: k.splat(v)) if value.lanes > 1 else (lambda v: v)
+            (value,) = k.if_(has_bias, lambda: [value + splat(k.load(k.at(bias, o, dtype), dtype))], lambda: [value])
+            (value,) = k.if_(clips, lambda: [k.max(value, 0.0)], lambda: [value])
+            return value
+
+        def segment(r: Value) -> None:
+            base = r * row
+            begin = k.where(start > base, start - base, 0)
+            stop = k.where(end - base < w_n, end - base, w_n)
+            line, source = k.offset(y, r * y_h), k.at(temp, base - start, dtype)
+
+            def dense() -> None:
+                def chunk(s: Value) -> None:
+                    left = stop - s
+                    partial = k.partial(k.where(left < lanes, left, lanes))
+
+                    def each(store: Any) -> None:
+                        def channel(o: Value, at: Any, to: Any) -> list[Value]:
+                            store(finished(k.load(at, dtype, lanes), o), to)
+                            return [k.offset(at, temp_row), k.offset(to, y_plane)]
+
+                        k.loop(0, rows, 1, channel, [k.at(source, s, dtype), k.at(line, s, dtype)])
+
+                    k.if_(left >= lanes, lambda: each(k.store), lambda: each(partial.store))
+
+                k.loop(begin, stop, lanes, chunk)
+
+            def sparse() -> None:
+                def channel(o: Value) -> None:
+                    at, to = k.offset(source, o * temp_row), k.offset(line, o * y_plane)
+                    k.loop(
+                        begin, stop, 1,
+                        lambda s: k.store(finished(k.load(k.at(at, s, dtype), dtype), o), k.offset(to, s * y_w)),
+                    )
+
+                k.loop(0, rows, 1, channel)
+
+            k.if_(k.eq(y_w, size), dense, sparse)
+
+        k.loop(first, last + 1, 1, segment)
+        k.ret()
+        k.finish()
+
+    def flush_pixels(self) -> None:
+        """`flush_pixels(temp, y, bias, count, outputs, wide, y_w, y_plane, relu)`: temp [count][outputs] to y."""
+        k, (temp, y, bias, count, outputs, wide, y_w, y_plane, relu) = self.function(
+            "flush_pixels", "temp y bias", "count outputs wide y_w y_plane relu"
+        )
+        dtype, lanes = self.dtype, self.lanes
+        has_bias, clips, dense = k.ne_null(bias), k.ne(relu, 0), k.eq(y_w, self.size)
+        buffer = k.alloca(lanes * self.vector_bytes)
+
+        def pixels(start: Value) -> None:
+            # The last vector begins earlier, if it can, and stores some results again.
+            short = count - start < lanes
+            start = k.where(short & (count >= lanes), count - lanes, start)
+            left = count - start
+            left = k.where(left < lanes, left, lanes)
+            partial = k.partial(left)
+            source, target = k.offset(temp, start * wide), k.offset(y, start * y_w)
+            whole_rows = lambda at: [k.load(k.offset(at, wide * i), dtype, lanes) for i in range(lanes)]
+
+            def channels(o: Value) -> None:
+                rest = outputs - o
+                rest = k.where(rest < lanes, rest, lanes)
+                place = k.at(source, o, dtype)
+                to = k.offset(target, o * y_plane)
+
+                def some() -> list[Value]:
+                    at, rows = place, []
+                    for i in range(lanes):
+                        rows.append(k.load(at, dtype, lanes))
+                        at = k.offset(at, k.where(left > i + 1, wide, 0))  # the last pixel again
+                    return rows
+
+                rows: Any = k.if_(left >= lanes, lambda: whole_rows(place), some)
+
+                def biased() -> list[Value]:
+                    at = k.at(bias, o, dtype)
+                    (b,) = k.if_(
+                        rest >= lanes, lambda: [k.load(at, dtype, lanes)], lambda: [k.partial(rest).load(at, dtype)]
+                    )
+                    return [row + b for row in rows]
+
+                rows = k.if_(has_bias, biased, lambda: rows)
+                rows = k.if_(clips, lambda: [k.max(row, 0.0) for row in rows], lambda: rows)
+                columns = transpose(k, rows)
+
+                def whole() -> None:
+                    for e, value in enumerate(columns):
+                        k.store(value, k.offset(to, y_plane * e))
+
+                def parts() -> None:
+                    for e, value in enumerate(columns):
+                        k.store(value, k.offset(buffer, e * self.vector_bytes))
+
+                    def channel(e: Value) -> None:
+                        line, at = k.offset(buffer, e * self.vector_bytes), k.offset(to, e * y_plane)
+                        one = lambda j: k.store(k.load(k.at(line, j, dtype), dtype), k.offset(at, j * y_w))
+                        k.if_(
+                            dense,
+                            lambda: partial.store(k.load(line, dtype, lanes), at),
+                            lambda: k.loop(0, left, 1, one) and None,
+                        )
+
+                    k.loop(0, rest, 1, channel)
+
+                k.if_(dense & (left >= lanes) & (rest >= lanes), whole, parts)
+
+            k.loop(0, outputs, lanes, channels)
+
+        k.loop(0, count, lanes, pixels)
+        k.ret()
+        k.finish()
