@@ -7,6 +7,7 @@ import pytest
 
 import agog as ag
 from agog.compiler import eager
+from agog.errors import AxisError
 from agog.ops.row import TABLE
 
 
@@ -74,6 +75,65 @@ def test_large_arrays_however_they_lie(dtype, rng):
         for again in later:
             assert again.dtype == first.dtype and again.shape == first.shape
             assert again.numpy().tobytes() == first.numpy().tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "float16"])
+def test_clipping(dtype, rng):
+    x = (rng.normal(size=(300, 300)) * 10).astype(dtype)
+    if dtype != "int32":
+        x[0, :5] = [np.nan, np.inf, -np.inf, -0.0, 0.0]
+    low, high = ((rng.normal(size=(300, 300)) * 5).astype(dtype) for _ in range(2))
+    for bounds in ((-2, 3), (-2, None), (None, 3), (low, high), (low, 3), (0, high), (high, None), (5, -5),
+                   (low[0], 3)):
+        given = [ag.asarray(b) if isinstance(b, np.ndarray) else b for b in bounds]
+        got = [ag.clip(ag.asarray(x), *given).numpy() for _ in range(3)]
+        want = x if bounds[0] is None else np.maximum(x, bounds[0])
+        want = want if bounds[1] is None else np.minimum(want, bounds[1])
+        assert all(g.dtype == x.dtype and np.array_equal(g, want, equal_nan=dtype != "int32") for g in got)
+    assert any(v for k, v in eager._kernels.items() if k[:2] == ("mixed", "clip")), "no kernel was made"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(300, 301), (70_001,), (2, 300, 200), (100_000, 3), (1, 1 << 17)])
+def test_reductions_of_large_arrays(dtype, shape, rng):
+    x = ag.asarray(rng.normal(size=shape) + 0.1).astype(dtype)
+    exact = x.astype("float64").numpy()
+    n = len(shape)
+    for axis in (None, n - 1, -1, 0, tuple(range(n)), (-1, *range(n - 1)), tuple(range(1, n)) or None):
+        for keepdims in (False, True):
+            for name in ("sum", "mean", "max", "min"):
+                got = [getattr(x, name)(axis=axis, keepdims=keepdims) for _ in range(2)][1]
+                want = getattr(exact, name)(axis=axis, keepdims=keepdims)
+                assert got.dtype == x.dtype and got.shape == want.shape
+                error = 0 if name in ("max", "min") else {"float64": 1e-13, "float32": 1e-5}.get(dtype, 1e-2)
+                np.testing.assert_allclose(got.astype("float64").numpy(), want, rtol=error, atol=error * 10)
+    for axis in (n, -n - 1, (0, 0), (0, n)):
+        for name in ("sum", "max", "min"):
+            with pytest.raises(AxisError):
+                getattr(x, name)(axis=axis)
+    y = x.astype("float64").numpy().copy()
+    y.ravel()[-1] = np.nan
+    y = ag.asarray(y).astype(dtype)
+    assert all(np.isnan(float(getattr(y, name)())) for name in ("sum", "max", "min"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_powers_of_large_and_small_arrays_are_the_same(dtype, rng):
+    x = np.concatenate([[0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, 3e38], rng.normal(size=70_000) * 1e3]).astype(dtype)
+    for power in (2, 2.0, 0.5, -1, -1.0):
+        large = [(ag.asarray(x) ** power).numpy() for _ in range(3)]
+        small = np.concatenate([(ag.asarray(x[i:i + 1000]) ** power).numpy() for i in range(0, x.size, 1000)])
+        assert all(np.array_equal(a, small, equal_nan=True) and (np.signbit(a) == np.signbit(small))[~np.isnan(a)].all()
+                   for a in large)
+
+
+def test_logic_of_large_arrays(rng):
+    a, b = (rng.random(70_000) < 0.5 for _ in range(2))
+    for f, g in ((lambda x, y: x & y, np.logical_and), (lambda x, y: x | y, np.logical_or),
+                 (lambda x, y: x ^ y, np.logical_xor), (lambda x, y: ~x, lambda x, y: ~x),
+                 (ag.logical_and, np.logical_and), (lambda x, y: x == y, np.equal)):
+        got = [f(ag.asarray(a), ag.asarray(b)).numpy() for _ in range(3)]
+        assert all(v.dtype == np.bool_ and (v == g(a, b)).all() for v in got)
 
 
 SHAPES = [((300, 300), (300,)), ((300, 300), (1, 300)), ((300, 257), (300, 1)), ((20, 60, 70), (60, 70)),

@@ -255,6 +255,9 @@ def _run(ufunc: Any, inputs: tuple, out: np.ndarray) -> None:
             h.result()
 
 
+_POWERS = {2: np.square, 0.5: np.sqrt, -1: np.reciprocal}  # bit for bit the same
+
+
 def _flat(x: np.ndarray) -> Any:
     return x.reshape(-1) if x.ndim != 1 else x
 
@@ -276,8 +279,8 @@ def binary(ufunc: Any, a: Any, b: Any) -> Any:
     dtype, shape = array.dtype, array.shape
     if dtype.kind == "V":  # beside a Python number, NumPy makes bfloat16 float32
         a, b = (x if type(x) is np.ndarray else np.array(x, dtype) for x in (a, b))
-    if ufunc is np.power and array is a and type(b) is float and b == 0.5 and dtype.char in "fd":
-        return unary(np.sqrt, a)  # as NumPy has it, which tells at -0 and -inf
+    if ufunc is np.power and array is a and type(b) in (int, float) and b in _POWERS and dtype.char in "fd":
+        return unary(_POWERS[b], a)  # as NumPy has it, which tells at -0 and -inf
     if type(a) is not _ndarray or type(b) is not _ndarray:
         done = _beside_number(ufunc, a, b)
         if done is not None:

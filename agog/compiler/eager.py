@@ -31,7 +31,7 @@ from agog.compiler.stretched import compile_stretched, layout
 from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.ops.row import TABLE, Op
 
-_DTYPES = {"float32", "float64", "float16", "bfloat16", "int32", "int64"}
+_DTYPES = {"float32", "float64", "float16", "bfloat16", "int32", "int64", "bool"}
 _kernels: dict[Any, Any] = {}
 _wanted: queue.SimpleQueue[Any] = queue.SimpleQueue()
 _lock = threading.Lock()
@@ -306,29 +306,22 @@ class _Adam:
         return True
 
 
-_families = (
-    _Family(_Adam, adam="update"),
-    _Family(_Product, matmul="matmul", affine="affine"),
-    _Family(Attention, attention="forward", attention_grad="backward"),
-    _Family(conv, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
-    _Family(max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
-)
-
-
 class _Reductions:
-    """Reductions of 16-bit floats over all or the last axes."""
+    """Reductions of floats over all or the last axes; those of 16 bits are float32 until the end."""
 
     def __init__(self, dtype: str) -> None:
+        self.wide = "float32" if dtype in HALVES else dtype
         self.programs = {
-            name: compile_rows(name, PROGRAMS[name][0], ["float32"], ["column"], [dtype], ["row"])
+            name: compile_rows(name, PROGRAMS[name][0], [self.wide], ["column"], [dtype], ["row"])
             for name in ("sum", "max", "min")
         }
 
     def _reduced(self, name: str, ufunc: Any, x: Any, axis: Any, keepdims: bool) -> Any:
         n = x.ndim
-        over = n if axis is None else len(axis) if isinstance(axis, tuple) else 1
-        if axis is not None and sorted(a % n for a in (axis if isinstance(axis, tuple) else (axis,))) != [
-                *range(n - over, n)] or not over or not x.flags.c_contiguous:
+        axes = tuple(range(n)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        over = len(axes)
+        if not over or not x.flags.c_contiguous or not all(type(a) is int and -n <= a < n for a in axes) or sorted(
+                a % n for a in axes) != [*range(n - over, n)]:
             return None
         kept = x.shape[:n - over]
         rows = prod(kept)
@@ -336,11 +329,12 @@ class _Reductions:
         if not size:
             return None
         pieces = 1 if rows >= _FEW else next((p for p in _PIECES if size % p == 0), 1)  # threads share out rows
-        out = np.empty(rows * pieces, np.float32)
+        out = np.empty(rows * pieces, self.wide)
         self.programs[name]([out], [x.reshape(rows * pieces, size // pieces)])
         if pieces > 1:
             out = ufunc.reduce(out.reshape(rows, pieces), 1)
-        return large.astype(out, x.dtype).reshape((*kept, *(1,) * over) if keepdims else kept)
+        out = large.astype(out, x.dtype) if x.dtype != self.wide else out
+        return out.reshape((*kept, *(1,) * over) if keepdims else kept)
 
     def sum(self, x: Any, axis: Any, keepdims: bool, empty: Any) -> Any:
         """The row `sum`."""
@@ -383,6 +377,15 @@ class _HalfProduct:
         return self.affine(x, y, None, empty)
 
 
+_families = (
+    _Family(_Reductions, sum="sum", max="max", min="min"),
+    _Family(_Adam, adam="update"),
+    _Family(_Product, matmul="matmul", affine="affine"),
+    _Family(Attention, attention="forward", attention_grad="backward"),
+    _Family(conv, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
+    _Family(max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
+)
+
 _FEW, _PIECES = 64, (256, 128, 100, 96, 64, 60, 50, 49, 32, 30, 25, 16)
 _halves = (
     _Family(_Reductions, HALVES, sum="sum", max="max", min="min"),
@@ -390,38 +393,57 @@ _halves = (
 )
 
 
-def _where(condition: Any, x: Any, y: Any) -> Any:
-    """The row `where` of arrays of one shape and numbers."""
-    wholes = [v for v in (x, y) if type(v) is np.ndarray and v.ndim]
-    shape = condition.shape
-    if not wholes or condition.dtype != np.bool_ or not condition.flags.c_contiguous:
-        return None
-    dtype = wholes[0].dtype
-    for v in wholes:
-        if v.dtype != dtype or v.shape != shape or not v.flags.c_contiguous:
+def _mixed(name: str, shape: tuple[int, ...], dtype: Any, values: tuple[Any, ...]) -> Any:
+    """An elementwise row of C-contiguous arrays of one shape and numbers, which are of `dtype`; bools come first."""
+    kinds = []
+    for i, v in enumerate(values):
+        if type(v) is np.ndarray:
+            if v.ndim and (v.shape != shape or not v.flags.c_contiguous) or v.dtype != (
+                    np.bool_ if name == "where" and not i else dtype):
+                return None
+            kinds.append("contiguous" if v.ndim else "scalar")
+        elif v is None:
+            kinds.append("absent")
+        elif type(v) in (int, float):  # only a Python number is weak
+            kinds.append("scalar")
+        else:
             return None
-    for v in (x, y):  # only a Python number is weak
-        if type(v) not in (int, float) and getattr(v, "dtype", None) != dtype:
-            return None
-    key = ("where", dtype, *[type(v) is np.ndarray and v.ndim > 0 for v in (x, y)])
+    key = ("mixed", name, dtype, *kinds)
     kernel = _kernels.get(key)
     if kernel is None:
         if key not in _kernels:
             _kernels[key] = None  # asked for once
             if dtype.name in _DTYPES:
-                _request(_compile_where, key)
+                _request(_compile_mixed, key)
         return None
     out = large.empty(shape, dtype)
-    kernel([out], [condition, *[v if type(v) is np.ndarray else np.array(v, dtype) for v in (x, y)]])
+    kernel([out], [v if type(v) is np.ndarray else np.array(v, dtype) for v in values if v is not None])
     return out
 
 
-def _compile_where(key: Any) -> None:
-    name, dtype, *whole = key
-    kinds = ["contiguous", *["contiguous" if w else "scalar" for w in whole]]
+def _compile_mixed(key: Any) -> None:
+    _, name, dtype, *kinds = key
     lower: Any = TABLE[name].lower
-    _kernels[key] = compile_elementwise(
-        name, lower, ["bool", dtype.name, dtype.name], [dtype.name], kinds)
+
+    def row(k: Any, *values: Any) -> Any:
+        given = iter(values)
+        return lower(k, *[None if kind == "absent" else next(given) for kind in kinds])
+
+    dtypes = [dtype.name] * (len(kinds) - kinds.count("absent"))
+    if name == "where":
+        dtypes[0] = "bool"
+    _kernels[key] = compile_elementwise(name, row, dtypes, [dtype.name], [k for k in kinds if k != "absent"])
+
+
+def _where(condition: Any, x: Any, y: Any) -> Any:
+    """The row `where` of arrays of one shape and numbers."""
+    wholes = [v for v in (x, y) if type(v) is np.ndarray and v.ndim]
+    return _mixed("where", condition.shape, wholes[0].dtype, (condition, x, y)) if wholes else None
+
+
+def _clip(x: Any, low: Any, high: Any) -> Any:
+    """The row `clip` of arrays of one shape and numbers."""
+    return None if low is None and high is None else _mixed("clip", x.shape, x.dtype, (x, low, high))
 
 
 def _after_fork() -> None:
@@ -444,7 +466,7 @@ def enable() -> None:
     """Let `agog.array.large` use these kernels."""
     if config.native:
         large.accelerate, large.pull, large.stretched = accelerate, pull, stretched
-        large.kernels["where"], large.kernels["astype"] = _where, _astype
+        large.kernels |= {"where": _where, "clip": _clip, "astype": _astype}
         rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
         large.kernels |= rowwise.table()
         large.halves |= rowwise.halves()

@@ -184,6 +184,10 @@ fmin = elementwise("fmin(x, y) -> z", vjp={"x": _fextreme_vjp(True, False), "y":
 
 
 def _clip(np: Any, x: Any, min: Any, max: Any) -> Any:
+    if np is numpy and x.size >= large.THRESHOLD and type(x) is numpy.ndarray:
+        done = large.native("clip", 4 * x.size, x, min, max)
+        if done is not None:
+            return done
     if min is None:
         return np.positive(x) if max is None and x.dtype.kind != "b" else x if max is None else np.minimum(x, max)
     return np.maximum(x, min) if max is None else np.minimum(np.maximum(x, min), max)

@@ -122,7 +122,15 @@ def _add(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
         done = _by_products(x, axis if type(axis) is tuple else (axis,), keepdims)
         if done is not None:
             return done
-    return np.add.reduce(x, axis, None, None, keepdims)
+    done = _natively(np, "sum", x, axis, keepdims)
+    return np.add.reduce(x, axis, None, None, keepdims) if done is None else done
+
+
+def _natively(np: Any, name: str, x: Any, axis: Any, keepdims: bool) -> Any:
+    """The reduction of a large array by a kernel over all threads, or None."""
+    if np is numpy and x.size >= large.THRESHOLD and (x.dtype is dtypes.float32 or x.dtype is dtypes.float64):
+        return large.native(name, 4 * x.size, x, axis, keepdims)
+    return None
 
 
 def _by_products(x: Any, axes: Any, keepdims: bool) -> Any:
@@ -256,13 +264,15 @@ def _extreme_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any, keepdims: bool) -> 
 def _max(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and x.size and _half(x):
         return _reduced(np.maximum, "max", x, axis, keepdims)
-    return np.maximum.reduce(x, axis, None, None, keepdims)
+    done = _natively(np, "max", x, axis, keepdims)
+    return np.maximum.reduce(x, axis, None, None, keepdims) if done is None else done
 
 
 def _min(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and x.size and _half(x):
         return _reduced(np.minimum, "min", x, axis, keepdims)
-    return np.minimum.reduce(x, axis, None, None, keepdims)
+    done = _natively(np, "min", x, axis, keepdims)
+    return np.minimum.reduce(x, axis, None, None, keepdims) if done is None else done
 
 
 max = Op("max(x; axis=None, keepdims=False) -> y", _max,
