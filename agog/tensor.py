@@ -428,6 +428,9 @@ class Tensor(Methods):
         return bool((self == value).any())
 
     def __repr__(self) -> str:
+        special = getattr(self._data, "__agog_repr__", None)
+        if special is not None:
+            return special()
         data = self._host("repr")
         body = np.array2string(data, separator=", ", prefix="Tensor(", threshold=1000, edgeitems=3,
                                formatter={"float_kind": _short_float} if dtypes.is_half(data.dtype) else None)

@@ -21,6 +21,20 @@ class Structure:
     aux: Any = None
     children: tuple[Structure, ...] = ()
 
+    def __repr__(self) -> str:
+        parts = [repr(c) for c in self.children]
+        if self.kind is None:
+            return "*"
+        if self.kind is type(None):
+            return "None"
+        if self.kind is tuple:
+            return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+        if self.kind is list:
+            return f"[{', '.join(parts)}]"
+        if self.kind is dict:
+            return f"{{{', '.join(f'{k!r}: {part}' for k, part in zip(self.aux, parts))}}}"
+        return f"{self.kind.__name__}({', '.join(parts)})"
+
     @property
     def leaf_count(self) -> int:
         return 1 if self.kind is None else sum(c.leaf_count for c in self.children)

@@ -249,6 +249,91 @@ def test_numbers_inside_transformations(f, number):
     assert y.dtype == want.dtype and np.array_equal(y, want) and (dy.dtype == want.dtype)
 
 
+def test_arguments_are_not_changed_by_what_happens_in_place_to_what_was_given():
+    for change in (lambda x: x.__iadd__(10), lambda x: x.__setitem__(0, 10.0)):
+        for transformed in (lambda f, x: ag.vmap(f)(x), lambda f, x: ag.jvp(f, (x,), (x * 1,))[0],
+                            lambda f, x: ag.jvp(lambda t: f(x * 1), (x * 1,), (x,))[0],
+                            lambda f, x: ag.vjp(f, x)[0]):
+            x = T(1, 2) * 1
+
+            def f(v):
+                change(x)  # noqa: B023
+                return v * 2
+
+            near(transformed(f, x), [2, 4])
+    x = T(3, 4) * 1
+    near(ag.jvp(lambda v: (x.__iadd__(10), v * v)[1], (T(1, 1),), (x,))[1], [6, 8])
+
+
+@pytest.mark.parametrize("mode", ["reverse", "forward"])
+def test_jacobians_by_several_arguments_and_pytrees(mode):
+    def f(p, k, v):
+        return {"y": p["w"] @ v * k, "s": [(p["b"] ** 2).sum() * v.sum()], "n": v.argmax()}
+
+    p, v = {"w": R(2, 3), "b": R(4)}, R(3)
+    by = ag.jacobian(f, (0, 2), mode=mode)(p, 2.0, v)  # f's structure, and in it that of the arguments
+    near(by["y"][0], {"w": 2 * np.einsum("ik,j->ikj", np.eye(2), np.asarray(v)), "b": np.zeros((2, 4))})
+    near(by["s"][0][0], {"w": np.zeros((2, 3)), "b": 2 * p["b"] * v.sum()})
+    near(by["y"][1], 2 * p["w"])
+    near(by["s"][0][1], np.full(3, (p["b"] ** 2).sum().item()))
+    near(by["n"][1], [0, 0, 0])
+    near(ag.jacobian(f, -1, mode=mode)(p, 2.0, v), {"y": by["y"][1], "s": [by["s"][0][1]], "n": by["n"][1]})
+    near(ag.jacobian(f, (2,), mode=mode)(p, 2.0, v)["s"], [(by["s"][0][1],)])
+    assert ag.jacobian(f, (), mode=mode)(p, 2.0, v) == {"y": (), "s": [()], "n": ()}
+    each = ag.vmap(ag.jacobian(f, (0, 2), mode=mode), in_axes=({"w": None, "b": 0}, None, None))(
+        {"w": p["w"], "b": ag.stack([p["b"], p["b"] * 3])}, 2.0, v)
+    near(each["s"][0][0]["b"][1], 6 * p["b"] * v.sum())
+
+
+def test_hessians_by_several_arguments_and_pytrees():
+    f = lambda p, v: (p["w"] @ v).sum() ** 2 + (p["b"] ** 3).sum()
+    p, v = {"w": R(2, 3), "b": R(4)}, R(3)
+    h = ag.hessian(f, (0, 1))(p, v)
+    flat = lambda x: f({"w": ag.reshape(x[:6], (2, 3)), "b": x[6:10]}, x[10:])
+    want = ag.hessian(flat)(ag.concat([p["w"].reshape(6), p["b"], v]))
+    near(h[0]["w"][0]["w"].reshape(6, 6), want[:6, :6])
+    near(h[0]["b"][0]["b"], want[6:10, 6:10])
+    near(h[0]["w"][1].reshape(6, 3), want[:6, 10:])
+    near(h[1][0]["w"].reshape(3, 6), want[10:, :6])
+    near(h[1][1], want[10:, 10:])
+
+
+def test_jacobians_of_complex_functions():
+    z, w = ag.asarray(np.array([1 + 2j, -3j])), ag.asarray(np.array([[2 - 1j, 1j], [3.0, 1 + 1j]]))
+    f = lambda z: (w @ z) ** 2
+    for mode in ("reverse", "forward"):
+        near(ag.jacobian(f, mode=mode)(z), 2 * (w @ z)[:, None] * w)
+    near(ag.jacobian(lambda x: x * w, mode="forward")(T(2.0))[..., 0], w)
+    near(ag.jacobian(lambda z: ag.abs(z) ** 2)(z), np.diag(2 * np.asarray(z)))  # gradients, which point uphill
+
+
+def test_linearize_of_outputs_without_a_derivative():
+    x = T(1, 3, 2)
+    out, push = ag.linearize(lambda x: {"i": x.argmax(), "y": x**2}, x)
+    dy = push(T(1, 1, 1))
+    near(dy, {"i": 0, "y": 2 * x})
+    assert dy["i"].dtype == ag.int64 and not dy["y"].requires_grad
+
+
+def test_checkpoint_of_more_than_tensors():
+    x = T(1, 2, grad=True)
+    for f in (lambda x: (x * x, 3, "s", None), lambda x: {"n": 1, "y": x * x, "z": x * 3}):
+        out = ag.checkpoint(f)(x)
+        y = out[0] if isinstance(out, tuple) else out["y"] + out["z"] * 0
+        y.sum().backward()
+        near(x.grad, 2 * x.detach())
+        x.grad = None
+    assert ag.checkpoint(lambda x: (3, "s"))(x) == (3, "s")
+
+
+def test_what_vmap_shows():
+    seen = []
+    ag.vmap(lambda v: (seen.append(repr(v)), v)[1])(T(1, 2))
+    assert "2 examples" in seen[0] and "shape=()" in seen[0] and "[1., 2.]" in seen[0]
+    ag.vmap(ag.vmap(lambda v: (seen.append(f"{v}"), v)[1]))(R(3, 2))
+    assert "2 examples" in seen[1] and "3 examples" in seen[1]
+
+
 def test_linearize():
     runs = []
 
@@ -796,7 +881,22 @@ CYCLE.append(CYCLE)
     (lambda: ag.vmap(lambda x: np.asarray(x))(R(2, 3)), errors.ArgumentError, ["vmap"]),
     (lambda: ag.jacobian(cube, mode="sideways")(T(1)), errors.ArgumentError, ["sideways", "forward"]),
     (lambda: ag.jacobian(cube, 2)(T(1)), errors.ArgumentError, ["argnums=2"]),
-    (lambda: ag.jacobian(cube)({"a": T(1)}), errors.ArgumentTypeError, ["dict"]),
+    (lambda: ag.jacobian(cube)({"a": "b"}), errors.ArgumentTypeError, ["jacobian", "str"]),
+    (lambda: ag.jacobian(lambda x: None, mode="forward")(T(1)), errors.GradientError, ["nothing"]),
+    (lambda: ag.jacobian(lambda x: x * 1j)(T(1)), errors.ArgumentTypeError, ["complex", "forward"]),
+    (lambda: ag.jacobian(ag.abs, mode="forward")(T(1) * 1j), errors.ArgumentTypeError, ["real", "reverse"]),
+    (lambda: ag.jacobian(ag.multiply, (0, 1, 0))(T(1), T(1)), errors.ArgumentError, ["twice"]),
+    (lambda: ag.grad(lambda x, y: (x * y).sum(), (0, -2))(T(1), T(1)), errors.ArgumentError, ["twice"]),
+    (lambda: ag.vjp(cube, T(1), has_aux=True), errors.GradientError, ["(value, aux)", "a Tensor"]),
+    (lambda: ag.jvp(cube, (T(1),), (T(1),), has_aux=True), errors.GradientError, ["(value, aux)", "a Tensor"]),
+    (lambda: ag.vjp(lambda x: x, T(1))[1](T(1) * 1j), errors.ArgumentTypeError, ["complex", "float64"]),
+    (lambda: ag.vjp(lambda x: {"a": x}, T(1))[1]([T(1)]), errors.ArgumentError, ["{'a': *}", "[*]"]),
+    (lambda: ag.jvp(cube, (T(1),), (T(1) * 1j,)), errors.ArgumentTypeError, ["tangent", "complex", "float64"]),
+    (lambda: ag.jvp(cube, (T(1),), ("t",)), errors.ArgumentTypeError, ["tangent", "str"]),
+    (lambda: ag.vmap(cube, in_axes=True)(T(1)), errors.ArgumentError, ["in_axes=True", "int or None"]),
+    (lambda: ag.vmap(lambda x: (x, x), out_axes=(0,))(T(1)), errors.ArgumentError, ["out_axes=(0,)", "(*, *)"]),
+    (lambda: ag.vmap(lambda x: x if x > 0 else -x)(T(1)), errors.ArgumentError, ["ag.where"]),
+    (lambda: ag.linearize(cube, T(1))[1](T(1) * 1j), errors.ArgumentTypeError, ["linearize", "complex"]),
     (lambda: ag.jacobian(lambda x: None)(T(1)), errors.GradientError, ["nothing"]),
     (lambda: ag.hessian(lambda x: x * x)(T(1, 2)), errors.GradientError, ["scalar"]),
     (lambda: ag.hvp(cube, (T(1),), (T(1, 2),)), errors.ShapeError, ["(2,)"]),

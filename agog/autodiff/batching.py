@@ -16,7 +16,7 @@ import numpy as np
 
 from agog import tape, tree
 from agog.autodiff.forward import next_level, settle, top_level
-from agog.autodiff.functional import check_function
+from agog.autodiff.functional import alias, check_function
 from agog.dispatch import apply, operand, run, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, AxisError, ShapeError
 from agog.ops.row import Op
@@ -45,7 +45,13 @@ class Batched:
                             "int, float, item); use ag.where to choose between values")
 
     def __agog_host__(self, what: str) -> Any:
-        raise ArgumentError(f"inside vmap a Tensor has one value for each example; {what} is not possible there")
+        instead = "; use ag.where to choose between values" if what in ("bool", "int", "float", "index") else ""
+        raise ArgumentError(f"inside vmap a Tensor has one value for each example; {what} is not possible there"
+                            f"{instead}")
+
+    def __agog_repr__(self) -> str:
+        return (f"Tensor(one of {self.value.shape[0]} examples, shape={self.shape}, dtype={self.dtype}, all of them:\n"
+                f"{self.value!r})")
 
     def __agog_detach__(self) -> Any:
         return Batched(self.value.detach(), self.__agog_level__)
@@ -142,7 +148,7 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
             if size is not None and n != size:
                 raise ShapeError(f"vmap: batch sizes differ: {size} and {n}")
             size = n
-            inputs.append(wrap(Batched(tensors.moveaxis(x, axis, 0) if axis % x.ndim else x, level)))
+            inputs.append(wrap(Batched(tensors.moveaxis(x, axis, 0) if axis % x.ndim else alias(x), level)))
         if size is None:
             raise ArgumentError("vmap: no argument has a batch axis (in_axes is None everywhere)")
         _running.batches.append((level, size))
@@ -179,7 +185,7 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
 
 def _spread(axes: Any, value: Any, what: str) -> list[Any]:
     """One axis for each leaf of `value`: `axes` is a tree that may end early, its entries then count for all below."""
-    if axes is None or isinstance(axes, int):
+    if axes is None or type(axes) is int:
         return [axes] * len(tree.leaves(value))
     if isinstance(value, dict) and isinstance(axes, dict):
         if axes.keys() != value.keys():
@@ -187,4 +193,5 @@ def _spread(axes: Any, value: Any, what: str) -> list[Any]:
         return [a for k in value for a in _spread(axes[k], value[k], what)]
     if isinstance(axes, tuple | list) and isinstance(value, tuple | list) and len(axes) == len(value):
         return [a for one, v in zip(axes, value) for a in _spread(one, v, what)]
-    raise ArgumentError(f"vmap: {what}={axes!r} does not match the structure of the value")
+    raise ArgumentError(f"vmap: {what}={axes!r} does not match the structure of the value, "
+                        f"{tree.flatten(value)[1]}; give an int or None for each *, or for a container of them")

@@ -15,9 +15,18 @@ import numpy as np
 from agog import tape, tree
 from agog.array import dtypes
 from agog.autodiff.engine import enable_grad, leaves_below
-from agog.autodiff.functional import as_input, check_function, check_outputs, vjp
+from agog.autodiff.functional import (
+    alias,
+    as_direction,
+    as_input,
+    check_function,
+    check_outputs,
+    pulled,
+    vjp,
+    with_aux,
+)
 from agog.dispatch import apply, run, tensors, wrap
-from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
+from agog.errors import ArgumentError, ArgumentTypeError
 from agog.ops.row import Op
 
 next_level = itertools.count(1).__next__
@@ -219,16 +228,13 @@ def jvp(fn: Callable[..., Any], primals: Any, tangents: Any, *, has_aux: bool = 
     if given != structure:
         raise ArgumentError(f"jvp: primals and tangents differ in structure: {structure} and {given}")
     xs = [as_input(x, "jvp") for x in xs]
-    ts = [as_input(t, "jvp") for t in ts]
-    for x, t in zip(xs, ts):
-        if x.shape != t.shape:
-            raise ShapeError(f"jvp: a tangent of shape {t.shape} for a primal of shape {x.shape}")
+    ts = [as_direction(t, x, "jvp: a tangent") for x, t in zip(xs, ts)]
     ts = [t if t.dtype == x.dtype else tensors.astype(t, x.dtype) for x, t in zip(xs, ts)]
     level, start = next_level(), tape._ticket()
-    duals = [wrap(Dual(x, t, level)) for x, t in zip(xs, ts)]
+    duals = [wrap(Dual(alias(x), alias(t), level)) for x, t in zip(xs, ts)]
     with enable_grad():
         out = fn(*tree.unflatten(structure, duals))
-    out, aux = out if has_aux else (out, None)
+    out, aux = with_aux(out, "jvp") if has_aux else (out, None)
     outputs, out_structure = check_outputs(out, "jvp")
     values, derivatives = [], []
     for y in outputs:
@@ -252,14 +258,24 @@ def linearize(fn: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[...,
 
     The linear function replays the recorded derivative: fn itself runs once.
     """
-    out, pullback = vjp(fn, *primals)
+    start = tape._ticket()
+    out, pullback, _ = pulled("linearize", "a cotangent", fn, primals)
     outputs, structure = tree.flatten(out)
-    seeds = tree.unflatten(structure, [tensors.zeros_like(y.detach()) for y in outputs])
-    _, forward = vjp(lambda u: pullback(u), seeds)
+    places = [i for i, y in enumerate(outputs) if dtypes.is_inexact(y.dtype)]
+    zeros = [tensors.zeros_like(y.detach()) for y in outputs]
+
+    def transposed(seeds: list[Any]) -> Any:
+        cotangents = list(zeros)
+        for i, seed in zip(places, seeds):
+            cotangents[i] = seed
+        return pullback(tree.unflatten(structure, cotangents))
+
+    _, forward, _ = pulled("linearize", "what it is given", transposed, ([zeros[i] for i in places],))
 
     def push_forward(*tangents: Any) -> Any:
-        return forward(tuple(tangents))[0]
+        derivatives = list(zeros)
+        for i, t in zip(places, forward(tuple(tangents))[0]):
+            derivatives[i] = settle(t, start)
+        return tree.unflatten(structure, derivatives)
 
     return out, push_forward
-
-

@@ -75,6 +75,36 @@ def check_outputs(out: Any, what: str) -> tuple[list[Any], Any]:
     return outputs, structure
 
 
+def with_aux(out: Any, what: str) -> Any:
+    """What a function returned with has_aux=True, which must be (value, aux)."""
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise GradientError(f"{what}: with has_aux=True the function must return (value, aux), it returned "
+                            f"{'nothing' if out is None else f'a {type(out).__name__}'}")
+    return out
+
+
+def as_direction(x: Any, like: Any, name: str) -> Any:
+    """A tangent or cotangent `x` as a Tensor for the Tensor `like`: of its shape, and no complex one for a real one."""
+    t = operand(x)
+    if t is None:
+        raise ArgumentTypeError(f"{name} is a {type(x).__name__}; give Tensors, arrays or numbers")
+    kind = t.dtype.kind if _is_tensor(t) else "c" if isinstance(t, complex) else "f"
+    if kind == "c" and like.dtype.kind != "c":
+        raise ArgumentTypeError(f"{name} is complex, but what it belongs to is {like.dtype}; give its real part")
+    if not _is_tensor(t):
+        t = tensors.astype(t, like.dtype)
+    if t.shape != like.shape:
+        raise ShapeError(f"{name} has shape {t.shape}, but what it belongs to has shape {like.shape}")
+    return t
+
+
+def alias(t: Any) -> Any:
+    """Another Tensor of the same value and history: what happens to `t` in place does not happen to it."""
+    if config.special and config.modes.recorder is not None:
+        config.modes.recorder.on_read(t)
+    return wrap(t._data, t._node)
+
+
 def fresh(t: Any) -> Any:
     """`t` as the start of a new graph, still linked to the old one if it has one."""
     if config.special and config.modes.recorder is not None:
@@ -87,20 +117,27 @@ def fresh(t: Any) -> Any:
     return out
 
 
-def _indices(argnums: Any, n: int, what: str) -> tuple[int, ...]:
+def places(argnums: Any, n: int, what: str) -> tuple[int, ...]:
+    """The positions that `argnums` names among `n` arguments."""
     nums = argnums if isinstance(argnums, tuple | list) else (argnums,)
     for i in nums:
-        if not isinstance(i, int) or not -n <= i < n:
+        if type(i) is not int:
+            raise ArgumentError(f"{what}: argnums={argnums!r}; give the number of a positional argument, or a tuple of "
+                                "such numbers")
+        if not -n <= i < n:
             raise ArgumentError(f"{what}: argnums={argnums!r}, but the function was called with {n} positional "
                                 "arguments")
-    return tuple(i % n for i in nums)
+    found = tuple(i % n for i in nums)
+    if len(set(found)) != len(found):
+        raise ArgumentError(f"{what}: argnums={argnums!r} names an argument twice")
+    return found
 
 
 class _Traced:
     """The differentiated arguments of one call: fresh Tensors in place of the leaves of the chosen arguments."""
 
     def __init__(self, args: tuple, argnums: Any, what: str):
-        self.nums = _indices(argnums, len(args), what)
+        self.nums = places(argnums, len(args), what)
         self.single = isinstance(argnums, int)
         leaves, self.structure = tree.flatten([args[i] for i in self.nums])
         self.originals = [as_input(x, what) for x in leaves]
@@ -157,9 +194,7 @@ def value_and_grad(fn: Callable[..., Any], argnums: Any = 0, *, has_aux: bool = 
         traced = _Traced(args, argnums, "grad")
         with enable_grad():
             out = fn(*traced.args, **kwargs)
-            if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-                raise GradientError("grad: with has_aux=True the function must return (scalar, aux)")
-            y, aux = out if has_aux else (out, None)
+            y, aux = with_aux(out, "grad") if has_aux else (out, None)
             y = _scalar_output(y, "grad")
         linked = traced.linked([y])
         grads = traced.pull([y], [None], retain=linked, create_graph=linked)
@@ -188,31 +223,30 @@ def vjp(fn: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
 
     The cotangent has the structure of fn's result. The pullback can be called any number of times.
     """
-    check_function(fn, "vjp")
-    traced = _Traced(primals, tuple(range(len(primals))), "vjp")
+    value, pullback, aux = pulled("vjp", "a cotangent", fn, primals, has_aux)
+    return (value, pullback, aux) if has_aux else (value, pullback)
+
+
+def pulled(what: str, name: str, fn: Callable[..., Any], primals: tuple, has_aux: bool = False) -> tuple[Any, Any, Any]:
+    """`vjp` for the function `what` of the user, who gives `name` to the pullback: value, pullback and aux."""
+    check_function(fn, what)
+    traced = _Traced(primals, tuple(range(len(primals))), what)
     with enable_grad():
         out = fn(*traced.args)
-    out, aux = out if has_aux else (out, None)
-    outputs, structure = check_outputs(out, "vjp")
+    out, aux = with_aux(out, what) if has_aux else (out, None)
+    outputs, structure = check_outputs(out, what)
     linked = traced.linked(outputs)
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:
         gs, given = tree.flatten(cotangent)
         if given != structure:
-            raise ArgumentError(f"vjp: the cotangent must have the structure of the result, {structure}, not {given}")
-        for i, g in enumerate(gs):
-            gs[i] = operand(g)
-            if gs[i] is None:
-                raise ArgumentTypeError(f"vjp: a cotangent is a {type(g).__name__}; give Tensors, arrays or numbers")
-        gs = [g if _is_tensor(g) else tensors.astype(g, y.dtype) for g, y in zip(gs, outputs)]
-        for g, y in zip(gs, outputs):
-            if g.shape != y.shape:
-                raise ShapeError(f"vjp: a cotangent of shape {g.shape} for a result of shape {y.shape}")
+            raise ArgumentError(f"{what}: {name} must have the structure {structure}, not {given}")
+        gs = [as_direction(g, y, f"{what}: {name}") for g, y in zip(gs, outputs)]
         deeper = linked or any(g._node is not None for g in gs)
         return traced.pack(traced.pull(outputs, gs, retain=True, create_graph=deeper))
 
     value = out if linked else tree.unflatten(structure, [wrap(y._data) for y in outputs])
-    return (value, pullback, aux) if has_aux else (value, pullback)
+    return value, pullback, aux
 
 
 def stop_gradient(x: Any) -> Any:
@@ -314,11 +348,12 @@ def checkpoint(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
             out = fn(*args, **kwargs)
         finally:
             _draws.logs.pop()
-        outputs, out_structure = tree.flatten(out)
+        returned, out_structure = tree.flatten(out)
+        outputs = [y for y in returned if _is_tensor(y)]
         mine = {leaves[i]._node for i in which}
         captured = [n for n in _frontier(outputs, start) if n not in mine]
         parents = tuple(leaves[i]._node for i in which) + tuple(captured)
-        if not parents:
+        if not parents or not outputs:
             return out
 
         def rule(xp: Any, g: Any) -> list[Any]:
@@ -331,7 +366,7 @@ def checkpoint(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
             try:
                 with enable_grad():
                     a, k = tree.unflatten(structure, again)
-                    ys = tree.leaves(fn(*a, **k))
+                    ys = [y for y in tree.leaves(fn(*a, **k)) if _is_tensor(y)]
             finally:
                 _draws.replay = before
             sources = [again[i]._node for i in which] + captured
@@ -348,9 +383,10 @@ def checkpoint(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
         if len(outputs) == 1:
             op.rules = ((lambda xp, g: rule(xp, [g]), 0, None),)
             node.shape = outputs[0].shape
-            return tree.unflatten(out_structure, [wrap(outputs[0]._data, node)])
-        return tree.unflatten(out_structure, [wrap(y._data, tape.Pick(node, i, y.shape))
-                                              for i, y in enumerate(outputs)])
+            linked = iter([wrap(outputs[0]._data, node)])
+        else:
+            linked = iter([wrap(y._data, tape.Pick(node, i, y.shape)) for i, y in enumerate(outputs)])
+        return tree.unflatten(out_structure, [next(linked) if _is_tensor(y) else y for y in returned])
 
     return wrapped
 

@@ -6,9 +6,10 @@ import functools
 from typing import Any, Callable
 
 from agog import tree
+from agog.array import dtypes
 from agog.autodiff.batching import vmap
 from agog.autodiff.forward import jvp
-from agog.autodiff.functional import as_input, check_function, grad, vjp
+from agog.autodiff.functional import as_input, check_function, grad, places, pulled
 from agog.dispatch import tensors
 from agog.errors import ArgumentError, ArgumentTypeError
 
@@ -20,66 +21,115 @@ def _basis(shape: tuple[int, ...], dtype: Any) -> Any:
     return tensors.reshape(tensors.eye(n, dtype=dtype), (n, *shape))
 
 
-def _at(fn: Callable[..., Any], argnum: int, args: tuple, kwargs: dict) -> tuple[Callable[[Any], Any], Any]:
-    if not isinstance(argnum, int) or not -len(args) <= argnum < len(args):
-        raise ArgumentError(f"argnums={argnum!r}, but the function was called with {len(args)} positional arguments")
-    x = as_input(args[argnum], "jacobian")
+class _Arguments:
+    """The arguments of a call that are differentiated by: their Tensors, and the function of these alone."""
 
-    def only(v: Any) -> Any:
-        new = list(args)
-        new[argnum] = v
-        return fn(*new, **kwargs)
+    def __init__(self, fn: Callable[..., Any], argnums: Any, args: tuple, kwargs: dict):
+        self.fn, self.args, self.kwargs = fn, args, kwargs
+        self.nums, self.single = places(argnums, len(args), "jacobian"), isinstance(argnums, int)
+        leaves, self.structure = tree.flatten([args[i] for i in self.nums])
+        self.xs = [as_input(x, "jacobian") for x in leaves]
 
-    return only, x
+    def call(self, *xs: Any) -> Any:
+        new = list(self.args)
+        for i, value in zip(self.nums, tree.unflatten(self.structure, xs)):
+            new[i] = value
+        return self.fn(*new, **self.kwargs)
+
+    def pack(self, parts: list[Any]) -> Any:
+        """`parts`, one for each Tensor, in the structure of the arguments."""
+        values = tree.unflatten(self.structure, parts)
+        return values[0] if self.single else tuple(values)
 
 
-def jacrev(fn: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
-    """The Jacobian of `fn` by one Tensor argument, row by row (reverse mode: good for few outputs).
-
-    Each result Tensor of shape R gives a Jacobian of shape R + the argument's shape.
-    """
+def jacrev(fn: Callable[..., Any], argnums: Any = 0) -> Callable[..., Any]:
+    """The Jacobian of `fn`, row by row (reverse mode: good for few outputs). See `jacobian`."""
     check_function(fn, "jacobian")
 
     @functools.wraps(fn, updated=())
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        only, x = _at(fn, argnums, args, kwargs)
-        out, pullback = vjp(only, x)
+        given = _Arguments(fn, argnums, args, kwargs)
+        out, pullback, _ = pulled("jacobian", "a cotangent", given.call, tuple(given.xs))
         outputs, structure = tree.flatten(out)
         zeros = [tensors.zeros_like(y.detach()) for y in outputs]
         rows = []
         for i, y in enumerate(outputs):
+            if not dtypes.is_inexact(y.dtype):
+                rows.append(given.pack([tensors.zeros((*y.shape, *x.shape), dtype=x.dtype) for x in given.xs]))
+                continue
+            _check_complex(y, given.xs, "reverse")
+
             def one(u: Any, i: int = i) -> Any:
-                return pullback(tree.unflatten(structure, [u if j == i else z for j, z in enumerate(zeros)]))[0]
+                return pullback(tree.unflatten(structure, [u if j == i else z for j, z in enumerate(zeros)]))
 
             full = vmap(one)(_basis(y.shape, y.dtype))
-            rows.append(tensors.reshape(full, y.shape + x.shape))
+            if y.dtype.kind == "c":  # gradients point uphill: they are conjugates of derivatives
+                full = [tensors.conj(f) for f in full]
+            rows.append(given.pack([tensors.reshape(f, y.shape + x.shape) for f, x in zip(full, given.xs)]))
         return tree.unflatten(structure, rows)
 
     return wrapped
 
 
-def jacfwd(fn: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
-    """The Jacobian of `fn` by one Tensor argument, column by column (forward mode: good for few inputs)."""
+def jacfwd(fn: Callable[..., Any], argnums: Any = 0) -> Callable[..., Any]:
+    """The Jacobian of `fn`, column by column (forward mode: good for few inputs). See `jacobian`."""
     check_function(fn, "jacobian")
 
     @functools.wraps(fn, updated=())
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        only, x = _at(fn, argnums, args, kwargs)
-        columns = vmap(lambda t: jvp(only, (x,), (t,))[1])(_basis(x.shape, x.dtype))
-        return tree.map(lambda c: tensors.reshape(tensors.moveaxis(c, 0, -1), c.shape[1:] + x.shape), columns)
+        given = _Arguments(fn, argnums, args, kwargs)
+        zeros = [tensors.zeros_like(x.detach()) for x in given.xs]
+        structure: Any = None
+        columns = []  # for each Tensor of the arguments, the derivatives of all outputs by it
+        for i, x in enumerate(given.xs):
+            def one(t: Any, i: int = i, x: Any = x) -> Any:
+                nonlocal structure
+                y, dy = jvp(given.call, tuple(given.xs), tuple(t if j == i else z for j, z in enumerate(zeros)))
+                outputs, structure = tree.flatten(y)
+                for o in outputs:
+                    _check_complex(o, [x], "forward")
+                return tree.leaves(dy)
+
+            columns.append([tensors.reshape(tensors.moveaxis(c, 0, -1), c.shape[1:] + x.shape)
+                            for c in vmap(one)(_basis(x.shape, x.dtype))])
+        if not columns:
+            return tree.map(lambda y: given.pack([]), given.call())
+        return tree.unflatten(structure, [given.pack(list(parts)) for parts in zip(*columns)])
 
     return wrapped
 
 
-def jacobian(fn: Callable[..., Any], argnums: int = 0, *, mode: str = "reverse") -> Callable[..., Any]:
-    """The Jacobian of `fn`: `mode` 'reverse' (few outputs) or 'forward' (few inputs)."""
+def _check_complex(y: Any, xs: list[Any], mode: str) -> None:
+    """Refuse what has no complex-linear derivative, of which one direction would give half of the truth."""
+    for x in xs:
+        if y.dtype.kind == "c" and x.dtype.kind != "c" and mode == "reverse":
+            raise ArgumentTypeError("jacobian: the function makes complex numbers of real ones; use mode='forward', or "
+                                    "differentiate its real and imaginary part")
+        if y.dtype.kind == "f" and x.dtype.kind == "c" and mode == "forward":
+            raise ArgumentTypeError("jacobian: the function makes real numbers of complex ones, so that no complex "
+                                    "number is its derivative; use mode='reverse', whose rows are gradients")
+
+
+def jacobian(fn: Callable[..., Any], argnums: Any = 0, *, mode: str = "reverse") -> Callable[..., Any]:
+    """The Jacobian of `fn`: `mode` 'reverse' (few outputs) or 'forward' (few inputs).
+
+    argnums  which positional arguments to differentiate by: an int, or a tuple for a tuple of Jacobians; an argument
+             may be a pytree of Tensors
+
+    Each result Tensor of shape R has for each Tensor of shape S of the arguments a Jacobian of shape R + S: the result
+    has fn's structure, with the structure of the arguments in place of each Tensor. By a complex argument it is the
+    derivative of a holomorphic function; of real results, the rows are gradients (mode 'reverse' only).
+    """
     if mode not in ("reverse", "forward"):
         raise ArgumentError(f"jacobian: mode={mode!r}; use 'reverse' or 'forward'")
     return (jacrev if mode == "reverse" else jacfwd)(fn, argnums)
 
 
-def hessian(fn: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
-    """The matrix of second derivatives of a scalar function, of shape x.shape + x.shape (forward over reverse)."""
+def hessian(fn: Callable[..., Any], argnums: Any = 0) -> Callable[..., Any]:
+    """The matrix of second derivatives of a scalar function, of shape x.shape + x.shape (forward over reverse).
+
+    With a tuple of argnums, or an argument that is a pytree, one such matrix for each pair of Tensors, as `jacobian`.
+    """
     return jacfwd(grad(fn, argnums), argnums)
 
 
