@@ -45,6 +45,8 @@ class Program:
 
     def text(self, last=None):
         lines = [line for s in self.statements for line in s]
+        lines.sort(key=lambda line: not line.startswith("global "))  # (nothing may use the name before)
+        lines = [line for i, line in enumerate(lines) if not line.startswith("global ") or line not in lines[:i]]
         return "\n".join([f"def f({', '.join(self.parameters)}):", *["    " + line for line in lines],
                           f"    return {self.returns if last is None else last}", ""])
 

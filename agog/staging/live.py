@@ -62,7 +62,7 @@ class Live:
         self.rules = ((self.rule, 1, _payload),)
         self.backward: Callable[[list[Any]], list[Any]] | None = None
         self.saved: list[tuple[bool, int]] = []  # (whether it is an input, its number among inputs or outputs)
-        self.parts: list[tuple[Any, list[int]]] = [(self, list(range(len(outputs))))]
+        self.parts: list[tuple[Any, list[int], set[int]]] = [(self, list(range(len(outputs))), set(range(len(which))))]
 
     def part(self, made: list[set[Any]]) -> None:
         """Results whose graphs share nothing are nodes of their own: walking back from one does not use up the others.
@@ -77,7 +77,7 @@ class Live:
                 mine = (mine[0] | group[0], sorted(mine[1] + group[1]))
             groups.append(mine)
         if len(groups) > 1:
-            self.parts = [(Part(self, numbers), numbers) for _, numbers in groups]
+            self.parts = [(Part(self, ks), ks, set().union(*[self.reaches[k] for k in ks])) for _, ks in groups]
 
     def trace(self) -> str | None:
         """Run the gradient rules of customs on values that do not exist yet; why this cannot be done, or None."""
@@ -135,9 +135,12 @@ class Live:
     def attach(self, results: list[Any], parents: tuple, inputs: tuple, outs: list[Any]) -> None:
         """Put a call on the tape. inputs: all arrays of the call; parents: the nodes of those in `which`."""
         payload = inputs, parents, [inputs[i] if given else outs[i] for given, i in self.saved]
-        for op, numbers in self.parts:
+        for op, numbers, reach in self.parts:
             node = _new(Node)
-            node.op, node.parents, node.seq, node.shape = op, parents, tape._ticket(), op.shape
+            above = parents
+            if len(reach) < len(parents):
+                above = tuple([p if k in reach else None for k, p in enumerate(parents)])
+            node.op, node.parents, node.seq, node.shape = op, above, tape._ticket(), op.shape
             node.env = (None, None, payload)
             if len(numbers) == 1:
                 results[numbers[0]]._node = node

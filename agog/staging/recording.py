@@ -255,7 +255,7 @@ class Recording:
         if self.live:
             known = {seen.slot: seen.node for seen in recorder.external.values()}
             nodes = [known.get(slot) for slot, _ in recorder.sources]
-            which = [i for i, node in enumerate(nodes) if node is not None]
+            which = [i for i, node in enumerate(nodes) if node is not None and any(node in r for r in reached)]
             reaches = [{k for k, i in enumerate(which) if nodes[i] in r} for r in reached]
             if customs is None:
                 raise NotStageable("it returns a Tensor that depends on a gradient rule of the user inside a loop")

@@ -244,3 +244,24 @@ def test_check_knows_another_path_of_the_same_operations(native):
         x = ag.asarray([v])
         assert f(x).item() == (v * 2 if v > 0 else v * 3)
         assert g(x).item() == v * min(v, 2.0)
+
+
+def test_a_result_does_not_depend_on_what_it_is_not_made_of(native):
+    """A gradient had a history when the function also read, for nothing, something that requires a gradient."""
+    p = ag.asarray([1.0, -2.0], requires_grad=True)
+
+    def f(x):
+        unused = p.sum()  # noqa: F841
+        return x + x, (p * 2).sum()
+
+    g = ag.function(f, strict=True)
+    for fn in (f, g, g, g):
+        value, grad = ag.value_and_grad(lambda x: fn(x)[0].sum())(ag.ones(2))  # noqa: B023
+        assert not value.requires_grad and not grad.requires_grad
+        x = ag.ones(2, requires_grad=True)
+        y, z = fn(x)
+        p.grad = None
+        y.sum().backward()
+        assert x.grad.tolist() == [2, 2] and p.grad is None
+        z.backward()
+        assert p.grad.tolist() == [2, 2]
