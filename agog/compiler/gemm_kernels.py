@@ -30,6 +30,7 @@ __all__ = ["ACCUMULATE", "BIAS", "FIELDS", "RELU", "Job", "Products", "Tiles", "
 ACCUMULATE, BIAS, RELU = 1, 2, 4
 
 _TOGETHER = 1 << 10  # bytes of a row of B that are packed at once, into several panels
+_LINE = 64  # bytes of a line of the caches
 _GROUP = 8  # panels of A that are packed together where rows are contiguous, so that memory is read in longer runs
 
 class Tiles:
@@ -69,6 +70,7 @@ class Products(Packing):
         self.packing()
         self.pack_panels()
         self.pack_rows()
+        self.fetch()
         self.block()
         self.dots()
         self.task()
@@ -235,6 +237,17 @@ class Products(Packing):
         k.ret()
         k.finish()
 
+    def fetch(self) -> None:
+        """`fetch(start, stride, length, first, stop)`: bring some of the runs of `length` bytes closer."""
+        k, (start, stride, length, first, stop) = self.function("fetch", "start", "stride length first stop")
+
+        def run(i: Value) -> None:
+            k.loop(0, length, _LINE, lambda at: k.prefetch(k.offset(start, i * stride + at), 2))
+
+        k.loop(first, stop, 1, run)
+        k.ret()
+        k.finish()
+
     def block(self) -> None:
         """`block(job, scratch, c, batch, row, rows, column, columns, start, end, c_row, flags)`.
 
@@ -287,6 +300,17 @@ class Products(Packing):
                 # A panel that is not whole is always packed: a vector may not be read beyond the array.
                 whole = k.op(f"udiv i64 {block_columns.text}, {width.text}", "int64") * width
                 adjacent = k.eq(f.b_column, size)
+                tiles = ceil_div(k, block_columns, width)
+
+                # The next block of B comes closer as this one is used, when there is room for both.
+                beside = j + wide < columns
+                b_following = k.where(beside, at * f.b_k + (j + wide) * f.b_column, (at + depth) * f.b_k)
+                b_following = k.offset(b, b_following)
+                b_runs, b_stride = k.where(adjacent, steps, block_columns), k.where(adjacent, f.b_k, f.b_column)
+                b_length = k.where(adjacent, block_columns, steps) * size
+                wanted = (beside | ~final) & ~direct & (block_columns * steps * size <= self.b_block // 2)
+                b_runs = k.where(wanted, b_runs, 0)
+                b_share = ceil_div(k, b_runs, divisor * tiles)
 
                 def pack_panel(jr: Value) -> None:
                     left = block_columns - jr
@@ -308,10 +332,11 @@ class Products(Packing):
                 k.if_(adjacent & ~direct, panels_together)
                 k.loop(k.where(adjacent, whole, 0), block_columns, width, pack_panel)
 
-                def panel(above: Value, height: Value, a_panel: Value) -> None:
+                def panel(above: Value, height: Value, a_panel: Value, ahead: Callable[[Value], None]) -> None:
                     c_panel = k.at(k.offset(c, above * c_row), j, self.dtype)
 
                     def tile(jr: Value) -> None:
+                        ahead(jr)
                         left = block_columns - jr
                         count = k.where(left < width, left, width)
                         in_place = direct & k.eq(count, width)
@@ -358,7 +383,32 @@ class Products(Packing):
                         k.call_known("pack", None, first, place, f.a_row, f.a_k, height, room, steps, height * size)
 
                     k.loop(inside, count, 1, pack_one)
-                    k.loop(0, count, 1, lambda i: panel(above + i * height, height, k.offset(a_pack, i * panel_bytes)))
+
+                    # With each tile some of what is packed next comes closer: panels as many as these, of this block
+                    # or the next one.
+                    done = p + count >= panels
+                    following = k.where(done, 0, (above + count * height) * f.a_row) + at * f.a_k
+                    following = k.offset(a, k.where(done, depth * f.a_k, 0) + following)
+                    runs, stride = k.where(copied, steps, height), k.where(copied, f.a_k, f.a_row)
+                    length = k.where(copied, count * height, steps) * size
+                    share = ceil_div(k, runs, count * tiles)
+
+                    def ahead(i: Value, jr: Value) -> None:
+                        tile = i * tiles + k.op(f"udiv i64 {jr.text}, {width.text}", "int64")
+                        b_tile = p * tiles + tile
+                        for number, each, *where, most in (
+                            (tile, share, following, stride, length, runs),
+                            (b_tile, b_share, b_following, b_stride, b_length, b_runs),
+                        ):
+                            stop = number * each + each
+                            stop = k.where(stop < most, stop, most)
+                            k.call_known("fetch", None, *where, number * each, stop)
+
+                    def one_panel(i: Value) -> None:
+                        a_panel = k.offset(a_pack, i * panel_bytes)
+                        panel(above + i * height, height, a_panel, lambda jr: ahead(i, jr))
+
+                    k.loop(0, count, 1, one_panel)
 
                 k.loop(0, longer, together, lambda p: group(p, panel_rows + 1, longer))
                 k.loop(longer, panels, together, lambda p: group(p, panel_rows, panels))
