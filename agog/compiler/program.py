@@ -20,6 +20,7 @@ from agog.array import large
 from agog.compiler import entry, jit, pool, targets
 from agog.compiler.lowering import Island, Lowering
 from agog.compiler.nests import NestCode
+from agog.compiler.order import roots_of
 from agog.compiler.schedule import Group, schedule
 from agog.compiler.segment import Segment
 from agog.compiler.values import Buffer, count, resolve
@@ -176,20 +177,8 @@ class Program:
 
     @staticmethod
     def _roots(u, needed, links):
-        if isinstance(u, Group):
-            out = {}
-            for v in u.members:
-                for link in links[v]:
-                    if link and link.root not in u.place and link.root in needed:
-                        out[link.root] = None
-                if v in needed:
-                    out[v] = None
-                for extra in ("target", "x"):
-                    root = getattr(v, extra, None)
-                    if extra == "target" and root is not None or extra == "x" and hasattr(v, "where"):
-                        out[resolve(root)[0]] = None
-            return out
-        return dict.fromkeys([*[resolve(v)[0] for v in u.inputs if v is not None], *u.outputs])
+        reads, writes = roots_of(u, needed, links)
+        return reads | writes
 
     @staticmethod
     def _argument(v, slots):

@@ -11,6 +11,7 @@ from collections import Counter
 from agog.compiler.ir import FLOATS
 from agog.compiler.loops import Nest, Store, normalized
 from agog.compiler.lowering import Guard, Island, Step
+from agog.compiler.order import in_order
 from agog.compiler.targets import HALVES
 from agog.compiler.values import (
     Assembled,
@@ -431,42 +432,7 @@ def schedule(outputs, steps):
                         needed[link.root] = True
                 for root in needs(v):
                     needed[root] = True
-    return _in_order(units), needed, s.links
-
-
-def _in_order(units):
-    """A topological order; native units first as long as there are any, so that islands make few segments."""
-    waiting = {u: len(u.deps) for u in units}
-    after = {u: [] for u in units}
-    for u in units:
-        for d in u.deps:
-            after[d].append(u)
-    native, islands, out = [], [], []
-
-    def ready(u):
-        (islands if isinstance(u, Island) else native).append(u)
-
-    for u in units:
-        if not waiting[u]:
-            ready(u)
-    place = {u: i for i, u in enumerate(units)}
-    from heapq import heapify, heappop, heappush
-
-    native = [place[u] for u in native]
-    heapify(native)
-    while native or islands:
-        u = units[heappop(native)] if native else islands.pop(0)
-        out.append(u)
-        for w in after[u]:
-            waiting[w] -= 1
-            if not waiting[w]:
-                if isinstance(w, Island):
-                    islands.append(w)
-                else:
-                    heappush(native, place[w])
-    if len(out) != len(units):
-        raise AssertionError("the groups have a cycle")
-    return out
+    return in_order(units, needed, s.links, outputs), needed, s.links
 
 
 def nest_of(g, needed, found):

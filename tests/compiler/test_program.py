@@ -131,6 +131,25 @@ def test_many_matrices_times_one(m, k, n, rng):
     agrees(compile(graph), graph, made(rng, *shapes), tol=2e-5)
 
 
+def test_what_frees_memory_runs_first(rng):
+    """As in backward: a chain of large values, each of which is also made into something small that is wanted last."""
+
+    def chain(x, w, y):
+        small = []
+        for _ in range(12):
+            x = x @ w
+            small.append(x.T @ y)
+        return [x, *small]
+
+    shapes = (256, 64), (64, 64), (256, 4)
+    graph = build(chain, *[(s, F) for s in shapes])
+    p = compile(graph)
+    (segment,) = p._segments
+    assert segment.arena <= 3 * 4 * 256 * 64
+    x, w, y = made(rng, *shapes)
+    agrees(p, graph, [x, w / 8, y], tol=2e-5)
+
+
 def test_long_products_do_not_depend_on_the_number_of_threads(rng, monkeypatch):
     shapes = (3000, 40), (3000, 50), (70, 5000), (5000, 33)
     graph = build(lambda a, b, c, d: [a.T @ b, xp.tanh(c @ d / 64), (a.T @ b) * 2], *[(s, F) for s in shapes])
