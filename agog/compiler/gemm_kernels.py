@@ -284,6 +284,7 @@ class Products(Packing):
         direct = (panels <= 1) & k.eq(f.b_column, size)
         copied = k.eq(f.a_row, size)
         together = k.where(copied, k.const(_GROUP, "int64"), one)
+        far = rows * span * size > targets.caches()[0]  # what is in the first level cache need not come closer
 
         def depth_block(at: Value) -> None:
             left = end - at
@@ -390,19 +391,19 @@ class Products(Packing):
                     following = k.where(done, 0, (above + count * height) * f.a_row) + at * f.a_k
                     following = k.offset(a, k.where(done, depth * f.a_k, 0) + following)
                     runs, stride = k.where(copied, steps, height), k.where(copied, f.a_k, f.a_row)
+                    runs = k.where(far & ~(done & final), runs, 0)
                     length = k.where(copied, count * height, steps) * size
                     share = ceil_div(k, runs, count * tiles)
 
+                    def closer(number: Value, each: Value, most: Value, *where: Value) -> None:
+                        first, stop = number * each, number * each + each
+                        some = (*where, first, k.where(stop < most, stop, most))
+                        k.if_(first < most, lambda: k.call_known("fetch", None, *some))
+
                     def ahead(i: Value, jr: Value) -> None:
                         tile = i * tiles + k.op(f"udiv i64 {jr.text}, {width.text}", "int64")
-                        b_tile = p * tiles + tile
-                        for number, each, *where, most in (
-                            (tile, share, following, stride, length, runs),
-                            (b_tile, b_share, b_following, b_stride, b_length, b_runs),
-                        ):
-                            stop = number * each + each
-                            stop = k.where(stop < most, stop, most)
-                            k.call_known("fetch", None, *where, number * each, stop)
+                        closer(tile, share, runs, following, stride, length)
+                        closer(p * tiles + tile, b_share, b_runs, b_following, b_stride, b_length)
 
                     def one_panel(i: Value) -> None:
                         a_panel = k.offset(a_pack, i * panel_bytes)
