@@ -255,3 +255,20 @@ def test_products_of_columns_and_rows(dtype, n, m):
     got = ag.matmul(ag.asarray(x), ag.asarray(y))
     assert got.shape == (2, 9, n, m) and got.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(got.numpy(), np.matmul(x, y))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+def test_many_small_products(dtype, rng):
+    """Threads share them out."""
+    x, y, a = (rng.integers(-4, 5, s).astype(dtype) for s in ((900, 20, 24), (900, 24, 20), (33, 24)))
+    wide = rng.integers(-4, 5, (900, 40, 48)).astype(dtype)
+    for p, q in ((x, y), (a, y), (x[::-1], y.transpose(0, 2, 1).copy().transpose(0, 2, 1)), (wide[:, ::2, ::2], y),
+                 (x, y[::-1])):
+        for _ in range(2):
+            got = ag.matmul(ag.asarray(p), ag.asarray(q)).numpy()
+            assert got.dtype == dtype and got.flags.c_contiguous
+            np.testing.assert_array_equal(got, np.einsum("...ij,...jk->...ik", p, q))
+    for q in (y[:, :-1], y[:-1], y[:2]):
+        with pytest.raises(ShapeError):
+            ag.matmul(ag.asarray(x), ag.asarray(q))
+    np.testing.assert_array_equal(ag.matmul(ag.asarray(x[:1]), ag.asarray(y)).numpy(), np.matmul(x[:1], y))

@@ -10,6 +10,7 @@ import numpy
 from agog.array import dtypes, large
 from agog.errors import ArgumentError, ShapeError
 from agog.ops import axes as ax
+from agog.ops.blocks import share, small_product
 from agog.ops.explain import describe
 from agog.ops.row import Op, composite
 
@@ -38,6 +39,29 @@ def _outer(np: Any, x: Any, y: Any) -> Any:
     return x * y if work < large.THRESHOLD else large.binary(np.multiply, x, y)
 
 
+_MANY = 1 << 23  # multiplications of many small products from which threads share them out
+_PIECE = 1 << 21
+
+
+def _products(x: Any, y: Any) -> Any:
+    """np.matmul of a batch of small matrices and another, or one matrix; None where one thread is to do it."""
+    (m, k), n = x.shape[-2:], y.shape[-1]
+    batch, work = max(x.size // max(1, m * k), y.size // max(1, k * n)), m * k * n
+    if batch * work < _MANY or work > small_product() or x.dtype is not y.dtype or x.dtype.char not in "fd" or (
+            x.ndim > 3 or y.ndim > 3 or y.shape[-2] != k or x.ndim == y.ndim and x.shape[0] != y.shape[0]):
+        return None
+    out = large.empty((batch, m, n), x.dtype)
+    step = max(1, _PIECE // work)
+
+    def run(starts: Any) -> None:
+        for i in starts:
+            part = slice(i, i + step)
+            numpy.matmul(x[part] if x.ndim == 3 else x, y[part] if y.ndim == 3 else y, out[part])
+
+    share(range(0, batch, step), run)
+    return out
+
+
 def _matmul(np: Any, x: Any, y: Any) -> Any:
     n, m = x.ndim, y.ndim
     try:
@@ -50,6 +74,10 @@ def _matmul(np: Any, x: Any, y: Any) -> Any:
             return _dot(x.reshape((ax.size(shape[:-1]), shape[-1])), y).reshape((*shape[:-1], y.shape[1]))
         if n > 2 and m > 2 and x.shape[-1] == 1 == y.shape[-2] and x.dtype is y.dtype:
             return _outer(np, x, y)
+        if n + m > 4 and n > 1 < m and np is numpy:
+            done = _products(x, y)
+            if done is not None:
+                return done
         return np.matmul(x, y)
     except ValueError:
         raise _matmul_error("matmul", x, y) from None
