@@ -111,6 +111,20 @@ def example_gradients(F, sizes, count):
     return lambda: f(*parts, x, t)
 
 
+def jacobian(F, sizes, mode):
+    r = Rand()
+    more = [F.array(w) for w in weights(r, *sizes)]
+    x, f = F.array(r.normal(sizes[0])), F.jacobian(
+        lambda x, w1, b1, w2, b2: F.linear(F.tanh(F.linear(x, w1, b1)), w2, b2), mode)
+    return lambda: f(x, *more)
+
+
+def hessian_product(F, n):
+    r = Rand()
+    x, v, f = F.array(r.normal(n)), F.array(r.normal(n)), F.hessian_product(lambda x: F.sum(F.tanh(x * x) * x))
+    return lambda: f(x, v)
+
+
 M = 1 << 20
 case("a + b, 4 elements", add, 0.65, held=False, n=4, grad=False)
 case("a + b, 4 elements, result held", add, 0.65, n=4, grad=False)
@@ -123,6 +137,10 @@ case("MLP 64-128-10, batch 32, SGD step", mlp, 0.60, sizes=(64, 128, 10), batch=
 case("MLP 784-512-256-10, batch 128, Adam step", mlp, 1.6, sizes=(784, 512, 256, 10), batch=128, opt="adam", lr=1e-3)
 case("Hessian of an MLP's loss, 1,002 parameters", hessian, 1.0, sizes=(20, 32, 10), batch=32)
 case("vmap(grad) of an MLP's loss, 256 examples", example_gradients, 1.0, sizes=(64, 128, 10), count=256)
+case("vmap(grad) of an MLP's loss, 8 examples", example_gradients, 1.0, sizes=(8, 16, 4), count=8)
+case("Jacobian of an MLP, 64 -> 10, reverse", jacobian, 1.0, sizes=(64, 128, 10), mode="reverse")
+case("Jacobian of an MLP, 10 -> 64, forward", jacobian, 1.0, sizes=(10, 128, 64), mode="forward")
+case("Hessian times a vector, 1,000 parameters", hessian_product, 1.0, n=1000)
 case("a + b, 1M elements", add, 1.0, n=M, grad=False)
 case("exp(a), 1M elements", exp, 1.0, n=M)
 case("a + b, 16M elements", add, 1.0, n=16 * M, grad=False)

@@ -52,6 +52,14 @@ def example_gradients(f, n):
     return staged(lambda *args: ag.vmap(ag.grad(f, tuple(range(n))), (None,) * n + (0,) * (len(args) - n))(*args))
 
 
+def jacobian(f, mode):
+    return staged(ag.jacobian(f, mode=mode))
+
+
+def hessian_product(f):
+    return staged(lambda x, v: ag.hvp(f, (x,), (v,)))
+
+
 def trainer(loss, params, opt, lr):
     p = {k: ag.asarray(v, requires_grad=True) for k, v in params.items()}
     if opt == "adamw":

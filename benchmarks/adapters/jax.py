@@ -41,6 +41,14 @@ def example_gradients(f, n):
     return fn(lambda *args: jax.vmap(jax.grad(f, tuple(range(n))), (None,) * n + (0,) * (len(args) - n))(*args))
 
 
+def jacobian(f, mode):
+    return fn((jax.jacrev if mode == "reverse" else jax.jacfwd)(f))
+
+
+def hessian_product(f):
+    return fn(lambda x, v: jax.jvp(jax.grad(f), (x,), (v,))[1])
+
+
 def trainer(loss, params, opt, lr, b1=0.9, b2=0.999, eps=1e-8):
     tree = jax.tree.map
     p = tree(jnp.array, params)

@@ -63,6 +63,28 @@ def example_gradients(f, n):
     return run
 
 
+def jacobian(f, mode):
+    def run(x, *more):
+        g, x = lambda x: f(x, *(a.x for a in more)), x.x
+        if mode == "reverse":
+            out = mx.vmap(lambda u: mx.vjp(g, [x], [u])[1][0])(mx.eye(g(x).size))
+        else:
+            out = mx.vmap(lambda v: mx.jvp(g, [x], [v])[1][0], out_axes=1)(mx.eye(x.size))
+        mx.eval(out)
+        return out
+
+    return run
+
+
+def hessian_product(f):
+    def run(x, v):
+        out = mx.jvp(mx.grad(f), [x.x], [v.x])[1][0]
+        mx.eval(out)
+        return out
+
+    return run
+
+
 def trainer(loss, params, opt, lr):
     p = {k: mx.array(v) for k, v in params.items()}
     o = optimizers.SGD(lr) if opt == "sgd" else optimizers.Adam(lr, bias_correction=True)

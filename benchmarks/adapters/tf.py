@@ -50,6 +50,29 @@ def example_gradients(f, n):
     return run
 
 
+def jacobian(f, mode):
+    """TensorFlow has no Jacobian by forward mode: both are by rows."""
+    def run(x, *more):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = f(x, *more)
+        return tape.jacobian(y, x)
+
+    return run
+
+
+def hessian_product(f):
+    def run(x, v):
+        with tf.autodiff.ForwardAccumulator(x, v) as forward:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = f(x)
+            g = tape.gradient(y, x)
+        return forward.jvp(g)
+
+    return run
+
+
 def trainer(loss, params, opt, lr, b1=0.9, b2=0.999, eps=1e-8):
     p = {k: tf.Variable(v) for k, v in params.items()}
     m = {k: tf.Variable(tf.zeros_like(v)) for k, v in p.items()}

@@ -63,6 +63,14 @@ def example_gradients(f, n):
         *args))
 
 
+def jacobian(f, mode):
+    return fn((torch.func.jacrev if mode == "reverse" else torch.func.jacfwd)(f))
+
+
+def hessian_product(f):
+    return fn(lambda x, v: torch.func.jvp(torch.func.grad(f), (x,), (v,))[1])
+
+
 def trainer(loss, params, opt, lr):
     p = {k: array(v).requires_grad_() for k, v in params.items()}
     o = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[opt]
