@@ -373,6 +373,7 @@ end:
 define void @agog_pool_forget() #0 {
 entry:
   call void @llvm.memset.p0.i64(ptr @pool, i8 0, i64 {forgotten}, i1 false)
+  store i64 2147483648, ptr {gate} ; closed
   call void @prepare()
   ret void
 }
@@ -504,12 +505,16 @@ class Pool:
     threads : how many threads work at a job, the caller included; at least 1
     sleep : how idle workers wait; None for what this system does best
     spin : pauses before an idle worker sleeps; None for about 0.1 ms of them
+    name : of its code; one process must not have two pools of one name
     """
 
-    def __init__(self, threads: int, sleep: str | None = None, spin: int | None = None) -> None:
+    def __init__(
+        self, threads: int, sleep: str | None = None, spin: int | None = None, name: str | None = None
+    ) -> None:
         module = build(targets.host(), sleep)
-        # Two pools in one process (as in tests) must not share the code, which holds their memory.
-        module.globals["id"] = f"; {next(_numbers)}" if sleep else ""
+        # Two pools in one process (as in tests) must not share the code, which holds their memory: the second would
+        # begin by forgetting the workers of the first.
+        module.globals["id"] = f"; {next(_numbers) if name is None else name}"
         self._code = jit.load(module, [SYMBOL, AWAKE, *(f"agog_pool_{x}" for x in ("stop", "forget", "pause")), "pool"])
         _codes.append(self._code)
         self._words = (ctypes.c_int32 * 2).from_address(self._code["pool"] + _LAYOUT["wanted"])
@@ -570,9 +575,9 @@ def shared() -> Pool:
     """The pool that all kernels use, with `config.num_threads` threads."""
     global _shared
     if _shared is None:
-        with _making:  # a second one would be the same code, and so begin by forgetting the workers of the first
+        with _making:
             if _shared is None:
-                pool = Pool(config.num_threads)
+                pool = Pool(config.num_threads, name="shared")  # (the same text in every process: found on disk)
                 if hasattr(os, "register_at_fork"):
                     os.register_at_fork(after_in_child=pool.forget)
                 # Workers must not be inside of JIT code when LLVM takes it away.

@@ -210,6 +210,15 @@ def test_workers_that_start_after_a_stop_wait_for_a_job(mark, sleep):
         p.stop()
 
 
+def test_every_pool_has_memory_of_its_own(mark):
+    """The shared pool as well: what another one forgets, it does not."""
+    shared, other = pool.shared(), pool.Pool(3)
+    assert len({shared.address, other.address, pool.Pool(3).address}) == 3
+    before = shared.threads
+    other.threads = 7
+    assert shared.threads == before
+
+
 def test_code_of_a_pool_outlives_it():
     """A worker that the system delays is in the pool's code when the pool is gone already."""
     p = pool.Pool(2, SLEEPS[0])
@@ -224,7 +233,7 @@ def test_threads_that_want_the_shared_pool_at_once_get_one(monkeypatch):
     made, all_in = [], threading.Barrier(4)
 
     class Slow:
-        def __init__(self, threads):
+        def __init__(self, threads, name):
             made.append(self)
             time.sleep(0.01)
 
