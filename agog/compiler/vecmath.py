@@ -9,10 +9,10 @@ Largest errors measured, in units in the last place of normal results, float32 /
 SSE2 (random bit patterns, dense samples where it matters, special values; `tests/compiler/test_vecmath.py` measures
 against float64 for float32 and 80-bit arithmetic for float64, and holds these functions to limits near this table):
 
-    exp      1.0 / 1.0    log      0.8 / 0.8    sin      1.5 / 1.5    erf       1.2 / 1.2    pow        0.5 / 1.2
+    exp      1.1 / 1.0    log      0.8 / 0.8    sin      1.5 / 1.5    erf       1.2 / 1.2    pow        0.5 / 1.2
     exp2     1.1 / 1.0    log2     1.8 / 2.0    cos      1.5 / 1.5    erfc      4.9 / 4.9    hypot      0.5 / 1.2
     expm1    1.6 / 1.9    log10    2.0 / 1.7    tan      3.6 / 3.4    gelu      5.5 / 4.8    rsqrt      1.5 / 1.5
-    tanh     1.4 / 1.4    log1p    0.8 / 0.8    asin     2.3 / 2.1    sinh      2.1 / 2.3    atan2      1.4 / 1.5
+    tanh     1.7 / 1.5    log1p    0.8 / 0.8    asin     2.3 / 2.1    sinh      2.1 / 2.3    atan2      1.4 / 1.5
     sigmoid  1.6 / 1.6    asinh    1.6 / 1.7    acos     1.1 / 1.1    cosh      1.4 / 1.4    softplus   1.4 / 1.5
     acosh    2.2 / 2.2    atanh    1.9 / 1.6    atan     1.3 / 1.5
 
@@ -24,11 +24,12 @@ or missing (AVX2 has none for int64) and undefined for NaN.
 from __future__ import annotations
 
 import math
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from agog.compiler import polynomials
 from agog.compiler.halves import Halves
 from agog.compiler.ir import Operand, Value
+from agog.compiler.targets import ITEMSIZE
 from agog.errors import DTypeError
 
 __all__ = ["Exponential", "Precise"]
@@ -54,10 +55,11 @@ _FORMAT = {
         "exp_low": -105.0,
         "exp_zero": -103.98,  # e^x rounds to zero below
         "exp_high": 90.0,
-        "exp2_low": -151.0,
+        "exp2_zero": -150.0,  # 2^x rounds to zero below (and at it)
         "exp2_high": 129.0,
         "expm1_low": -18.0,
         "expm1_high": 89.0,
+        "tanh_one": 10.0,  # tanh rounds to one above
         "split": 4097.0,
     },
     "float64": {
@@ -74,10 +76,11 @@ _FORMAT = {
         "exp_low": -746.0,
         "exp_zero": -745.14,
         "exp_high": 711.0,
-        "exp2_low": -1076.0,
+        "exp2_zero": -1075.0,
         "exp2_high": 1025.0,
         "expm1_low": -40.0,
         "expm1_high": 710.0,
+        "tanh_one": 20.0,
         "split": 134217729.0,
     },
 }
@@ -153,22 +156,37 @@ class Precise(Halves):
 
     def scale(self, x: Value, n: Value) -> Value:
         """x * 2^n for an integral n (a float), right for results that overflow or are subnormal."""
-        bits = 32 if x.dtype == "float32" else 64
-        if self.target.scalef and x.lanes * bits == 512:
-            name = f"llvm.x86.avx512.mask.scalef.{'ps' if bits == 32 else 'pd'}.512"
-            mask = "i16" if bits == 32 else "i8"
-            self.module.declare(name, x.type, f"{x.type}, {x.type}, {x.type}, {mask}, i32")
-            every_lane, current_rounding = f"{mask} -1", "i32 4"
-            return self.op(
-                f"call {x.type} @{name}({x.typed}, {n.typed}, {x.typed}, {every_lane}, {current_rounding})",
-                x.dtype,
-                x.lanes,
-            )
+        if self._scalef(x):
+            return self._scaled(x, n, f"i{x.lanes} -1")
         # In two steps, because 2^n itself may be out of range; only the second can round.
         magic = self._magic(x)
         half = n * 0.5 + magic
         rest = (n - (half - magic)) + magic
         return x * self._power_of_two(half) * self._power_of_two(rest)
+
+    def _scalef(self, x: Value) -> bool:
+        """Whether the machine has one instruction for `scale` of such a vector."""
+        return self.target.scalef and x.lanes * ITEMSIZE[x.dtype] == 64
+
+    def _scaled(self, x: Value, n: Value, mask: str) -> Value:
+        """That instruction: x * 2^n in the lanes of the mask, 0 in the others, of which nothing else is looked at."""
+        name = f"llvm.x86.avx512.mask.scalef.{'ps' if x.dtype == 'float32' else 'pd'}.512"
+        self.module.declare(name, x.type, f"{x.type}, {x.type}, {x.type}, i{x.lanes}, i32")
+        zero, current_rounding = self.const(0, x.dtype, x.lanes), "i32 4"
+        arguments = f"{x.typed}, {n.typed}, {zero.typed}, {mask}, {current_rounding}"
+        return self.op(f"call {x.type} @{name}({arguments})", x.dtype, x.lanes)
+
+    def _scaled_above(self, low: float, x: Value, compute: Callable[[Value], tuple[Value, Value]]) -> Value:
+        """p * 2^n, with p, n = compute(x), and 0 where x < low, where the result rounds to nothing.
+
+        Rounding to zero costs processors hundreds of cycles, and is common (masks): it is kept away from `scale`.
+        """
+        if self._scalef(x):
+            alive = self._compare(x, low, "uge", "")  # NaN too
+            mask = self.op(f"bitcast {alive.typed} to i{x.lanes}", f"int{x.lanes}")
+            return self._scaled(*compute(x), mask.typed)
+        nothing = x < low
+        return self.where(nothing, 0.0, self.scale(*compute(self.where(nothing, 0.0, x))))
 
     def per_lane(self, name: str, *xs: Value) -> Value:
         """The C library's double function `name` in every lane. Slow, for what is rare."""
@@ -233,10 +251,13 @@ class Exponential(Precise):
 
     def exp(self, x: Value) -> Value:
         """e^x."""
-        # Rounding to zero costs processors hundreds of cycles, and is common (masks): it is kept away from `scale`.
-        nothing = x < self.format(x)["exp_zero"]
-        n, q = self._exp_clamped(self.where(nothing, 0.0, x))
-        return self.where(nothing, 0.0, self.scale(q + 1.0, n))
+        facts = self.format(x)
+
+        def parts(x: Value) -> tuple[Value, Value]:
+            n, r = self._exp_reduce(self.where(x > facts["exp_high"], facts["exp_high"], x))
+            return self.fma(self.fma(self.poly(r, polynomials.EXP), r, 1.0), r, 1.0), n
+
+        return self._scaled_above(facts["exp_zero"], x, parts)
 
     def exp_times(self, x: Value, low: Operand, factor: Operand) -> Value:
         """factor * e^(x + low), |low| far below one ulp of x; subnormal results are rounded once only."""
@@ -247,9 +268,14 @@ class Exponential(Precise):
     def exp2(self, x: Value) -> Value:
         """2^x; exact for integral x."""
         facts, magic = self.format(x), self._magic(x)
-        x = self.clamp(x, facts["exp2_low"], facts["exp2_high"])
-        n = (x + magic) - magic
-        return self.scale(self._expm1_small((x - n) * LN2) + 1.0, n)
+
+        def parts(x: Value) -> tuple[Value, Value]:
+            x = self.where(x > facts["exp2_high"], facts["exp2_high"], x)
+            n = (x + magic) - magic
+            r = x - n
+            return self.fma(self.poly(r, polynomials.EXP2), r, 1.0), n
+
+        return self._scaled_above(facts["exp2_zero"], x, parts)
 
     def expm1(self, x: Value) -> Value:
         """e^x - 1, accurate near zero."""
@@ -280,12 +306,22 @@ class Exponential(Precise):
         return half + 0.25 / half
 
     def tanh(self, x: Value) -> Value:
-        """Hyperbolic tangent: a polynomial near zero, 1 - 2/(e^2|x| + 1) elsewhere."""
+        """Hyperbolic tangent: u / (u + 2) with u = e^2|x| - 1."""
+        facts, magic = self.format(x), self._magic(x)
         a = self.abs(x)
-        z = a * a
-        small = self.fma(a * z, self.poly(self.where(z > 1.0, 1.0, z), polynomials.TANH), a)
-        large = 1.0 - 2.0 / (self.exp(a + a) + 1.0)
-        return self.copysign(self.where(a < 0.55, small, large), x)
+        a = self.where(a > facts["tanh_one"], facts["tanh_one"], a)
+        shifted = self.fma(a, 2.0 * LOG2E, self.const(magic, x.dtype))
+        n = shifted - magic
+        r = self.fma(n, -facts["ln2_lo"], self.fma(n, -facts["ln2_hi"], a + a))
+        power = self._power_of_two(shifted)
+        u = self.fma(power, self._expm1_small(r), power - 1.0)
+        # The quotient is corrected by what u + 2 and the division lost.
+        d = u + 2.0
+        lost = u - (d - 2.0)
+        inverse = 1.0 / d
+        t = u * inverse
+        t = self.fma(self.fma(-t, lost, self.exact_fma(-t, d, u)), inverse, t)
+        return self.copysign(t, x)
 
     def sigmoid(self, x: Value) -> Value:
         """1 / (1 + e^-x), from e^-|x|, so that nothing overflows and small results keep their digits."""

@@ -29,12 +29,12 @@ __all__ = [
     "ERF",
     "ERFC_SCALED",
     "EXP",
+    "EXP2",
     "EXP_FOR_POW",
     "LOG",
     "LOG_FOR_POW",
     "LOG_RATIO",
     "SIN",
-    "TANH",
 ]
 '''
 
@@ -91,6 +91,7 @@ TABLES = [
         5,
         11,
     ),
+    ("EXP2", "(2^r - 1) / r, |r| <= 1/2", lambda r: (mp.mpf(2) ** r - 1) / r, (-0.5, 0.5), 6, 12),
     (
         "LOG",
         "(log(1+f) - f + f^2/2) / f^3, sqrt(1/2) <= 1+f <= sqrt(2)",
@@ -139,14 +140,6 @@ TABLES = [
         (0, PI4),
         4,
         7,
-    ),
-    (
-        "TANH",
-        "(tanh(x) - x) / x^3 in x^2, |x| <= 0.55",
-        root(lambda x: (mp.tanh(x) - x) / x**3),
-        (0, mp.mpf("0.55") ** 2),
-        6,
-        11,
     ),
     ("ERF", "(erf(x) - x) / x in x^2, |x| <= 1", root(lambda x: mp.erf(x) / x - 1), (0, 1), 8, 15),
     ("ERFC_SCALED", "(1 + 2x) exp(x^2) erfc(x) in q = (x - 4)/(x + 4), x >= 0", erfc_scaled, (-1, 1), 13, 25),
