@@ -223,7 +223,7 @@ class _Expression:
 
         def stream() -> None:
             k.loop(start, whole, step, lambda i: vectors(i, nontemporal=True))
-            k.emit("fence seq_cst")  # non-temporal stores are not ordered by the pool's release of the chunk
+            k.stores_seen()  # the pool's release of the chunk does not order them
 
         def plain() -> None:
             k.loop(start, whole, step, vectors)

@@ -407,6 +407,13 @@ class Emitter:
         numbers = [self.const(n, "int32") for n in (0, 4 - level, 1)]  # to read, how near, data
         self.call("llvm.prefetch.p0", None, pointer, *numbers)
 
+    def stores_seen(self) -> None:
+        """Non-temporal stores before this are seen by whoever sees a store after it."""
+        if self.target.machine == "x86_64":
+            self.call("llvm.x86.sse.sfence", None)
+        else:
+            self.emit("fence seq_cst")
+
     # -- control flow
 
     def label(self) -> str:

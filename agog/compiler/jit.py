@@ -348,7 +348,7 @@ def recipe_name(recipe: str, target: Target) -> str | None:
         source = disk.source()
     except OSError:
         return None
-    machine = repr((astuple(target), targets.caches()))
+    machine = repr((astuple(target), targets.caches(), targets.last_cache()))
     return disk.name_of(_PIPELINE, _version(), source, machine, recipe) + ".r"
 
 

@@ -5,12 +5,17 @@ accumulators, and a column of lanes is taken through all passes; if it is reduce
 is one walk over the reduced axes: values that need a reduction's result come in a later pass than those it is made of.
 """
 
+import math
 from typing import Any
 
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
+from agog.compiler.targets import ITEMSIZE
 
-__all__ = ["NestPlan", "cost_of"]
+__all__ = ["LINE", "NestPlan", "cost_of"]
+
+LINE = 64  # bytes of a line of the caches
+_STREAMS = 3  # arrays that are stored around the caches at a time: processors have few buffers for lines on their way
 
 _UNROLL = ((16, 4), (60, 2))  # up to this cost, so many vectors at a time
 _BUSY = 1 << 17  # work from which unrolling pays also for short loops
@@ -145,6 +150,31 @@ class NestPlan:
             return 1
         n = self.nest.sizes[self.order[0]]
         return n // (self.lanes * self.unroll) if self.v_kept and self.k_depth == 1 else n
+
+    @property
+    def moved(self):
+        """About how many bytes of arrays it walks over."""
+        walked = [(e[2], e[1], e[4]) for e in self.exprs if e[0] in ("load", "gather")]
+        walked += [(s.arg, self.exprs[s.expr][1], s.strides) for s in self.nest.stores]
+        reach = {}
+        for arg, dtype, strides in walked:
+            size = ITEMSIZE[dtype] * math.prod(n for n, s in zip(self.nest.sizes, strides) if s)
+            reach[arg] = max(size, reach.get(arg, 0))
+        return sum(reach.values())
+
+    @property
+    def streams(self):
+        """The arguments that may be stored around the caches: whole lines in order, if the array begins with a line."""
+        if self.vector is None or self.target.machine != "x86_64":
+            return ()
+        found = []
+        for s in self.nest.stores:
+            size = ITEMSIZE[self.exprs[s.expr][1]]
+            others = [t for a, t in enumerate(s.strides) if a != self.vector]
+            lines = all(t * size % LINE == 0 for t in (s.offset, *others))
+            if s.each and s.strides[self.vector] == 1 and lines and self.lanes * size >= 16:
+                found.append(s.arg)
+        return tuple(found) if len(found) <= _STREAMS and len(set(found)) == len(found) else ()
 
     @property
     def gathers(self):

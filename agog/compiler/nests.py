@@ -70,15 +70,18 @@ class Scope:
 class NestCode(NestPlan):
     """Emits one nest."""
 
-    def emit(self, module, name, parallel):
-        """Add the function. Parameters: the arguments and a place for errors; or, parallel, what the pool gives."""
+    def emit(self, module, name, parallel, streaming=()):
+        """Add the function. Parameters: the arguments and a place for errors; or, parallel, what the pool gives.
+
+        streaming  the arguments that are stored around the caches: see `NestPlan.streams`
+        """
         n = len(self.nest.args) + 1
         if parallel:
             parameters = [("slots", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")]
         else:
             parameters = [(f"a{i}", "ptr") for i in range(n)]
         k = self.k = Kernel(module, name, parameters, lanes=self.lanes, internal=True)
-        self.parallel = parallel
+        self.parallel, self.streaming = parallel, streaming
         if parallel:
             slots, self.begin, self.end, _ = k.arguments
             self.args = [k.load(k.at(slots, i, "ptr"), "ptr") for i in range(n)]
@@ -90,6 +93,8 @@ class NestCode(NestPlan):
         scope = Scope()
         if 0 not in [self.nest.sizes[a] for a in self.order[: self.k_depth]]:
             self._kept(0, scope)
+        if streaming:
+            k.stores_seen()
         k.ret()
         k.finish()
 
@@ -285,7 +290,8 @@ class NestCode(NestPlan):
                     value = k.splat(self._value(e[3], inner))
                     if inner.mask is not None:
                         value = k.where(inner.mask, value, k.const(identity(e[2], e[1]), e[1]))
-                    out.append(combine(k, kinds[j], carry[j * places + u], value))
+                    # The value first: in this order a maximum looks for NaN in the value, not in what it waits for.
+                    out.append(combine(k, kinds[j], value, carry[j * places + u]))
             self._effects(scopes, stores)
             return out
 
@@ -540,9 +546,10 @@ class NestCode(NestPlan):
     # -- stores and scratch
     def _store(self, s, scope):
         value = self._value(s.expr, scope)
-        self._put(value, self.exprs[s.expr][1], self.args[s.arg], s.offset, s.strides, scope)
+        past = s.each and s.arg in self.streaming and s.expr not in self.spills  # (which are read back)
+        self._put(value, self.exprs[s.expr][1], self.args[s.arg], s.offset, s.strides, scope, past)
 
-    def _put(self, value, dtype, pointer, offset, strides, scope):
+    def _put(self, value, dtype, pointer, offset, strides, scope, past=False):
         k = self.k
         base = self._base(offset, strides, scope)
         if scope.depth < self._v_depth:
@@ -557,7 +564,7 @@ class NestCode(NestPlan):
             if lane_scope.partial is not None:
                 lane_scope.partial.store(value, address)
             else:
-                k.store(value, address)
+                k.store(value, address, self.lanes * ITEMSIZE[dtype] if past else None, past)
             return
         value = k.splat(value)
         if dtype == "bool":

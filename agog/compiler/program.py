@@ -19,6 +19,7 @@ import agog.ops.structure  # noqa: F401  (the rows' loops)
 from agog.array import large
 from agog.compiler import entry, jit, pool, targets
 from agog.compiler.lowering import Island, Lowering
+from agog.compiler.nestplan import LINE
 from agog.compiler.nests import NestCode
 from agog.compiler.order import roots_of
 from agog.compiler.schedule import Group, schedule
@@ -80,22 +81,28 @@ def _plain(x, dtype):
 
 
 class Reused:
-    """Makes large arrays, and gives one again when nobody else holds it any more: fresh memory costs page faults."""
+    """Makes large arrays, and uses one's memory again when nobody else holds it: fresh memory costs page faults.
 
-    __slots__ = ("_arrays", "_dtype", "_shape")
+    They begin with a line of the caches, as loops like it; NumPy's own begin somewhere.
+    """
+
+    __slots__ = ("_arrays", "_bytes", "_dtype", "_shape", "_starts")
 
     def __init__(self, shape, dtype):
-        self._shape, self._dtype, self._arrays = shape, dtype, []
+        self._shape, self._dtype, self._arrays, self._starts = shape, dtype, [], {}
+        self._bytes = dtype.itemsize * count(shape) + LINE
 
     def __call__(self):
         arrays = self._arrays
         x = _unused(arrays, _ALONE)
         if x is not None:
-            return x
-        x = np.empty(self._shape, self._dtype)
+            return np.ndarray(self._shape, self._dtype, x, self._starts[id(x)])
+        x = np.empty(self._bytes, np.uint8)
+        start = -x.ctypes.data % LINE
         if len(arrays) < _KEPT:
+            self._starts[id(x)] = start
             arrays.append(x)
-        return x
+        return np.ndarray(self._shape, self._dtype, x, start)
 
 
 class Program:

@@ -31,6 +31,8 @@ __all__ = ["PROGRAMS", "RowKernel", "compile_row_program", "compile_rows"]
 _CHUNK = 1 << 19  # cost times elements in a chunk of rows
 _PARALLEL = 1 << 21
 _UNROLL = ((24, 4), (60, 2))  # up to this cost, so many vectors in a pass's loop
+_STREAM_BYTES = 32 << 20  # of rows from which they are stored around the caches, where the last one is not known
+_LINE = 64
 _SCRATCH = 4096  # elements of a row that a program may keep on the stack
 _BLOCK = 64  # turns of the loop whose sums are added up in the array's precision
 _SUMMED = 32  # blocks of rows, at most, that have sums of their own
@@ -126,8 +128,10 @@ class Array:
 class Place:
     """A vector's place in the row: `partial` gives access to the last, incomplete one."""
 
-    def __init__(self, k: Kernel, index: Value, length: Value, partial: Partial | None = None) -> None:
-        self._k, self._index, self._length, self._partial = k, index, length, partial
+    def __init__(
+        self, k: Kernel, index: Value, length: Value, partial: Partial | None = None, streaming: bool = False
+    ) -> None:
+        self._k, self._index, self._length, self._partial, self._streaming = k, index, length, partial, streaming
 
     def __getitem__(self, array: Array) -> Value:
         k = self._k
@@ -158,16 +162,28 @@ class Place:
             k.store(stored, address)
         return value
 
+    def write(self, array: Array, value: Value) -> Value:
+        """`put` of what the program does not look at again: where arrays are large it goes around the caches."""
+        k = self._k
+        if not self._streaming or self._partial:
+            return self.put(array, value)
+        stored = k.cast(k.splat(value), array.dtype) if array.dtype in HALVES else k.splat(value)
+        address = k.at(array.base, self._index, array.dtype)
+        k.store(stored, address, k.lanes * ITEMSIZE[array.dtype], nontemporal=True)
+        return value
+
     def add(self, array: Array, value: Value) -> None:
         """Add a vector to what the array has here."""
         self.put(array, self[array] + value)
 
 
 class Row:
-    """What a row program is written with: passes over one row. `k` is the Kernel, `length` the number of elements."""
+    """What a row program is written with: passes over one row. `k` is the Kernel, `length` the number of elements,
+    `streaming` whether what `Place.write` stores goes around the caches.
+    """
 
-    def __init__(self, k: Kernel, number: Value, length: Value, unroll: int | None) -> None:
-        self.k, self.length, self.cost = k, length, 0
+    def __init__(self, k: Kernel, number: Value, length: Value, unroll: int | None, streaming: bool = False) -> None:
+        self.k, self.length, self.cost, self.streaming = k, length, 0, streaming
         self._number, self._unroll = number, unroll
 
     def length_as(self, dtype: str) -> Value:
@@ -219,9 +235,11 @@ class Row:
         fresh = [k.splat(start) for start in starts for _ in range(unroll)]
 
         def vectors(i: Value, *carried: Value) -> list[Value]:
-            values = [body(Place(k, i + u * lanes if u else i, self.length)) for u in range(unroll)]
+            places = [i + u * lanes if u else i for u in range(unroll)]
+            values = [body(Place(k, at, self.length, None, self.streaming)) for at in places]
             at = iter(carried)
-            return [self._combine(kind, next(at), values[u][j]) for j, kind in enumerate(kinds) for u in range(unroll)]
+            # The value first: in this order a maximum looks for NaN in the value, not in what it waits for.
+            return [self._combine(kind, values[u][j], next(at)) for j, kind in enumerate(kinds) for u in range(unroll)]
 
         def leftover(i: Value, *carried: Value) -> list[Value]:
             left = self.length - i
@@ -313,7 +331,7 @@ class _RowModule:
         length, block = (k.load(k.at(slots, len(self.kinds) + i, "int64"), "int64") for i in (1, 2))
         sums = [i for i, kind in enumerate(self.kinds) if kind == "sums"]
 
-        def row(number: Value, *bases: Value) -> None:
+        def row(number: Value, *bases: Value, streaming: bool = False) -> None:
             start = number * length
             base = iter(bases)
             arguments: list[Array | Value] = []
@@ -327,7 +345,7 @@ class _RowModule:
                 else:
                     place = k.at(address, number, dtype) if kind == "column" else address
                     arguments.append(k.widen(k.load(place, dtype)))
-            program = Row(k, number, length, None)
+            program = Row(k, number, length, None, streaming)
             self.fn(program, *arguments)
             self.cost = max(1, program.cost)
 
@@ -353,10 +371,31 @@ class _RowModule:
 
         if sums:
             k.loop(begin, end, block, rows_of_block)
+        elif outs := self._streams:
+
+            def stream() -> None:
+                k.loop(begin, end, 1, partial(row, streaming=True))
+                k.stores_seen()  # the pool's release of the chunk does not order them
+
+            rows = k.load(k.at(slots, len(self.kinds), "int64"), "int64")
+            walked = sum(ITEMSIZE[d] for d, kind in zip(self.dtypes, self.kinds, strict=True) if kind == "row")
+            large = rows * length * walked >= (targets.last_cache() or _STREAM_BYTES)
+            within = length * min(ITEMSIZE[self.dtypes[i]] for i in outs)  # and where rows begin: whole lines?
+            for i in outs:
+                within = within | k.op(f"ptrtoint ptr {addresses[i].text} to i64", "int64")
+            k.if_(large & k.eq(k.bitwise_and(within, _LINE - 1), 0), stream, lambda: k.loop(begin, end, 1, row))
         else:
             k.loop(begin, end, 1, row)
         k.ret()
         k.finish()
+
+    @property
+    def _streams(self) -> list[int]:
+        """The outputs that can be stored around the caches: rows, of a kernel that does not add rows up meanwhile."""
+        if "sums" in self.kinds or self.module.target.machine != "x86_64":
+            return []
+        found = [i for i in range(self.n_outs) if self.kinds[i] == "row"]
+        return found if all(self.lanes * ITEMSIZE[self.dtypes[i]] >= 16 for i in found) else []
 
     def check(self) -> None:
         """`check(slots, sizes)`: do the arrays fit rows and d?"""
@@ -401,16 +440,16 @@ class _RowModule:
 def softmax(row: Row, out: Array, x: Array) -> None:
     """e^(x - max) / sum."""
     largest = row.max(lambda v: v[x])
-    if out.dtype in HALVES:  # what is kept in between must not be rounded
-        scratch = row.scratch("float32")
+    if out.dtype in HALVES or row.streaming:  # what is kept in between must not be rounded, or comes to memory once
+        scratch = row.scratch("float32" if out.dtype in HALVES else out.dtype)
 
         def kept() -> None:
             inverse = 1.0 / row.sum(lambda v: v.put(scratch, row.k.exp(v.soon(x)[x] - largest)))
-            row.each(lambda v: v.put(out, v[scratch] * inverse))
+            row.each(lambda v: v.write(out, v[scratch] * inverse))
 
         def computed_again() -> None:
             inverse = 1.0 / row.sum(lambda v: row.k.exp(v.soon(x)[x] - largest))
-            row.each(lambda v: v.put(out, row.k.exp(v[x] - largest) * inverse))
+            row.each(lambda v: v.write(out, row.k.exp(v[x] - largest) * inverse))
 
         row.k.if_(row.length <= _SCRATCH, kept, computed_again)
         return
@@ -425,7 +464,7 @@ def log_softmax(row: Row, out: Array, x: Array) -> None:
     largest = row.max(lambda v: v[x])
     total = row.sum(lambda v: k.exp(v.soon(x)[x] - largest))
     shift = k.log(total)
-    row.each(lambda v: v.put(out, (v[x] - largest) - shift))
+    row.each(lambda v: v.write(out, (v[x] - largest) - shift))
 
 
 def logsumexp(row: Row, out: Array, x: Array) -> None:
@@ -441,13 +480,13 @@ def logsumexp(row: Row, out: Array, x: Array) -> None:
 def softmax_backward(row: Row, out: Array, y: Array, g: Array) -> None:
     """The gradient at softmax's input, from its result y and the gradient g of that: y (g - sum(g y))."""
     dot = row.sum(lambda v: v.soon(y, g)[y] * v[g])
-    row.each(lambda v: v.put(out, v[y] * (v[g] - dot)))
+    row.each(lambda v: v.write(out, v[y] * (v[g] - dot)))
 
 
 def log_softmax_backward(row: Row, out: Array, y: Array, g: Array) -> None:
     """The gradient at log_softmax's input: g - e^y sum(g)."""
     total = row.sum(lambda v: v.soon(g)[g])
-    row.each(lambda v: v.put(out, v[g] - row.k.exp(v.soon(y)[y]) * total))
+    row.each(lambda v: v.write(out, v[g] - row.k.exp(v.soon(y)[y]) * total))
 
 
 def norm(centered: bool, affine: int) -> Callable[..., None]:
@@ -466,7 +505,7 @@ def norm(centered: bool, affine: int) -> Callable[..., None]:
                 return row.k.fma(value, v[vectors[0]], v[vectors[1]])
             return value * v[vectors[0]] if affine else value
 
-        row.each(lambda v: v.put(out, normalised(v)))
+        row.each(lambda v: v.write(out, normalised(v)))
 
     return program
 
@@ -501,7 +540,7 @@ def norm_backward(centered: bool, affine: int) -> Callable[..., None]:
             h, n = parts(v)
             return ((h - level[0] if centered else h) - n * slope) * r
 
-        row.each(lambda v: v.put(out, gradient(v)))
+        row.each(lambda v: v.write(out, gradient(v)))
 
     return program
 

@@ -4,13 +4,16 @@ It is given the addresses of its arrays (inputs, then results), and an arena for
 """
 
 import ctypes
+import functools
+import math
 
-from agog.compiler import contractions, control, entry, gemm, jit, pool, products
+from agog.compiler import contractions, control, entry, gemm, jit, pool, products, targets
 from agog.compiler.gemm_kernels import FIELDS
 from agog.compiler.ir import FLOATS, Module
 from agog.compiler.kernel import Kernel
 from agog.compiler.lowering import Call, Matmul, ScatterAdd
 from agog.compiler.memory import plan
+from agog.compiler.nestplan import LINE
 from agog.compiler.nests import NestCode
 from agog.compiler.schedule import Group, nest_of
 from agog.compiler.targets import HALVES, ITEMSIZE
@@ -22,6 +25,8 @@ _PARALLEL = 1 << 21  # instructions times elements from which threads pay
 _CHUNK = 1 << 19
 _BUSY = 1 << 24  # work of all steps from which the threads are taken to be awake already: then less pays
 _PIECES = 4  # at least so many chunks
+_STREAM_BYTES = 32 << 20  # bytes from which a nest stores around the caches where the last one's size is not known
+_STREAM_CHUNK = 1 << 17  # bytes of a chunk of such a nest
 _AWAKE = 1 << 13  # instructions, of vectors, from which threads that are awake pay
 _INLINE = 1 << 19  # multiplications up to which a product is written out for its sizes
 
@@ -150,6 +155,14 @@ class Segment:
         name = self._function(
             ("nest", exact, parallel), "nest", lambda name: code.emit(self.module, name, parallel), text
         )
+        past = None
+        if streams := code.streams if code.moved >= (targets.last_cache() or _STREAM_BYTES) else ():
+            past = self._function(
+                ("nest", exact, parallel, streams),
+                "nest",
+                lambda name: code.emit(self.module, name, parallel, streams),
+                f"  {name}, whose results are stored around the caches",
+            )
         self.notes.append((name, g, code, parallel))
 
         roots = list(dict.fromkeys(root for root, _ in places))
@@ -158,13 +171,24 @@ class Segment:
             at = dict(zip(roots, pointers))
             pointers = [self.k.at(at[root], offset, root.dtype) for root, offset in places]
             arguments = [*pointers, self.k.const(0, "ptr") if self.status is None else self.status]
+            if not streams:
+                run(name, arguments)
+                return
+            k = self.k
+            starts = [k.op(f"ptrtoint ptr {arguments[i].text} to i64", "int64") for i in streams]
+            within = k.bitwise_and(functools.reduce(k.bitwise_or, starts), LINE - 1)
+            k.if_(k.eq(within, 0), lambda: run(past, arguments), lambda: run(name, arguments))
+
+        def run(name, arguments):
             if not parallel:
                 self.k.call_known(name, None, *arguments)
                 return
             n = nest.sizes[code.order[0]]
             grain = max(1, min(_CHUNK * n // code.work, -(-n // _PIECES)))
+            if streams:  # the end of a chunk waits for what is on its way to memory
+                grain = max(grain, min(_STREAM_CHUNK * n // code.moved, -(-n // _PIECES)))
             if code.v_kept and code.k_depth == 1:
-                step = code.lanes * code.unroll
+                step = math.lcm(code.lanes * code.unroll, LINE if streams else 1)  # of single bytes, too
                 grain = -(-grain // step) * step
             self._share(name, arguments, n, grain)
 

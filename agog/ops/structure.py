@@ -120,7 +120,7 @@ def _softmax(xp: Any, x: Any, axis: int) -> Any:
     if not math.prod(x.shape):
         return None
     y = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
-    return y / xp.sum(y, axis=axis, keepdims=True)
+    return y * (1 / xp.sum(y, axis=axis, keepdims=True))  # the sum is at least 1, or NaN
 
 
 def _log_softmax(xp: Any, x: Any, axis: int) -> Any:

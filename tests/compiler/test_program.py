@@ -1,6 +1,7 @@
 """Programs: calling, islands, guards, errors, effects, forms, threads, memory, and what they say about themselves."""
 
 import gc
+import math
 import os
 import threading
 import weakref
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from agog import config
-from agog.compiler import jit
+from agog.array.dtypes import dtype as name_to_dtype
+from agog.compiler import jit, program, targets
 from agog.compiler.gemm import gemm
 from agog.compiler.memory import plan
 from agog.compiler.program import compile
@@ -442,6 +444,39 @@ def test_work_that_is_shared_out(rng):
     p = compile(graph)
     assert "shared out" in p.explain()
     agrees(p, graph, made(rng, (900, 700), (900, 700)), 2e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_results_are_stored_around_the_caches(dtype, threads, rng, target, monkeypatch):
+    monkeypatch.setattr(config, "num_threads", threads)
+    monkeypatch.setattr(targets, "last_cache", lambda: 1 << 12)
+    dtype = name_to_dtype(dtype)
+    arrays = [x.astype(dtype) for x in made(rng, (900, 768), (768,))]
+    whole = [
+        lambda a, w: [xp.tanh(a) * w, xp.softmax(a)],
+        lambda a, w: [xp.layer_norm(a, 768), (a + 1) > w],
+        lambda a, w: [a * w, a + w, a - w],
+    ]
+    others = [lambda a, w: [a[:, :767] * 3, xp.exp(a).T + 0], lambda a, w: [a * i for i in range(2, 8)]]
+    for fn in (*whole, *others):
+        graph = build(fn, ((900, 768), dtype), ((768,), dtype))
+        p = compile(graph, target)
+        assert ("movnt" in p.code("asm")) == (fn in whole and target.machine == "x86_64")
+        for _ in range(3):
+            for got, want in zip(p(arrays), interpret.run(graph, arrays), strict=True):
+                assert got.ctypes.data % 64 == 0
+                np.testing.assert_allclose(
+                    got.astype("d"), want.astype("d"), 2e-2 if dtype.itemsize == 2 else 1e-4, 1e-4
+                )
+
+
+def test_results_that_do_not_begin_with_a_line_are_stored_through_the_caches(rng, monkeypatch):
+    monkeypatch.setattr(targets, "last_cache", lambda: 1 << 12)
+    monkeypatch.setattr(program.Reused, "__call__", lambda self: np.empty(self._bytes, np.uint8)[4:].view(F)[
+        : math.prod(self._shape)].reshape(self._shape))
+    graph = build(lambda a, w: [xp.tanh(a) * w, xp.softmax(a)], ((300, 512), F), ((512,), F))
+    agrees(compile(graph), graph, made(rng, (300, 512), (512,)))
 
 
 def test_float32_sums_are_accurate():

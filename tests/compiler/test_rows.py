@@ -7,6 +7,7 @@ import pytest
 from scipy import special
 
 from agog import config
+from agog.compiler import targets
 from agog.compiler.rows import PROGRAMS, compile_row_program, compile_rows, sum_blocks
 from agog.errors import AgogError
 
@@ -87,6 +88,26 @@ def test_programs(name, dtype, target, rng, guarded):
         for out, exact in zip(outs, expected if isinstance(expected, tuple) else (expected,), strict=True):
             scale = max(1.0, np.abs(exact).max(initial=0))
             np.testing.assert_allclose(out, exact, 0, 40 * np.finfo(dtype).eps * scale)
+
+
+@pytest.mark.parametrize("name", [n for n, (_, outs, _) in PROGRAMS.items() if "row" in outs])
+def test_rows_that_are_stored_around_the_caches(name, target, rng, monkeypatch):
+    monkeypatch.setattr(targets, "last_cache", lambda: 1 << 10)
+    kernel = compile_row_program(name, "float32", target)
+    for rows, d in [(5, 64), (100, 1040), (3, 9008), (6, 1000)]:
+        outs, ins = arguments(name, rows, d, "float32", rng)
+        memory = [np.full(a.nbytes + 192, 7, np.uint8) for a in outs]
+        for shift in (0, 4):
+            starts = [-m.ctypes.data % 64 + 64 + shift for m in memory]
+            outs = [np.ndarray(a.shape, a.dtype, m, i) for a, m, i in zip(outs, memory, starts, strict=True)]
+            kernel(outs, ins)
+            found = [out.sum(0, np.float64) if k == "sums" else out for out, k in zip(outs, PROGRAMS[name][1])]
+            expected = REFERENCE[name](*[a.astype(np.float64) if a.dtype.kind == "f" else a for a in ins])
+            for out, exact in zip(found, expected if isinstance(expected, tuple) else (expected,), strict=True):
+                np.testing.assert_allclose(out, exact, 0, 5e-6 * max(1.0, np.abs(exact).max()))
+            for m, i, out in zip(memory, starts, outs, strict=True):
+                assert (m[:i] == 7).all() and (m[i + out.nbytes:] == 7).all()
+                m[:] = 7
 
 
 def test_long_sums_keep_their_digits(target, rng):
