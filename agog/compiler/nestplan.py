@@ -15,6 +15,8 @@ from agog.compiler.targets import ITEMSIZE
 __all__ = ["LINE", "NestPlan", "cost_of"]
 
 LINE = 64  # bytes of a line of the caches
+_TILE = 64  # elements of a tile at most: see `NestPlan._across`
+_PAGE = 4096
 _STREAMS = 3  # arrays that are stored around the caches at a time: processors have few buffers for lines on their way
 
 _UNROLL = ((16, 4), (60, 2))  # up to this cost, so many vectors at a time
@@ -65,6 +67,9 @@ class NestPlan:
                 self.lanes //= 2
         kept = [a for a, r in enumerate(nest.reduced) if not r and a != self.vector]
         over = [a for a, r in enumerate(nest.reduced) if r and a != self.vector]
+        around, self.tile = self._across(kept)
+        if self.tile:
+            kept = [a for a in kept if a != around] + [around]
         self.v_kept = self.vector is not None and not nest.reduced[self.vector]
         middle = [self.vector] if self.v_kept else []
         last = [self.vector] if self.vector is not None and not self.v_kept else []
@@ -100,9 +105,13 @@ class NestPlan:
         self.body = body
         self.work = points * body
         self.unroll = self._choose_unroll()
+        while self.tile and self.unroll * self.lanes > self.tile:
+            self.unroll //= 2
 
-    def _accesses(self):
-        return [e[4] for e in self.exprs if e[0] in ("load", "gather")] + [s.strides for s in self.nest.stores]
+    def _accesses(self, dtypes=False):
+        found = [(e[4], e[1]) for e in self.exprs if e[0] in ("load", "gather")]
+        found += [(s.strides, self.exprs[s.expr][1]) for s in self.nest.stores]
+        return found if dtypes else [strides for strides, _ in found]
 
     @staticmethod
     def _stride(strides, axis):
@@ -142,6 +151,23 @@ class NestPlan:
             if self.body <= limit and vectors >= u and (vectors % u == 0 or vectors >= 4 * u):
                 return u
         return 1
+
+    def _across(self, kept):
+        """(axis, tile): a kept axis along the lines of arrays that the vector axis walks across; (None, None) without.
+
+        As in a transposed copy: each line is read again at the next turns of a loop over that axis. So a tile of the
+        vector axis is taken through all of them before the next: as many lines as the first level cache keeps.
+        """
+        if any(self.nest.reduced) or self.lanes == 1 or self.nest.sizes[self.vector] <= self.lanes:
+            return None, None
+        walked = [(s, ITEMSIZE[d]) for s, d in self._accesses(dtypes=True) if s[self.vector] not in (0, 1)]
+        for a in kept:
+            steps = [abs(s[self.vector]) * size for s, size in walked if abs(s[a]) == 1]
+            if steps and self.nest.sizes[a] >= self.lanes:
+                # Places a page apart share one set of a first level cache, of eight lines or more.
+                fit = min(8 * (_PAGE // math.gcd(step, _PAGE)) for step in steps) // len(steps)
+                return a, max(self.lanes, 1 << min(fit, _TILE).bit_length() - 1)  # a power of two, as unrolling is
+        return None, None
 
     @property
     def split(self):

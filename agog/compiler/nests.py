@@ -88,6 +88,7 @@ class NestCode(NestPlan):
         else:
             self.args = k.arguments
         self._pass = -1
+        self._window = None  # of the vector axis, while tiles of it are walked
         self.spills = {}
         self._indices = {}
         scope = Scope()
@@ -115,13 +116,27 @@ class NestCode(NestPlan):
                 self._kept(level + 1, inner)
 
             low, high = self._bounds(level)
-            if (low, high) == (0, 1):
-                turn(k.const(0, "int64"))
+
+            def turns():
+                if (low, high) == (0, 1):
+                    turn(k.const(0, "int64"))
+                else:
+                    k.loop(low, high, 1, turn)
+
+            if self.tile and level == len(self.scalar_kept) - 1:
+                n = self.nest.sizes[self.vector]
+
+                def tile(first):
+                    last = k.add(first, self.tile)
+                    self._window = first, k.where(last < n, last, n)
+                    turns()
+
+                k.loop(0, n, self.tile, tile)
             else:
-                k.loop(low, high, 1, turn)
+                turns()
         elif self.v_kept:
             self._prepare(self._all_roots(), scope, level)
-            low, high = self._bounds(level)
+            low, high = self._window or self._bounds(level)
             self._vectors(low, high, scope, self._columns)
         else:
             self._columns([scope])

@@ -479,6 +479,21 @@ def test_results_that_do_not_begin_with_a_line_are_stored_through_the_caches(rng
     agrees(compile(graph), graph, made(rng, (300, 512), (512,)))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "bool", "bfloat16"])
+def test_arrays_that_are_walked_across_their_lines(dtype, rng, target, guarded):
+    cases = [((64, 100), (1, 0)), ((100, 64), (1, 0)), ((3, 70, 130), (0, 2, 1)), ((33, 50, 40), (2, 1, 0)),
+             ((1, 257, 65), (0, 2, 1)), ((1024, 70), (1, 0)), ((70, 1024), (1, 0)), ((20, 3, 90), (2, 0, 1))]
+    for shape, axes in cases:
+        whole = tuple(shape[a] for a in axes)
+        graph = build(
+            lambda x, y, axes=axes: [xp.permute_dims(x, axes) + 0, xp.where(xp.permute_dims(x, axes) > 0, y, y + y)],
+            (shape, dtype), (whole, dtype))
+        arrays = [guarded.array((rng.standard_normal(s) * 9).astype(name_to_dtype(dtype))) for s in (shape, whole)]
+        for got, want in zip(compile(graph, target)(arrays), interpret.run(graph, arrays), strict=True):
+            assert got.dtype == want.dtype and got.shape == want.shape
+            np.testing.assert_array_equal(got.astype("d"), want.astype("d"))
+
+
 def test_float32_sums_are_accurate():
     for shape, axis in (((1 << 20,), 0), ((1 << 18, 4), 0), ((3, 1 << 18), 1)):
         x = np.full(shape, 0.1, F)
