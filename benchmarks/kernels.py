@@ -17,7 +17,7 @@ from scipy import special
 
 from agog import config
 from agog.compiler.elementwise import compile_elementwise
-from agog.compiler.rows import compile_row_program
+from agog.compiler.rowprograms import compile_row_program
 
 ROUNDS = 61
 # Seconds of one measurement, far less than a scheduler's slice (some 3 ms): on a busy machine a measurement that

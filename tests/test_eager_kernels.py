@@ -347,3 +347,54 @@ def test_gradients_for_each_example_of_large_weights(rng):
         got = ag.vmap(ag.grad(f), in_axes=(None, 0))(ag.asarray(w.astype("f")), ag.asarray(x.astype("f")))
     want = x[:, :, None] * (1 - np.tanh(x @ w) ** 2)[:, None, :]
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sum", "mean", "max", "min", "var", "std"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_reductions(name, dtype, rng):
+    for shape in [(300, 301), (3, 77, 300), (2, 65537), (65536,), (70_000, 1)]:
+        a = ag.asarray((rng.normal(size=shape) + 3).astype(dtype))
+        for axis in [None, -1, tuple(range(len(shape))[1:]) or 0, 0]:
+            for keepdims in (False, True):
+                f = getattr(ag, name)
+                first, *later = [f(a, axis=axis, keepdims=keepdims) for _ in range(3)]
+                want = getattr(np, name)(a.numpy().astype("d"), axis=axis, keepdims=keepdims)
+                for y in later:
+                    assert y.shape == first.shape == want.shape and y.dtype == first.dtype
+                    np.testing.assert_allclose(y.numpy(), want, 3e-6 if dtype == "float32" else 1e-13, 1e-7)
+    used = [made for f in eager._families for d, made in f.ready.items() if type(made) is eager._Reductions]
+    assert used, "no kernel was made"
+
+
+def test_reductions_of_nan_and_infinity():
+    a = np.zeros((300, 301), np.float32)
+    a[0, 5], a[1, 6], a[2, 7], a[3] = np.nan, np.inf, -np.inf, -np.inf
+    for name in ("sum", "max", "min"):
+        for axis in (None, 1):
+            for _ in range(2):
+                np.testing.assert_array_equal(getattr(ag, name)(ag.asarray(a), axis=axis).numpy(),
+                                              getattr(np, name)(a, axis=axis))
+
+
+@pytest.mark.parametrize("name", ["cumsum", "cumprod"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int32", "bool", "complex64"])
+def test_running_sums_and_products(name, dtype, rng):
+    for shape in [(260, 300), (3, 130, 300), (70_001,), (1, 70_001), (300, 1, 300), (5000, 20)]:
+        a = (rng.integers(0, 3, shape) * 0.5 + (0.25 if name == "cumprod" else 0)).astype(dtype)
+        for axis in range(-1, len(shape)):
+            with np.errstate(all="ignore"):
+                first, *later = [getattr(ag, name)(ag.asarray(a), axis=axis).numpy() for _ in range(3)]
+                want = getattr(np, name)(a, axis=axis)
+            for y in (first, *later):
+                assert y.shape == first.shape and y.dtype == first.dtype
+                np.testing.assert_array_equal(y, want)  # the sums are exact
+
+
+def test_running_sums_of_special_values():
+    a = np.full((260, 300), -0.0, np.float32)
+    a[1, 7], a[2, 8], a[3, 250], a[3, 260] = np.nan, np.inf, np.inf, -np.inf
+    for _ in range(2):
+        y = ag.cumsum(ag.asarray(a), axis=1).numpy()
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(y, np.cumsum(a, 1))
+    assert np.signbit(y[0]).all()

@@ -24,7 +24,8 @@ from agog.compiler.gemm import gemm
 from agog.compiler.heads import Attention
 from agog.compiler.ir import FLOATS
 from agog.compiler.pooling import max_pool
-from agog.compiler.rows import PROGRAMS, compile_row_program, compile_rows
+from agog.compiler.rowprograms import PROGRAMS, compile_row_program
+from agog.compiler.rows import compile_rows
 from agog.compiler.rowwise import Rowwise
 from agog.compiler.rules import compile_rule
 from agog.compiler.stretched import compile_stretched, layout
@@ -313,7 +314,7 @@ class _Reductions:
         self.wide = "float32" if dtype in HALVES else dtype
         self.programs = {
             name: compile_rows(name, PROGRAMS[name][0], [self.wide], ["column"], [dtype], ["row"])
-            for name in ("sum", "max", "min")
+            for name in ("sum", "max", "min", "deviation")
         }
 
     def _reduced(self, name: str, ufunc: Any, x: Any, axis: Any, keepdims: bool) -> Any:
@@ -328,7 +329,8 @@ class _Reductions:
         size = x.size // rows if rows else 0
         if not size:
             return None
-        pieces = 1 if rows >= _FEW else next((p for p in _PIECES if size % p == 0), 1)  # threads share out rows
+        few = rows < _FEW and ufunc is not None  # threads share out rows
+        pieces = next((p for p in _PIECES if size % p == 0), 1) if few else 1
         out = np.empty(rows * pieces, self.wide)
         self.programs[name]([out], [x.reshape(rows * pieces, size // pieces)])
         if pieces > 1:
@@ -347,6 +349,10 @@ class _Reductions:
     def min(self, x: Any, axis: Any, keepdims: bool, empty: Any) -> Any:
         """The row `min`."""
         return self._reduced("min", np.minimum, x, axis, keepdims)
+
+    def deviation(self, x: Any, axis: Any, keepdims: bool, empty: Any) -> Any:
+        """The sum of squared distances to the mean, for the row `var`."""
+        return self._reduced("deviation", None, x, axis, keepdims)
 
 
 class _HalfProduct:
@@ -378,7 +384,7 @@ class _HalfProduct:
 
 
 _families = (
-    _Family(_Reductions, sum="sum", max="max", min="min"),
+    _Family(_Reductions, sum="sum", max="max", min="min", deviation="deviation"),
     _Family(_Adam, adam="update"),
     _Family(_Product, matmul="matmul", affine="affine"),
     _Family(Attention, attention="forward", attention_grad="backward"),

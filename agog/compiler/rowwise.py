@@ -22,7 +22,7 @@ _FORWARD = ("softmax", "log_softmax", "norm", "rms_norm")  # programs that take 
 
 
 class Rowwise:
-    """`program(name, dtype)` gives the kernel of one of `rows.PROGRAMS`, or None as long as there is none."""
+    """`program(name, dtype)` gives the kernel of one of `rowprograms.PROGRAMS`, or None as long as there is none."""
 
     def __init__(self, program: Callable[[str, str], Any]) -> None:
         self.program = program
@@ -30,7 +30,7 @@ class Rowwise:
     def table(self) -> dict[str, Callable[..., Any]]:
         """The methods under the names by which `large.native` knows them."""
         return {name: getattr(self, name) for name in (
-            "softmax", "log_softmax", "softmax_grad", "log_softmax_grad", "norm", "norm_grad", "column_sum",
+            "softmax", "log_softmax", "cumsum", "softmax_grad", "log_softmax_grad", "norm", "norm_grad", "column_sum",
             "cross_entropy", "cross_entropy_grad")}
 
     def halves(self) -> dict[str, Callable[..., Any]]:
@@ -66,6 +66,10 @@ class Rowwise:
     def log_softmax(self, x: Any, axis: int) -> Any:
         """The row `log_softmax`."""
         return self._map("log_softmax", axis, x)
+
+    def cumsum(self, x: Any, axis: int) -> Any:
+        """The row `cumsum`."""
+        return self._map("cumsum", axis, x)
 
     def softmax_grad(self, g: Any, y: Any, axis: int) -> Any:
         """Softmax's gradient, from its result y."""

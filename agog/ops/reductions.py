@@ -309,6 +309,10 @@ count_nonzero = Op("count_nonzero(x; axis=None, keepdims=False) -> y",
 
 # ---------------------------------------------------------------------------------------------------------- moments
 def _var(np: Any, x: Any, axis: Any, correction: float, keepdims: bool) -> Any:
+    done = _natively(np, "deviation", x, axis, keepdims)
+    if done is not None:
+        free = x.size // (done.size or 1) - correction
+        return done / (free if free > 0 else 0)
     total = np.add.reduce(x, axis, None, None, True)
     n = x.size // (total.size or 1)
     d = x - total / n

@@ -11,7 +11,7 @@ import agog.ops.structure  # noqa: F401  (the rows' loops)
 from agog.compiler import jit, targets
 from agog.compiler.elementwise import build, compile_elementwise
 from agog.compiler.program import compile
-from agog.compiler.rows import PROGRAMS, compile_row_program
+from agog.compiler.rowprograms import PROGRAMS, compile_row_program
 from agog.errors import AgogError
 from agog.graph.build import Builder, xp
 from agog.ops.row import TABLE

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from agog import config
-from agog.compiler import disk, elementwise, jit, rows, targets
+from agog.compiler import disk, elementwise, jit, rowprograms, targets
 from agog.compiler.ir import Module
 from agog.compiler.kernel import Kernel
 
@@ -177,7 +177,7 @@ def test_every_target_makes_objects(name, monkeypatch, tmp_path):
     assert expected in assembly
     for wider in {"sse2": ("ymm", "zmm", "vmulpd"), "avx2": ("zmm",)}.get(name, ()):
         assert wider not in assembly
-    assert rows.PROGRAMS
+    assert rowprograms.PROGRAMS
 
 
 def test_constants_are_exact():

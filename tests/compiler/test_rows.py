@@ -8,7 +8,8 @@ from scipy import special
 
 from agog import config
 from agog.compiler import targets
-from agog.compiler.rows import PROGRAMS, compile_row_program, compile_rows, sum_blocks
+from agog.compiler.rowprograms import PROGRAMS, compile_row_program
+from agog.compiler.rows import compile_rows, sum_blocks
 from agog.errors import AgogError
 
 SHAPES = [(1, 1), (3, 5), (7, 16), (2, 17), (5, 64), (3, 131), (2, 1000), (1, 9001), (150, 67), (0, 4), (4, 0)]
@@ -51,7 +52,9 @@ REFERENCE = {
     "cross_entropy": cross_entropy,
     "cross_entropy_backward": cross_entropy_backward,
     "sum": lambda x: x.sum(-1),
+    "deviation": lambda x: ((x - x.mean(-1, keepdims=True)) ** 2).sum(-1),
     "mean": lambda x: x.mean(-1),
+    "cumsum": lambda x: x.cumsum(-1),
     "max": lambda x: x.max(-1),
     "min": lambda x: x.min(-1),
 }
