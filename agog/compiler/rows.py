@@ -297,9 +297,13 @@ class Row:
             return fold(totals, k.loop(start, end, step, vectors, fresh))
 
         totals = k.loop(0, whole, step * _BLOCK, block, wide)
-        rest = k.loop(whole, self.length, lanes, leftover, [k.splat(start) for start in starts])
-        padded = [v for r, start in zip(rest, starts, strict=True) for v in [r] + [k.splat(start)] * (unroll - 1)]
-        totals = fold(totals, padded)
+
+        def with_rest() -> list[Value]:
+            rest = k.loop(whole, self.length, lanes, leftover, [k.splat(start) for start in starts])
+            padded = [v for r, start in zip(rest, starts, strict=True) for v in [r] + [k.splat(start)] * (unroll - 1)]
+            return fold(totals, padded)
+
+        totals = list(k.if_(whole < self.length, with_rest, lambda: totals))
         return [k.cast(total, dtype) for total, dtype in zip(totals, dtypes, strict=True)]
 
     def _dtypes(self, kinds: Sequence[str], body: Callable[[Place], Any]) -> list[str]:
