@@ -220,8 +220,8 @@ class Row:
 
         Inside of a vector they are made by doubling; from one vector to the next goes only its last one.
         """
-        k, lanes, dtype = self.k, self.k.lanes, x.dtype
-        nothing = k.const(-0.0, dtype, lanes)  # which leaves -0 as it is
+        k, lanes, dtype = self.k, self.k.lanes, "float32" if x.dtype in HALVES else x.dtype
+        nothing = k.const(-0.0 if dtype in FLOATS else 0, dtype, lanes)  # which leaves -0 as it is
         self.cost += 4 * lanes.bit_length()
 
         def vector(i: Value, before: Value, count: Value | None = None) -> list[Value]:
