@@ -457,12 +457,14 @@ def test_large_results_are_stored_around_the_caches(dtype, threads, rng, target,
         lambda a, w: [xp.tanh(a) * w, xp.softmax(a)],
         lambda a, w: [xp.layer_norm(a, 768), (a + 1) > w],
         lambda a, w: [a * w, a + w, a - w],
+        lambda a, w: [xp.exp(a)],
     ]
     others = [lambda a, w: [a[:, :767] * 3, xp.exp(a).T + 0], lambda a, w: [a * i for i in range(2, 8)]]
     for fn in (*whole, *others):
         graph = build(fn, ((900, 768), dtype), ((768,), dtype))
         p = compile(graph, target)
-        assert ("movnt" in p.code("asm")) == (fn in whole and target.machine == "x86_64")
+        if dtype.itemsize > 2:  # (LLVM stores some 16-bit floats as it makes them, without the hint)
+            assert ("movnt" in p.code("asm")) == (fn in whole and target.machine == "x86_64")
         for _ in range(3):
             for got, want in zip(p(arrays), interpret.run(graph, arrays), strict=True):
                 assert got.ctypes.data % 64 == 0
