@@ -59,7 +59,7 @@ def test_every_index_once(workers, mark, n, grain, symbol):
 
 
 def test_more_threads_than_parts(mark):
-    p = pool.Pool(pool._PARTS + 9)
+    p = pool.Pool(pool._PARTS + 9, SLEEPS[0])  # (one of its own: without, it is the shared one)
     counts = np.zeros(10_007, np.int32)
     for grain in (1, 13, 130, 2000):
         for _ in range(20):
@@ -86,7 +86,7 @@ def who(p, n, grain, symbol=pool.SYMBOL, patience=0.5):
 
 
 def test_each_thread_begins_with_a_part_of_its_own():
-    p = pool.Pool(2)
+    p = pool.Pool(2, SLEEPS[0])
     for _ in range(5):
         done = who(p, 1000, 100)  # five chunks each, of which the other may take those at the end
         assert done[0] == 0 and done[5] == 1
@@ -94,7 +94,7 @@ def test_each_thread_begins_with_a_part_of_its_own():
 
 
 def test_a_stream_of_small_jobs_wakes_the_workers():
-    p = pool.Pool(2)
+    p = pool.Pool(2, SLEEPS[0])
     who(p, 2, 1)  # starts it
     time.sleep(0.05)
     assert any(set(who(p, 2, 1, pool.AWAKE, 0.05)) == {0, 1} for _ in range(50))
