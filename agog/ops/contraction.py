@@ -254,7 +254,14 @@ def _product(xp: Any, x: Any, y: Any) -> Any:
     return xp.matmul(x, y)
 
 
+def _pairs(xp: Any, x: Any, y: Any) -> Any:
+    """All products of an element of the vector x with one of the vector y."""
+    return xp.matmul(xp.reshape(x, (*x.shape, 1)), xp.reshape(y, (1, *y.shape)))
+
+
 def _weight_rule(xp: Any, g: Any, x: Any) -> Any:
+    if len(x.shape) == 1:
+        return _pairs(xp, g, x)
     return _product(xp, _flat(xp, g).mT, _flat(xp, x))
 
 
@@ -263,7 +270,15 @@ def _ones(n: int, dtype: Any) -> Any:
     return numpy.ones(n, dtype)
 
 
+def _affine_weight_rule(xp: Any, g: Any, x: Any) -> Any:
+    if len(x.shape) == 1:
+        return _pairs(xp, x, g)
+    return _product(xp, _flat(xp, x).mT, _flat(xp, g))
+
+
 def _bias_rule(xp: Any, g: Any) -> Any:
+    if len(g.shape) == 1:
+        return g
     g = _flat(xp, g)
     if type(g) is numpy.ndarray and g.size <= _SMALL and (g.dtype is dtypes.float32 or g.dtype is dtypes.float64):
         return _ones(g.shape[0], g.dtype).dot(g)  # a third of what a reduction takes
@@ -311,7 +326,7 @@ def _check_affine(x: Any, w: Any, bias: Any) -> tuple:
 affine = Op("affine(x, w, bias=None) -> y", lambda np, x, w, bias=None: _map(x, w, bias), check=_check_affine,
             takes="ifc", widen=True, kind="product", batch=_batch_map(False), error=16,
             vjp={"x": lambda xp, g, w: _product(xp, g, w.mT),
-                 "w": lambda xp, g, x: _product(xp, _flat(xp, x).mT, _flat(xp, g)), "bias": _bias_rule},
+                 "w": _affine_weight_rule, "bias": _bias_rule},
             factors={"w": lambda g, x: (x, g)},
             jvp={"x": lambda xp, t, w: xp.affine(t, w), "w": lambda xp, t, x: xp.affine(x, t),
                  "bias": lambda xp, t: t},
