@@ -18,6 +18,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
+from agog import config
 from agog.compiler import call, conv_gradients, jit, pool, targets
 from agog.compiler.conv_gradients import GRADIENT
 from agog.compiler.conv_kernels import HEAD, SUB, Tiles
@@ -164,7 +165,8 @@ def plan(
     stride, dilation, padding = full(stride), full(dilation), full(padding, (0, 0))
     pointwise = prod(kernel) == 1 and prod(stride) == 1 and not any(lo or hi for lo, hi in padding)
     if pointwise:  # all that matters is how many places there are
-        places = size3 = _joined(places)
+        longest = prod(places) * x[0] // (2 * config.num_threads) if what != "weight" else _LONG
+        places = size3 = _joined(places, min(_LONG, longest))
     shapes = (*x[:2], *places), (*w[:2], *(kernel if what != "weight" else places if pointwise else full(w[2:])))
     c = _Case(target, dtype, *shapes, stride, padding, dilation, groups)
     if what == "weight":
@@ -178,11 +180,11 @@ def plan(
     return Plan(FORWARD, table, (*shape[:2], *(x[2:] if pointwise else shape[7 - len(x) :])), work)
 
 
-def _joined(places: tuple[int, ...]) -> tuple[int, ...]:
-    """As many places in rows that are as long as `_LONG` allows."""
+def _joined(places: tuple[int, ...], longest: int) -> tuple[int, ...]:
+    """As many places in rows that are as long as `longest` allows."""
     d, h, w = places
     rows = d * h
-    join = max((n for n in range(1, rows + 1) if rows % n == 0 and n * w <= _LONG), default=1)
+    join = max((n for n in range(1, rows + 1) if rows % n == 0 and n * w <= longest), default=1)
     return 1, rows // join, w * join
 
 
@@ -314,7 +316,10 @@ class _Case:
             if by_pixel:
                 band = max(1, min(band, _BAND // (s.count[2] * wide)))
             bands = -(-s.count[1] // band)
+            if samples * groups * prod(s.count) * outputs * channels * len(s.taps) >= 2 * _PARALLEL:
+                bands = _even(bands, s.count[1], margin, samples * groups * s.count[0])
             band = -(-s.count[1] // bands)
+            bands = -(-s.count[1] // band)
             plane = _apart(((band + margin) * columns + after) * size)
             held = channels * len(depths) * len(keys) * plane
             area = plane * len(keys)
@@ -324,6 +329,7 @@ class _Case:
             off = [c * len(depths) * area + place_of[i] for c, i in order.steps]
             # Weights are read in the order of their places, and written in that of the steps.
             where = sorted(((c * w_channel + i) * size, at) for at, (c, i) in enumerate(order.steps))
+            runs = _runs([at for at, _ in where], size, self.lanes)
             last_h, last_w = (
                 (a - 1) * m + max((at[j] for _, at in s.taps), default=0) for j, a, m in
                 zip((1, 2), s.count[1:], s.move[1:])
@@ -338,6 +344,7 @@ class _Case:
             units = samples * groups * s.count[0] * bands
             words.append(_words(
                 SUB, steps=steps, w_at=array([at for at, _ in where]), to_at=array([to for _, to in where]),
+                runs=len(runs), runs_at=array([n for run in runs for n in run]),
                 off_at=array(off), parts=len(order.parts), parts_at=array([n for part in order.parts for n in part]),
                 classes_at=array(order.classes), ranges_at=array(order.ranges), packed_at=packed, t_n=s.count[0],
                 h_n=s.count[1], w_n=s.count[2],
@@ -497,9 +504,34 @@ def _inside(start: int, step: int, size: int, count: int) -> tuple[int, int]:
     return (low, high) if low < high else (0, 0)
 
 
+def _runs(places: Sequence[int], step: int, most: int) -> list[tuple[int, int]]:
+    """(first, how many) of places that are `step` apart, `most` of them at most."""
+    runs: list[tuple[int, int]] = []
+    for i, at in enumerate(places):
+        if runs and runs[-1][1] < most and at == places[i - 1] + step:
+            runs[-1] = runs[-1][0], runs[-1][1] + 1
+        else:
+            runs.append((i, 1))
+    return runs
+
+
 def _run(width: int, lanes: int) -> int:
     """How many rows of results leave together: as few vectors as possible shall be partly new only."""
     return min(range(1, max(1, _RUN // width) + 1), key=lambda n: (-(-n * width // lanes) * lanes / (n * width), n))
+
+
+def _even(least: int, rows: int, margin: int, others: int) -> int:
+    """Into how many bands, `least` or more, rows are cut so that all threads are done soonest.
+
+    There are `others` such images. The results are the same. A band costs as much as its rows, and copying its margin.
+    """
+    threads = config.num_threads  # a plan that was made for another number is right, if slower
+
+    def time(n: int) -> float:
+        band = -(-rows // n)
+        return -(-others * -(-rows // band) // threads) * (band + 0.25 + 0.1 * margin)
+
+    return min(range(least, max(least, min(rows, 4 * threads)) + 1), key=time)
 
 
 def _apart(size: int) -> int:

@@ -26,6 +26,7 @@ from agog.compiler import pool
 from agog.compiler.conv_edges import Edges
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
+from agog.compiler.packing import transpose
 from agog.compiler.targets import Target
 
 __all__ = ["HEAD", "JOB", "SUB", "Tiles", "Words", "Writer"]
@@ -36,8 +37,8 @@ HEAD = (
     "scratch_size temp_at blocks low longer vectors w_row w_group relu alone by_pixel wide subs"
 ).split()
 SUB = (
-    "steps w_at to_at off_at parts parts_at classes_at ranges_at packed_at t_n h_n w_n y_start y_t y_h y_w taps_d d_at "
-    "t_step d_n phases phase_at h_step w_step row held plane band bands clear group run near units"
+    "steps w_at to_at runs runs_at off_at parts parts_at classes_at ranges_at packed_at t_n h_n w_n y_start y_t y_h "
+    "y_w taps_d d_at t_step d_n phases phase_at h_step w_step row held plane band bands clear group run near units"
 ).split()
 #: What a task is told: addresses, then the sub-convolution.
 JOB = ("out", "x", "w", "bias", "table", "packed", "sub")
@@ -197,7 +198,9 @@ class Writer(Edges):
         """The weights of groups and blocks in the order in which tiles read them: [k][rows]."""
         k, job, begin, end, _ = self._task("pack_weights")
         f, s = Words(k, job["table"], HEAD), Words(k, job["sub"], SUB)
+        dtype, lanes = self.dtype, self.lanes
         places, destinations = (k.at(job["table"], at, "int64") for at in (s.w_at, s.to_at))
+        buffer = k.alloca(lanes * self.vector_bytes)
 
         def block(i: Value) -> None:
             group = k.op(f"udiv i64 {i.text}, {f.blocks.text}", "int64")
@@ -211,17 +214,69 @@ class Writer(Edges):
             wide = k.op(f"udiv i64 {f.wide.text}, {self.size}", "int64")
             target = k.offset(job["packed"], s.packed_at + (group * wide + row) * s.steps * self.size)
 
-            def step(j: Value) -> None:
-                at = k.offset(source, k.load(k.at(places, j, "int64"), "int64"))
-                to = k.at(target, k.load(k.at(destinations, j, "int64"), "int64") * stride, self.dtype)
-                k.loop(
-                    0, rows, 1,
-                    lambda r: k.store(k.load(k.offset(at, r * f.w_row), self.dtype), k.at(to, r, self.dtype)),
-                )
-                zero = k.const(0.0, self.dtype)
-                k.loop(rows, stride, 1, lambda r: k.store(zero, k.at(to, r, self.dtype)))
+            def stores(r: Value) -> Any:
+                """Stores the weights of the outputs from r on of one step; beyond the outputs anything may lie."""
+                left = stride - r
+                some = k.partial(k.where(left < lanes, left, lanes))
 
-            k.loop(0, s.steps, 1, step)
+                def store(value: Value, step: Value) -> None:
+                    place = k.at(target, step * stride + r, dtype)
+                    k.if_(left >= lanes, lambda: k.store(value, place), lambda: some.store(value, place))
+
+                return store
+
+            def run(i: Value) -> None:
+                """Up to as many steps as a vector has lanes, whose weights of an output lie side by side."""
+                place = k.at(job["table"], s.runs_at + i * 2, "int64")
+                j, steps = (k.load(k.at(place, n, "int64"), "int64") for n in range(2))
+                at = k.offset(source, k.load(k.at(places, j, "int64"), "int64"))
+                to = k.at(destinations, j, "int64")
+
+                def square(r: Value) -> None:
+                    left = rows - r
+                    line, partial, store = k.offset(at, r * f.w_row), k.partial(steps), stores(r)
+
+                    def loaded(load: Any) -> list[Value]:
+                        at, values = line, []
+                        for n in range(lanes):
+                            values.append(load(at))
+                            at = k.offset(at, k.where(left > n + 1, f.w_row, 0))  # the last output again
+                        return values
+
+                    values: Any = k.if_(
+                        steps >= lanes,
+                        lambda: loaded(lambda at: k.load(at, dtype, lanes)),
+                        lambda: loaded(lambda at: partial.load(at, dtype)),
+                    )
+                    for n, value in enumerate(transpose(k, values)):
+                        k.store(value, k.offset(buffer, n * self.vector_bytes))
+
+                    def step(n: Value) -> None:
+                        value = k.load(k.offset(buffer, n * self.vector_bytes), dtype, lanes)
+                        store(value, k.load(k.at(to, n, "int64"), "int64"))
+
+                    k.loop(0, steps, 1, step)
+
+                k.loop(0, rows, lanes, square)
+
+            def beside(j: Value) -> None:
+                """A step whose weights of all outputs lie side by side."""
+                at = k.offset(source, k.load(k.at(places, j, "int64"), "int64"))
+                to = k.load(k.at(destinations, j, "int64"), "int64")
+
+                def vector(r: Value) -> None:
+                    left, place = rows - r, k.at(at, r, dtype)
+                    few = lambda: [k.partial(left).load(place, dtype)]
+                    (value,) = k.if_(left >= lanes, lambda: [k.load(place, dtype, lanes)], few)
+                    stores(r)(value, to)
+
+                k.loop(0, rows, lanes, vector)
+
+            k.if_(
+                k.eq(f.w_row, self.size),
+                lambda: k.loop(0, s.steps, 1, beside) and None,
+                lambda: k.loop(0, s.runs, 1, run) and None,
+            )
 
         k.loop(begin, end, 1, block)
         k.ret()

@@ -11,6 +11,7 @@ from agog.array import large
 from agog.compiler import call, conv_gradients, eager, jit, pooling, targets
 from agog.compiler import conv as planning
 from agog.compiler.conv import conv
+from agog.compiler.conv_kernels import HEAD, SUB
 from agog.compiler.program import compile
 from agog.ops import conv as rows
 from agog.ops import pooling as pool_rows
@@ -222,6 +223,25 @@ def test_the_number_of_threads_does_not_matter(rng):
     for other in results[1:]:
         for a, b in zip(results[0], other):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_one_image_is_divided_among_the_threads(kernel, rng):
+    k = conv("float32")
+    x, w = rng.standard_normal((1, 64, 14, 14)).astype("f"), rng.standard_normal((48, 64, kernel, kernel)).astype("f")
+    rest = ((1, 1), ((kernel // 2,) * 2,) * 2, (1, 1), 1)
+    before, results = config.num_threads, []
+    try:
+        for threads in (1, 2, 3, 7):
+            config.set_num_threads(threads)
+            planning.plan.cache_clear()
+            table = k._plan("forward", x, w, (), *rest).table
+            assert table[len(HEAD) + SUB.index("units")] >= threads
+            results.append(k.forward(x, w, None, *rest))
+    finally:
+        config.set_num_threads(before)
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0], other)
 
 
 def test_wrong_sizes_are_refused(rng):
