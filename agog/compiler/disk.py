@@ -13,10 +13,9 @@ import os
 import pathlib
 import platform
 import struct
-import tempfile
 import time
 import warnings
-from typing import Any
+from typing import Any, Iterator
 
 import numpy
 
@@ -48,12 +47,34 @@ def source() -> str:
 
     Raises OSError where the source cannot be read.
     """
-    folder = pathlib.Path(__file__).parents[1]
-    key = hashlib.sha256(f"{platform.python_implementation()} {platform.python_version()} {numpy.__version__}".encode())
-    for path in sorted(folder.rglob("*.py")):
-        key.update(f"{path.relative_to(folder)}".encode())
-        key.update(hashlib.sha256(path.read_bytes()).digest())
-    return key.hexdigest()
+    return digest(pathlib.Path(__file__).parents[1])
+
+
+def digest(folder: pathlib.Path) -> str:
+    """The digest for the modules in a folder. It is kept by their dates and sizes, so that they are read once."""
+    files = sorted(_modules(str(folder)))
+    python = f"{platform.python_implementation()} {platform.python_version()} {numpy.__version__}"
+    known = name_of(str(folder), python, repr(files)) + ".s"
+    found = read(known)
+    if found is None:
+        key = hashlib.sha256(python.encode())
+        for path, _, _ in files:
+            key.update(path.encode())
+            key.update(hashlib.sha256((folder / path).read_bytes()).digest())
+        found = key.hexdigest().encode()
+        write(known, found)
+    return found.decode()
+
+
+def _modules(folder: str, inside: str = "") -> Iterator[tuple[str, int, int]]:
+    """(path inside of the folder, size, date) of each of agog's modules."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".py"):
+                facts = entry.stat()
+                yield f"{inside}{entry.name}", facts.st_size, facts.st_mtime_ns
+            elif entry.is_dir() and entry.name != "__pycache__":
+                yield from _modules(entry.path, f"{inside}{entry.name}/")
 
 
 def _path(name: str) -> pathlib.Path:
@@ -85,6 +106,8 @@ def read(name: str) -> bytes | None:
 def write(name: str, data: bytes) -> None:
     """Put a file there, all of it or nothing."""
     global _written
+    import tempfile  # brings much along: not for who only reads
+
     path, temporary = _path(name), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import ctypes.util
+import functools
 import itertools
 import marshal
 import os
@@ -312,23 +312,32 @@ def _link(data: bytes, exports: Sequence[str], imports: Mapping[str, int], keep:
     return Code(tracker, {name: tracker[name] for name in exports}, keep)
 
 
-_libraries: list[Any] = []
+_LIBRARIES = ("python", None, "m", "c")
+
+
+@functools.cache
+def _library(name: str | None) -> Any:
+    """A library where functions are looked for, or None. To find one's file takes a process: only if it must be."""
+    if name == "python":
+        return ctypes.pythonapi
+    path = None
+    if name is not None:
+        from ctypes.util import find_library
+
+        path = find_library(name)
+        if not path:
+            return None
+    try:
+        return ctypes.CDLL(path)
+    except (OSError, TypeError):  # TypeError: Windows has no CDLL(None)
+        return None
 
 
 def _process_symbol(name: str) -> int:
     """The address of a function of Python, the C library or libm, none of which need be globally visible."""
-    if not _libraries:
-        _libraries.append(ctypes.pythonapi)
-        for library in (None, "m", "c"):
-            path = library and ctypes.util.find_library(library)
-            if library is None or path:
-                try:
-                    _libraries.append(ctypes.CDLL(path))
-                except (OSError, TypeError):  # TypeError: Windows has no CDLL(None)
-                    continue
-    for library in _libraries:
+    for library in _LIBRARIES:
         try:
-            return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
+            return ctypes.cast(getattr(_library(library), name), ctypes.c_void_p).value or 0
         except AttributeError:
             continue
     raise DeviceError(f"native code needs the function {name!r}, which this process does not have")

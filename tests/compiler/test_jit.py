@@ -159,6 +159,13 @@ def test_llvm_is_not_imported_before_it_is_needed():
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, libm may have to be found")
+def test_functions_are_found_without_a_process(monkeypatch):
+    jit._library.cache_clear()
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: pytest.fail("ldconfig is a process"))
+    assert all(jit._process_symbol(name) for name in ("PyErr_Occurred", "memcpy", "expf", "powf"))
+
+
 @pytest.mark.parametrize("name", targets.TARGETS)
 def test_every_target_makes_objects(name, monkeypatch, tmp_path):
     """Also AArch64, which cannot run here: all functions, vectors and tails, down to object code."""

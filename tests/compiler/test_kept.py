@@ -137,6 +137,29 @@ def test_what_no_text_stands_for_has_no_name():
         del TABLE[op.name]
 
 
+def test_sources_are_read_once_and_count_by_their_text(cache, tmp_path, monkeypatch):
+    folder = tmp_path / "package"
+    (folder / "inner").mkdir(parents=True)
+    for name in ("a.py", "inner/b.py"):
+        (folder / name).write_text("x = 1\n")
+    first, read, reads = disk.digest(folder), type(folder).read_bytes, []
+    monkeypatch.setattr(type(folder), "read_bytes", lambda path: reads.append(path.name) or read(path))
+    assert disk.digest(folder) == first and not {"a.py", "b.py"} & {*reads}
+    os.utime(folder / "a.py", ns=(1, 1))  # another date, the same text
+    assert disk.digest(folder) == first and {"a.py", "b.py"} <= {*reads}
+    (folder / "inner/b.py").write_text("x = 2\n")
+    assert disk.digest(folder) != first
+    (folder / "inner/b.py").write_text("x = 1\n")
+    (folder / "inner/b.py").rename(folder / "b.py")
+    assert disk.digest(folder) != first
+    reads.clear()
+    for path in cache.iterdir():  # damaged
+        path.write_bytes(b"agog")
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        again = disk.digest(folder)
+    assert again != first and {"a.py", "b.py"} <= {*reads}
+
+
 def test_sources_that_cannot_be_read(monkeypatch, cache, compiled, rng):
     def unreadable():
         raise OSError("no source")
