@@ -297,7 +297,7 @@ class _Adam:
             return p * keep - m / (k.sqrt(v) + eps) * size, m, v
 
         kinds = ["contiguous"] * 4 + ["scalar"] * 6
-        self.kernel = compile_elementwise("adam", update, [dtype] * 10, [dtype] * 3, kinds)
+        self.kernel = compile_elementwise("adam", update, [dtype] * 10, [dtype] * 3, kinds, recipe="eager adam")
 
     def update(self, p: Any, g: Any, m: Any, v: Any, numbers: tuple, empty: Any) -> bool:
         """Change p, m and v; `numbers`: step size, eps, 1 - beta1, beta2, 1 - beta2, what is kept of p."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Sequence
 
-from agog.compiler import call, pool, targets
+from agog.compiler import call, jit, pool, targets
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
 from agog.compiler.targets import HALVES, ITEMSIZE, Target
@@ -65,6 +65,7 @@ def compile_elementwise(
     out_dtypes: Sequence[str],
     in_kinds: Sequence[str] | None = None,
     target: Target | None = None,
+    recipe: str | None = None,
 ) -> ElementwiseKernel:
     """Compile `fn` into a kernel over arrays of any length.
 
@@ -76,6 +77,7 @@ def compile_elementwise(
     in_dtypes, out_dtypes : names such as "float32", one per array
     in_kinds : "contiguous" or "scalar" (one element, used with every other) per input; all contiguous by default
     target : the machine; this one by default
+    recipe : what says which `fn` of agog's own it is: then the kernel is written only where its object is not on disk
 
     Returns
     -------
@@ -87,7 +89,13 @@ def compile_elementwise(
         For a dtype that kernels do not have, or when `fn` returns another dtype than stated.
     """
     target = target or targets.host()
-    module, parameters = build(fn, in_dtypes, out_dtypes, in_kinds, target)
+    module: Module | jit.Later
+    if recipe is None:
+        module = build(fn, in_dtypes, out_dtypes, in_kinds, target)[0]
+    else:
+        whole = f"{recipe}, {[*in_dtypes]} {[*out_dtypes]} {in_kinds}"
+        module = jit.Later(whole, target, lambda: build(fn, in_dtypes, out_dtypes, in_kinds, target)[0])
+    parameters = call.OUT * len(out_dtypes) + call.IN * len(in_dtypes)
     return ElementwiseKernel(name, call.bind(module, name, parameters, imports=pool.imports()))
 
 

@@ -234,4 +234,4 @@ def compile_row_program(name: str, dtype: str, target: Target | None = None) -> 
     wide = "float32" if dtype in HALVES and "norm" in name else dtype
     others = _OTHER.get(name, {})
     ins = [others.get(i, wide if kind == "scalar" else dtype) for i, kind in enumerate(in_kinds)]
-    return compile_rows(name, fn, [dtype] * len(out_kinds), out_kinds, ins, in_kinds, target)
+    return compile_rows(name, fn, [dtype] * len(out_kinds), out_kinds, ins, in_kinds, target, f"row program {name}")

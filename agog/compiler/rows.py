@@ -20,7 +20,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Callable, Sequence
 
-from agog.compiler import call, pool, targets
+from agog.compiler import call, jit, pool, targets
 from agog.compiler.ir import FLOATS, UNSIGNED, Module, Value
 from agog.compiler.kernel import Kernel, Partial
 from agog.compiler.targets import HALVES, ITEMSIZE, Target
@@ -83,6 +83,7 @@ def compile_rows(
     in_dtypes: Sequence[str],
     in_kinds: Sequence[str],
     target: Target | None = None,
+    recipe: str | None = None,
 ) -> RowKernel:
     """Compile a row program.
 
@@ -96,6 +97,7 @@ def compile_rows(
     out_kinds : "row", "column" or "sums" each
     in_kinds : "row", "column", "vector" or "scalar" each; one array at least must be a "row"
     target : the machine; this one by default
+    recipe : what says which `fn` of agog's own it is: then the program is written only where its object is not on disk
 
     Returns
     -------
@@ -108,12 +110,17 @@ def compile_rows(
             raise DTypeError(f"kernels do not have the dtype {dtype!r}; they have {', '.join(ITEMSIZE)}")
     if "row" not in kinds or not set(out_kinds) <= {"row", "column", "sums"} or len(kinds) != len(dtypes):
         raise ArgumentError(f"a row kernel needs a 'row', and outputs that are 'row', 'column' or 'sums', got {kinds}")
-    module = Module(target)
-    builder = _RowModule(module, fn, len(out_kinds), kinds, dtypes)
-    builder.chunk()
-    builder.check()
-    builder.run()
+
+    def write() -> Module:
+        module = Module(target)
+        builder = _RowModule(module, fn, len(out_kinds), kinds, dtypes)
+        builder.chunk()
+        builder.check()
+        builder.run()
+        return module
+
     parameters = call.OUT * len(out_kinds) + call.IN * len(in_kinds) + call.INT * 3
+    module = write() if recipe is None else jit.Later(f"{recipe}, {len(out_kinds)} {kinds} {dtypes}", target, write)
     native = call.bind(module, name, parameters, imports=pool.imports())
     return RowKernel(name, native, kinds.index("row"))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from agog import config
-from agog.compiler import disk, jit, kept, natives, program, targets
+from agog.compiler import disk, jit, kept, natives, program, rowprograms, rows, targets
 from agog.compiler.ir import Module
 from agog.compiler.kernel import Kernel
 from agog.errors import GuardFailed
@@ -213,6 +213,23 @@ def test_native_parts_by_recipe():
     for recipe in (*recipes, ("pooling", "max_pool", "float64")):
         address, code = natives.function(recipe, HOST)
         assert address and code
+
+
+def test_row_programs_are_written_where_they_are_not_on_disk(cache, monkeypatch, rng):
+    x = rng.normal(size=(20, 30)).astype(F)
+    written, original = [], rows._RowModule
+    monkeypatch.setattr(rows, "_RowModule", lambda *args: written.append(args[3]) or original(*args))
+    results = []
+    for dtype, n in ((F, 1), (F, 1), ("float64", 2)):
+        gc.collect()  # code that is still loaded would be used again
+        kernel = rowprograms.compile_row_program("softmax", dtype)
+        out = np.empty(x.shape, dtype)
+        kernel([out], [x.astype(dtype)])
+        results.append(out)
+        assert len(written) == n
+        del kernel
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_allclose(results[0], results[2], rtol=1e-5)
 
 
 def test_a_recipe_is_followed_once(cache, monkeypatch):
