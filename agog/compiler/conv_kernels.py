@@ -103,8 +103,8 @@ class Writer(Edges):
 
         def fresh() -> list[Value]:
             k.call("free", None, old, external=True)
-            made = k.call("malloc", "ptr", size + 192, external=True)
-            k.if_(k.ne_null(made), lambda: k.store(size, made))
+            made = k.allocate(size + 192)
+            k.store(size, made)
             return [made]
 
         def look() -> list[Value]:

@@ -486,7 +486,7 @@ class Products(Packing):
         f = Job(k, job)
         place = k.at(k.symbol("@kept"), k.cast(thread, "int64") & 1023, "ptr")
         taken = k.op(f"atomicrmw xchg ptr {place.text}, ptr null acquire", "ptr")
-        fresh = lambda: [k.call("malloc", "ptr", k.const(self.scratch_bytes, "int64"), external=True)]
+        fresh = lambda: [k.allocate(k.const(self.scratch_bytes, "int64"))]
         (memory,) = k.if_(k.ne_null(taken), lambda: [taken], fresh)
         address = k.op(f"ptrtoint ptr {memory.text} to i64", "int64")
         scratch = k.op(f"inttoptr i64 {k.bitwise_and(address + 63, -64).text} to ptr", "ptr")
@@ -530,7 +530,7 @@ class Products(Packing):
                 lambda: k.if_(along_k & k.eq(f.m, 1), times_row, general),
             )
 
-        k.if_(k.ne_null(memory), lambda: k.loop(begin, end, 1, one) and None)
+        k.loop(begin, end, 1, one)
         back = k.op(f"atomicrmw xchg ptr {place.text}, {memory.typed} release", "ptr")
         k.if_(k.ne_null(back), lambda: k.call("free", None, back, external=True))
         k.ret()

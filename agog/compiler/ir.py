@@ -261,6 +261,19 @@ class Emitter:
         """Call the function without a result at an address."""
         self.emit(f"call void {pointer.text}({', '.join(a.typed for a in arguments)})")
 
+    def allocate(self, size: Value) -> Value:
+        """Memory of the C library's. Where it has none the process ends and says so: better than a wrong result."""
+        text = "agog: native code needs working memory"
+        self.module.globals["no_memory"] = f'@no_memory = internal constant [{len(text) + 1} x i8] c"{text}\\00"'
+        memory = self.call("malloc", "ptr", size, external=True)
+
+        def end() -> None:
+            self.call("perror", None, self.symbol("@no_memory"), external=True)
+            self.call("abort", None, external=True)
+
+        self.if_(self.ne_null(memory), None, end)
+        return memory
+
     def intrinsic(self, name: str, first: Value, *rest: Value) -> Value:
         """An LLVM intrinsic that is overloaded on the type of its first argument, and returns that type."""
         return self.call(f"llvm.{name}.{mangled(first.dtype, first.lanes)}", (first.dtype, first.lanes), first, *rest)
