@@ -27,6 +27,7 @@ from agog.compiler.targets import ITEMSIZE, Target
 __all__ = ["Conv", "Plan", "conv", "plan"]
 
 _BAND = 256 << 10  # bytes of input that one unit copies: it should stay in the second level cache
+_GRADIENT_BAND = 384 << 10  # the same of both operands of a gradient of weights: sums are stored once a band
 _RESULTS = 256 << 10  # bytes of results that wait for further steps of k
 # Costs in multiplications of vectors: of storing a vector of results, of transposing it, of a tile that waits for its
 # own results, and how much longer a single vector takes, for which more is loaded than is multiplied.
@@ -461,12 +462,12 @@ class _Case:
         parts = 1 << parts.bit_length() - 1  # so that the threads have equally much to do
         part = -(-channels // parts)
         row_bytes = (part * kernel[0] * columns * self.stride[1] + out[2] * self.tiles.gradient[1] * lanes) * size
-        band = max(1, min(out[1], _BAND // row_bytes))
+        band = max(1, min(out[1], _GRADIENT_BAND // row_bytes))
         bands = -(-out[1] // band)
         band = -(-out[1] // bands)
         plane = _apart(((band - 1) * self.stride[1] + kept) * columns * size)
-        if part > 1 and part * kernel[0] * plane > 4 * _BAND:  # a part that is small enough for the cache
-            part = max(1, 4 * _BAND // (kernel[0] * plane))
+        if part > 1 and part * kernel[0] * plane > 4 * _GRADIENT_BAND:  # a part that is small enough for the cache
+            part = max(1, 4 * _GRADIENT_BAND // (kernel[0] * plane))
         parts = -(-channels // part)
         off = [
             (c * kernel[0] + d) * plane + (h * self.dilation[1] * columns + w * self.dilation[2]) * size
