@@ -208,8 +208,8 @@ class _Gradients(Writer):
 
             k.loop(n0, n1, 1, sample)
 
-        k.if_(k.ne_null(memory), lambda: k.loop(begin, end, 1, one) and None)
-        k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, thread))
+        k.loop(begin, end, 1, one)
+        k.call_known("give", None, memory, thread)
         k.ret()
         k.finish()
 
@@ -275,8 +275,8 @@ class _Gradients(Writer):
             blocks = k.op(f"udiv i64 {(f.channels * f.taps + (self.lanes - 1)).text}, {self.lanes}", "int64")
             self._share(k, "gradient_sum", job, f.groups * blocks, f.alone)
 
-        k.if_(k.ne_null(memory), work)
-        k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, slot))
+        work()
+        k.call_known("give", None, memory, slot)
         k.ret()
         k.finish()
 

@@ -463,8 +463,8 @@ class Writer(Edges):
 
             k.if_(k.ne(f.by_pixel, 0), by_pixel, lambda: k.loop(0, total, wide, panel_group) and None)
 
-        k.if_(k.ne_null(memory), lambda: k.loop(begin, end, 1, one) and None)
-        k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, thread))
+        k.loop(begin, end, 1, one)
+        k.call_known("give", None, memory, thread)
         k.ret()
         k.finish()
 
@@ -501,7 +501,7 @@ class Writer(Edges):
             self._share(k, "pack_weights", job, f.groups * f.blocks, f.alone)
             self._share(k, "units", job, units, f.alone)
 
-        k.if_(k.ne_null(memory), lambda: k.loop(0, f.subs, 1, sub) and None)
-        k.if_(k.ne_null(memory), lambda: k.call_known("give", None, memory, slot))
+        k.loop(0, f.subs, 1, sub)
+        k.call_known("give", None, memory, slot)
         k.ret()
         k.finish()
