@@ -29,5 +29,7 @@ print((out == 300).all())
 @pytest.mark.skipif(sys.platform != "linux", reason="limits an address space, as Linux does")
 def test_a_product_without_working_memory():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == -signal.SIGABRT and "working memory" in done.stderr or (
-        done.returncode == 0 and done.stdout == "True\n"), (done.returncode, done.stdout, done.stderr)
+    ended = done.returncode == -signal.SIGABRT and "working memory" in done.stderr
+    refused = done.returncode == 1 and "MemoryError" in done.stderr  # Python itself had none left
+    right = done.returncode == 0 and done.stdout == "True\n"
+    assert ended or refused or right, (done.returncode, done.stdout, done.stderr)
