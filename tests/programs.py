@@ -10,8 +10,10 @@ halves of small whole numbers at first; statements that jump (comparisons, round
 rounding error, so that no difference of an ulp is blown up, and the allowed error is one of rounding.
 """
 
+import contextlib
 import copy
 import functools
+import itertools
 import linecache
 import random
 import warnings
@@ -26,6 +28,7 @@ SHAPES = [(), (1,), (3,), (3,), (2, 3), (2, 3), (1, 3), (2, 1), (0, 3), (2, 2, 3
 DTYPES = ["float32"] * 8 + ["float64", "int64", "int32", "bool", "bfloat16", "uint8", "float16", "int8", "complex64",
                             "complex128", "uint32", "int16"]
 LARGEST = 64.0
+OPERATIONS = 5_000  # that one call of a program may take
 CALLS = 6
 INEXACT = ("bfloat16", "float16", "complex64", "complex128")
 
@@ -77,6 +80,22 @@ class Program:
 
 
 # --------------------------------------------------------------------------------------------------------- writing
+@contextlib.contextmanager
+def _bounded():
+    """A program that goes on and on is none: a loop may not end for what was written into it."""
+    left = itertools.count(OPERATIONS, -1)
+
+    def count(op, inputs, outputs):
+        if next(left) < 0:
+            raise ValueError("no end")
+
+    remove = config.add_op_hook(count)
+    try:
+        yield
+    finally:
+        remove()
+
+
 class Writer:
     """Writes one program while it runs it."""
 
@@ -147,7 +166,7 @@ class Writer:
         try:
             env = world_of(p, "locals()")
             for seed in self.seeds[:2]:
-                with np.errstate(all="ignore"):
+                with np.errstate(all="ignore"), _bounded():
                     found = env["f"](*p.arguments(seed))
                 values = [found[target]] if target in found else []
                 values += [found[n] for n in p.parameters if n in found]
