@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from agog.errors import user_frame
+from agog.staging.codes import generator_start
 from agog.staging.uses import Site, Where, uses
 from agog.tensor import Tensor, asarray
 
@@ -215,11 +216,8 @@ class Evidence:
 
 def _first_instruction(code: types.CodeType) -> int:
     """The offset of the first instruction of a code's own."""
-    instructions = iter(dis.get_instructions(code))
-    for i in instructions:
-        if i.opname == "RESUME":
-            break
-    return next((i.offset for i in instructions), -1)
+    start = generator_start(code)
+    return next((i.offset for i in dis.get_instructions(code) if i.offset > start), -1)
 
 
 def _family(code: types.CodeType) -> list[types.CodeType]:
