@@ -43,8 +43,6 @@ class Product(NamedTuple):
     """A function to call with (out, a, b, scratch, table), as `natives.Native` has them; and bytes of scratch."""
 
     symbol: str
-    address: int
-    code: jit.Code
     table: np.ndarray
     work: int
     scratch: int
@@ -83,9 +81,8 @@ def plan(
     scratch = batch * (a_panels + b_panels) * blocks * 2 * _TILE
     table = [4 * batch * m * n, *given, scratch, m, n, k, a_offset, a_row, a_k, a_batch, b_offset, b_column, b_k,
              b_batch, 4 * c_batch, a_panels, b_panels, blocks, chunks, batch, batch * m * n * k < _PARALLEL]
-    loaded, work = code("bfloat16", target), batch * m * n * k // 4
     recipe = ("amx", "product", "bfloat16")
-    return Product("agog_amx_product", loaded["product"], loaded, np.array(table, np.int64), work, scratch, recipe)
+    return Product("agog_amx_product", np.array(table, np.int64), batch * m * n * k // 4, scratch, recipe)
 
 
 class Eager:
@@ -98,7 +95,7 @@ class Eager:
         k.call_known("product", None, *[k.load(k.at(k.arguments[0], i, "ptr"), "ptr") for i in range(5)])
         k.ret()
         k.finish()
-        self.native = call.bind(module, "bfloat16 product", call.OUT + call.IN * 4, imports=pool.imports())
+        self.native = call.bind(module, "bfloat16 product", call.OUT + call.IN * 4, imports=pool.imports)
 
     def __call__(self, x: Any, y: Any, empty: Any) -> Any:
         """x @ y of two matrices, in float32; None where this does not pay."""
@@ -127,7 +124,7 @@ def _base(x: Any) -> Any:
 @functools.cache
 def code(dtype: str, target: Target) -> jit.Code:
     """The function "product", for targets where it is usable."""
-    return jit.load(jit.Later(f"amx {dtype}", target, build), ["product"], pool.imports())
+    return jit.load(jit.Later(f"amx {dtype}", target, build), ["product"], pool.imports)
 
 
 def build() -> Module:

@@ -17,7 +17,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
-from agog.compiler import gemm, jit, pool, products
+from agog.compiler import gemm, jit, natives, pool, products
 from agog.compiler.gemm_kernels import ACCUMULATE, FIELDS
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
@@ -101,11 +101,10 @@ def lower(b: Any, inputs: Sequence[Any], node: Any, gradient: bool) -> list[Any]
     made = table(dtype, b.target, shapes, [_layout(x) for x in (*views, *given)], causal, scale, gradient)
     if made is None:
         return None
-    loaded = code(dtype, b.target)
     name = "attention_grad" if gradient else "attention"
     work = prod(given[-3].shape) * given[-2].shape[-2] * (10 if gradient else 4)
     numbers, recipe = Buffer(made.shape, "int64", data=made, name=f"{name} table"), ("attention", name, dtype)
-    b.call([*given, numbers], outs, Native(f"agog_{name}_{dtype}", loaded[name], loaded, made, work, recipe))
+    b.call([*given, numbers], outs, Native(f"agog_{name}_{dtype}", made, work, recipe))
     return views
 
 
@@ -133,9 +132,11 @@ def _layout(x: Any) -> Layout:
 @functools.cache
 def code(dtype: str, target: Target) -> jit.Code:
     """Functions "attention" of (y, q, k, v, table) and "attention_grad" of (dq, dk, dv, g, q, k, v, table)."""
-    symbol, product = gemm.SYMBOL + dtype, products.code(dtype, target)
+    symbol = gemm.SYMBOL + dtype
+    keep: list[jit.Code] = []
 
     def write() -> Module:
+        natives.begin(("products", symbol, dtype), target)
         module = Module(target)
         writer = _Writer(module, dtype, symbol)
         writer.forward()
@@ -145,8 +146,12 @@ def code(dtype: str, target: Target) -> jit.Code:
         return module
 
     module = jit.Later(f"attention {dtype}", target, write)
-    imports = pool.imports() | {symbol: product[symbol]}
-    return jit.load(module, ["attention", "attention_grad"], imports, [product])
+
+    def imports() -> dict[str, int]:
+        keep.append(products.code(dtype, target))
+        return pool.imports() | {symbol: keep[-1][symbol]}
+
+    return jit.load(module, ["attention", "attention_grad"], imports, keep)
 
 
 class _Writer:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-from typing import Any, Callable, Mapping
+from typing import Any, Callable
 
 from agog.compiler import jit
 from agog.compiler.ir import Module, Value
@@ -54,7 +54,7 @@ def bind(
     name: str,
     parameters: str,
     release_bytes: int = _RELEASE,
-    imports: Mapping[str, int] | None = None,
+    imports: jit.Imports = None,
     keep: Any = (),
 ) -> Callable[..., None]:
     """A Python callable for the kernel in `module`.

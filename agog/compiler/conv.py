@@ -125,14 +125,14 @@ def conv(dtype: str, target: Target | None = None) -> Conv:
     """The convolutions of "float32" or "float64"; compiled at the first call on a machine, then read from disk."""
     target = target or targets.host()
     module = _module(dtype, target)
-    return Conv(dtype, target, call.bind(module, f"conv_{dtype}", _PARAMETERS, imports=pool.imports()))
+    return Conv(dtype, target, call.bind(module, f"conv_{dtype}", _PARAMETERS, imports=pool.imports))
 
 
 @functools.cache
 def code(dtype: str, target: Target | None = None) -> jit.Code:
     """The same as functions for other native code: "conv" and "gradient", of (out, x, w, bias or null, table)."""
     module = _module(dtype, target or targets.host())
-    return jit.load(module, ["conv", "gradient"], pool.imports())
+    return jit.load(module, ["conv", "gradient"], pool.imports)
 
 
 # ------------------------------------------------------------------------------------------------------------- plans

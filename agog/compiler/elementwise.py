@@ -96,7 +96,7 @@ def compile_elementwise(
         whole = f"{recipe}, {[*in_dtypes]} {[*out_dtypes]} {in_kinds}"
         module = jit.Later(whole, target, lambda: build(fn, in_dtypes, out_dtypes, in_kinds, target)[0])
     parameters = call.OUT * len(out_dtypes) + call.IN * len(in_dtypes)
-    return ElementwiseKernel(name, call.bind(module, name, parameters, imports=pool.imports()))
+    return ElementwiseKernel(name, call.bind(module, name, parameters, imports=pool.imports))
 
 
 def build(

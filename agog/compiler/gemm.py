@@ -72,7 +72,7 @@ def gemm(dtype: str, target: Target | None = None) -> Gemm:
     if dtype not in ("float32", "float64"):
         raise DTypeError(f"the matrix product takes float32 and float64, not {dtype}")
     module = later(dtype, target or targets.host())
-    native = call.bind(module, f"matmul_{dtype}", _PARAMETERS, imports=pool.imports())
+    native = call.bind(module, f"matmul_{dtype}", _PARAMETERS, imports=pool.imports)
     return Gemm(dtype, native, np.empty(0, np.uint8))
 
 

@@ -1,12 +1,11 @@
 """LLVM IR text in, addresses of native functions out, with a disk cache of objects in between.
 
-llvmlite is imported at the first load, not before (it costs some 0.2 s). The cache (`disk`) is keyed by everything that
-the object depends on: the text, or a recipe from which agog's source makes the text.
+The cache (`disk`) is keyed by everything that the object depends on: the text, or a recipe from which agog's source
+makes the text.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import functools
@@ -17,9 +16,9 @@ import sys
 import threading
 import weakref
 from dataclasses import astuple
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence, TypeAlias
 
-from agog.compiler import disk, targets
+from agog.compiler import codegen, disk, targets
 from agog.compiler.ir import Module
 from agog.compiler.targets import Target
 from agog.errors import DeviceError
@@ -29,41 +28,7 @@ __all__ = ["Code", "Later", "link", "load", "object_code"]
 #: Part of every key: raise it when what is made from the same IR changes.
 _PIPELINE = "codegen 3, no passes, 1"
 
-# One lock for everything that touches LLVM. It is held across a fork, so that a child never inherits LLVM half-way.
-_lock = threading.Lock()
-_writing = threading.RLock()  # whoever makes what a recipe says
-_forking = False
-
-
-def _before_fork() -> None:
-    global _forking
-    _writing.acquire()
-    _lock.acquire()
-    _forking = True
-
-
-def _after_fork() -> None:
-    global _forking
-    if _forking:  # not so where this module was imported, by another thread, in the middle of the fork
-        _forking = False
-        _lock.release()
-        _writing.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
-
-_survivor = 0  # at exit: the one thread that may still use LLVM
-
-
-def _at_exit() -> None:
-    """Wait for the thread that is inside LLVM, and let no other enter: exit takes LLVM apart around it."""
-    global _survivor
-    with _lock:
-        _survivor = threading.get_ident()
-
-
-atexit.register(_at_exit)
+_lock = codegen.linking
 
 # LLVM's handles of loaded code by number. They live here and not in `Code`, so that a collection of cycles in one
 # thread never finalizes a handle that another is just closing.
@@ -73,16 +38,12 @@ _dead: list[int] = []
 
 
 @contextlib.contextmanager
-def _llvm_lock() -> Iterator[None]:
-    _lock.acquire()
-    if _survivor not in (0, threading.get_ident()):
-        _lock.release()
-        threading.Event().wait()  # a daemon thread of a process that ends
-    try:
-        yield
-    finally:
-        _bury()
-        _lock.release()
+def _linking() -> Iterator[None]:
+    with codegen.inside(_lock):
+        try:
+            yield
+        finally:
+            _bury()
 
 
 def _bury() -> None:
@@ -137,9 +98,10 @@ class Later:
         self.recipe, self.target, self.write = recipe, target, write
 
 
-def load(
-    module: Module | Later, exports: Sequence[str], imports: Mapping[str, int] | None = None, keep: Any = ()
-) -> Code:
+Imports: TypeAlias = Mapping[str, int] | Callable[[], Mapping[str, int]] | None
+
+
+def load(module: Module | Later, exports: Sequence[str], imports: Imports = None, keep: Any = ()) -> Code:
     """Compile (or find in the cache) and link an `ir.Module`.
 
     Parameters
@@ -147,7 +109,7 @@ def load(
     module : ir.Module, or Later
     exports : names of the functions whose addresses are wanted
     imports : {name: address} for symbols that the process does not export; the rest of `module.externals` are looked
-        up in the C library, libm and Python
+        up in the C library, libm and Python. Or a function that gives them, called when the module is compiled
     keep : objects that must live as long as the code
 
     Returns
@@ -161,34 +123,69 @@ def load(
             return load(module.write(), exports, imports, keep)
         identity = (name, module.target)
         try:
-            externals, data = _made(name, module)
-            return link(data, externals, identity, exports, imports, keep)
+            externals, made = _made(name, module)
+            return link(made, externals, identity, exports, imports, keep)
         except RuntimeError:  # it does not link, for an LLVM that differs: made anew
-            externals, data = _made(name, module, fresh=True)
-            return link(data, externals, identity, exports, imports, keep)
+            externals, made = _made(name, module, fresh=True)
+            return link(made, externals, identity, exports, imports, keep)
     text = str(module)
     identity = (text, module.target)
+    data = lambda: object_code(text, module.target)
     try:
-        return link(lambda: _object_code(text, module.target), module.externals, identity, exports, imports, keep)
+        return link(data() if callable(imports) else data, module.externals, identity, exports, imports, keep)
     except RuntimeError:
         # An object whose digest is right may still not link (an LLVM that differs): make it anew once.
-        fresh = lambda: _object_code(text, module.target, fresh=True)
+        fresh = lambda: object_code(text, module.target, fresh=True)
         return link(fresh, module.externals, identity, exports, imports, keep)
 
 
 def _made(name: str, later: Later, fresh: bool = False) -> tuple[Sequence[str], bytes]:
-    """(external symbols, object) of a recipe. What one thread is making another one waits for."""
-    found = None if fresh else stored(name)
-    if found is None:
-        with _writing:
-            found = None if fresh else stored(name)
-            if found is None:
-                module = later.write()
-                with _llvm_lock():
-                    data = _compile(str(module), module.target)
-                found = sorted(module.externals), data
-                disk.write(name, marshal.dumps(found))
-    return found
+    """(external symbols, object) of a recipe."""
+
+    def make() -> tuple[Sequence[str], bytes]:
+        module = later.write()
+        made = sorted(module.externals), _compile(str(module), module.target)
+        disk.write(name, marshal.dumps(made))
+        return made
+
+    return _once(name, None if fresh else stored, make)
+
+
+class _Making:
+    """What a thread is making: `made` once the lock is free, unless it could not be made."""
+
+    def __init__(self) -> None:
+        self.made: Any = None
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+
+# By the name on disk. A forked child has none of the threads; the thread that outlives the others waits for none.
+_making: dict[str, _Making] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_making.clear)
+
+
+def _once(name: str, look: Callable[[str], Any] | None, make: Callable[[], Any]) -> Any:
+    """What `look(name)` finds, or `make()`. What one thread is making another one waits for."""
+    found = look(name) if look else None
+    if found is not None:
+        return found
+    mine = _Making()
+    first = _making.setdefault(name, mine)
+    if first is not mine:
+        if not codegen.alone():
+            with first.lock:
+                pass
+        return make() if first.made is None else first.made
+    try:
+        mine.made = look(name) if look else None  # somebody may have been quicker
+        if mine.made is None:
+            mine.made = make()
+        return mine.made
+    finally:
+        _making.pop(name, None)
+        mine.lock.release()
 
 
 def stored(name: str) -> Any:
@@ -205,34 +202,33 @@ def link(
     externals: Iterable[str],
     identity: Any,
     exports: Sequence[str],
-    imports: Mapping[str, int] | None = None,
+    imports: Imports = None,
     keep: Any = (),
 ) -> Code:
     """Link an object (or what makes it); the rest as for `load`. Raises RuntimeError when it does not link."""
-    imports = dict(imports or {})
+    imports = dict((imports() if callable(imports) else imports) or {})
     for name in set(externals) - imports.keys():
         imports[name] = _process_symbol(name)
     identity = (identity, tuple(exports), tuple(sorted(imports.items())))
-    with _llvm_lock():
+    if (code := _loaded.get(identity)) is not None:
+        return code
+    made = data if isinstance(data, bytes) else data()
+    with _linking():
         if (code := _loaded.get(identity)) is None:
-            made = data if isinstance(data, bytes) else data()
             code = _loaded[identity] = _link(made, exports, imports, keep)
         return code
 
 
-def object_code(text: str, target: Target) -> bytes:
-    """The object file for IR text on `target` as bytes, from the disk cache if it is there."""
-    with _llvm_lock():
-        return _object_code(text, target)
-
-
-def _object_code(text: str, target: Target, fresh: bool = False) -> bytes:
+def object_code(text: str, target: Target, fresh: bool = False) -> bytes:
+    """The object file for IR text on `target` as bytes, from the disk cache if it is there, and wanted."""
     name = object_name(text, target)
-    data = None if fresh else disk.read(name)
-    if data is None:
-        data = _compile(text, target)
-        disk.write(name, data)
-    return data
+
+    def make() -> bytes:
+        made = _compile(text, target)
+        disk.write(name, made)
+        return made
+
+    return _once(name, None if fresh else disk.read, make)
 
 
 def trim() -> None:
@@ -244,66 +240,26 @@ def trim() -> None:
 
 def assembly(module: Module) -> str:
     """The assembly of a module for its target, for people and tests."""
-    with _llvm_lock():
-        machine = _machine(module.target)
-        return machine.emit_assembly(_parse(str(module), module.target, machine))
+    return codegen.assembly(str(module), module.target)
 
 
-# -- LLVM
+_compile = codegen.compile
 
 
-def _compile(text: str, target: Target) -> bytes:
-    machine = _machine(target)
-    return machine.emit_object(_parse(text, target, machine))
+# -- linking
 
 
-def _parse(text: str, target: Target, machine: Any) -> Any:
-    parsed = _llvm().parse_assembly(text)
-    parsed.verify()
-    parsed.triple = target.triple
-    parsed.data_layout = str(machine.target_data)
-    return parsed
-
-
-_started: dict[Any, Any] = {}
-
-
-def _llvm() -> Any:
-    """llvmlite's binding, started once."""
-    if "llvm" not in _started:
-        import llvmlite.binding as llvm
-
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        _started["llvm"] = llvm
-    return _started["llvm"]
-
-
-def _machine(target: Target) -> Any:
-    """LLVM's target machine; code generation works hard (level 3), because no passes ran before it."""
-    if target not in _started:
-        llvm = _llvm()
-        if target.machine != targets._triple().split("-")[0]:
-            llvm.initialize_all_targets()
-            llvm.initialize_all_asmprinters()
-        _started[target] = llvm.Target.from_triple(target.triple).create_target_machine(
-            cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
-        )
-    return _started[target]
-
-
+@functools.cache
 def _linker() -> Any:
-    if "linker" not in _started:
-        llvm = _llvm()
-        machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
-            opt=3, reloc="pic", codemodel="small"
-        )
-        _started["linker"] = llvm.create_lljit_compiler(machine, use_jit_link=True)
-    return _started["linker"]
+    llvm = codegen.llvm()
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
+        opt=3, reloc="pic", codemodel="small"
+    )
+    return llvm.create_lljit_compiler(machine, use_jit_link=True)
 
 
 def _link(data: bytes, exports: Sequence[str], imports: Mapping[str, int], keep: Any) -> Code:
-    builder = _llvm().JITLibraryBuilder().add_object_img(data).add_current_process()
+    builder = codegen.llvm().JITLibraryBuilder().add_object_img(data).add_current_process()
     for name in exports:
         builder.export_symbol(name)
     for name, address in imports.items():

@@ -153,10 +153,7 @@ class Kept(Program):
         self._specs = [(shape, np.dtype(dtype)) for shape, dtype in plan["specs"]]
         self._made = [(slot, shape, np.dtype(dtype)) for slot, shape, dtype in plan["made"]]
         self._makers = {s: Reused(shape, d) for s, shape, d in self._made if d.itemsize * count(shape) >= REUSED}
-        imports, keep = {}, []
-        for symbol, recipe in plan["recipes"].items():
-            imports[symbol], code = natives.function(recipe, target)
-            keep.append(code)
+        imports, keep = natives.functions(plan["recipes"], target)
         self._shared_out = plan["pool"]
         if self._shared_out:
             imports |= pool.imports()

@@ -6,22 +6,22 @@ the same object that eager calls use, and it is there once for all programs.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from typing import Any, NamedTuple
+import threading
+from typing import Any, Mapping, NamedTuple
 
 from agog.compiler import conv, jit, pooling
 from agog.compiler.ir import FLOATS
 from agog.compiler.targets import Target
 
-__all__ = ["Native", "function", "native"]
+__all__ = ["Native", "begin", "function", "functions", "native"]
 
 
 class Native(NamedTuple):
-    """A function to call: its symbol, address, what keeps it loaded, its table, and about how much it does."""
+    """A function to call: its symbol, its table, about how much it does, and where it comes from (see `function`)."""
 
     symbol: str
-    address: int
-    code: jit.Code
     table: Any
     work: int
     recipe: tuple[str, ...]
@@ -33,8 +33,34 @@ def function(recipe: tuple[str, ...], target: Target) -> tuple[int, jit.Code]:
     recipe : a module of this package with `code(dtype, target)`, the function's name there, and dtype
     """
     module, name, dtype = recipe
-    code = importlib.import_module(f"agog.compiler.{module}").code(dtype, target)
+    code = _code(module, dtype, target)
     return code[name], code
+
+
+def _code(module: str, dtype: str, target: Target) -> jit.Code:
+    return importlib.import_module(f"agog.compiler.{module}").code(dtype, target)
+
+
+def functions(recipes: Mapping[str, tuple[str, ...]], target: Target) -> tuple[dict[str, int], list[jit.Code]]:
+    """The addresses of several by their symbols, and what keeps them loaded."""
+    found = {symbol: function(recipe, target) for symbol, recipe in recipes.items()}
+    return {symbol: address for symbol, (address, _) in found.items()}, [code for _, code in found.values()]
+
+
+_begun: set[tuple[str, str, Target]] = set()
+
+
+def begin(recipe: tuple[str, ...], target: Target) -> None:
+    """A function will be wanted: if its code has to be compiled, that begins now, in another thread."""
+    key = recipe[0], recipe[2], target
+    if key not in _begun:
+        _begun.add(key)
+        threading.Thread(target=_load, args=key, name="agog-native", daemon=True).start()
+
+
+def _load(*key: Any) -> None:
+    with contextlib.suppress(Exception):  # whoever wants the function is told
+        _code(*key)
 
 
 def native(name: str, target: Target, dtype: str, shapes: Any, statics: Any) -> Native | None:
@@ -50,7 +76,7 @@ def native(name: str, target: Target, dtype: str, shapes: Any, statics: Any) -> 
         if made is None:
             return None
         recipe = ("pooling", name, dtype)
-        return Native(f"agog_{name}_{dtype}", *function(recipe, target), made[1], 2 * int(made[1][1]), recipe)
+        return Native(f"agog_{name}_{dtype}", made[1], 2 * int(made[1][1]), recipe)
     what, entry, extra = _CONVOLUTION[name]
     size, rest = (statics[0], statics[1:]) if extra else ((), statics)
     bias = len(shapes) > 2 and shapes[2] is not None
@@ -58,7 +84,7 @@ def native(name: str, target: Target, dtype: str, shapes: Any, statics: Any) -> 
     if p is None:
         return None
     recipe = ("conv", entry, dtype)
-    return Native(f"agog_{entry}_{dtype}", *function(recipe, target), p.table, p.work, recipe)
+    return Native(f"agog_{entry}_{dtype}", p.table, p.work, recipe)
 
 
 _POOLING = {"max_pool": (pooling.FORWARD, 0), "max_scatter": (pooling.SCATTER, 1)}

@@ -28,8 +28,6 @@ class Philox(NamedTuple):
     """A function to call with (out, key, number or null, null, table), as `natives.Native` has them."""
 
     symbol: str
-    address: int
-    code: jit.Code
     table: np.ndarray
     work: int
     recipe: tuple[str, ...]
@@ -37,15 +35,14 @@ class Philox(NamedTuple):
 
 def philox(target: Target, blocks: int, purpose: int, number: int) -> Philox:
     """Native code that fills `blocks` blocks of the stream with that purpose and number (see `agog.ops.random`)."""
-    loaded = code("", target)
     table = np.array([blocks, purpose, number], np.int64)
-    return Philox("agog_philox", loaded["philox"], loaded, table, _COST * blocks, ("philox", "philox", ""))
+    return Philox("agog_philox", table, _COST * blocks, ("philox", "philox", ""))
 
 
 @functools.cache
 def code(dtype: str, target: Target) -> jit.Code:
     """The function "philox"; it is the same for every dtype."""
-    return jit.load(jit.Later("philox", target, lambda: build(target)), ["philox"], pool.imports())
+    return jit.load(jit.Later("philox", target, lambda: build(target)), ["philox"], pool.imports)
 
 
 def build(target: Target) -> Module:

@@ -105,14 +105,14 @@ def _module(dtype: str, target: Target) -> jit.Later:
 def max_pool(dtype: str, target: Target | None = None) -> MaxPool:
     """The `MaxPool` of "float32" or "float64"; compiled at the first call on a machine, then read from disk."""
     target = target or targets.host()
-    native = call.bind(_module(dtype, target), f"max_pool_{dtype}", _PARAMETERS, imports=pool.imports())
+    native = call.bind(_module(dtype, target), f"max_pool_{dtype}", _PARAMETERS, imports=pool.imports)
     return MaxPool(dtype, target, native)
 
 
 @functools.cache
 def code(dtype: str, target: Target | None = None) -> jit.Code:
     """The same as functions for other native code: "max_pool" and "max_scatter", of (out, a, b, c, table)."""
-    return jit.load(_module(dtype, target or targets.host()), ["max_pool", "max_scatter"], pool.imports())
+    return jit.load(_module(dtype, target or targets.host()), ["max_pool", "max_scatter"], pool.imports)
 
 
 def build(dtype: str, target: Target) -> Module:

@@ -17,7 +17,7 @@ _PARALLEL = 1 << 20  # multiplications that pay for waking a thread
 @functools.cache
 def code(dtype, target):
     """`gemm.SYMBOL + dtype`, which does tasks of a job (see `gemm_kernels.FIELDS`), and `gemm.SUM + dtype`."""
-    return jit.load(gemm.later(dtype, target), [gemm.SYMBOL + dtype, gemm.SUM + dtype], pool.imports())
+    return jit.load(gemm.later(dtype, target), [gemm.SYMBOL + dtype, gemm.SUM + dtype], pool.imports)
 
 
 class Shares(NamedTuple):

@@ -121,7 +121,7 @@ def compile_rows(
 
     parameters = call.OUT * len(out_kinds) + call.IN * len(in_kinds) + call.INT * 3
     module = write() if recipe is None else jit.Later(f"{recipe}, {len(out_kinds)} {kinds} {dtypes}", target, write)
-    native = call.bind(module, name, parameters, imports=pool.imports())
+    native = call.bind(module, name, parameters, imports=pool.imports)
     return RowKernel(name, native, kinds.index("row"))
 
 

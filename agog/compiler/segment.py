@@ -7,7 +7,7 @@ import ctypes
 import functools
 import math
 
-from agog.compiler import contractions, control, entry, gemm, jit, pool, products, targets
+from agog.compiler import contractions, control, entry, gemm, jit, natives, pool, products, targets
 from agog.compiler.gemm_kernels import FIELDS
 from agog.compiler.ir import FLOATS, Module
 from agog.compiler.kernel import Kernel
@@ -40,7 +40,7 @@ class Segment:
         self.threads, self.profile = threads, profile
         self.names, self.work, self.texts, self.notes = {}, 0, [], []
         self.recipes = {}  # of the imports: see `natives.function`
-        self.imports, self.keep, self.nests, self.planned = {}, [], {}, {}
+        self.nests, self.planned = {}, {}
 
     # ------------------------------------------------------------------------------------------------ building
     def build(self, units, arrays, constants):
@@ -204,6 +204,11 @@ class Segment:
             k.store(a, k.at(block, i, "ptr"))
         k.call(pool.SYMBOL, None, k.symbol(f"@{name}"), block, k.const(n, "int64"), k.const(grain, "int64"))
 
+    def _import(self, symbol, recipe):
+        """The function of that name is called: see `natives.function`."""
+        self.recipes[symbol] = recipe
+        natives.begin(recipe, self.target)
+
     def _function(self, key, prefix, emit, text):
         if key not in self.names:
             self.names[key] = f"{prefix}{len(self.names)}"
@@ -289,8 +294,6 @@ class Segment:
 
     def _large_matmul(self, step, dtype, sizes, a_strides, b_strides, lead, lead_strides):
         """A call of the general product, which packs, and shares its work out."""
-        code = products.code(dtype, self.target)
-        self.keep.append(code)
         symbol, sum_parts = gemm.SYMBOL + dtype, gemm.SUM + dtype
         m, depth, n = sizes
         batch = lead[0] if lead else 1
@@ -305,7 +308,7 @@ class Segment:
                  "by_rows": int(share.by_rows), "per_task": share.per_task, "tasks": share.tasks,
                  "parts": share.parts, "part": share.part}
         for name in (symbol, sum_parts) if share.parts > 1 else (symbol,):
-            self.imports[name], self.recipes[name] = code[name], ("products", name, dtype)
+            self._import(name, ("products", name, dtype))
 
         def product(a, b, c, partial=None):
             k = self.k
@@ -349,9 +352,7 @@ class Segment:
 
     def _call(self, step):
         made = step.native
-        self.imports[made.symbol] = made.address
-        self.recipes[made.symbol] = made.recipe
-        self.keep.append(made.code)
+        self._import(made.symbol, made.recipe)
         self.work += made.work
         self.notes.append((made.symbol, step, None, False))
         roots = [*step.outputs, *[resolve(v)[0] for v in step.inputs if v is not None]]
@@ -425,8 +426,12 @@ class Segment:
     def load(self, forms):
         """The function as a Python callable over the arrays; `forms` as for `entry.bind`."""
         self.forms = forms
-        imports = dict(self.imports)
-        if pool.SYMBOL in self.module.declarations:
-            imports |= pool.imports()
-        code = self.loaded = jit.load(self.module, ["run"] + ["cycles"] * self.profile, imports, self.keep)
+        keep = []
+
+        def imports():  # not before this is compiled: others may still be compiling them
+            found, codes = natives.functions(self.recipes, self.target)
+            keep.extend(codes)
+            return found | (pool.imports() if pool.SYMBOL in self.module.declarations else {})
+
+        code = self.loaded = jit.load(self.module, ["run"] + ["cycles"] * self.profile, imports, keep)
         return entry.bind(code, self.target, forms, self.arena, [c.data for c in self.constants], self.work)

@@ -83,7 +83,7 @@ def compile_stretched(
     writer.check()
     writer.run()
     parameters = call.OUT + call.IN * len(in_dtypes) + call.INT * (3 + 2 * len(in_dtypes))
-    return StretchedKernel(call.bind(module, name, parameters, imports=pool.imports()))
+    return StretchedKernel(call.bind(module, name, parameters, imports=pool.imports))
 
 
 class _Writer:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
 import weakref
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from agog import config
-from agog.compiler import disk, elementwise, jit, rowprograms, targets
+from agog.compiler import codegen, disk, elementwise, gemm, jit, rowprograms, targets
 from agog.compiler.ir import Module
 from agog.compiler.kernel import Kernel
 
@@ -130,6 +131,135 @@ def test_threads_compile_at_once():
     assert results == {i: 101 + i % 5 for i in range(20)}
 
 
+def test_what_one_thread_makes_another_waits_for(cache, monkeypatch):
+    """One compilation, however many threads want its result; also where nothing can be written to disk."""
+    begun, made, compiler = threading.Barrier(4), [], jit._compile
+
+    def slowly(*arguments):
+        made.append(1)
+        time.sleep(0.2)
+        return compiler(*arguments)
+
+    monkeypatch.setattr(jit, "_compile", slowly)
+    monkeypatch.setattr(disk, "write", lambda *_: None)
+    results = []
+
+    def work(kind):
+        begun.wait()
+        module = add_module(61) if kind == "text" else jit.Later("test: add 62", targets.host(), lambda: add_module(62))
+        results.append(call(jit.load(module, ["f"]), 1))
+
+    for kind, result in (("text", 62), ("recipe", 63)):
+        threads = [threading.Thread(target=work, args=(kind,)) for _ in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert results == [result] * 4 and len(made) == 1
+        results.clear(), made.clear()
+    assert not jit._making
+
+
+def test_what_cannot_be_made_is_waited_for_by_nobody(cache):
+    begun, failures = threading.Event(), []
+
+    def write():
+        begun.set()
+        time.sleep(0.1)
+        raise LookupError
+
+    def work(first):
+        if not first:
+            begun.wait()
+        with pytest.raises(LookupError):
+            jit.load(jit.Later("test: fails", targets.host(), write), ["f"])
+        failures.append(1)
+
+    threads = [threading.Thread(target=work, args=(not i,)) for i in range(3)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(failures) == 3 and not jit._making
+
+
+def test_code_is_generated_by_several_threads_at_once(monkeypatch):
+    """Threads meet inside of LLVM's two calls that take long, which go around llvmlite's lock."""
+    free, together = codegen._free, threading.Barrier(3)
+
+    def meeting(name):
+        function = free(name)
+
+        def call(*arguments):
+            together.wait(20)
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(codegen, "_free", meeting)
+    found = []
+    work = lambda i: found.append(codegen.compile(str(add_module(70 + i)), targets.host())[:4])
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert found == [b"\x7fELF"] * 3
+    for name in ("LLVMPY_ParseAssembly", "LLVMPY_TargetMachineEmitToMemory"):
+        assert free(name) is not getattr(codegen.llvm().ffi.lib, name)
+
+
+def test_a_text_that_is_no_module_is_an_error():
+    with pytest.raises(RuntimeError, match="parsing"):
+        codegen.compile("define nothing", targets.host())
+    assert not any(lock.locked() for lock in codegen._locks)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_waits_until_no_thread_is_inside_of_llvm():
+    text = str(gemm.build("float32", targets.host()))
+    sizes = []
+    threads = [
+        threading.Thread(target=lambda: sizes.extend(len(codegen.compile(text, targets.host())) for _ in range(2)))
+        for _ in range(2)
+    ]
+    for t in threads:
+        t.start()
+    for i in range(6):
+        time.sleep(0.05)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if call(jit.load(add_module(80 + i), ["f"]), 1) == 81 + i else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    for t in threads:
+        t.join()
+    assert len(sizes) == 4 and len({*sizes}) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_does_not_wait_for_what_a_thread_of_its_parent_was_making(cache):
+    inside, go_on = threading.Event(), threading.Event()
+
+    def write():
+        inside.set()
+        go_on.wait()
+        return add_module(91)
+
+    parent = os.getpid()
+    later = jit.Later("test: add 91", targets.host(), lambda: write() if os.getpid() == parent else add_module(91))
+    thread = threading.Thread(target=jit.load, args=(later, ["f"]))
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if call(jit.load(later, ["f"]), 1) == 92 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    go_on.set()
+    thread.join()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_compiles():
     jit.load(add_module(1), ["f"])
@@ -143,11 +273,11 @@ def test_a_process_ends_while_a_thread_compiles():
     """Exit takes LLVM's globals apart; a thread that is inside LLVM then would crash the process."""
     program = """
 import sys, threading, time
-from agog.compiler import gemm, jit, targets
+from agog.compiler import codegen, gemm, targets
 text = str(gemm.build("float32", targets.host()))
-jit._read = lambda path: None
-jit._write = lambda path, data: None
-threading.Thread(target=lambda: [jit.object_code(text, targets.host()) for _ in range(20)], daemon=True).start()
+work = lambda: [codegen.compile(text, targets.host()) for _ in range(20)]
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
 time.sleep(0.4 + 0.07 * int(sys.argv[1]))
 """
     processes = [subprocess.Popen([sys.executable, "-c", program, str(i)], stderr=subprocess.PIPE) for i in range(4)]

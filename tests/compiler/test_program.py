@@ -11,7 +11,7 @@ import pytest
 
 from agog import config
 from agog.array.dtypes import dtype as name_to_dtype
-from agog.compiler import jit, program, targets
+from agog.compiler import jit, natives, program, targets
 from agog.compiler.gemm import gemm
 from agog.compiler.memory import plan
 from agog.compiler.program import compile
@@ -425,6 +425,34 @@ def test_a_forked_child_runs_programs(rng):
         same = all(np.array_equal(a, b) for a, b in zip(p(x), want))
         os._exit(0 if same else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_what_a_program_calls_is_compiled_beside_it(rng, monkeypatch):
+    """By other threads, from when it is known; nobody asks for its address before the program's own code is there."""
+    order, compiler, function = [], jit.object_code, natives.function
+    monkeypatch.setattr(natives, "begin", lambda recipe, target: order.append(("begin", recipe)))
+    monkeypatch.setattr(jit, "object_code", lambda *a, **k: order.append("own") or compiler(*a, **k))
+    monkeypatch.setattr(natives, "function", lambda *a: order.append(("wanted", a[0])) or function(*a))
+    graph = build(
+        lambda x, w, a: [xp.conv(x, w, None, (1, 1), ((1, 1), (1, 1)), (1, 1), 1), a @ a],
+        ((2, 3, 8, 8), F), ((4, 3, 3, 3), F), ((160, 160), F),
+    )
+    agrees(compile(graph), graph, made(rng, (2, 3, 8, 8), (4, 3, 3, 3), (160, 160)), 1e-5)
+    recipes = {("conv", "conv", F), ("products", f"agog_product_{F}", F)}
+    own = order.index("own")
+    assert {*order[:own]} == {("begin", r) for r in recipes} and {*order[own + 1 :]} == {("wanted", r) for r in recipes}
+
+
+def test_what_was_begun_and_failed_is_made_by_who_wants_it(rng, monkeypatch):
+    monkeypatch.setattr(natives, "_begun", set())
+    with monkeypatch.context() as patch:
+        patch.setattr(natives, "_code", lambda *key: 1 / 0)
+        started = threading.active_count()
+        natives.begin(("products", f"agog_product_{F}", F), targets.host())
+        while threading.active_count() > started:
+            pass
+    graph = build(lambda a: a @ a, ((160, 160), F))
+    agrees(compile(graph), graph, made(rng, (160, 160)), 1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------- large work
