@@ -730,7 +730,8 @@ def _announce(t: Tensor, source: Any) -> None:
     """Tell the recorder about a Tensor made from `source`: Python numbers are constants, arrays are not."""
     if config.special and config.modes.recorder is not None:
         config.modes.recorder.on_born(t)
-        if isinstance(source, bool | int | float | complex | list | tuple | range) and not holds_arrays(source):
+        plain = isinstance(source, bool | int | float | complex | list | tuple | range) and not holds_arrays(source)
+        if plain or isinstance(source, np.generic):
             config.modes.recorder.on_constant(t, source)
         elif isinstance(source, np.ndarray):
             config.modes.recorder.on_array(t, source)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import linecache
 import pathlib
 import re
 import warnings
@@ -19,9 +20,9 @@ def test_examples_run(page, tmp_path, monkeypatch):
     namespace = {"__name__": f"docs_{page.stem}"}
     for match in re.finditer(r"```python\n(.*?)```", text, re.S):
         line = text[:match.start()].count("\n") + 1
-        path = tmp_path / f"{page.stem}_{line}.py"
-        path.write_text(match.group(1))
-        code = compile("\n" * line + match.group(1), str(page), "exec")
+        source = "\n" * line + match.group(1)
+        code = compile(source, str(page), "exec")
+        linecache.cache[str(page)] = len(source), None, source.splitlines(True), str(page)  # as for a file of its own
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exec(code, namespace)

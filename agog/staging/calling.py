@@ -208,6 +208,8 @@ def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tupl
         _check_held(w, r, held, names)
     for i, feed in enumerate(r.fed, r.first_fed):
         value = f"{w.name(feed.compute)}({', '.join([free[n] for n in feed.names])})"
+        if feed.numpy:
+            value += ".item()"
         w.line(f"d{i} = array({value}, {w.name(feed.dtype)}, order='C')")
         names.append(f"d{i}")
     for i, t in r.same_arguments:

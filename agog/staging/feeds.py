@@ -29,13 +29,16 @@ _TOOL, _NAME = 4, "agog"  # one of the two places that are nobody's by conventio
 class Feed:
     """An input that is computed from free parameters: `compute(*values of names)` as an array of `dtype`."""
 
-    __slots__ = ("names", "compute", "dtype", "text")
+    __slots__ = ("names", "compute", "dtype", "text", "numpy")
 
-    def __init__(self, site: Site, dtype: Any):
-        self.names, self.compute, self.text, self.dtype = site.names, site.compute, site.text, dtype
+    def __init__(self, site: Site, dtype: Any, values: dict[str, Any], constants: dict[str, Any]):
+        self.names, self.compute = site.among(constants)
+        self.text, self.dtype = site.text, dtype
+        self.numpy = isinstance(site.value(values), np.generic)  # (the classes of the parameters decide that)
 
     def array(self, values: dict[str, Any]) -> np.ndarray:
-        return np.array(self.compute(*[values[n] for n in self.names]), self.dtype, order="C")
+        value = self.compute(*[values[n] for n in self.names])
+        return np.array(value.item() if self.numpy else value, self.dtype, order="C")
 
 
 _TAKERS = {asarray.__code__, Tensor.__init__.__code__}
@@ -52,15 +55,19 @@ def _takes(code: types.CodeType) -> bool:
 class Evidence:
     """Counts, during one run of `code`, what becomes of some of its parameters.
 
+    values     the arguments in question
+    constants  numbers that are other arguments, with which those may be computed: the form holds their values
+
     Instructions are counted by `sys.monitoring`; before Python 3.12, which brought it, by a trace function.
     """
 
-    def __init__(self, code: types.CodeType, values: dict[str, Any]):
-        self.code, self.values = code, values
+    def __init__(self, code: types.CodeType, values: dict[str, Any], constants: dict[str, Any]):
+        self.code, self.values, self.constants = code, {**constants, **values}, constants
         arrays = frozenset(n for n, v in values.items() if isinstance(v, np.ndarray))
         self.blocked = sys.gettrace() is not None  # a debugger, or somebody who measures coverage
-        found = {} if self.blocked else uses(code, frozenset(values) - arrays, arrays)
-        self.sites = {name: sites for name, sites in found.items() if sites is not None}
+        found = {} if self.blocked else uses(code, frozenset(values) - arrays, arrays, frozenset(constants))
+        self.sites: dict[str, list[Site]] = {n: s for n, s in found.items() if isinstance(s, list)}
+        self._lines = {n: line for n, line in found.items() if isinstance(line, int)}
         self.feeds: dict[int, Feed] = {}  # by the slot of the constant that the operation took
         self._known = {s for sites in self.sites.values() for s in sites}
         self._at: dict[tuple[types.CodeType, int], list[Site]] = {}  # where the operand is taken
@@ -189,7 +196,7 @@ class Evidence:
         found = [
             s
             for s in sites
-            if (not s.call or _takes(inner.f_code)) and _is(s.compute(*[self.values[n] for n in s.names]), value)
+            if (not s.call or _takes(inner.f_code)) and _is(s.value(self.values), value)
         ]
         if len({s.text for s in found}) != 1:
             return None
@@ -200,15 +207,36 @@ class Evidence:
     def feed(self, slot: int, data: np.ndarray, site: Site | None) -> None:
         """The slot holds `data`, which was made of parameters at this site."""
         if site is not None:
-            self.feeds[slot] = Feed(site, data.dtype)
+            self.feeds[slot] = Feed(site, data.dtype, self.values, self.constants)
+
+    def _miscounted(self) -> bool:
+        return self._failed or self._calls != 1 or any(self._begun.get(c, 0) < n for c, n in self._entered.items())
+
+    def looked_at(self) -> set[str]:
+        """The parameters that something else has used, or may have: what is computed with them is lost as well."""
+        return {
+            n for n in self.values.keys() - self.constants.keys()
+            if n not in self.sites or self._miscounted() or any(self._ran[s] != self._took[s] for s in self.sites[n])
+        }
+
+    def doubt(self, name: str) -> str:
+        """Why a parameter has not been proven to be used by nothing but operations."""
+        if line := self._lines.get(name, None):
+            return f"line {line} of {self.code.co_filename} looks at its value, or assigns it"
+        if line == 0:
+            return "the source of the function is not at hand"
+        bad = [s for s in self.sites.get(name, ()) if self._ran[s] != self._took[s]]
+        if bad:
+            where = f"line {bad[0].where[0]} of {self.code.co_filename}"
+            return f"in {where}, {bad[0].text} goes to something other than an operation on a Tensor"
+        return "what became of it could not be counted (the function calls itself, or a tool counts instructions)"
 
     def proven(self) -> frozenset[str]:
         """The parameters that nothing but operations has used."""
-        if self._failed or self._calls != 1 or any(self._begun.get(c, 0) < n for c, n in self._entered.items()):
-            return frozenset()
-        good = {n for n, sites in self.sites.items() if all(self._ran[s] == self._took[s] for s in sites)}
+        good = set() if self._miscounted() else self.sites.keys() - self.looked_at()
         while True:  # an expression of several is computed from all of them
-            fewer = {n for n in good if all(set(s.names) <= good for s in self.sites[n])}
+            known = good | self.constants.keys()
+            fewer = {n for n in good if all(known.issuperset(s.names) for s in self.sites[n])}
             if fewer == good:
                 return frozenset(good)
             good = fewer
@@ -224,7 +252,13 @@ def _family(code: types.CodeType) -> list[types.CodeType]:
     return [code, *[c for const in code.co_consts if isinstance(const, types.CodeType) for c in _family(const)]]
 
 
+def _plain(x: Any) -> Any:
+    """Operations take a number of NumPy's as the one of Python's: int8 refuses 300 of either, and does not wrap it."""
+    return x.item() if isinstance(x, np.generic) else x
+
+
 def _is(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
         return a is b
+    a, b = _plain(a), _plain(b)
     return type(a) is type(b) and repr(a) == repr(b)

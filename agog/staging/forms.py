@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from typing import Any
+from typing import Any, Iterator
 
 import numpy as np
 
 from agog import config
+from agog.errors import ArgumentError
 from agog.staging.state import PLAIN, is_tensor
 
 SMALL_ARRAY = 4096
 """Bytes up to which a NumPy array that Python code looks at counts by its contents."""
+
+NUMBERS = frozenset((int, float, *(np.dtype(code).type for code in "bhilqBHILQefd")))
+"""Classes of numbers that can be inputs of recordings: Python's and NumPy's."""
 
 
 class Unfit(Exception):
@@ -24,18 +28,23 @@ class Parameters:
 
     free    only operations have used their values, which are inputs of recordings
     fixed   Python code looks at their values, which are part of the form
+
+    `dynamic` says which are expected to vary: names; True for all, False for none, None for what has varied.
     """
 
-    def __init__(self, fn: Any):
+    def __init__(self, fn: Any, dynamic: Any = None):
         bound = isinstance(fn, types.MethodType)
         plain = fn.__func__ if bound else fn
         code: Any = getattr(plain, "__code__", None)
+        self._plain = plain
         self.code: Any = code if isinstance(plain, types.FunctionType) else None
         self.names: tuple[str, ...] = () if code is None else code.co_varnames[: code.co_argcount][bound:]
         named = 0 if code is None else code.co_argcount + code.co_kwonlyargcount
-        self._known = frozenset() if self.code is None else frozenset(code.co_varnames[:named])
+        self._known = () if self.code is None else code.co_varnames[bound:named]
+        self.all = dynamic is True
+        self.hinted = _hinted(dynamic, self._known)
         self.free: set[str] = set()
-        self.fixed: set[str] = set()
+        self.fixed: set[str] = set(self._known) if dynamic is False else set()
         self._first: dict[str, Any] = {}
 
     def name(self, i: int) -> str:
@@ -48,7 +57,7 @@ class Parameters:
         if kind is np.ndarray:
             large = x.nbytes > SMALL_ARRAY and name in self._known and name not in self.fixed
             return (large or name in self.free) and x.dtype.kind in "biufc"
-        return name in self.free and (kind is float or kind is int)
+        return name in self.free and kind in NUMBERS
 
     def fix(self, names: Any) -> None:
         """Python code looks at these."""
@@ -60,20 +69,54 @@ class Parameters:
         named = [*((self.name(i), x) for i, x in enumerate(args)), *kwargs.items()]
         return {n: x for n, x in named if self.is_free(n, x)}
 
-    def candidates(self, args: tuple, kwargs: dict) -> dict[str, Any]:
-        """The arguments that may turn out to be free: the free ones, and those that have had another value."""
-        out = {}
+    def candidates(self, args: tuple, kwargs: dict) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The arguments that may turn out to be free, and the other numbers: what those may be computed with.
+
+        The former are free, said to be dynamic, or have had another value.
+        """
+        out, constants = {}, dict(self._defaults())
         for name, x in [*((self.name(i), x) for i, x in enumerate(args)), *kwargs.items()]:
-            if name in self._known and name not in self.fixed:
-                token = _token(x)
-                if token is not None and (self._first.setdefault(name, token) != token or self.is_free(name, x)):
-                    out[name] = x
-        return out
+            constants.pop(name, None)
+            if name not in self._known or (token := _token(x)) is None:
+                continue
+            varies = self._first.setdefault(name, token) != token or self.all or name in self.hinted
+            if name not in self.fixed and (varies or self.is_free(name, x)):
+                out[name] = x
+            elif type(x) is not np.ndarray:
+                constants[name] = x
+        return out, constants
+
+    def _defaults(self) -> Iterator[tuple[str, Any]]:
+        """The numbers that are default values; the recording guards them."""
+        if self.code is not None:
+            given = self._plain.__defaults__ or ()
+            names = self.code.co_varnames[: self.code.co_argcount][self.code.co_argcount - len(given):]
+            named = {**dict(zip(names, given)), **(self._plain.__kwdefaults__ or {})}
+            yield from ((n, x) for n, x in named.items() if type(x) in NUMBERS)
+
+
+def _hinted(dynamic: Any, known: tuple[str, ...]) -> frozenset[str]:
+    """The names in the option `dynamic`. Raises ArgumentError for what is no parameter."""
+    if dynamic is None or isinstance(dynamic, bool):
+        return frozenset()
+    names = (dynamic,) if isinstance(dynamic, str) else dynamic
+    if not isinstance(names, tuple | list | set | frozenset) or not all(isinstance(n, str) for n in names):
+        raise ArgumentError(
+            f"function: dynamic={dynamic!r}; give names of parameters that hold numbers or NumPy arrays, or True for "
+            "all, or False for none"
+        )
+    for n in names:
+        if n not in known:
+            raise ArgumentError(
+                f"function: dynamic={dynamic!r}, but {n} is not a parameter by name"
+                + (f"; those are {', '.join(known)}" if known else ": it has none; stage a function or a method")
+            )
+    return frozenset(names)
 
 
 def _token(x: Any) -> Any:
-    if type(x) is float or type(x) is int:
-        return type(x), repr(x) if type(x) is float else x
+    if type(x) in NUMBERS:
+        return type(x), x if type(x) is int else repr(x)
     if type(x) is np.ndarray and x.dtype.kind in "biufc":
         return x.shape, x.dtype.str, x.tobytes() if x.nbytes <= SMALL_ARRAY else None
     return None
@@ -134,7 +177,7 @@ def form(parameters: Parameters, args: tuple, kwargs: dict) -> tuple[Any, list[A
             others.append((name, x))
 
     def argument(name: str, x: Any) -> None:
-        if (kind := type(x)) is float or kind is int or kind is np.ndarray:
+        if (kind := type(x)) is np.ndarray or kind in NUMBERS:
             if parameters.is_free(name, x):
                 parts.append((name, kind, (x.dtype.str, x.shape) if kind is np.ndarray else None))
                 return

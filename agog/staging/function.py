@@ -17,7 +17,7 @@ import threading
 import types
 import weakref
 from time import perf_counter
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 
 from agog import config
 from agog.dispatch import wrap
@@ -103,6 +103,7 @@ class Function:
         check: bool = False,
         background: bool = False,
         limit: int = PATHS,
+        dynamic: bool | str | Iterable[str] | None = None,
     ):
         self._fn: Callable[..., Any]
         if isinstance(fn, Function):
@@ -128,7 +129,8 @@ class Function:
         self._entries: list[Any] = []  # of the recordings used last
         self._history: list[str] = []
         self._evicted = self._past = 0
-        self._parameters = forms.Parameters(fn)
+        self._parameters = forms.Parameters(fn, dynamic)
+        self.dynamic = dynamic
         self._varying: set[tuple[int, Any]] = set()  # places that hold one Tensor after another
         self._warned: set[str] = set()
         self._bound: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
@@ -151,7 +153,7 @@ class Function:
         return id(self._fn), [(self.__dict__, k) for k in self.__dict__ if k not in _OWN]
 
     def _options(self) -> dict[str, Any]:
-        return {"strict": self.strict, "check": self.check, "background": self.background, "limit": self.limit}
+        return {name: getattr(self, name) for name in ("strict", "check", "background", "limit", "dynamic")}
 
     def __copy__(self) -> Function:
         return self._with(copy.copy(self._fn))
@@ -297,8 +299,8 @@ class Function:
             for r in self._forms[key].recordings:
                 self._varying |= r.guards.varied()
         watch = Watch()
-        candidates = parameters.candidates(args, kwargs)
-        evidence = Evidence(parameters.code, candidates) if candidates else None
+        candidates, constants = parameters.candidates(args, kwargs)
+        evidence = Evidence(parameters.code, candidates, constants) if candidates else None
         recorder = Recorder(watch, evidence)
         recorder.turns = watch.turns = Turns(recorder, watch)
         for i, t in enumerate(tensors):
@@ -311,13 +313,13 @@ class Function:
             watch.stop()
             recorder.turns.stop()
         if evidence is not None:
-            found = evidence.proven()
-            if lost := free.keys() - found:  # this path looks at their values: from now on they are part of the form
-                parameters.fix(lost)
+            found, lost = evidence.proven(), free.keys() - evidence.proven()
+            if lost or not evidence.blocked:
+                self._fix(evidence)
+            if lost:  # this path looks at their values: from now on they are part of the form
+                parameters.free -= lost
                 self._forms, self._entries = {}, []
                 return result
-            if not evidence.blocked:
-                parameters.fix(candidates.keys() - found)
             if new := found - free.keys():
                 parameters.free |= new
                 watch.free.update(id(candidates[n]) for n in new)
@@ -353,6 +355,18 @@ class Function:
             self._compile(made, described)
         made.cost = perf_counter() - start
         return result
+
+    def _fix(self, evidence: Evidence) -> None:
+        """Count by value what Python code has looked at, and warn of those that were said to be dynamic."""
+        looked = evidence.looked_at()
+        self._parameters.fix(looked)
+        for name in sorted(self._parameters.hinted & looked):
+            advice = f"pass ag.asarray({name}) instead, or leave it out of dynamic="
+            text = f"{name} is said to be dynamic, but {evidence.doubt(name)}; {advice}"
+            if self.strict:
+                raise StagingError(f"{self.__name__}: {text}")
+            self._note(text)
+            warn(f"agog.function: {self.__name__}: {text}", StagingWarning)
 
     def _new_form(self, key: Any, label: list[str]) -> _Form:
         while len(self._forms) >= FORMS:
@@ -490,6 +504,10 @@ def function(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     check       run each call eagerly as well, and raise StagingError where the results differ
     background  compile in another thread while eager calls go on
     limit       how many paths of data-dependent control flow to keep for arguments of one form
+    dynamic     parameters whose numbers or NumPy arrays will vary: names, or True for all. They are inputs from the
+                first call on where only operations use them; a name of which that is not so is warned of
+                (StagingError with `strict`). By default a number becomes an input when it has had a second value;
+                False keeps each value a form of the arguments. Shapes are constants in any case.
     """
     if fn is None:
         return lambda f: Function(f, **options)

@@ -19,6 +19,7 @@ from agog.autodiff.functional import attached, stopped
 from agog.errors import user_frame, user_line
 from agog.graph.ir import Where
 from agog.staging.explicit import SaidLoop, SaidScan
+from agog.staging.forms import NUMBERS
 
 _ref, _ndarray = weakref.ref, np.ndarray
 
@@ -256,7 +257,7 @@ class Recorder:
         if self.slot_at(tensor._data) is None:
             slot = self._slot(tensor._data)
             self.constants[slot] = tensor._data
-            if self.evidence is not None and type(number) in (int, float):
+            if self.evidence is not None and type(number) in NUMBERS:
                 self.evidence.feed(slot, tensor._data, self.evidence.took(number))
 
     def on_array(self, tensor: Any, source: Any) -> None:

@@ -34,7 +34,19 @@ class Site:
         self.call = isinstance(node, ast.Call)
         self.text = ast.unparse(operand)
         self.names = tuple(sorted({n.id for n in ast.walk(operand) if isinstance(n, ast.Name)}))
-        self.compute = eval(f"lambda {', '.join(self.names)}: {self.text}", {})
+        self.compute = self._function(self.names, {})
+
+    def _function(self, names: tuple[str, ...], constants: dict[str, Any]) -> Any:
+        return eval(f"lambda {', '.join(names)}: {self.text}", constants)
+
+    def value(self, values: dict[str, Any]) -> Any:
+        """The operand for these values of parameters."""
+        return self.compute(*[values[n] for n in self.names])
+
+    def among(self, constants: dict[str, Any]) -> tuple[tuple[str, ...], Any]:
+        """The parameters that are not constants, and the operand as a function of those alone."""
+        names = tuple(n for n in self.names if n not in constants)
+        return names, self._function(names, {n: constants[n] for n in self.names if n in constants})
 
 
 def _where(node: Any) -> Where:
@@ -149,13 +161,18 @@ def _hidden(node: Any, name: str) -> bool:
     return name in values or any(isinstance(v, list) and name in v for v in values)
 
 
-def uses(code: types.CodeType, names: frozenset[str], arrays: frozenset[str]) -> dict[str, list[Site] | None]:
-    """For each of some parameters of a function, the sites that use it; None when it is also used in other ways.
+def uses(
+    code: types.CodeType, names: frozenset[str], arrays: frozenset[str], constants: frozenset[str] = frozenset()
+) -> dict[str, list[Site] | int]:
+    """For each of some parameters of a function, the sites that use it; or the line of the first other use, if any.
 
-    names   parameters that hold numbers
-    arrays  parameters that hold NumPy arrays: their shape and dtype may be read as well
+    names      parameters that hold numbers
+    arrays     parameters that hold NumPy arrays: their shape and dtype may be read as well
+    constants  parameters with numbers that are used in any way; the others may be computed with them
+
+    The line is 0 where the source is not at hand.
     """
-    out: dict[str, list[Site] | None] = dict.fromkeys(names | arrays)
+    out: dict[str, list[Site] | int] = dict.fromkeys(names | arrays, 0)
     node = _definition(code)
     if node is None:
         return out
@@ -163,23 +180,23 @@ def uses(code: types.CodeType, names: frozenset[str], arrays: frozenset[str]) ->
     inside = [n for statement in body for n in ast.walk(statement)]
     parents = {child: n for n in inside for child in ast.iter_child_nodes(n)}
     parents.update((statement, node) for statement in body)
+    numbers = names | {c for c in constants if not any(_hidden(n, c) for n in inside)}
     known: dict[Any, Site] = {}  # (two names, or one twice, may be in one operand)
     for name in out:
-        if any(_hidden(n, name) for n in inside):
-            continue
-        sites: list[Site] | None = []
+        sites: list[Site] = []
+        others: list[int] = []
         for n in inside:
-            if isinstance(n, ast.Name) and n.id == name:
-                if name in arrays and _reads_form(parents[n], n):
-                    continue
-                found = _operand(n, parents, names if name in names else frozenset())
+            if _hidden(n, name):
+                others.append(getattr(n, "lineno", node.lineno))
+            elif isinstance(n, ast.Name) and n.id == name and not (name in arrays and _reads_form(parents[n], n)):
+                found = _operand(n, parents, numbers if name in names else frozenset())
                 if found is None:
-                    sites = None
-                    break
+                    others.append(n.lineno)
+                    continue
                 if found not in known:
                     known[found] = Site(*found)
-                sites.append(known[found])  # type: ignore[union-attr]
-        out[name] = sites
+                sites.append(known[found])
+        out[name] = min(others, default=0) if others else sites
     return out
 
 
