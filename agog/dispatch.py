@@ -471,15 +471,16 @@ def steady(op: Op) -> Callable[..., Any]:
 def joining(op: Op) -> Callable[[Op, tuple, tuple], Any]:
     """What `apply` does for a row of any number of inputs in ordinary eager mode, when no input needs a cast."""
     raw, plain, check, takes, alike = op.raw, op.plain, op.check, _taker(op), bool(op.promotes)
+    keep_inputs, keep_output = op.keeps
 
     def invoke(op: Op, inputs: tuple, statics: tuple) -> Any:
         try:
             if config.special:
                 return apply(op, inputs, statics)
-            datas: list[Any] = [None if x is None else x._data for x in inputs]
+            datas: list[Any] = [x._data for x in inputs]
             dtype = datas[0].dtype
             for a in datas:
-                if a is not None and (type(a) is not _nd or (alike and a.dtype is not dtype)):
+                if type(a) is not _nd or (a.dtype is not dtype and alike):
                     return apply(op, inputs, statics)
             if alike and dtype is not _f32 and not takes(dtype):
                 return apply(op, inputs, statics)
@@ -492,15 +493,17 @@ def joining(op: Op) -> Callable[[Op, tuple, tuple], Any]:
             out = None
         if out is None:  # outside the handler, so that the explanation is not chained to what NumPy raised
             return apply(op, inputs, statics)
-        for x in inputs:
-            if x is not None and x._node is not None:
-                result = _record(op, list(inputs), datas, statics, (out,))
-                if result is not None:
-                    return result[0]
-                break
-        t = _new(Tensor)
+        t = next(_blanks)
         t._data = out
         t._node = None
+        parents = tuple([x._node for x in inputs])
+        if op.vjp and parents.count(None) != len(parents) and _is_inexact(out.dtype):
+            t._node = node = _Node()
+            node.op, node.parents, node.shape, node.seq = op, parents, out.shape, next(_tickets)
+            env = (tuple(datas) if keep_inputs else None, out if keep_output else None, *statics)
+            for what, _ in op.derived:
+                env += (tuple([getattr(a, what) for a in datas]),)
+            node.env = env
         return t
 
     return invoke

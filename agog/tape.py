@@ -153,13 +153,8 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
                 if stop:
                     continue
         op = node.op
-        if op is None:  # one output of several
-            source = node.source
-            parts = pending.get(source)
-            if parts is None:
-                parts = pending[source] = [None] * len(source.op.outputs)
-                heappush(heap, (source.seq, source))
-            parts[node.index] = g if parts[node.index] is None else parts[node.index] + g
+        if op is None:
+            _hand_over(pending, heap, node, g)
             continue
         env, parents = node.env, node.parents
         if env is None:
@@ -189,6 +184,8 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
                 found[parent] = found[parent] + part if parent in found else part
             elif pending and parent in pending:
                 pending[parent] = pending[parent] + part
+            elif parent.op is None and not watched:
+                _hand_over(pending, heap, parent, part)
             else:
                 following, first = parent, part
             continue
@@ -196,8 +193,8 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
         if not whole:
             if type(g) is list:
                 unseen = getattr(op, "sees_none", False)  # a staged call: it knows what no cotangent means
-                g = [(None if unseen else xp.zeros(s, d)) if p is None else _expand(xp, p, s)
-                     for p, (s, d) in zip(g, shape)]
+                g = [(None if unseen else xp.zeros(s, d)) if p is None else
+                     _expand(xp, p.value() if type(p) is Pieces else p, s) for p, (s, d) in zip(g, shape)]
             elif g.shape == shape:
                 whole = elementwise
             elif not elementwise:
@@ -226,6 +223,8 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
                 found[parent] = found[parent] + part if parent in found else part
             elif parent in pending:
                 pending[parent] = pending[parent] + part
+            elif parent.op is None and not watched:
+                _hand_over(pending, heap, parent, part)
             else:
                 following, first = parent, part
             continue
@@ -235,7 +234,8 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
             fn, count, pick = rule
             try:
                 if not wide or (part := large.pull(rule, g, env)) is None:
-                    part = fn(xp, g, env[pick]) if count == 1 else fn(xp, g, *pick(env)) if count else fn(xp, g)
+                    part = (fn(xp, g, env[pick]) if count == 1 else fn(xp, g, *pick(env)) if count > 0 else
+                            pick if count else fn(xp, g))
             except FloatingPointError:
                 with np.errstate(all="ignore"):
                     part = fn(xp, g, env[pick]) if count == 1 else fn(xp, g, *pick(env)) if count else fn(xp, g)
@@ -252,6 +252,8 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
                 first = first + part
             elif pending and parent in pending:
                 pending[parent] = pending[parent] + part
+            elif parent.op is None and not watched:
+                _hand_over(pending, heap, parent, part)
             elif following is None:
                 following, first = parent, part
             else:
@@ -271,11 +273,22 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
     return found
 
 
+def _hand_over(pending: dict[Any, Any], heap: list[tuple[int, Any]], pick: Pick, g: Any) -> None:
+    """Add the cotangent of one output of several to those of the node that made it."""
+    source, at = pick.source, pick.index
+    parts = pending.get(source)
+    if parts is None:
+        parts = pending[source] = [None] * len(source.op.outputs)
+        heappush(heap, (source.seq, source))
+    parts[at] = g if parts[at] is None else parts[at] + g
+
+
 def _variadic_rules(xp: Any, op: Op, g: Any, env: tuple) -> list[Any]:
-    """The one rule of a row with `*xs`, which gives all cotangents at once, as a rule for each input."""
+    """The one rule of a row with `*xs`, which gives all cotangents at once, as a "rule" for each input: a count of -1
+    says that the cotangent is there."""
     fn, count, pick = op.rules[0]  # type: ignore[misc]
     parts = fn(xp, g, *(() if count == 0 else (env[pick],) if count == 1 else pick(env)))
-    return [(lambda xp, g, part=part: part, 0, None) for part in parts]
+    return [(None, -1, part) for part in parts]
 
 
 def _run_hooks(xp: Any, node: Any, g: Any) -> Any:

@@ -203,6 +203,24 @@ def test_outputs_of_several():
     assert a.requires_grad and b.requires_grad
 
 
+def test_one_output_of_several_is_used_often_and_in_pieces():
+    for hooked in (False, True):
+        x = T(1, 2, 3, 4, 5, 6)
+        a, b, c = ag.split(x * 1, 3)
+        seen = []
+        if hooked:
+            b.register_hook(lambda g, seen=seen: seen.append(g.tolist()))
+        (b[0] * 2 + b[1] * 3 + (b * b).sum() + (c * 5).sum()).backward()
+        assert x.grad.tolist() == [0, 0, 2 + 6, 3 + 8, 5, 5]
+        assert seen == ([[8, 11]] if hooked else [])
+    x = T(1, 2, 3, 4)
+    a, b = ag.split(x * x, 2)
+    y = (a * b).sum() + a[1]
+    ga, gx = ag.gradients(y, [a, x], create_graph=True)
+    assert ga.tolist() == [9, 17] and gx.tolist() == [2 * 9, 4 * 17, 6 * 1, 8 * 4]
+    assert ag.gradients(gx.sum(), x)[0].tolist() == [30, 66, 14, 40]
+
+
 def test_nothing_is_kept_alive():
     x = ag.ones(1000, requires_grad=True)
     h = x * 2

@@ -111,6 +111,28 @@ def test_gradient_through_some_of_the_parts():
     assert np.allclose(x.grad.numpy(), want)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 11, 21, 70])
+def test_pieces_and_their_gradients(n):
+    x = data(2, 2 * n)
+    t = ag.asarray(x, requires_grad=True)
+    parts = ag.split(t, n, axis=1)
+    for got, want in zip(parts, np.split(x, n, 1), strict=True):
+        same(got.detach(), want)
+    sum((i + 1) * p for i, p in enumerate(parts)).sum().backward()
+    same(t.grad, np.repeat(np.arange(1, n + 1, dtype=np.float32), 2) * np.ones((2, 1), np.float32))
+    t.grad = None
+    uneven = ag.split(t, sorted({0, 1, n, 2 * n - 1}), axis=1)  # some are empty, and one of them is not used
+    sum((i + 1) * (p * p).sum() for i, p in enumerate(uneven[:-1])).backward()
+    scale = np.concatenate([np.full(p.shape, i + 1.0, np.float32) for i, p in enumerate(uneven)], 1)
+    scale[:, 2 * n - 1:] = 0
+    assert np.allclose(t.grad.numpy(), 2 * scale * x)
+
+
+def test_the_gates_of_a_layer_are_one_node():
+    gates = ag.split(ag.ones(2, 8, requires_grad=True) * 1, 4, axis=1)
+    assert len({g._node.source for g in gates}) == 1
+
+
 def test_joining_promotes_and_keeps_dtypes():
     assert ag.concat([ag.zeros(2, dtype="int32"), ag.zeros(1)]).dtype == np.float32
     assert ag.stack([ag.zeros(2, dtype="float64"), ag.zeros(2)]).dtype == np.float64

@@ -17,6 +17,8 @@ def _cut(axis: int, start: Any, stop: Any) -> tuple:
 
 def _arrays(op: str, arrays: Any) -> tuple:
     """`arrays` as a tuple. Raises ArgumentTypeError when it is one array instead of several."""
+    if type(arrays) is list and arrays:
+        return tuple(arrays)
     if hasattr(arrays, "dtype") and hasattr(arrays, "shape"):
         raise ArgumentTypeError(f"{op}: give a list or tuple of arrays, not one {describe(arrays)}; "
                                 f"{op}(list(x)) joins its rows")
@@ -137,34 +139,51 @@ def stack(xp, arrays, axis=0):
 
 
 # -------------------------------------------------------------------------------------------------------------- split
-def _split_two(np: Any, x: Any, index: int, axis: int) -> tuple:
+_MOST = 4
+"""Parts that one row makes: the gates of a recurrent layer, or queries, keys and values, are one node of the tape."""
+
+
+def _split(np: Any, x: Any, points: tuple, axis: int) -> tuple:
+    spans = zip((None, *points), (*points, None))
     axis %= x.ndim
     if axis == 0:
-        return x[:index], x[index:]
+        return tuple([x[a:b] for a, b in spans])
     if axis == 1:
-        return x[:, :index], x[:, index:]
-    return x[_cut(axis, None, index)], x[_cut(axis, index, None)]
+        return tuple([x[:, a:b] for a, b in spans])
+    return tuple([x[_cut(axis, a, b)] for a, b in spans])
 
 
-def _check_split(x: Any, index: int, axis: Any) -> tuple:
-    return index, axis if type(axis) is int and 0 <= axis < len(x.shape) else ax.axis("split_at", x, axis)
+def _check_split(x: Any, points: tuple, axis: Any) -> tuple:
+    return points, axis if type(axis) is int and 0 <= axis < len(x.shape) else ax.axis("split", x, axis)
 
 
-Op("_split_at(x; index, axis=0) -> a, b", _split_two, check=_check_split,
-   vjp={"x": lambda xp, g, axis: xp._concatenated(*g, axis=axis)}, linear_in="all", promotes=(), kind="movement",
-   batch=lambda xp, batched, inputs, statics: xp._split_at(inputs[0], statics[0], axis=ax.shifted(statics[1])),
-   samples=lambda s: [((s(3, 4),), {"index": 1, "axis": -1}), ((s(3),), {"index": 3})],
-   doc="The parts of `x` before and from `index` on along `axis`.")
+def _split_row(parts: int) -> None:
+    name = f"_split{parts}"
+    Op(f"{name}(x; points, axis=0) -> {', '.join('abcd'[:parts])}", _split, check=_check_split,
+       vjp={"x": lambda xp, g, axis: xp._concatenated(*g, axis=axis)}, linear_in="all", promotes=(), kind="movement",
+       batch=lambda xp, batched, inputs, statics: getattr(xp, name)(inputs[0], statics[0], axis=ax.shifted(statics[1])),
+       samples=lambda s: [((s(2, 5),), {"points": (1, 2, 4)[:parts - 1], "axis": -1}),
+                          ((s(3),), {"points": (3,) * (parts - 1)})],
+       doc=f"The {parts} parts of `x` along `axis` between `points`, which ascend.")
+
+
+for _parts in range(2, _MOST + 1):
+    _split_row(_parts)
 
 
 def _pieces(xp: Any, x: Any, points: list[int], axis: int, at: int = 0) -> list:
-    """`x`, which begins at `at`, cut at `points`: halved again and again, so that a gradient costs n log n, not n²."""
-    if not points:
+    """`x`, which begins at `at`, cut at `points`: in parts that are cut again, so that a gradient costs n log n."""
+    n = len(points) + 1
+    if n == 1:
         return [x]
-    middle = len(points) // 2
-    left, right = xp._split_at(x, points[middle] - at, axis=axis)
-    return (_pieces(xp, left, points[:middle], axis, at)
-            + _pieces(xp, right, points[middle + 1:], axis, points[middle]))
+    if n <= _MOST:
+        return list(getattr(xp, f"_split{n}")(x, tuple([p - at for p in points]), axis=axis))
+    firsts = [n * i // _MOST for i in range(_MOST + 1)]  # pieces with which the parts begin
+    borders = tuple([points[i - 1] - at for i in firsts[1:-1]])
+    out = []
+    for part, first, last in zip(getattr(xp, f"_split{_MOST}")(x, borders, axis=axis), firsts, firsts[1:]):
+        out += _pieces(xp, part, points[first:last - 1], axis, points[first - 1] if first else at)
+    return out
 
 
 @composite(samples=lambda s: [((s(6, 2), 3), {}), ((s(2, 5), [1, 3]), {"axis": 1})])

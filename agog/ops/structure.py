@@ -301,9 +301,9 @@ def _stacked(b: Any, inputs: Any, node: Any) -> Any:
     )
 
 
-def _split_at(xp: Any, x: Any, index: int, axis: int) -> Any:
+def _split(xp: Any, x: Any, points: tuple, axis: int) -> Any:
     head = (slice(None),) * (axis % len(x.shape))
-    return xp._getitem(x, index=(*head, slice(None, index))), xp._getitem(x, index=(*head, slice(index, None)))
+    return tuple([xp._getitem(x, index=(*head, slice(a, b))) for a, b in zip((None, *points), (*points, None))])
 
 
 def _pad_constant(b: Any, inputs: Any, node: Any) -> Any:
@@ -720,7 +720,7 @@ DECOMPOSE: dict[str, Any] = {
     "_cross_entropy_index": _cross_entropy,
     "_attention": _attention,
     "_attention_grad": attention_slopes,
-    "_split_at": _split_at,
+    **{f"_split{n}": _split for n in (2, 3, 4)},
     "embedding": _embedding,
     "_embedding_adjoint": _embedding_adjoint,
     "linear": _linear,
