@@ -18,7 +18,7 @@ import weakref
 from dataclasses import astuple
 from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence, TypeAlias
 
-from agog.compiler import codegen, disk, targets
+from agog.compiler import codegen, disk, elf, targets
 from agog.compiler.ir import Module
 from agog.compiler.targets import Target
 from agog.errors import DeviceError
@@ -30,8 +30,8 @@ _PIPELINE = "codegen 3, no passes, 1"
 
 _lock = codegen.linking
 
-# LLVM's handles of loaded code by number. They live here and not in `Code`, so that a collection of cycles in one
-# thread never finalizes a handle that another is just closing.
+# What holds loaded code, by number. It lives here and not in `Code`, so that a collection of cycles in one thread never
+# finalizes a handle that another is just closing.
 _handles: dict[int, Any] = {}
 # Code that was collected while the lock was held, perhaps by this very thread: unloaded by whoever has it next.
 _dead: list[int] = []
@@ -61,12 +61,19 @@ class Code:
     `code["name"]` is the address of an exported function. `keep` holds whatever else the code refers to.
     """
 
-    def __init__(self, tracker: Any, addresses: dict[str, int], keep: Any = ()) -> None:
-        self._number, self._addresses, self._keep = next(_numbers), addresses, keep
-        _handles[self._number] = tracker
+    def __init__(self, handle: Any, addresses: dict[str, int], keep: Any = ()) -> None:
+        self._held, self._addresses, self._keep = _Held(handle), addresses, keep
 
     def __getitem__(self, name: str) -> int:
         return self._addresses[name]
+
+
+class _Held:
+    """What a `Code` holds. Nobody has a weak reference to it: that could bring back what is being finalized."""
+
+    def __init__(self, handle: Any) -> None:
+        self.number = next(_numbers)
+        _handles[self.number] = handle
 
     def __del__(
         self,
@@ -77,7 +84,7 @@ class Code:
     ) -> None:
         # At exit the operating system does this better, and other threads may still be inside.
         if not _finalizing():
-            _dead.append(self._number)
+            _dead.append(self.number)
             if _lock.acquire(blocking=False):  # a collection can come at any moment: never wait, never re-enter LLVM
                 try:
                     _bury()
@@ -259,6 +266,10 @@ def _linker() -> Any:
 
 
 def _link(data: bytes, exports: Sequence[str], imports: Mapping[str, int], keep: Any) -> Code:
+    if elf.usable():
+        with contextlib.suppress(elf.Unknown):  # LLVM may know it
+            pages, addresses = elf.link(data, exports, lambda name: imports.get(name) or _process_symbol(name))
+            return Code(pages, addresses, keep)
     builder = codegen.llvm().JITLibraryBuilder().add_object_img(data).add_current_process()
     for name in exports:
         builder.export_symbol(name)

@@ -12,6 +12,7 @@ import platform
 from dataclasses import dataclass
 from typing import Mapping
 
+from agog.compiler import processor
 from agog.errors import DeviceError
 
 __all__ = ["AVX2", "AVX512", "NEON", "SSE2", "TARGETS", "Target", "caches", "host", "last_cache"]
@@ -140,7 +141,7 @@ def supported(target: Target) -> bool:
 
 @functools.cache
 def host() -> Target:
-    """The best target this machine can run. Imports llvmlite, which knows how to ask the processor."""
+    """The best target this machine can run."""
     for target in TARGETS.values():
         if supported(target):
             return target
@@ -178,6 +179,9 @@ def _caches() -> dict[int, int]:
 
 @functools.cache
 def _host_features() -> Mapping[str, bool]:
+    found = processor.features()
+    if found is not None:
+        return found
     import llvmlite.binding as llvm
 
     return llvm.get_host_cpu_features()

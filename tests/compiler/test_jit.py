@@ -131,6 +131,23 @@ def test_threads_compile_at_once():
     assert results == {i: 101 + i % 5 for i in range(20)}
 
 
+def test_code_that_is_let_go_by_one_thread_is_loaded_by_another(cache):
+    """What is being unloaded is found by nobody."""
+    wrong = []
+
+    def work():
+        for i in range(300):
+            if call(jit.load(add_module(50 + i % 2), ["f"]), 1) != 51 + i % 2:
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
 def test_what_one_thread_makes_another_waits_for(cache, monkeypatch):
     """One compilation, however many threads want its result; also where nothing can be written to disk."""
     begun, made, compiler = threading.Barrier(4), [], jit._compile
