@@ -16,6 +16,7 @@ the result is the same for any number of threads.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, Iterator, Sequence
 
 from agog.compiler import targets
@@ -31,6 +32,7 @@ ACCUMULATE, BIAS, RELU = 1, 2, 4
 
 _TOGETHER = 1 << 10  # bytes of a row of B that are packed at once, into several panels
 _LINE = 64  # bytes of a line of the caches
+_TILE = "a b c steps b_k c_row out out_row add".split()  # arguments of a micro-kernel
 _GROUP = 8  # panels of A that are packed together where rows are contiguous, so that memory is read in longer runs
 
 class Tiles:
@@ -65,7 +67,7 @@ class Products(Packing):
 
     def everything(self) -> None:
         """What `task(job, begin, end, thread)` and `sum_parts(job)` are made of, and these."""
-        self.edge()
+        self.complete()
         self.micro_kernels()
         self.packing()
         self.pack_panels()
@@ -91,30 +93,35 @@ class Products(Packing):
         values = on(BIAS, lambda: [v + o for v, o in zip(values, bias(), strict=True)])
         return on(RELU, lambda: [k.max(v, 0.0) for v in values])
 
-    def edge(self) -> None:
-        """Move a computed tile that C is too narrow for: `edge(tile, c, bias, c_row, rows, columns, flags, stride)`."""
+    def complete(self) -> None:
+        """Move a tile that was computed beside C: `complete(tile, c, bias, c_row, rows, columns, flags, stride)`."""
         k, (tile, c, bias, c_row, rows, columns, flags, stride) = self.function(
-            "edge", "tile c bias", "c_row rows columns flags stride"
+            "complete", "tile c bias", "c_row rows columns flags stride"
         )
+        dtype, lanes = self.dtype, self.lanes
+        whole = k.bitwise_and(columns, -lanes)
+        left = k.partial(columns - whole)
 
-        def row(i: Value) -> None:
-            def vector(j: Value) -> None:
-                left = columns - j
-                partial = k.partial(k.where(left < self.lanes, left, self.lanes))
-                place = k.at(k.offset(c, i * c_row), j, self.dtype)
-                value = k.load(k.at(k.offset(tile, i * stride), j, self.dtype), self.dtype, self.lanes)
-                (value,) = self.epilogue(
-                    k,
-                    flags,
-                    [value],
-                    lambda: [partial.load(place, self.dtype)],
-                    lambda: [partial.load(k.at(bias, j, self.dtype), self.dtype)],
-                )
-                partial.store(value, place)
+        adds, has_bias = k.ne(flags & ACCUMULATE, 0), k.ne(flags & BIAS, 0)
+        least = k.where(k.ne(flags & RELU, 0), k.const(0.0, dtype), k.const(-math.inf, dtype))
+        nothing = k.const(-0.0, dtype, lanes)  # which added to any number leaves it as it is
 
-            k.loop(0, columns, self.lanes, vector)
+        def vectors(load: Callable[[Value], Value], store: Callable[[Value, Value], None]) -> Callable[[Value], None]:
+            def column(j: Value) -> None:
+                (biases,) = k.if_(has_bias, lambda: [load(k.at(bias, j, dtype))], lambda: [nothing])
 
-        k.loop(0, rows, 1, row)
+                def row(_: Value, tile: Value, place: Value) -> list[Value]:
+                    value = k.load(tile, dtype, lanes)
+                    (value,) = k.if_(adds, lambda: [value + load(place)], lambda: [value])
+                    store(k.max(value + biases, least), place)
+                    return [k.offset(tile, stride), k.offset(place, c_row)]
+
+                k.loop(0, rows, 1, row, [k.at(tile, j, dtype), k.at(c, j, dtype)])
+
+            return column
+
+        k.loop(0, whole, lanes, vectors(lambda p: k.load(p, dtype, lanes), k.store))
+        k.if_(whole < columns, lambda: vectors(lambda p: left.load(p, dtype), left.store)(whole))
         k.ret()
         k.finish()
 
@@ -130,10 +137,13 @@ class Products(Packing):
         self.module.globals["tiles"] = f"@tiles = internal constant [{len(table)} x ptr] [{', '.join(table)}]"
 
     def micro_kernel(self, rows: int, vectors: int) -> None:
-        """`tile_R_V(a, b, c, bias, steps, b_k, c_row, columns, flags)`: a tile of C from A [k][rows] and B [k][...]."""
-        k, (a, b, c, bias, steps, b_k, c_row, columns, flags) = self.function(
-            f"tile_{rows}_{vectors}", "a b c bias", "steps b_k c_row columns flags"
-        )
+        """`tile_R_V(a, b, c, steps, b_k, c_row, out, out_row, add)`: a tile of C from A [k][rows] and B [k][...].
+
+        It is stored, or added to what is there, at `out`. Each of these is kept short, for there are many to compile.
+        """
+        arguments = [(n, "ptr" if n in ("a", "b", "c", "out") else "int64") for n in _TILE]
+        k = Kernel(self.module, f"tile_{rows}_{vectors}", arguments, None, self.lanes, internal=True)
+        a, b, c, steps, b_k, c_row, out, out_row, add = k.arguments
         dtype, lanes = self.dtype, self.lanes
 
         def step(_: Value, a: Any, b: Any, *tile: Value) -> list[Value]:
@@ -152,28 +162,16 @@ class Products(Packing):
         zero = k.const(0.0, dtype, lanes)
         _, _, *tile = k.loop(0, steps, 1, step, [a, b, *[zero] * (rows * vectors)])
 
-        def whole() -> None:
-            row_pointers = [c]
-            for _ in range(rows - 1):
-                row_pointers.append(k.offset(row_pointers[-1], c_row))
-            places = [k.offset(p, v * self.vector_bytes) for p in row_pointers for v in range(vectors)]
-
-            def biases() -> list[Value]:
-                loaded = [k.load(k.offset(bias, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
-                return loaded * rows
-
-            values = self.epilogue(k, flags, tile, lambda: [k.load(p, dtype, lanes) for p in places], biases)
-            for value, place in zip(values, places, strict=True):
-                k.store(value, place)
-
-        def part() -> None:
-            buffer = k.alloca(rows * vectors * self.vector_bytes)
+        def store(final: Callable[[Value, Value], Value]) -> None:
+            place = out
             for i, value in enumerate(tile):
-                k.store(value, k.offset(buffer, i * self.vector_bytes))
-            numbers = [c_row, k.const(rows, "int64"), columns, flags, k.const(vectors * self.vector_bytes, "int64")]
-            k.call_known("edge", None, buffer, c, bias, *numbers)
+                if i and i % vectors == 0:
+                    place = k.offset(place, out_row)
+                at = k.offset(place, i % vectors * self.vector_bytes)
+                k.store(final(value, at), at)
 
-        k.if_(k.eq(columns, vectors * lanes), whole, part)
+        added = lambda value, place: value + k.load(place, dtype, lanes)
+        k.if_(k.ne(add, 0), lambda: store(added), lambda: store(lambda value, _: value))
         k.ret()
         k.finish()
 
@@ -285,6 +283,7 @@ class Products(Packing):
         copied = k.eq(f.a_row, size)
         together = k.where(copied, k.const(_GROUP, "int64"), one)
         far = rows * span * size > targets.caches()[0]  # what is in the first level cache need not come closer
+        beside_c = k.alloca(max(r * v for r, v in (self.tiles.tall, self.tiles.flat)) * self.vector_bytes)
 
         def depth_block(at: Value) -> None:
             left = end - at
@@ -349,18 +348,19 @@ class Products(Packing):
                         step = k.where(in_place, f.b_k, width * size)
                         log_vectors = k.cast(count > lanes, "int64") + k.cast(count > 2 * lanes, "int64")
                         kernel = k.load(k.at(k.symbol("@tiles"), height * 3 + log_vectors, "ptr"), "ptr")
-                        k.call_address(
-                            kernel,
-                            a_panel,
-                            b_panel,
-                            k.at(c_panel, jr, self.dtype),
-                            k.at(k.at(bias, j, self.dtype), jr, self.dtype),
-                            steps,
-                            step,
-                            c_row,
-                            count,
-                            now,
-                        )
+                        place = k.at(c_panel, jr, self.dtype)
+                        operands = (a_panel, b_panel, place, steps, step, c_row)
+
+                        def simple() -> None:
+                            k.call_address(kernel, *operands, place, c_row, now)
+
+                        def beside() -> None:  # C is too narrow, or gets its bias and relu
+                            biases, none = k.at(k.at(bias, j, self.dtype), jr, self.dtype), k.const(0, "int64")
+                            k.call_address(kernel, *operands, beside_c, line, none)
+                            k.call_known("complete", None, beside_c, place, biases, c_row, height, count, now, line)
+
+                        line = k.op(f"shl i64 {self.vector_bytes}, {log_vectors.text}", "int64")
+                        k.if_(k.eq(count * size, line) & (now <= ACCUMULATE), simple, beside)
 
                     k.loop(0, block_columns, width, tile)
 
@@ -411,8 +411,13 @@ class Products(Packing):
 
                     k.loop(0, count, 1, one_panel)
 
-                k.loop(0, longer, together, lambda p: group(p, panel_rows + 1, longer))
-                k.loop(longer, panels, together, lambda p: group(p, panel_rows, panels))
+                def groups(i: Value) -> None:
+                    """The panels that are longer, then the others."""
+                    more = k.eq(i, 0)
+                    height, last = panel_rows + k.cast(more, "int64"), k.where(more, longer, panels)
+                    k.loop(k.where(more, 0, longer), last, together, lambda p: group(p, height, last))
+
+                k.loop(0, 2, 1, groups)
 
             k.loop(0, columns, wide, column_block)
 
@@ -427,7 +432,7 @@ class Products(Packing):
         )
         dtype, lanes, most = self.dtype, self.lanes, 4
         whole = k.bitwise_and(steps, -lanes)
-        zero = k.const(0.0, dtype, lanes)
+        zero, results = k.const(0.0, dtype, lanes), k.alloca(most * self.size)
 
         def several(count: int) -> Callable[[Value], None]:
             """The dot products of `count` rows at once: one load of the vector serves them all."""
@@ -449,10 +454,16 @@ class Products(Packing):
                 last = multiply(lambda p, j: partial.load(k.at(p, j, dtype), dtype))
                 totals = k.if_(whole < steps, lambda: last(whole, *sums), lambda: sums)
                 for i, total in enumerate(totals):
+                    k.store(k.reduce_sum(total), k.at(results, i, dtype))
+
+                def result(i: Value) -> None:
                     place, added = k.offset(c, (r + i) * c_stride), k.offset(bias, (r + i) * bias_stride)
                     load = lambda p: lambda: [k.load(p, dtype)]
-                    (value,) = self.epilogue(k, flags, [k.reduce_sum(total)], load(place), load(added))
+                    value = k.load(k.at(results, i, dtype), dtype)
+                    (value,) = self.epilogue(k, flags, [value], load(place), load(added))
                     k.store(value, place)
+
+                k.loop(0, count, 1, result)
 
             return group
 

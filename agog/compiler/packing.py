@@ -117,7 +117,8 @@ class Packing:
             "pack_transposed", *_PACK
         )
         lanes = self.lanes
-        whole = k.bitwise_and(steps, -lanes)
+        part = min(lanes, 16 // self.size)
+        whole = k.bitwise_and(steps, -part)
         last = rows - 1
 
         # A group of rows runs along all of k, so that every cache line of them is read once.
@@ -128,13 +129,14 @@ class Packing:
                 row = k.where(row < last, row, last)  # the last row again where there is none
                 starts.append(k.offset(source, row * row_stride))
 
-            def square(i: Value) -> None:
+            def some(i: Value) -> None:
+                i = k.hidden(i)  # LLVM would take its time over as many addresses that follow from it
                 target = k.at(k.offset(destination, i * stride), first, self.dtype)
-                for value in transposed(k, [k.at(start, i, self.dtype) for start in starts], self.dtype):
+                for value in transposed(k, [k.at(start, i, self.dtype) for start in starts], self.dtype, part):
                     k.store(value, target)
                     target = k.offset(target, stride)
 
-            k.loop(0, whole, lanes, square)
+            k.loop(0, whole, part, some)
 
         self._groups_downward(k, rows, group)
         self._copy_elements(k, source, destination, row_stride, k_stride, rows, whole, steps, stride)
@@ -142,23 +144,18 @@ class Packing:
         k.finish()
 
 
-def transposed(k: Kernel, rows: Sequence[Value], dtype: str) -> list[Value]:
-    """The columns of a square at these addresses, as many as a vector has lanes, as vectors.
+def transposed(k: Kernel, rows: Sequence[Value], dtype: str, part: int) -> list[Value]:
+    """The first `part` columns of rows at these addresses, as many as a vector has lanes, as vectors.
 
     Quarters of vectors (16 bytes) are put where they belong as they are loaded; only within them there is to shuffle.
     """
-    lanes = len(rows)
-    part = min(lanes, 16 // ITEMSIZE[dtype])
-    out = []
-    for first in range(0, lanes, part):
-        pieces = []
-        for r in range(part):
-            loaded = [k.load(k.at(rows[at], first, dtype), dtype, part) for at in range(r, lanes, part)]
-            while len(loaded) > 1:
-                loaded = [_joined(k, a, b) for a, b in zip(loaded[::2], loaded[1::2])]
-            pieces += loaded
-        out += transpose(k, pieces)
-    return out
+    pieces = []
+    for r in range(part):
+        loaded = [k.load(at, dtype, part) for at in rows[r::part]]
+        while len(loaded) > 1:
+            loaded = [_joined(k, a, b) for a, b in zip(loaded[::2], loaded[1::2])]
+        pieces += loaded
+    return transpose(k, pieces)
 
 
 def _joined(k: Kernel, a: Value, b: Value) -> Value:

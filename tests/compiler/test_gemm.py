@@ -178,6 +178,22 @@ def test_nan_and_infinity_come_through(target):
     np.testing.assert_array_equal(out, np.maximum(a @ b, 0))
 
 
+@pytest.mark.parametrize("n", [32, 37, 64, 300])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_nan_and_infinity_come_through_what_is_added(n, relu, with_bias, target):
+    a, b = np.ones((20, 4), np.float32), np.ones((4, n), np.float32)
+    a[2, 0], b[1, n - 1], b[1, 3] = np.nan, -np.inf, np.inf
+    bias = np.arange(n, dtype=np.float32) - 5 if with_bias else None
+    out = np.full((20, n), 1, np.float32)
+    before = out.copy()
+    before[5, n - 1] = out[5, n - 1] = np.inf  # and minus infinity
+    gemm("float32", target)(out, a, b, bias, relu, accumulate=True)
+    with np.errstate(invalid="ignore"):
+        want = a @ b + before + (0 if bias is None else bias)
+        np.testing.assert_array_equal(out, np.maximum(want, 0) if relu else want)
+
+
 def test_mistakes_are_explained():
     product, x = gemm("float32"), np.ones((4, 4), np.float32)
     for out, a, b in [
