@@ -45,7 +45,7 @@ _LINE = 64  # bytes of a line of the caches
 _LONG = 512  # elements up to which rows are joined where that is possible
 _WASTE = 0.25  # of the products computed at least so many must be wanted
 
-FORWARD, FORWARD_PLAIN, WEIGHTS = 0, 1, 2
+FORWARD, WEIGHTS = 0, 1
 
 
 class Plan(NamedTuple):
@@ -63,11 +63,25 @@ class Plan(NamedTuple):
 class Conv:
     """Convolutions of one dtype. Methods return None for what `plan` finds better done by matrix products."""
 
-    __slots__ = ("dtype", "native", "no_bias", "target")
+    __slots__ = ("_natives", "dtype", "no_bias", "target")
 
-    def __init__(self, dtype: str, target: Target, native: Callable[..., None]) -> None:
-        self.dtype, self.target, self.native = np.dtype(dtype), target, native
+    def __init__(self, dtype: str, target: Target) -> None:
+        self.dtype, self.target = np.dtype(dtype), target
         self.no_bias = np.empty(0, dtype)
+        self._natives: dict[str, Callable[..., None]] = {}
+
+    def native(self, what: str) -> Callable[..., None]:
+        """The native function "conv" or "gradient" as a callable over arrays, compiled or found when it is wanted."""
+        if what not in self._natives:
+            module = conv_gradients.later(self.dtype.name, self.target, what)
+            name = f"{what}_{self.dtype.name}"
+            self._natives[what] = call.bind(module, name, conv_gradients.PARAMETERS, imports=pool.imports)
+        return self._natives[what]
+
+    def ready(self, what: str) -> Conv:
+        """This, with a native function made."""
+        self.native(what)
+        return self
 
     def forward(
         self, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: int, relu: bool = False,
@@ -103,36 +117,24 @@ class Conv:
         pool.refresh()
         x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
         out = empty(p.shape, self.dtype)
+        native = self.native("gradient" if p.kind == WEIGHTS else "conv")
         if b is None:
-            self.native(out, x, w, self.no_bias, p.table, p.kind or FORWARD_PLAIN)
+            native(out, x, w, self.no_bias, p.table, 0)
         else:
-            self.native(out, x, w, np.ascontiguousarray(b), p.table, p.kind)
+            native(out, x, w, np.ascontiguousarray(b), p.table, 1)
         return out
-
-
-_PARAMETERS = call.OUT + call.IN * 4 + call.INT
-
-
-def _module(dtype: str, target: Target) -> jit.Later:
-    """The one object for eager work and for programs."""
-    return call.with_builtin(
-        jit.Later(f"conv {dtype}", target, lambda: conv_gradients.build(dtype, target)), _PARAMETERS
-    )
 
 
 @functools.cache
 def conv(dtype: str, target: Target | None = None) -> Conv:
     """The convolutions of "float32" or "float64"; compiled at the first call on a machine, then read from disk."""
-    target = target or targets.host()
-    module = _module(dtype, target)
-    return Conv(dtype, target, call.bind(module, f"conv_{dtype}", _PARAMETERS, imports=pool.imports))
+    return Conv(dtype, target or targets.host())
 
 
 @functools.cache
-def code(dtype: str, target: Target | None = None) -> jit.Code:
-    """The same as functions for other native code: "conv" and "gradient", of (out, x, w, bias or null, table)."""
-    module = _module(dtype, target or targets.host())
-    return jit.load(module, ["conv", "gradient"], pool.imports)
+def code(dtype: str, target: Target) -> jit.Code:
+    """The function "conv" of (out, x, w, bias or null, table), for other native code."""
+    return jit.load(conv_gradients.later(dtype, target, "conv"), ["conv"], pool.imports)
 
 
 # ------------------------------------------------------------------------------------------------------------- plans

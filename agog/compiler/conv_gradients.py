@@ -8,15 +8,16 @@ say, whatever the number of threads.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from agog.compiler import call
+from agog.compiler import call, jit, pool
 from agog.compiler.conv_kernels import JOB, Tiles, Words, Writer
 from agog.compiler.ir import Module, Value
 from agog.compiler.packing import transpose
 from agog.compiler.targets import Target
 
-__all__ = ["GRADIENT", "build"]
+__all__ = ["GRADIENT", "PARAMETERS", "build", "code", "later"]
 
 #: Words of a table, as in `conv_kernels`.
 GRADIENT = (
@@ -26,26 +27,44 @@ GRADIENT = (
 ).split()
 
 
-def build(dtype: str, target: Target) -> Module:
-    """The module of one dtype: `conv(out, x, w, bias, table)` and `gradient(out, x, g, bias, table)`."""
+#: Of the callables over arrays: out, x, w, bias, table, and whether there is a bias.
+PARAMETERS = call.OUT + call.IN * 4 + call.INT
+
+
+def later(dtype: str, target: Target, what: str) -> jit.Later:
+    """The one object of "conv" or of "gradient", for eager work and for programs."""
+    module = jit.Later(f"{what} {dtype}", target, lambda: build(dtype, target, what))
+    return call.with_builtin(module, PARAMETERS)
+
+
+@functools.cache
+def code(dtype: str, target: Target) -> jit.Code:
+    """The function "gradient" of (out, x, g, null, table), for other native code."""
+    return jit.load(later(dtype, target, "gradient"), ["gradient"], pool.imports)
+
+
+def build(dtype: str, target: Target, what: str) -> Module:
+    """The module of one dtype with `conv(out, x, w, bias, table)` or `gradient(out, x, g, bias, table)`."""
     module = Module(target)
     writer = _Gradients(module, dtype)
-    writer.tile_kernels()
     writer.pad()
-    writer.flush()
-    writer.pixel_kernels()
-    writer.flush_pixels()
     writer.scratch()
-    writer.pack_weights()
-    writer.unit()
-    writer.conv()
-    writer.gradient_kernels()
-    writer.pack_transposed()
-    writer.turn()
-    writer.gradient_unit()
-    writer.gradient_sum()
-    writer.gradient()
-    writer.interface()
+    if what == "conv":
+        writer.tile_kernels()
+        writer.flush()
+        writer.pixel_kernels()
+        writer.flush_pixels()
+        writer.pack_weights()
+        writer.unit()
+        writer.conv()
+    else:
+        writer.gradient_kernels()
+        writer.pack_transposed()
+        writer.turn()
+        writer.gradient_unit()
+        writer.gradient_sum()
+        writer.gradient()
+    writer.interface(what)
     return module
 
 
@@ -280,20 +299,15 @@ class _Gradients(Writer):
         k.ret()
         k.finish()
 
-    # -- the interface: (out, x, w, bias, table, kind)
+    # -- the interface: (out, x, w, bias, table, whether there is a bias)
 
-    def interface(self) -> None:
-        """`check` and `run` for `call.bind`: kind 0 is `conv`, 1 the same without a bias, 2 `gradient`."""
+    def interface(self, what: str) -> None:
+        """`check` and `run` for `call.bind`."""
         call.emit_sizes_check(self.module, "convolution")
         k, (slots, sizes) = self.function("run", "slots sizes", "", call.native_calls)
         out, x, w, bias, table = (k.load(k.at(slots, i, "ptr"), "ptr") for i in range(5))
-        kind = k.load(k.at(slots, 5, "int64"), "int64")
-        null = k.const(0, "ptr")
-        (bias,) = k.if_(k.eq(kind, 0), lambda: [bias], lambda: [null])
-        k.if_(
-            k.eq(kind, 2),
-            lambda: k.call_known("gradient", None, out, x, w, null, table),
-            lambda: k.call_known("conv", None, out, x, w, bias, table),
-        )
+        has_bias = k.ne(k.load(k.at(slots, 5, "int64"), "int64"), 0)
+        (bias,) = k.if_(has_bias, lambda: [bias], lambda: [k.const(0, "ptr")])
+        k.call_known(what, None, out, x, w, bias, table)
         k.ret()
         k.finish()

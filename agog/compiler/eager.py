@@ -388,7 +388,8 @@ _families = (
     _Family(_Adam, adam="update"),
     _Family(_Product, matmul="matmul", affine="affine"),
     _Family(Attention, attention="forward", attention_grad="backward"),
-    _Family(conv, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
+    _Family(lambda dtype: conv(dtype).ready("conv"), conv="forward", conv_input_grad="input_grad"),
+    _Family(lambda dtype: conv(dtype).ready("gradient"), conv_weight_grad="weight_grad"),
     _Family(max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
 )
 
