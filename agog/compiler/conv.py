@@ -13,7 +13,7 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
-from math import prod
+from math import gcd, prod
 from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy as np
 from agog import config
 from agog.compiler import call, conv_gradients, jit, pool, targets
 from agog.compiler.conv_gradients import GRADIENT
-from agog.compiler.conv_kernels import HEAD, SUB, Tiles
+from agog.compiler.conv_kernels import HEAD, LINE, SUB, Tiles
 from agog.compiler.targets import ITEMSIZE, Target
 
 __all__ = ["Conv", "Plan", "conv", "plan"]
@@ -36,12 +36,13 @@ _PART = 2.5  # and of a further part of k, in which results are loaded and store
 _DEPTH = 320  # steps of k in a part: then the tiles' operands stay in the first level cache
 _PIXEL_DEPTH = 208  # the same for tiles of pixels by outputs
 _NEAR = 8 << 20  # bytes of results that are not expected in a cache
+_WAY = 128 << 10  # bytes after which addresses have the same set of a second level cache
+_FAR = 1 << 20  # bytes of input that is not expected in a second level cache
 _RUN = 128  # results of a channel that leave together, at most
 _PARALLEL = 1 << 17  # multiplications from which threads pay
 _SUMS = 4 << 20  # bytes of partial sums of a gradient of weights
 _MOST_UNITS = 16  # into how many partial sums a gradient of weights may be divided
 _ROWS = 256  # rows (channels times taps) that a part of them has at least: g is transposed anew for each
-_LINE = 64  # bytes of a line of the caches
 _LONG = 512  # elements up to which rows are joined where that is possible
 _WASTE = 0.25  # of the products computed at least so many must be wanted
 
@@ -168,8 +169,11 @@ def plan(
     stride, dilation, padding = full(stride), full(dilation), full(padding, (0, 0))
     pointwise = prod(kernel) == 1 and prod(stride) == 1 and not any(lo or hi for lo, hi in padding)
     if pointwise:  # all that matters is how many places there are
-        longest = prod(places) * x[0] // (2 * config.num_threads) if what != "weight" else _LONG
-        places = size3 = _joined(places, min(_LONG, longest))
+        longest = _LONG
+        if what != "weight":
+            channels = x[1] // groups * ITEMSIZE[dtype]
+            longest = min(_LONG, prod(places) * x[0] // (2 * config.num_threads), max(_LONG // 4, _BAND // channels))
+        places = size3 = _joined(places, longest)
     shapes = (*x[:2], *places), (*w[:2], *(kernel if what != "weight" else places if pointwise else full(w[2:])))
     c = _Case(target, dtype, *shapes, stride, padding, dilation, groups)
     if what == "weight":
@@ -341,10 +345,21 @@ class _Case:
             last_d = (s.count[0] - 1) * s.move[0] + max(depths, default=0)
             inside = first[1] >= 0 and first[2] >= 0 and last_h < places[1] and last_w < places[2]
             inside = inside and first[0] >= 0 and last_d < places[0] and len(keys) <= 1
+            # One tap and nothing beside it needs no copy, unless channels compete for the same sets of a cache.
+            in_place = inside and len(s.taps) == 1 and s.move == (1, 1, 1) and s.count == tuple(places)
+            in_place = in_place and gcd(prod(places) * size, _WAY) <= 2 * band * columns * size
             total = (band - 1) * columns + s.count[2]
             group = max(1, min(-(-total // width), _RESULTS // (outputs * width * size))) if len(order.parts) > 1 else 1
             contiguous = s.step[2] == 1 and y_row == s.count[2] * size
             units = samples * groups * s.count[0] * bands
+            # The next unit's input comes near a few lines at each product, where it is not expected in a cache.
+            ahead_row = min(places[1], (band + margin) * s.move[1]) * places[2] * size
+            ahead_lines = max(1, -(-ahead_row // LINE))
+            if by_pixel:
+                products = len(order.parts) * blocks * band * -(-s.count[2] // self.tiles.pixel[0])
+            else:
+                products = len(order.parts) * blocks * -(-total // width)
+            ahead = -(-ahead_lines * channels // products) if prod(self.x) * size > _FAR else 0
             words.append(_words(
                 SUB, steps=steps, w_at=array([at for at, _ in where]), to_at=array([to for _, to in where]),
                 runs=len(runs), runs_at=array([n for run in runs for n in run]),
@@ -358,6 +373,8 @@ class _Case:
                 band=band, bands=bands, clear=not inside, group=group,
                 run=_run(s.count[2], self.lanes) if contiguous else 1,
                 near=contiguous and prod(shape) * size > _NEAR, units=units,
+                in_place=in_place, place_at=array([c * prod(places) * size for c, _ in order.steps if in_place]),
+                ahead=ahead, ahead_lines=ahead_lines, ahead_row=(ahead_lines - 1) * LINE,
             ))
             packed += groups * wide * steps
             temp = max(temp, band * s.count[2] * wide if by_pixel else outputs * group * width * size)
@@ -458,7 +475,7 @@ class _Case:
         # Partial sums: over chunks of samples and parts of the channels, whose number depends on the sizes alone.
         most = min(_MOST_UNITS, max(1, samples * channels * groups))
         chunks = max(1, min(samples, most // groups or 1, _SUMS // (groups * channels * taps * wide)))
-        chunk = -(-samples // chunks)
+        chunk = -(-samples // _equal(chunks, samples))
         chunks = -(-samples // chunk)
         parts = max(1, min(channels, most // (chunks * groups), channels * taps // _ROWS))
         parts = 1 << parts.bit_length() - 1  # so that the threads have equally much to do
@@ -537,9 +554,15 @@ def _even(least: int, rows: int, margin: int, others: int) -> int:
     return min(range(least, max(least, min(rows, 4 * threads)) + 1), key=time)
 
 
+def _equal(most: int, count: int) -> int:
+    """Into how many chunks of equal size, at most `most`, `count` are cut so that threads have equally much to do."""
+    waste = lambda n: (-(-count // n) * n - count, n % 2, -n)
+    return min(range(most // 2 + 1, most + 1), key=waste)
+
+
 def _apart(size: int) -> int:
     """`size` rounded up to an odd number of cache lines, so that images in a row do not compete for the same sets."""
-    return (-(-size // _LINE) | 1) * _LINE
+    return (-(-size // LINE) | 1) * LINE
 
 
 def _words(names: Sequence[str], **values: int) -> list[int]:

@@ -12,7 +12,7 @@ import functools
 from typing import Any
 
 from agog.compiler import call, jit, pool
-from agog.compiler.conv_kernels import JOB, Tiles, Words, Writer
+from agog.compiler.conv_kernels import JOB, LINE, Tiles, Words, Writer
 from agog.compiler.ir import Module, Value
 from agog.compiler.packing import transpose
 from agog.compiler.targets import Target
@@ -49,6 +49,7 @@ def build(dtype: str, target: Target, what: str) -> Module:
     writer = _Gradients(module, dtype)
     writer.pad()
     writer.scratch()
+    writer.ahead()
     if what == "conv":
         writer.tile_kernels()
         writer.flush()
@@ -145,6 +146,7 @@ class _Gradients(Writer):
         memory = k.call_known("take", "ptr", thread, f.scratch_size)
         scratch = self._aligned(k, memory)
         gt = k.offset(scratch, f.gt_at)
+        state = k.alloca(48)
 
         def split(value: Value, by: Value) -> tuple[Value, Value]:
             quotient = k.op(f"udiv i64 {value.text}, {by.text}", "int64")
@@ -198,7 +200,25 @@ class _Gradients(Writer):
                         points = rows * f.w_n
                         source = k.offset(g, t * f.g_slice + row * f.w_n * size)
 
+                        def come(o: Value) -> None:
+                            """What is transposed next comes near during the products: see `ahead`."""
+                            o = o + widest * lanes
+                            down, right = f.band * f.w_n * size, k.where(o < f.outputs, o, 0) * f.g_plane
+                            below, beyond = row + f.band < f.h_n, n + 1 < n1
+                            on = k.where(below, down, f.groups * f.outputs * f.g_plane - b * down)
+                            on = k.where(o < f.outputs, 0, on)
+                            left = f.outputs - k.where(o < f.outputs, o, 0)
+                            planes = k.where(left < widest * lanes, left, widest * lanes)
+                            lines = k.op(f"udiv i64 {(points * size + (LINE - 1)).text}, {LINE}", "int64")
+                            each = k.op(f"udiv i64 {(lines * planes + (panels - 1)).text}, {panels.text}", "int64")
+                            each = k.where((o < f.outputs) | below | beyond, each, 0)
+                            last = f.g_plane - (lines - 1) * LINE
+                            k.store(k.offset(source, on + right), state)
+                            for i, value in enumerate((lines, lines * planes, last, lines, each)):
+                                k.store(value, k.at(state, i + 1, "int64"))
+
                         def outputs(o: Value) -> None:
+                            come(o)
                             left = f.outputs - o
                             count = k.where(left < widest * lanes, left, widest * lanes)
                             vectors = k.op(f"udiv i64 {(count + (lanes - 1)).text}, {lanes}", "int64")
@@ -216,6 +236,7 @@ class _Gradients(Writer):
                                     k.at(k.offset(sums, above * f.wide), o, self.dtype), rows, f.w_n,
                                     f.row * f.h_step, f.w_step * size, f.wide, first,
                                 )
+                                k.call_known("ahead", None, state)
 
                             k.loop(0, panels, 1, panel)
 

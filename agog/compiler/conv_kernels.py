@@ -14,6 +14,9 @@ k goes in parts, so that operands stay in the first level cache. With tiles of p
 rows, and a row of results skips those that lie in the padding; where all taps of a part are of one column, pixels for
 which that is in the padding are skipped as well. So padding is not multiplied by zero but left out, mostly.
 
+A kernel of one tap that moves by one, without padding, reads the input where it is: there is nothing to copy. While a
+unit is computed, the next one's input comes near, a few lines of the cache at each product.
+
 A stride is a copy of the input in phases (every other row, say), so that taps of one phase are adjacent again; in the
 gradient of the input it is several convolutions, one for every phase of the result.
 """
@@ -29,7 +32,9 @@ from agog.compiler.kernel import Kernel
 from agog.compiler.packing import transpose
 from agog.compiler.targets import Target
 
-__all__ = ["HEAD", "JOB", "SUB", "Tiles", "Words", "Writer"]
+__all__ = ["HEAD", "JOB", "LINE", "SUB", "Tiles", "Words", "Writer"]
+
+LINE = 64  # bytes of a line of the caches
 
 #: Words of a table. Sizes, strides and places are in bytes, except for what is counted; `..._at` counts words.
 HEAD = (
@@ -38,7 +43,8 @@ HEAD = (
 ).split()
 SUB = (
     "steps w_at to_at runs runs_at off_at parts parts_at classes_at ranges_at packed_at t_n h_n w_n y_start y_t y_h "
-    "y_w taps_d d_at t_step d_n phases phase_at h_step w_step row held plane band bands clear group run near units"
+    "y_w taps_d d_at t_step d_n phases phase_at h_step w_step row held plane band bands clear group run near units "
+    "ahead ahead_lines ahead_row in_place place_at"
 ).split()
 #: What a task is told: addresses, then the sub-convolution.
 JOB = ("out", "x", "w", "bias", "table", "packed", "sub")
@@ -282,6 +288,28 @@ class Writer(Edges):
         k.ret()
         k.finish()
 
+    def ahead(self) -> None:
+        """`ahead(state)`: a few cache lines more of the next unit's input come near while this one is computed.
+
+        state : the next line, lines left of its plane, lines left of all planes, bytes to the next plane, lines of a
+        plane, lines at once
+        """
+        k, (state,) = self.function("ahead", "state", "")
+        word = lambda i: k.at(state, i, "int64")
+        left, all_left, apart, lines, some = (k.load(word(i), "int64") for i in range(1, 6))
+        some = k.where(some < all_left, some, all_left)
+
+        def line(_: Value, at: Any, left: Any) -> list[Value]:
+            k.prefetch(at, 2)
+            last = k.eq(left, 1)
+            return [k.offset(at, k.where(last, apart, LINE)), k.where(last, lines, left - 1)]
+
+        at, left = k.loop(0, some, 1, line, [k.load(state, "ptr"), left])
+        for i, value in enumerate((at, left, all_left - some)):
+            k.store(value, word(i))
+        k.ret()
+        k.finish()
+
     def unit(self) -> None:
         """Some rows of one sample's results."""
         k, job, begin, end, thread = self._task("units")
@@ -293,17 +321,21 @@ class Writer(Edges):
         temp = k.offset(scratch, f.temp_at)
         width = f.vectors * lanes
         temp_row = width * size
+        state = k.alloca(48)
 
         def one(u: Value) -> None:
             def split(value: Value, by: Value) -> tuple[Value, Value]:
                 quotient = k.op(f"udiv i64 {value.text}, {by.text}", "int64")
                 return quotient, value - quotient * by
 
-            rest, band = split(u, s.bands)
-            rest, t = split(rest, s.t_n)
-            sample, group = split(rest, f.groups)
-            image = sample * f.groups + group
-            row = band * s.band
+            def place(u: Value) -> tuple[Value, Value, Value, Value]:
+                """The group, image (one group of a sample), slice and first row of a unit."""
+                rest, band = split(u, s.bands)
+                rest, t = split(rest, s.t_n)
+                sample, group = split(rest, f.groups)
+                return group, sample * f.groups + group, t, band * s.band
+
+            group, image, t, row = place(u)
             left = s.h_n - row
             rows = k.where(left < s.band, left, s.band)
             x = k.offset(job["x"], image * f.channels * f.x_plane)
@@ -312,6 +344,8 @@ class Writer(Edges):
             (bias,) = k.if_(k.ne_null(bias), lambda: [k.at(bias, group * f.outputs, self.dtype)], lambda: [bias])
             area = s.plane * s.phases
             clear = f.channels * s.taps_d * area
+            # The last vector of a run may reach beyond it: of the last unit, beyond the array.
+            in_place = k.ne(s.in_place, 0) & (k.ne(f.by_pixel, 0) | (u < s.units - 1))
             k.if_(
                 k.ne(s.clear, 0),
                 lambda: k.call("llvm.memset.p0.i64", None, scratch, k.const(0, "uint8"), clear, k.const(False, "bool")),
@@ -339,7 +373,19 @@ class Writer(Edges):
 
                 k.if_((depth >= 0) & (depth < s.d_n), copy)
 
-            k.loop(0, s.taps_d, 1, tap)
+            k.loop(0, k.where(in_place, 0, s.taps_d), 1, tap)
+            held_at = k.where(in_place, k.offset(x, t * f.x_slice + row * f.x_w * size), scratch)
+            off_at = k.where(in_place, s.place_at, s.off_at)
+            next_u = u + 1
+            _, next_image, next_t, next_row = place(next_u)
+            first = next_row * s.h_step + k.load(k.at(table, s.phase_at, "int64"), "int64")
+            first = k.where(first < 0, 0, first) * f.x_w * size + next_t * s.t_step * f.x_slice
+            some = k.where(next_u < s.units, s.ahead, 0)
+            words = (s.ahead_lines, s.ahead_lines * f.channels, f.x_plane - s.ahead_row, s.ahead_lines, some)
+            k.store(k.offset(job["x"], next_image * f.channels * f.x_plane + first), state)
+            for i, value in enumerate(words):
+                k.store(value, k.at(state, i + 1, "int64"))
+            fetch = lambda: k.if_(some > 0, lambda: k.call_known("ahead", None, state))
             total = (rows - 1) * columns + s.w_n
             weights = k.offset(job["packed"], s.packed_at + group * f.wide * s.steps)
 
@@ -372,7 +418,7 @@ class Writer(Edges):
                                 place = k.at(table, s.ranges_at + place * 2, "int64")
                                 skipped, steps = (k.load(k.at(place, j, "int64"), "int64") for j in range(2))
                                 weight = k.at(right, skipped * vectors * lanes, self.dtype)
-                                offsets = k.at(table, s.off_at + first + skipped, "int64")
+                                offsets = k.at(table, off_at + first + skipped, "int64")
 
                                 def tile(i: Value) -> None:
                                     p = i * low + k.where(i < longer, i, longer)
@@ -384,15 +430,16 @@ class Writer(Edges):
                                     def product() -> None:
                                         kernel = k.load(k.at(k.symbol("@pixels"), height * 4 + vectors, "ptr"), "ptr")
                                         c = k.at(k.offset(temp, (r * s.w_n + p) * f.wide), o, self.dtype)
-                                        left = k.at(k.offset(scratch, r * s.row), p, self.dtype)
+                                        left = k.at(k.offset(held_at, r * s.row), p, self.dtype)
                                         fresh = k.cast(begins, "int64")
                                         k.call_address(kernel, left, weight, offsets, c, steps, f.wide, fresh)
 
                                     k.if_(height > 0, product)
+                                    fetch()
 
                                 k.if_(begins | (steps > 0), lambda: k.loop(0, tiles, 1, tile) and None)
 
-                            def fetch() -> None:
+                            def fetch_results() -> None:
                                 to = k.offset(y, start * s.y_h + o * f.y_plane)
                                 size = (end - start) * s.y_h
                                 one = lambda c: k.loop(
@@ -402,7 +449,7 @@ class Writer(Edges):
 
                             # Where results go comes near while they are made. They leave a few at a time: the next are
                             # computed while they are on their way.
-                            k.if_(ends & k.ne(s.near, 0), fetch)
+                            k.if_(ends & k.ne(s.near, 0), fetch_results)
                             k.loop(start, end, 1, line)
                             done = lambda: k.call_known(
                                 "flush_pixels", None, k.at(k.offset(temp, start * s.w_n * f.wide), o, self.dtype),
@@ -425,22 +472,27 @@ class Writer(Edges):
                 left = total - start
                 end = start + k.where(left < wide, left, wide)
 
-                def panels(body: Any) -> None:
-                    def panel(first: Value, place: Any) -> list[Value]:
-                        left = end - first
-                        body(first, k.where(left < width, left, width), place)
-                        return [k.offset(place, panel_size)]
+                all_vectors = k.op(f"udiv i64 {(end - start + (lanes - 1)).text}, {lanes}", "int64")
+                count = k.op(f"udiv i64 {(all_vectors + (f.vectors - 1)).text}, {f.vectors.text}", "int64")
+                low = k.op(f"udiv i64 {all_vectors.text}, {count.text}", "int64")
+                longer = all_vectors - count * low
 
-                    k.loop(start, end, width, panel, [temp])
+                def panels(body: Any) -> None:
+                    def panel(i: Value, first: Value, place: Any) -> list[Value]:
+                        after = first + (low + k.cast(i < longer, "int64")) * lanes
+                        body(first, k.where(after < end, after, end) - first, place)
+                        return [after, k.offset(place, panel_size)]
+
+                    k.loop(0, count, 1, panel, [start, temp])
 
                 def depth(i: Value) -> None:
                     first, steps, *_ = part(i)
-                    offsets = k.at(table, s.off_at + first, "int64")
+                    offsets = k.at(table, off_at + first, "int64")
                     begins = k.cast(k.eq(i, 0), "int64")
 
                     def panel(start: Value, count: Value, place: Value) -> None:
                         vectors = k.op(f"udiv i64 {(count + (lanes - 1)).text}, {lanes}", "int64")
-                        right = k.at(scratch, start, self.dtype)
+                        right = k.at(held_at, start, self.dtype)
 
                         def block(b: Value) -> None:
                             rows, row = self._block(k, f, b)
@@ -448,6 +500,7 @@ class Writer(Edges):
                             a = k.at(weights, row * s.steps + first * rows, self.dtype)
                             c = k.offset(place, row * temp_row)
                             k.call_address(kernel, a, right, offsets, c, steps, temp_row, begins)
+                            fetch()
 
                         k.loop(0, f.blocks, 1, block)
 

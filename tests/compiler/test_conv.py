@@ -125,6 +125,18 @@ def test_large(case, target, rng):
     check_case(conv("float32", target), rng, case)
 
 
+def test_what_needs_no_copy(target, rng):
+    """Kernels of one tap read x where it is, unless its channels compete for the same sets of the cache."""
+    k = conv("float32", target)
+    for size, kernel, pad, expected in [(28, 1, 0, True), (32, 1, 0, True), (256, 1, 0, False), (28, 3, 1, False),
+                                        (28, 1, 1, False)]:
+        x, w = np.zeros((2, 8, size, size), "f"), np.zeros((4, 8, kernel, kernel), "f")
+        table = k._plan("forward", x, w, (), (1, 1), ((pad, pad),) * 2, (1, 1), 1).table
+        assert table[len(HEAD) + SUB.index("in_place")] == expected
+    for channels, outputs, size in [(64, 24, 28), (24, 64, 28), (8, 7, 37)]:
+        check_case(k, rng, (2, channels, outputs, 1, (size, size), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1)))
+
+
 def test_padding_is_left_out(target, rng):
     """What lies in the padding is no operand: not even infinity times its zero."""
     k = conv("float32", target)
@@ -197,7 +209,8 @@ def test_layouts(rng):
 def test_nothing_beyond_the_arrays_is_touched(at_end, target, rng, guarded):
     k = conv("float32", target)
     for n, c, o, s, r, pad, stride in [(1, 1, 1, 1, 1, 0, 1), (2, 3, 17, 7, 3, 1, 1), (3, 2, 14, 16, 3, 0, 2),
-                                       (1, 5, 9, 33, 1, 0, 1), (2, 40, 32, 17, 3, 1, 1), (2, 40, 32, 5, 3, 4, 1)]:
+                                       (1, 5, 9, 33, 1, 0, 1), (2, 40, 32, 17, 3, 1, 1), (2, 40, 32, 5, 3, 4, 1),
+                                       (2, 40, 64, 15, 1, 0, 1), (2, 40, 3, 23, 1, 0, 1)]:
         x = guarded.array(rng.standard_normal((n, c, s, s)).astype("f"), at_end)
         w = guarded.array(rng.standard_normal((o, c, r, r)).astype("f"), at_end)
         b = guarded.array(rng.standard_normal(o).astype("f"), at_end)
