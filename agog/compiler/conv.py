@@ -350,7 +350,7 @@ class _Case:
             in_place = in_place and gcd(prod(places) * size, _WAY) <= 2 * band * columns * size
             total = (band - 1) * columns + s.count[2]
             group = max(1, min(-(-total // width), _RESULTS // (outputs * width * size))) if len(order.parts) > 1 else 1
-            contiguous = s.step[2] == 1 and y_row == s.count[2] * size
+            contiguous = s.step[1:] == (1, 1) and y_row == s.count[2] * size
             units = samples * groups * s.count[0] * bands
             # The next unit's input comes near a few lines at each product, where it is not expected in a cache.
             ahead_row = min(places[1], (band + margin) * s.move[1]) * places[2] * size
