@@ -44,6 +44,7 @@ class Edges(Packing):
         def dense(at: Value, to: Value) -> None:
             def one_row(_: Value, at: Any, to: Any) -> list[Value]:
                 def copy(s: Value) -> None:
+                    s = k.hidden(s)
                     k.prefetch(k.offset(k.at(at, s, self.dtype), x_plane), 2)  # the same place of the next plane
                     k.store(k.load(k.at(at, s, self.dtype), self.dtype, self.lanes), k.at(to, s, self.dtype))
 
@@ -150,6 +151,7 @@ class Edges(Packing):
             whole_rows = lambda at: [k.load(k.offset(at, wide * i), dtype, lanes) for i in range(lanes)]
 
             def channels(o: Value) -> None:
+                o = k.hidden(o)
                 rest = outputs - o
                 rest = k.where(rest < lanes, rest, lanes)
                 place = k.at(source, o, dtype)

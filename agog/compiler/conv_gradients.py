@@ -90,9 +90,9 @@ class _Gradients(Writer):
             def line(i: Value, g: Any, *tile: Value) -> list[Value]:
                 def point(j: Value, g: Any, at: Any, *tile: Value) -> list[Value]:
                     bs = [k.load(k.offset(g, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
-                    out = []
+                    out, here = [], k.hidden(at)  # see `Packing.pack_transposed`
                     for r in range(rows):
-                        element = k.splat(k.load(k.offset(starts[r], at), dtype))
+                        element = k.splat(k.load(k.offset(starts[r], here), dtype))
                         out += [k.fma(element, bs[v], tile[r * vectors + v]) for v in range(vectors)]
                     return [k.offset(g, vectors * self.vector_bytes), at + x_column, *out]
 
@@ -116,6 +116,7 @@ class _Gradients(Writer):
             i = k.where(i < last, i, last)  # the last one begins earlier
 
             def group(o: Value) -> None:
+                o = k.hidden(o)
                 place = k.at(k.offset(g, o * g_plane), i, dtype)
                 loaded = []
                 for r in range(lanes):
@@ -273,7 +274,7 @@ class _Gradients(Writer):
             target = k.at(job["out"], group * f.outputs * steps + first, dtype)
 
             def outputs(o: Value) -> None:
-                rows = []
+                rows, o = [], k.hidden(o)
                 place = k.at(source, o, dtype)
                 for r in range(lanes):
                     total = k.loop(

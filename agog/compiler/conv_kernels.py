@@ -239,6 +239,7 @@ class Writer(Edges):
                 to = k.at(destinations, j, "int64")
 
                 def square(r: Value) -> None:
+                    r = k.hidden(r)
                     left = rows - r
                     line, partial, store = k.offset(at, r * f.w_row), k.partial(steps), stores(r)
 
