@@ -348,6 +348,7 @@ class _Case:
             # One tap and nothing beside it needs no copy, unless channels compete for the same sets of a cache.
             in_place = inside and len(s.taps) == 1 and s.move == (1, 1, 1) and s.count == tuple(places)
             in_place = in_place and gcd(prod(places) * size, _WAY) <= 2 * band * columns * size
+            in_place = in_place and (by_pixel or s.count[2] >= lanes)  # beyond any unit but the last are so many more
             total = (band - 1) * columns + s.count[2]
             group = max(1, min(-(-total // width), _RESULTS // (outputs * width * size))) if len(order.parts) > 1 else 1
             contiguous = s.step[1:] == (1, 1) and y_row == s.count[2] * size

@@ -211,7 +211,8 @@ def test_nothing_beyond_the_arrays_is_touched(at_end, target, rng, guarded):
     k = conv("float32", target)
     for n, c, o, s, r, pad, stride in [(1, 1, 1, 1, 1, 0, 1), (2, 3, 17, 7, 3, 1, 1), (3, 2, 14, 16, 3, 0, 2),
                                        (1, 5, 9, 33, 1, 0, 1), (2, 40, 32, 17, 3, 1, 1), (2, 40, 32, 5, 3, 4, 1),
-                                       (2, 40, 64, 15, 1, 0, 1), (2, 40, 3, 23, 1, 0, 1)]:
+                                       (2, 40, 64, 15, 1, 0, 1), (2, 40, 3, 23, 1, 0, 1), (6, 2, 1, 1, 1, 0, 1),
+                                       (4, 3, 2, 2, 1, 0, 1)]:
         x = guarded.array(rng.standard_normal((n, c, s, s)).astype("f"), at_end)
         w = guarded.array(rng.standard_normal((o, c, r, r)).astype("f"), at_end)
         b = guarded.array(rng.standard_normal(o).astype("f"), at_end)
