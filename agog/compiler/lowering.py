@@ -494,7 +494,7 @@ class Lowering:
         kept = tuple(1 if a in over else n for a, n in enumerate(x.shape))
         if all(x.shape[a] == 1 for a in over):
             return self.reshape(x, kept if keepdims else shape)
-        if x.size >= _LARGE and count(shape) < _FEW:
+        if x.size >= _LARGE and 1 < count(shape) < _FEW:  # (down to one it is shared out in parts)
             y = self._in_stages(kind, x, over)
             return self.reshape(y, kept if keepdims else shape)
         y = Reduce(kind, x, over, shape, x.dtype)

@@ -21,6 +21,8 @@ _STREAMS = 3  # arrays that are stored around the caches at a time: processors h
 
 _UNROLL = ((16, 4), (60, 2))  # up to this cost, so many vectors at a time
 _BUSY = 1 << 17  # work from which unrolling pays also for short loops
+_PART, _PARTS = 1 << 12, 64  # instructions, of vectors, of a part of a reduced axis at least; and parts at most
+_IN_PARTS = 1 << 15  # such instructions from which it is divided
 
 _costs: dict[Any, int] = {}
 
@@ -107,6 +109,7 @@ class NestPlan:
         self.unroll = self._choose_unroll()
         while self.tile and self.unroll * self.lanes > self.tile:
             self.unroll //= 2
+        self.parts, self.part = self._in_parts()
 
     def _accesses(self, dtypes=False):
         found = [(e[4], e[1]) for e in self.exprs if e[0] in ("load", "gather")]
@@ -151,6 +154,21 @@ class NestPlan:
             if self.body <= limit and vectors >= u and (vectors % u == 0 or vectors >= 4 * u):
                 return u
         return 1
+
+    def _in_parts(self):
+        """(parts, indices of one) of the outermost axis where all axes are reduced in one pass; (1, 0) elsewhere.
+
+        It depends on the nest alone, so that what is summed does not depend on the threads. Of the vector axis, whole
+        steps of its loop are divided; what is left of it belongs to no part.
+        """
+        vectors = self.work // self.lanes
+        if self.k_depth or self.vector is None or self.passes != 1 or vectors < _IN_PARTS:
+            return 1, 0
+        step = 1 if self.over else self.lanes * self.unroll
+        steps = self.nest.sizes[self.order[0]] // step
+        parts = 1 << min(_PARTS, vectors // _PART, steps).bit_length() - 1  # a power of two, as threads often are
+        part = -(-steps // parts)
+        return -(-steps // part), part * step
 
     def _across(self, kept):
         """(axis, tile): a kept axis along the lines of arrays that the vector axis walks across; (None, None) without.

@@ -81,16 +81,12 @@ class NestCode(NestPlan):
         else:
             parameters = [(f"a{i}", "ptr") for i in range(n)]
         k = self.k = Kernel(module, name, parameters, lanes=self.lanes, internal=True)
-        self.parallel, self.streaming = parallel, streaming
+        self.parallel = parallel
         if parallel:
             slots, self.begin, self.end, _ = k.arguments
-            self.args = [k.load(k.at(slots, i, "ptr"), "ptr") for i in range(n)]
+            self._begin([k.load(k.at(slots, i, "ptr"), "ptr") for i in range(n)], streaming)
         else:
-            self.args = k.arguments
-        self._pass = -1
-        self._window = None  # of the vector axis, while tiles of it are walked
-        self.spills = {}
-        self._indices = {}
+            self._begin(k.arguments, streaming)
         scope = Scope()
         if 0 not in [self.nest.sizes[a] for a in self.order[: self.k_depth]]:
             self._kept(0, scope)
@@ -98,6 +94,15 @@ class NestCode(NestPlan):
             k.stores_seen()
         k.ret()
         k.finish()
+
+    def _begin(self, args, streaming=()):
+        """Nothing is known yet of the function that begins."""
+        self.args, self.streaming = args, streaming
+        self._pass = -1
+        self._window = None  # of the vector axis, while tiles of it are walked
+        self._walked = None  # where the walk over the outermost of the reduced axes begins and ends, if not all of it
+        self._share = 0  # and how much of it that is, at most
+        self.spills, self._kept_now = {}, []
 
     def _bounds(self, level):
         if self.parallel and level == 0:
@@ -146,53 +151,62 @@ class NestCode(NestPlan):
 
         `start` makes the accumulators of u places; the result is the list of (accumulators, places) to be folded.
         """
-        k, lanes, u = self.k, self.lanes, self.unroll
-        n = self.nest.sizes[self.vector]
-        step = u * lanes
-        whole, single = n // step * step, n // lanes * lanes
-        depth = scope.depth + 1
-        found = []
-
-        def scopes(i, count):
-            return [Scope(scope, depth, k.add(i, j * lanes) if j else i) for j in range(count)]
-
-        def run(first, last, count):
-            if first == last and isinstance(first, int):
-                return
-            width = count * lanes
-            carry = start(count) if start else []
-            if isinstance(first, int) and isinstance(last, int) and last - first == width:
-                found.append((body(scopes(k.const(first, "int64"), count), *carry) or [], count))
-            elif start and isinstance(last, int) and (last - first) // width > 2 * _BLOCK:
-
-                def block(i, *outer):
-                    stop = k.add(i, width * _BLOCK)
-                    stop = k.where(stop < last, stop, last)
-                    inner = k.loop(i, stop, width, lambda j, *c: body(scopes(j, count), *c), start(count))
-                    return self._merge(outer, inner, count)
-
-                found.append((k.loop(first, last, width * _BLOCK, block, carry), count))
-            else:
-                found.append((k.loop(first, last, width, lambda i, *c: body(scopes(i, count), *c), carry), count))
+        k, n = self.k, self.nest.sizes[self.vector]
+        whole = n // (self.unroll * self.lanes) * self.unroll * self.lanes
+        if isinstance(low, int):
+            found = self._turns(low, whole, self.unroll, scope, body, start)
+            return found + self._tail(whole, scope, body, start)
+        # a share of the axis: whole steps, and the rest for whoever has the end
+        found = self._turns(low, k.where(high < whole, high, whole), self.unroll, scope, body, start)
 
         def tail():
-            if isinstance(low, int) or u > 1:
-                run(whole, single, 1)
-            if single < n:
-                count = k.const(n - single, "int64")
-                partial = k.partial(count)
-                mask = getattr(partial, "mask", None)
-                if mask is None:
-                    mask = k.iota("int32") < k.splat(k.cast(count, "int32"))
-                inner = Scope(scope, depth, k.const(single, "int64"), partial, mask)
-                found.append((body([inner], *(start(1) if start else [])) or [], 1))
+            self._tail(whole, scope, body, start)
 
-        if isinstance(low, int):
-            run(low, whole, u)
-            tail()
-        else:  # a share of the axis: whole steps, and the rest for whoever has the end
-            run(low, k.where(high < whole, high, whole), u)
-            k.if_(k.eq(high, n), tail)
+        k.if_(k.eq(high, n), tail)
+        return found
+
+    def _places(self, scope, i, count):
+        """The scopes of `count` vectors from element i."""
+        add = self.k.add
+        return [Scope(scope, scope.depth + 1, add(i, j * self.lanes) if j else i) for j in range(count)]
+
+    def _turns(self, first, last, count, scope, body, start=None):
+        """The loop from element `first` to `last` over `count` vectors at a time, as `_vectors` has it."""
+        k = self.k
+        if first == last and isinstance(first, int):
+            return []
+        width = count * self.lanes
+        carry = start(count) if start else []
+        if isinstance(first, int) and isinstance(last, int) and last - first == width:
+            return [(body(self._places(scope, k.const(first, "int64"), count), *carry) or [], count)]
+
+        def turn(i, *c):
+            return body(self._places(scope, i, count), *c)
+
+        elements = last - first if isinstance(first, int) and isinstance(last, int) else self._share
+        if start and elements // width > 2 * _BLOCK:
+
+            def block(i, *outer):
+                stop = k.add(i, width * _BLOCK)
+                stop = k.where(stop < last, stop, last)
+                return self._merge(outer, k.loop(i, stop, width, turn, start(count)), count)
+
+            return [(k.loop(first, last, width * _BLOCK, block, carry), count)]
+        return [(k.loop(first, last, width, turn, carry), count)]
+
+    def _tail(self, first, scope, body, start=None):
+        """What is left from element `first`: single vectors, then a partial one."""
+        k, n = self.k, self.nest.sizes[self.vector]
+        single = n // self.lanes * self.lanes
+        found = self._turns(first, single, 1, scope, body, start)
+        if single < n:
+            count = k.const(n - single, "int64")
+            partial = k.partial(count)
+            mask = getattr(partial, "mask", None)
+            if mask is None:
+                mask = k.iota("int32") < k.splat(k.cast(count, "int32"))
+            inner = Scope(scope, scope.depth + 1, k.const(single, "int64"), partial, mask)
+            found.append((body([inner], *(start(1) if start else [])) or [], 1))
         return found
 
     def _merge(self, a, b, places):
@@ -259,15 +273,18 @@ class NestCode(NestPlan):
                 self._hoist(inner[0])
             return self._merge(carry, self._over(level + 1, inner, reduces, stores), places)
 
+        low, high = 0, n
+        if level == 0 and self._walked:
+            (low, high), n = self._walked, self._share
         if n > 2 * _BLOCK and reduces:
 
             def block(i, *carry):
                 stop = k.add(i, _BLOCK)
-                stop = k.where(stop < n, stop, n)
+                stop = k.where(stop < high, stop, high)
                 return self._merge(carry, k.loop(i, stop, 1, turn, first), places)
 
-            return k.loop(0, n, _BLOCK, block, first)
-        return k.loop(0, n, 1, turn, first)
+            return k.loop(low, high, _BLOCK, block, first)
+        return k.loop(low, high, 1, turn, first)
 
     def _scalars(self, reduces):
         return [self.k.const(identity(self.exprs[i][2], self.exprs[i][1]), self.exprs[i][1]) for i in reduces]

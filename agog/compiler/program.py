@@ -178,7 +178,7 @@ class Program:
                         [slots.get(v) for v in r.outputs],
                     )
                 )
-        self._shared_out = any(pool.SYMBOL in s.module.declarations for s in self._segments)
+        self._shared_out = any(s.shared_out for s in self._segments)
         self._islands = [r for r in runs if isinstance(r, Island)]
         self._fast = self._entry()
 

@@ -43,6 +43,7 @@ class Group:
     def __init__(self, domain):
         self.domain, self.reduced = tuple(domain), None
         self.members, self.place, self.deps = [], {}, set()
+        self.late = set()  # members that are made of a reduction
 
     def __repr__(self):
         return f"<group {list(self.domain)} over {sorted(self.reduced or ())}: {len(self.members)} values>"
@@ -192,12 +193,12 @@ class _Scheduler:
             if rest or g.reduced is not None and g.reduced != over:
                 return False
             after = count([n for a, n in enumerate(g.domain) if a not in over])
-            if g.members and g.reduced is None and count(g.domain) >= _LARGE and after < _FEW:
+            if g.members and g.reduced is None and count(g.domain) >= _LARGE and 1 < after < _FEW:
                 return False
         elif rest:
             if g.reduced is None or rest != {a for a in g.reduced if g.domain[a] != 1}:
                 return False
-        elif g.reduced is not None and lonely:
+        elif g.reduced is not None and lonely and (kept > 1 or any(link and link.root in g.late for link in found)):
             return False
         outside = [link.root for link in found if link and link.root not in g.place] + needs(v)
         deps = set()
@@ -213,6 +214,8 @@ class _Scheduler:
             place = [p for a, p in enumerate(place) if a not in v.axes]
         g.members.append(v)
         g.place[v] = tuple(place)
+        if isinstance(v, Reduce) or any(link and link.root in g.late for link in found):
+            g.late.add(v)
         self.depend(g, deps)
         g.roots |= {id(link.root) for link in found if link}
         self.unit[v] = g
@@ -256,6 +259,8 @@ class _Scheduler:
             return
         if any(self._reads_memory_of(m, g, other) for m in (*g.members, *other.members)):
             return
+        if count(g.domain) >= _LARGE and any(self._second_pass(m, g, other, to) for m in (*g.members, *other.members)):
+            return
         for m in [*g.members, *other.members]:
             for link in self.links[m]:
                 if (
@@ -283,6 +288,7 @@ class _Scheduler:
         g.members = sorted(g.members + other.members, key=self.number.__getitem__)
         g.deps = (g.deps | other.deps) - {g, other}
         g.roots |= other.roots
+        g.late |= other.late
         other.members = []
         if other in self.recent:
             self.recent.remove(other)
@@ -300,6 +306,12 @@ class _Scheduler:
         """Whether a member reads a buffer that parts in these groups write: all of these must have run before it."""
         roots = [link.root for link in self.links[m] if link] + needs(m)
         return any(isinstance(r, Assembled) and not self.producers(r).isdisjoint((g, other)) for r in roots)
+
+    def _second_pass(self, m, g, other, to):
+        """Whether a member walks what was reduced once more, for what the other group made of that."""
+        at, late = (g.place[m], other.late) if m in g.place else ([to.get(p) for p in other.place[m]], g.late)
+        both = (g.reduced or set()) | {to[a] for a in other.reduced or ()}
+        return not both.isdisjoint(at) and any(link and link.root in late for link in self.links[m])
 
     @staticmethod
     def _walks_alike(link, place, other, to):

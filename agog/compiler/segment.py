@@ -15,6 +15,7 @@ from agog.compiler.lowering import Call, Matmul, ScatterAdd
 from agog.compiler.memory import plan
 from agog.compiler.nestplan import LINE
 from agog.compiler.nests import NestCode
+from agog.compiler.parts import PartedNest
 from agog.compiler.schedule import Group, nest_of
 from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.compiler.values import Buffer, contiguous, count, merged, resolve
@@ -128,7 +129,10 @@ class Segment:
         if g not in self.planned:
             nest, places = nest_of(g, self.needed, self.links)
             if nest not in self.nests:
-                self.nests[nest] = NestCode(self.target, nest, self.functions), str(nest), repr(nest)
+                code = NestCode(self.target, nest, self.functions)
+                if code.parts > 1:
+                    code = PartedNest(self.target, nest, self.functions)
+                self.nests[nest] = code, str(nest), repr(nest)
             self.planned[g] = nest, places, self.nests[nest]
         return self.planned[g]
 
@@ -141,28 +145,36 @@ class Segment:
         return u.native.work if isinstance(u, Call) else 0
 
     def _shared_out(self, code):
-        """Whether the pool should do a nest."""
-        pays = code.work >= _PARALLEL or self.busy and code.work >= _AWAKE * code.lanes
-        return self.threads and pays and code.split > 1
+        """What the pool should do a nest with, or None."""
+        if not self.threads or code.split == 1 and code.parts == 1:
+            return None
+        if code.work >= _PARALLEL or self.busy and code.work >= _AWAKE * code.lanes:
+            return pool.SYMBOL
+        return pool.AWAKE if code.parts > 1 else None
 
     def _group(self, g):
         nest, places, (code, text, exact) = self._planned(g)
         if not nest.stores:
             self.notes.append(("nothing", g, None, False))
             return (lambda pointers: None), [], False
-        parallel = self._shared_out(code)
+        symbol = self._shared_out(code)
+        parallel = symbol is not None
         self.work += code.work
-        name = self._function(
-            ("nest", exact, parallel), "nest", lambda name: code.emit(self.module, name, parallel), text
-        )
-        past = None
+
+        def function(streams, text):
+            if code.parts > 1:
+                make = lambda name: code.emit_parts(self.module, name, streams)
+            else:
+                make = lambda name: code.emit(self.module, name, parallel, streams)
+            return self._function(("nest", exact, parallel, streams), "nest", make, text)
+
+        name, past = function((), text), None
         if streams := code.streams if code.moved >= (targets.last_cache() or _STREAM_BYTES) else ():
-            past = self._function(
-                ("nest", exact, parallel, streams),
-                "nest",
-                lambda name: code.emit(self.module, name, parallel, streams),
-                f"  {name}, whose results are stored around the caches",
-            )
+            past = function(streams, f"  {name}, whose results are stored around the caches")
+        if code.parts > 1:
+            make = lambda name: code.emit_rest(self.module, name)
+            says = f"  the sum of {name}'s {code.parts} parts, and the rest"
+            rest = self._function(("rest", exact), "nest", make, says)
         self.notes.append((name, g, code, parallel))
 
         roots = list(dict.fromkeys(root for root, _ in places))
@@ -180,6 +192,11 @@ class Segment:
             k.if_(k.eq(within, 0), lambda: run(past, arguments), lambda: run(name, arguments))
 
         def run(name, arguments):
+            if code.parts > 1:
+                arguments = [*arguments, self.k.alloca(code.noted, LINE)]
+                self._share(name, arguments, code.parts, 1, symbol)
+                self.k.call_known(rest, None, *arguments)
+                return
             if not parallel:
                 self.k.call_known(name, None, *arguments)
                 return
@@ -192,17 +209,21 @@ class Segment:
                 grain = -(-grain // step) * step
             elif code.tile and code.k_depth == 2:  # what is across a line stays with one thread
                 grain = -(-grain // LINE) * LINE
-            self._share(name, arguments, n, grain)
+            self._share(name, arguments, n, grain, symbol)
 
         return emit, roots, code.gathers
 
-    def _share(self, name, arguments, n, grain):
-        """Run a chunk function on the pool."""
+    def _share(self, name, arguments, n, grain, symbol):
+        """Run a chunk function on the pool, or all of it here where `symbol` is None."""
         k = self.k
         block = k.alloca(8 * len(arguments), 8)
         for i, a in enumerate(arguments):
             k.store(a, k.at(block, i, "ptr"))
-        k.call(pool.SYMBOL, None, k.symbol(f"@{name}"), block, k.const(n, "int64"), k.const(grain, "int64"))
+        n, grain, zero = (k.const(i, "int64") for i in (n, grain, 0))
+        if symbol is None:
+            k.call_known(name, None, block, zero, n, k.const(0, "int32"))
+        else:
+            k.call(symbol, None, k.symbol(f"@{name}"), block, n, grain)
 
     def _import(self, symbol, recipe):
         """The function of that name is called: see `natives.function`."""
@@ -419,6 +440,11 @@ class Segment:
         return emit, [root], False
 
     # ------------------------------------------------------------------------------------------------ loading
+    @property
+    def shared_out(self):
+        """Whether it calls the pool."""
+        return not self.module.declarations.keys().isdisjoint((pool.SYMBOL, pool.AWAKE))
+
     def cycles(self):
         """Cycles of each step so far, when profiled."""
         return list((ctypes.c_int64 * len(self.notes)).from_address(self.loaded["cycles"]))
@@ -431,7 +457,7 @@ class Segment:
         def imports():  # not before this is compiled: others may still be compiling them
             found, codes = natives.functions(self.recipes, self.target)
             keep.extend(codes)
-            return found | (pool.imports() if pool.SYMBOL in self.module.declarations else {})
+            return found | (pool.imports() if self.shared_out else {})
 
         code = self.loaded = jit.load(self.module, ["run"] + ["cycles"] * self.profile, imports, keep)
         return entry.bind(code, self.target, forms, self.arena, [c.data for c in self.constants], self.work)

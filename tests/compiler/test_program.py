@@ -524,6 +524,68 @@ def test_arrays_that_are_walked_across_their_lines(dtype, rng, target, guarded):
             np.testing.assert_array_equal(got.astype("d"), want.astype("d"))
 
 
+# ------------------------------------------------------------------------------------------- everything to one number
+def _everything(a, w):
+    """Reductions of all there is, with what is stored at every point, before and after them; and ones that wait."""
+    y = xp.tanh(a * w + w)
+    total = xp.sum(y)
+    variance = xp.mean((a - xp.mean(a)) ** 2)
+    return [total, y * w, xp.max(a), xp.min(y) + total, xp.any(a > 3), variance, y * total, xp.sum(a * 3)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("shapes", [((80003,), (1,)), ((70001,), (70001,)), ((300, 301), (301,)),
+                                    ((1031, 129), (1031, 1)), ((7, 30011), (7, 1)), ((1200, 40, 3), (40, 1))])
+def test_sums_of_everything_do_not_depend_on_the_number_of_threads(dtype, shapes, rng, monkeypatch, target, guarded):
+    dtype = name_to_dtype(dtype)
+    graph = build(_everything, *[(s, dtype) for s in shapes])
+    arrays = [guarded.array(x.astype(dtype)) for x in made(rng, *shapes)]
+    alone = compile(graph, target, threads=False)(arrays)
+    for got, want in zip(alone, interpret.run(graph, arrays), strict=True):
+        assert got.shape == want.shape and got.dtype == want.dtype
+        np.testing.assert_allclose(got.astype("d"), want.astype("d"), 2e-2 if dtype.itemsize == 2 else 1e-4, 1e-4)
+    program = compile(graph, target)
+    assert "parts, and the rest" in program.code("loops")
+    for threads in (2, 3, 1):
+        monkeypatch.setattr(config, "num_threads", threads)
+        for _ in range(3):
+            for got, want in zip(program(arrays), alone, strict=True):
+                np.testing.assert_array_equal(got, want)
+
+
+def test_a_loss_of_much_and_its_gradient_are_one_walk(rng):
+    def loss_and_gradient(a, b):
+        error = a - b
+        return [xp.mean(error * error), error * (2 / (1 << 18))]
+
+    graph = build(loss_and_gradient, ((1 << 18,), F), ((1 << 18,), F))
+    p = compile(graph)
+    assert p.code("loops").count("for ") == 1
+    agrees(p, graph, made(rng, 1 << 18, 1 << 18), tol=1e-5)
+
+
+def test_an_index_out_of_range_is_found_in_parts(rng):
+    n = 60000
+    graph = build(lambda x, i: [xp.sum(xp.tanh(xp.take(x, i, axis=0)))], ((50,), F), ((n,), "int64"))
+    p, x, index = compile(graph), made(rng, 50)[0], rng.integers(0, 50, n)
+    assert "parts, and the rest" in p.code("loops")
+    agrees(p, graph, [x, index], tol=1e-5)
+    for at in (5, n // 2, n - 1):
+        wrong = index.copy()
+        wrong[at] = 50
+        with pytest.raises(GuardFailed):
+            p([x, wrong])
+
+
+def test_large_results_beside_a_sum_are_stored_around_the_caches(rng, monkeypatch):
+    monkeypatch.setattr(targets, "last_cache", lambda: 1 << 12)
+    for shapes in (((70016,), (1,)), ((70001,), (70001,)), ((300, 320), (320,))):
+        graph = build(lambda a, w: [xp.sum(xp.exp(a * w)), a * w], *[(s, F) for s in shapes])
+        p = compile(graph)
+        assert ("movnt" in p.code("asm")) == (targets.host().machine == "x86_64")
+        agrees(p, graph, made(rng, *shapes), tol=1e-5)
+
+
 def test_float32_sums_are_accurate():
     for shape, axis in (((1 << 20,), 0), ((1 << 18, 4), 0), ((3, 1 << 18), 1)):
         x = np.full(shape, 0.1, F)
