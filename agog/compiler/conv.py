@@ -19,7 +19,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 import numpy as np
 
 from agog import config
-from agog.compiler import call, conv_gradients, jit, pool, targets
+from agog.compiler import call, conv_gradients, depthwise, jit, pool, targets
 from agog.compiler.conv_gradients import GRADIENT
 from agog.compiler.conv_kernels import HEAD, LINE, SUB, Tiles
 from agog.compiler.targets import ITEMSIZE, Target
@@ -46,16 +46,16 @@ _ROWS = 256  # rows (channels times taps) that a part of them has at least: g is
 _LONG = 512  # elements up to which rows are joined where that is possible
 _WASTE = 0.25  # of the products computed at least so many must be wanted
 
-FORWARD, WEIGHTS = 0, 1
+FORWARD, WEIGHTS, DEPTHWISE, DEPTHWISE_WEIGHTS = "conv", "gradient", *depthwise.NAMES
 
 
 class Plan(NamedTuple):
-    """What one kind of call does: the native function (FORWARD, WEIGHTS), its table, and the result's shape.
+    """What one kind of call does: the name of the native function, its table, and the result's shape.
 
     `work` is the number of multiplications, and additions.
     """
 
-    kind: int
+    kind: str
     table: np.ndarray
     shape: tuple[int, ...]
     work: int
@@ -74,7 +74,8 @@ class Conv:
     def native(self, what: str) -> Callable[..., None]:
         """The native function "conv" or "gradient" as a callable over arrays, compiled or found when it is wanted."""
         if what not in self._natives:
-            module = conv_gradients.later(self.dtype.name, self.target, what)
+            made = depthwise if what in depthwise.NAMES else conv_gradients
+            module = made.later(self.dtype.name, self.target, what)
             name = f"{what}_{self.dtype.name}"
             self._natives[what] = call.bind(module, name, conv_gradients.PARAMETERS, imports=pool.imports)
         return self._natives[what]
@@ -118,7 +119,7 @@ class Conv:
         pool.refresh()
         x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
         out = empty(p.shape, self.dtype)
-        native = self.native("gradient" if p.kind == WEIGHTS else "conv")
+        native = self.native(p.kind)
         if b is None:
             native(out, x, w, self.no_bias, p.table, 0)
         else:
@@ -177,14 +178,14 @@ def plan(
     shapes = (*x[:2], *places), (*w[:2], *(kernel if what != "weight" else places if pointwise else full(w[2:])))
     c = _Case(target, dtype, *shapes, stride, padding, dilation, groups)
     if what == "weight":
-        table, shape = c.weight_grad(kernel, size)
-        return Plan(WEIGHTS, table, shape, 2 * w[0] * prod(w[2:]) * prod(shape))
+        table, shape, kind = c.weight_grad(kernel, size)
+        return Plan(kind, table, shape, 2 * w[0] * prod(w[2:]) * prod(shape))
     made = c.forward(bias, relu) if what == "forward" else c.input_grad(size3)
     if made is None:
         return None
-    table, shape = made
+    table, shape, kind = made
     work = 2 * x[0] * prod(shape[2:] if what == "forward" else x[2:]) * prod(w)
-    return Plan(FORWARD, table, (*shape[:2], *(x[2:] if pointwise else shape[7 - len(x) :])), work)
+    return Plan(kind, table, (*shape[:2], *(x[2:] if pointwise else shape[7 - len(x) :])), work)
 
 
 def _joined(places: tuple[int, ...], longest: int) -> tuple[int, ...]:
@@ -233,6 +234,10 @@ class _Case:
         self.tiles = Tiles(target)
         self.x, self.w, self.stride, self.padding, self.dilation, self.groups = x, w, stride, padding, dilation, groups
 
+    def _reached(self, at: Sequence[int]) -> tuple[int, ...]:
+        """The position of the input that a tap of the kernel reads for the first result."""
+        return tuple(a * d - lo for a, d, (lo, _) in zip(at, self.dilation, self.padding))
+
     def forward(self, bias: bool, relu: bool) -> Any:
         o, cg, *kernel = self.w
         out = [
@@ -241,9 +246,7 @@ class _Case:
         ]
         if min(out) < 1:
             return None
-        taps = []
-        for i, at in enumerate(itertools.product(*map(range, kernel))):
-            taps.append((i, tuple(a * d - lo for a, d, (lo, _) in zip(at, self.dilation, self.padding))))
+        taps = [(i, self._reached(at)) for i, at in enumerate(itertools.product(*map(range, kernel)))]
         sub = _Sub(taps, tuple(out), (0, 0, 0), (1, 1, 1), tuple(self.stride))
         shape = (self.x[0], o, *out)
         row = cg * prod(kernel)
@@ -281,6 +284,10 @@ class _Case:
         size, lanes, groups = self.size, self.lanes, self.groups
         samples, channels, *places = self.x
         channels //= groups
+        if channels == outputs == 1 and not relu and prod(self.w[2:]) > 1:
+            table = depthwise.forward_table(self, subs, shape, bias)
+            if table is not None:
+                return table, shape, DEPTHWISE
         most, vectors = self.tiles.flat
         width = vectors * lanes
         by_pixel = self._by_pixel(subs, outputs, channels)
@@ -398,7 +405,7 @@ class _Case:
             w_group=w_group * size, relu=relu, alone=work < _PARALLEL,
             by_pixel=by_pixel, wide=wide, subs=len(subs),
         )
-        return np.array([n for part in (head, *words, numbers) for n in part], np.int64), shape
+        return np.array([n for part in (head, *words, numbers) for n in part], np.int64), shape, FORWARD
 
     def _by_pixel(self, subs: Sequence[_Sub], outputs: int, channels: int) -> bool:
         """Whether tiles of pixels by outputs have less to do than tiles of outputs by (long runs of) pixels."""
@@ -468,6 +475,12 @@ class _Case:
         samples, channels, *places = self.x
         o, out = self.w[1] // groups, self.w[2:]
         channels //= groups
+        if channels == o == 1 and prod(kernel) > 1:
+            steps = [(i, self._reached(at)) for i, at in enumerate(itertools.product(*map(range, kernel)))]
+            whole = _Sub(steps, tuple(out), (0, 0, 0), (1, 1, 1), tuple(self.stride))
+            table = depthwise.gradient_table(self, whole)
+            if table is not None:
+                return table, (groups, 1, *given), DEPTHWISE_WEIGHTS
         taps = prod(kernel)
         depths = [a * self.dilation[0] - self.padding[0][0] for a in range(kernel[0])]
         kept = (kernel[1] - 1) * self.dilation[1] + 1
@@ -509,7 +522,7 @@ class _Case:
             scratch_size=gt_at + band * out[2] * self.tiles.gradient[1] * lanes * size + 64, gt_at=gt_at,
             alone=work < _PARALLEL,
         )
-        return np.array([*head, *depths, *off], np.int64), shape
+        return np.array([*head, *depths, *off], np.int64), shape, WEIGHTS
 
 
 def _parts(begin: int, end: int, most: int) -> list[tuple[int, int]]:

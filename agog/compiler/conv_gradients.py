@@ -17,7 +17,7 @@ from agog.compiler.ir import Module, Value
 from agog.compiler.packing import transpose
 from agog.compiler.targets import Target
 
-__all__ = ["GRADIENT", "PARAMETERS", "build", "code", "later"]
+__all__ = ["GRADIENT", "PARAMETERS", "Gradients", "build", "code", "later"]
 
 #: Words of a table, as in `conv_kernels`.
 GRADIENT = (
@@ -46,7 +46,7 @@ def code(dtype: str, target: Target) -> jit.Code:
 def build(dtype: str, target: Target, what: str) -> Module:
     """The module of one dtype with `conv(out, x, w, bias, table)` or `gradient(out, x, g, bias, table)`."""
     module = Module(target)
-    writer = _Gradients(module, dtype)
+    writer = Gradients(module, dtype)
     writer.pad()
     writer.scratch()
     writer.ahead()
@@ -69,7 +69,7 @@ def build(dtype: str, target: Target, what: str) -> Module:
     return module
 
 
-class _Gradients(Writer):
+class Gradients(Writer):
     """Writes all functions."""
 
     def gradient_kernels(self) -> None:

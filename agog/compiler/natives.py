@@ -77,19 +77,26 @@ def native(name: str, target: Target, dtype: str, shapes: Any, statics: Any) -> 
             return None
         recipe = ("pooling", name, dtype)
         return Native(f"agog_{name}_{dtype}", made[1], 2 * int(made[1][1]), recipe)
-    what, module, entry, extra = _CONVOLUTION[name]
+    what, extra = _CONVOLUTION[name]
     size, rest = (statics[0], statics[1:]) if extra else ((), statics)
     bias = len(shapes) > 2 and shapes[2] is not None
     p = conv.plan(target, dtype, what, tuple(shapes[0]), tuple(shapes[1]), tuple(size), *rest, bias)
     if p is None:
         return None
-    recipe = (module, entry, dtype)
-    return Native(f"agog_{entry}_{dtype}", p.table, p.work, recipe)
+    recipe = (_MODULES[p.kind], p.kind, dtype)
+    return Native(f"agog_{p.kind}_{dtype}", p.table, p.work, recipe)
 
 
 _POOLING = {"max_pool": (pooling.FORWARD, 0), "max_scatter": (pooling.SCATTER, 1)}
 _CONVOLUTION = {
-    "conv": ("forward", "conv", "conv", False),
-    "conv_input_grad": ("input", "conv", "conv", True),
-    "conv_weight_grad": ("weight", "conv_gradients", "gradient", True),
+    "conv": ("forward", False),
+    "conv_input_grad": ("input", True),
+    "conv_weight_grad": ("weight", True),
+}
+#: The modules of native functions by the kinds of plans.
+_MODULES = {
+    conv.FORWARD: "conv",
+    conv.WEIGHTS: "conv_gradients",
+    conv.DEPTHWISE: "depthwise",
+    conv.DEPTHWISE_WEIGHTS: "depthwise_gradients",
 }

@@ -8,7 +8,7 @@ import pytest
 import agog as ag
 from agog import config
 from agog.array import large
-from agog.compiler import call, conv_gradients, eager, jit, pooling, targets
+from agog.compiler import call, conv_gradients, depthwise, eager, jit, pooling, targets
 from agog.compiler import conv as planning
 from agog.compiler.conv import conv
 from agog.compiler.conv_kernels import HEAD, SUB
@@ -103,6 +103,105 @@ def check_case(k, rng, case):
 @hypothesis.given(name=st.sampled_from(NAMES), dtype=st.sampled_from(DTYPES), case=geometry())
 def test_convolutions(name, dtype, case):
     check_case(conv(dtype, targets.TARGETS[name]), np.random.default_rng(0), case)
+
+
+@st.composite
+def lone_channels(draw):
+    """As `geometry`, of channels that each have a kernel of their own, with rows of any number of vectors."""
+    rank = draw(st.integers(1, 2))
+    axis = st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(0, 4), st.integers(0, 4), st.integers(1, 3))
+    kernel, stride, low, high, dilation = zip(*draw(st.lists(axis, min_size=rank, max_size=rank)))
+    sizes = []
+    for k, lo, hi, d in zip(kernel, low, high, dilation):
+        least = max(1, d * (k - 1) + 1 - lo - hi)
+        sizes.append(draw(st.integers(least, least + draw(st.sampled_from([3, 17, 70])))))
+    return (draw(st.integers(1, 3)), 1, 1, draw(st.integers(1, 5)), tuple(sizes), kernel, stride,
+            tuple(zip(low, high)), dilation)
+
+
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(name=st.sampled_from(NAMES), dtype=st.sampled_from(DTYPES), case=lone_channels())
+def test_depthwise(name, dtype, case):
+    check_case(conv(dtype, targets.TARGETS[name]), np.random.default_rng(0), case)
+
+
+LONE = [
+    (3, 1, 1, 40, (56, 56), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    (2, 1, 1, 33, (29, 57), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)),
+    (2, 1, 1, 70, (7, 7), (7, 7), (1, 1), ((3, 3), (3, 3)), (1, 1)),
+    (2, 1, 1, 24, (513,), (31,), (1,), ((30, 0),), (1,)),  # causal
+    (1, 1, 1, 3, (20, 21), (5, 4), (3, 2), ((2, 2), (0, 1)), (2, 3)),
+]
+
+
+@pytest.mark.parametrize("case", LONE)
+def test_depthwise_has_kernels_of_its_own(case, target, rng):
+    k = conv("float32", target)
+    check_case(k, rng, case)
+    n, _, _, groups, sizes, kernel, *rest = case
+    x, w = np.zeros((n, groups, *sizes), "f"), np.zeros((groups, 1, *kernel), "f")
+    y = k.forward(x, w, None, *rest, groups)
+    assert k._plan("forward", x, w, (), *rest, groups).kind == planning.DEPTHWISE
+    assert k._plan("input", y, w, sizes, *rest, groups).kind == planning.DEPTHWISE
+    assert k._plan("weight", x, y, kernel, *rest, groups).kind == planning.DEPTHWISE_WEIGHTS
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_depthwise_touches_nothing_beyond_the_arrays(at_end, target, rng, guarded):
+    k = conv("float32", target)
+    empty = lambda shape, dtype: guarded.array(np.full(shape, 9, dtype), at_end)
+    for size, r, stride in [((5, 5), 3, 1), ((7, 3), 3, (2, 1)), ((16, 17), 5, 2), ((9, 33), 3, 1), ((2, 1), 1, 1),
+                            ((4, 7), 3, (1, 2)), ((3, 31), 2, 3)]:
+        x = guarded.array(rng.standard_normal((2, 3, *size)).astype("f"), at_end)
+        w, b = (guarded.array(rng.standard_normal(s).astype("f"), at_end) for s in ((3, 1, r, r), 3))
+        stride = stride if isinstance(stride, tuple) else (stride, stride)
+        rest = (stride, ((r // 2, r // 2),) * 2, (1, 1), 3)
+        y = k.forward(x, w, b, *rest, empty=empty)
+        k.input_grad(y, w, size, *rest, empty=empty)
+        k.weight_grad(x, y, (r, r), *rest, empty=empty)
+
+
+def test_depthwise_special_values_and_threads(target, rng):
+    """What lies beside a row, in the copy or behind it, is no operand; results are the same for any threads."""
+    k = conv("float32", target)
+    x, w = rng.standard_normal((3, 40, 9, 11)).astype("f"), rng.standard_normal((40, 1, 3, 3)).astype("f")
+    x[0, 1, 4, 10] = np.inf
+    x[1, 2, 0, 0] = np.nan
+    rest = ((1, 1), ((1, 1), (1, 1)), (1, 1), 40)
+    y = k.forward(x, w, None, *rest)
+    wrong = np.zeros(y.shape, bool)
+    wrong[0, 1, 3:6, 9:] = wrong[1, 2, :2, :2] = True
+    np.testing.assert_array_equal(~np.isfinite(y), wrong)
+    g = np.ones_like(y)
+    d = k.weight_grad(x, g, (3, 3), *rest)
+    exact = rows._conv_weight_grad(np, x.astype(np.float64), g.astype(np.float64), (3, 3), *rest)
+    np.testing.assert_array_equal(np.isfinite(d), np.isfinite(exact))
+    before, results = config.num_threads, []
+    try:
+        for threads in (1, 2, 5):
+            config.set_num_threads(threads)
+            planning.plan.cache_clear()
+            results.append((k.forward(x, w, None, *rest), k.input_grad(g, w, (9, 11), *rest),
+                            k.weight_grad(x, g, (3, 3), *rest)))
+    finally:
+        config.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(results[0], other):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_programs_call_depthwise_kernels(rng):
+    def fn(x, w, b):
+        y = ag.conv2d(x, w, b, padding=1, stride=2, groups=6)
+        return (y * y).sum()
+
+    arrays = [rng.standard_normal(s).astype("f") for s in ((4, 6, 10, 11), (6, 1, 3, 3), (6,))]
+    graph = ag.trace(ag.value_and_grad(fn, argnums=(0, 1, 2)), *map(ag.asarray, arrays))
+    program = compile(getattr(graph, "graph", graph))
+    assert not program.islands
+    value, grads = ag.value_and_grad(fn, argnums=(0, 1, 2))(*map(ag.asarray, arrays))
+    for a, b in zip(program(arrays), [value, *grads], strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-4)
 
 
 LARGE = [
@@ -269,7 +368,9 @@ def test_wrong_sizes_are_refused(rng):
 
 @pytest.mark.parametrize("name", targets.TARGETS)
 @pytest.mark.parametrize(
-    "build, more", [(conv_gradients.build, ["conv"]), (conv_gradients.build, ["gradient"]), (pooling.build, [])]
+    "build, more",
+    [(conv_gradients.build, ["conv"]), (conv_gradients.build, ["gradient"]), (pooling.build, [])]
+    + [(depthwise.build, [what]) for what in depthwise.NAMES],
 )
 def test_objects_for_every_target(name, build, more):
     target = targets.TARGETS[name]
