@@ -273,15 +273,16 @@ def run(p, stage):
         if p.grad is not None:
             args = [x.requires_grad_() if _inexact(x) and x is not env["w"] else x for x in args]
             given = [x.clone() if _inexact(x) else x for x in args] if p.grad == "clones" else args
+        given, by_name = _split(p, env["f"], given)
         context = {"no_grad": ag.no_grad, "eager": ag.eager}.get(how)
         try:
             if how in ("grad", "jvp"):
-                out = transformed(how, f, given)
+                out = transformed(how, f, given, by_name)
             elif context is None:
-                out = f(*given)
+                out = f(*given, **by_name)
             else:
                 with context():
-                    out = f(*given)
+                    out = f(*given, **by_name)
             results.append(out)
             if p.grad is not None and how != "no_grad":
                 roots = [y for y in ag.tree.leaves(out) if isinstance(y, ag.Tensor) and y.requires_grad]
@@ -293,17 +294,24 @@ def run(p, stage):
             out = type(error).__name__
         draw = _Picture()
         state = {n: env[n] for n in ("k", "w", "p", "m", "bn", "log", "s", "g")}
-        seen.append(draw([out, args, given, state]))
+        seen.append(draw([out, args, given, by_name, state]))
         env["log"].clear()
     seen.append(_Picture()([results, ag.random.normal((2,))]))  # what earlier calls gave, now
     return seen, f
 
 
-def transformed(how, f, args):
+def _split(p, f, args):
+    """Some of the arguments by position, and the rest by name."""
+    names = f.__code__.co_varnames[: f.__code__.co_argcount]
+    count = max(1, len(args) - p.seed % 4)
+    return args[:count], dict(zip(names[count:], args[count:]))
+
+
+def transformed(how, f, args, by_name):
     """The gradient, or the derivative along ones, of the sum of what a call returns, by the first argument."""
 
     def total(x):
-        found = [y for y in ag.tree.leaves(f(x, *args[1:])) if _inexact(y)]
+        found = [y for y in ag.tree.leaves(f(x, *args[1:], **by_name)) if _inexact(y)]
         return sum([(y.abs() if "complex" in str(y.dtype) else y).astype("float64").sum() for y in found])
 
     if how == "grad":

@@ -56,20 +56,24 @@ _locks = [linking, *(g.lock for g in _generators), _starting]  # in the order in
 
 # -- forks, and the end of the process
 
-_forking = False
+_forking: contextlib.ExitStack | None = None  # what is held besides the locks
 
 
 def _before_fork() -> None:
     global _forking
     for lock in _locks:
         lock.acquire()
-    _forking = True
+    # llvmlite's own is taken last, as by whoever is inside, and by a thread that only disposes of something
+    _forking = contextlib.ExitStack()
+    if _binding is not None and (lock := getattr(_binding.ffi.lib, "_lock", None)) is not None:
+        _forking.enter_context(lock)
 
 
 def _after_fork() -> None:
     global _forking
-    if _forking:  # not so where this module was imported, by another thread, in the middle of the fork
-        _forking = False
+    if _forking is not None:  # not so where this module was imported, by another thread, in the middle of the fork
+        _forking.close()
+        _forking = None
         for lock in _locks:
             lock.release()
 
@@ -158,6 +162,7 @@ def _emit(text: str, target: Target, as_object: bool) -> bytes:
             if not buffer:
                 raise RuntimeError(str(error))
         module.close()
+        context.close()  # (here, and not when it is collected: the lock is held)
         data = ctypes.string_at(lib.LLVMPY_GetBufferStart(buffer), lib.LLVMPY_GetBufferSize(buffer))
         lib.LLVMPY_DisposeMemoryBuffer(buffer)
         return data

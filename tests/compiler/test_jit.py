@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -252,6 +253,28 @@ def test_a_fork_waits_until_no_thread_is_inside_of_llvm():
     for t in threads:
         t.join()
     assert len(sizes) == 4 and len({*sizes}) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_waits_for_the_lock_of_llvmlite():
+    """A thread that disposes of something of LLVM's takes it, and none of ours."""
+    held, lock = threading.Event(), codegen.llvm().ffi.lib._lock
+
+    def dispose():
+        with lock:
+            held.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=dispose)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # where it would wait for ever
+        os._exit(0 if call(jit.load(add_module(90), ["f"]), 1) == 91 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    thread.join()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
