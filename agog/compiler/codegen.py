@@ -65,8 +65,8 @@ def _before_fork() -> None:
         lock.acquire()
     # llvmlite's own is taken last, as by whoever is inside, and by a thread that only disposes of something
     _forking = contextlib.ExitStack()
-    if _binding is not None and (lock := getattr(_binding.ffi.lib, "_lock", None)) is not None:
-        _forking.enter_context(lock)
+    if _binding is not None and (theirs := getattr(_binding.ffi.lib, "_lock", None)) is not None:
+        _forking.enter_context(theirs)
 
 
 def _after_fork() -> None:

@@ -257,7 +257,7 @@ def test_a_fork_waits_until_no_thread_is_inside_of_llvm():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_fork_waits_for_the_lock_of_llvmlite():
+def test_a_fork_waits_for_the_lock_of_llvmlite(cache):
     """A thread that disposes of something of LLVM's takes it, and none of ours."""
     held, lock = threading.Event(), codegen.llvm().ffi.lib._lock
 
