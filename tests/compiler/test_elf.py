@@ -4,6 +4,7 @@ import ctypes
 import pathlib
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -137,6 +138,7 @@ def test_products_are_the_same(monkeypatch):
     out = np.empty((2, 70, 90), "f")
     module = gemm.later("float32", targets.host())  # with the builtin
     for i in range(2):
+        monkeypatch.setattr(jit, "_loaded", weakref.WeakValueDictionary())  # (an earlier test's may still be held)
         code = jit.load(module, ["builtin"], pool.imports)
         assert isinstance(jit._handles[code._held.number], elf.Pages) == (i == 0)
         call._builtin(code, "product")(out[i], a, b, np.empty(0, np.uint8), 0, 1)
