@@ -59,8 +59,8 @@ def describe(args: tuple, kwargs: dict, tensors: list[Any], parameters: Paramete
         return ("free", name, x) if parameters.is_free(name, x) else one(x)
 
     try:
-        by_name = [argument(name, x) for name, x in kwargs.items()]
-        out = [argument(parameters.name(i), x) for i, x in enumerate(args)], tuple(kwargs), by_name
+        positional = [argument(parameters.name(i), x) for i, x in enumerate(args)]  # numbered first, as in the form
+        out = positional, tuple(kwargs), [argument(name, x) for name, x in kwargs.items()]
     except _Unfit:
         return None
     finally:

@@ -1,5 +1,7 @@
 """The written-out call: what it reads from outside is what is there now."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -109,3 +111,29 @@ def test_memory_that_is_shared_with_numpy():
     g = staged(lambda x: x + w, T(1, 1, 1))
     data[:] = 5
     assert g(T(1, 1, 1)).tolist() == (T(1, 1, 1) + w).tolist()
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_tensors_by_position_and_by_name_keep_their_places(count):
+    """Of one form, and each used differently: nothing but their places tells them apart."""
+    f = ag.function(lambda a, b, c, d: a * 1000 + b * 100 + c * 10 + d, strict=True)
+    values = [T(i + 1) for i in range(4)]
+    for order in itertools.permutations("abcd"[count:]):
+        by_name = {name: values["abcd".index(name)] for name in order}
+        for _ in range(3):  # (the second call is the first native one)
+            assert f(*values[:count], **by_name).tolist() == [1234.0]
+
+
+@pytest.mark.parametrize("nested", [list, tuple, dict])
+def test_tensors_in_containers_by_position_and_by_name_keep_their_places(nested):
+    def made(*values):
+        return dict(zip("pq", values)) if nested is dict else nested(values)
+
+    @ag.function(strict=True)
+    def f(x, pair, *, also, last):
+        (a, b), (c, d) = (tuple(p.values()) if isinstance(p, dict) else p for p in (pair, also))
+        return x * 1e5 + a * 1e4 + b * 1e3 + c * 100 + d * 10 + last
+
+    for _ in range(3):
+        assert f(T(1), made(T(2), T(3)), also=made(T(4), T(5)), last=T(6)).tolist() == [123456.0]
+        assert f(T(1), last=T(6), also=made(T(4), T(5)), pair=made(T(2), T(3))).tolist() == [123456.0]
