@@ -313,7 +313,8 @@ class Function:
             watch.stop()
             recorder.turns.stop()
         if evidence is not None:
-            found, lost = evidence.proven(), free.keys() - evidence.proven()
+            found = evidence.proven()
+            lost = free.keys() - found
             if lost or not evidence.blocked:
                 self._fix(evidence)
             if lost:  # this path looks at their values: from now on they are part of the form

@@ -196,7 +196,7 @@ def uses(
                 if found not in known:
                     known[found] = Site(*found)
                 sites.append(known[found])
-        out[name] = min(others, default=0) if others else sites
+        out[name] = min(others) if others else sites
     return out
 
 
