@@ -181,7 +181,8 @@ class _Writer(Products):
         fresh = (parts > 1) & ~k.ne_null(kept)
         (partial,) = k.if_(fresh, lambda: [k.call("malloc", "ptr", room, external=True)], lambda: [kept])
         parts = k.where(k.ne_null(partial), parts, one)
-        for i, value in enumerate([*values, parts, part, partial]):
+        nothing_then = [k.const(0, "ptr"), k.const(0, "ptr"), k.const(0, "int64")]
+        for i, value in enumerate([*values, parts, part, partial, *nothing_then]):
             k.store(value, k.at(job, i, "int64"))
         total, task = k.where(parts > 1, parts, batch) * count, k.symbol("@task")
         k.if_(

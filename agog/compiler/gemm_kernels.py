@@ -12,6 +12,9 @@ vain. Transposes are strides: packing reads along whichever axis is contiguous, 
 Where k is much longer than rows and columns (the gradient of a weight, over a batch), threads share out k: each makes a
 whole matrix of a part, and these are added in order. How many parts there are follows from the sizes alone, so that
 the result is the same for any number of threads.
+
+A job may name a function that is to go on with the rows of C, some at a time: what a program does with a product runs
+while its rows are in the caches.
 """
 
 from __future__ import annotations
@@ -285,6 +288,14 @@ class Products(Packing):
         far = rows * span * size > targets.caches()[0]  # what is in the first level cache need not come closer
         beside_c = k.alloca(max(r * v for r, v in (self.tiles.tall, self.tiles.flat)) * self.vector_bytes)
 
+        def go_on(above: Value, count: Value) -> None:
+            """Rows of C are finished, all of them that are shared out by rows."""
+            first = batch * f.m + row + above
+            places = (i * f.then_scale for i in (first, first + count))
+            k.call_address(f.then, f.then_argument, *places, k.const(0, "int32"))
+
+        follows, at_once = k.ne_null(f.then), wide >= columns
+
         def depth_block(at: Value) -> None:
             left = end - at
             steps = k.where(left < depth, left, depth)
@@ -410,6 +421,7 @@ class Products(Packing):
                         panel(above + i * height, height, a_panel, lambda jr: ahead(i, jr))
 
                     k.loop(0, count, 1, one_panel)
+                    k.if_(follows & final & at_once, lambda: go_on(above, count * height))
 
                 def groups(i: Value) -> None:
                     """The panels that are longer, then the others."""
@@ -422,6 +434,7 @@ class Products(Packing):
             k.loop(0, columns, wide, column_block)
 
         k.loop(start, k.where(span > 0, end, start + 1), depth, depth_block)
+        k.if_(follows & ~at_once, lambda: go_on(k.const(0, "int64"), rows))
         k.ret()
         k.finish()
 
@@ -600,13 +613,16 @@ class Job:
     parts: Value
     part: Value
     partial: Value
+    then: Value  # a chunk function, as the pool has them, or null: only of a job that is shared out by rows, undivided
+    then_argument: Value
+    then_scale: Value  # of its indices there are so many for each row
 
     def __init__(self, k: Kernel, job: Value):
         for i, name in enumerate(FIELDS):
             setattr(self, name, k.load(k.at(job, i, "int64"), "ptr" if name in _POINTERS else "int64"))
 
 
-_POINTERS = ("a", "b", "c", "bias", "partial")
+_POINTERS = ("a", "b", "c", "bias", "partial", "then", "then_argument")
 
 #: The order of the fields in memory.
 FIELDS = tuple(Job.__annotations__)

@@ -10,16 +10,14 @@ A row is lowered by the first of these that it has:
 A row that has none of them, or whose dtypes kernels do not have, is an island: Python calls its computation.
 """
 
-from collections import Counter
-from functools import cache
 
 import numpy as np
 
 from agog.array import dtypes
 from agog.compiler import amx, attention
-from agog.compiler.ir import FLOATS
 from agog.compiler.natives import native
 from agog.compiler.nestplan import cost_of
+from agog.compiler.patterns import clipped, decomposed, half_of, name_of, sums_of_products
 from agog.compiler.philox import philox
 from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.compiler.values import (
@@ -43,16 +41,12 @@ from agog.compiler.values import (
 )
 from agog.errors import AgogError
 from agog.graph import forms
-from agog.graph.build import Builder, xp
-from agog.graph.ir import Constant, Graph, Node, Value
-from agog.ops import structure
+from agog.graph.ir import Constant, Node, Value
 
-name_of = cache(str)  # of a dtype
 _FLOAT32 = np.dtype("float32")
 _LARGE, _FEW = 1 << 17, 16  # elements reduced to so few that sharing out needs two steps
-_THIN = 128  # inner size up to which products are put together
 
-__all__ = ["Guard", "Island", "Lowering", "Matmul", "decomposed"]
+__all__ = ["Guard", "Island", "Lowering", "Matmul"]
 
 
 class Step:
@@ -102,135 +96,6 @@ class Unsupported(Exception):
     """A row cannot be lowered for these inputs: the reason."""
 
 
-def decomposed(graph):
-    """The graph with every node whose row says `decompose` replaced, and `fused` bodies put in place.
-
-    Also the position in `graph` of the node that each of its nodes comes from.
-    """
-    positions = list(range(len(graph.nodes)))
-    while any(_opens(n) for n in graph.nodes):
-        opened, inner = _decomposed_once(graph)
-        done = [n.op for n in opened.nodes] == [n.op for n in graph.nodes]
-        graph, positions = opened, [positions[i] for i in inner]
-        if done:
-            break
-    return graph, positions
-
-
-def _decomposed_once(graph):
-    b = Builder.like(graph)
-    new, positions = {}, []
-
-    def put(v):
-        return None if v is None else new.get(v, v)
-
-    def nodes(graph, position=None):
-        for i, node in enumerate(graph.nodes):
-            at = i if position is None else position
-            if node.op is forms.FUSED:
-                body = node.graphs[0]
-                new.update(zip(body.inputs, map(put, node.inputs)))
-                nodes(body, at)
-                new.update(zip(node.outputs, map(put, body.outputs)))
-                continue
-            inputs = tuple(map(put, node.inputs))
-            made = None
-            if _opens(node):
-                made = _opened(b, node, inputs)
-            if made is None:
-                copy = node.with_inputs(inputs)
-                b.nodes.append(copy)
-                made = copy.outputs
-            new.update(zip(node.outputs, made))
-            positions.extend([at] * (len(b.nodes) - len(positions)))
-
-    with b:
-        nodes(graph)
-    return Graph(graph.name, b.inputs, b.nodes, [put(v) for v in graph.outputs], graph.roles), positions
-
-
-def _opens(node):
-    if not node.is_row or node.op.decompose is None:
-        return node.op is forms.FUSED
-    return node.op.intact is None or not node.op.intact(*node.inputs, *node.statics)
-
-
-def _opened(b, node, inputs):
-    if any(v is not None and name_of(v.dtype) not in ITEMSIZE for v in (*inputs, *node.outputs)):
-        return None
-    b.where = node.where
-    before = len(b.nodes)
-    half = _half_of(node)
-    try:
-        symbols = [None if v is None else b.symbol(v) for v in inputs]
-        if half:
-            symbols = [xp.astype(x, _FLOAT32) if x is not None and x.dtype == half else x for x in symbols]
-        out = node.op.decompose(xp, *symbols, *node.statics)
-        if half and out is not None and "dtype" not in node.op.statics:
-            out = [
-                xp.astype(x, half) if x.dtype == _FLOAT32 else x
-                for x in (out if isinstance(out, tuple | list) else (out,))
-            ]
-    except AgogError:
-        out = None
-    if out is None:
-        del b.nodes[before:]
-        return None
-    values = [b.value(v) for v in (out if isinstance(out, tuple | list) else (out,))]
-    if [v.spec for v in values] != [v.spec for v in node.outputs]:  # integers that the row does not widen, say
-        del b.nodes[before:]
-        return None
-    return values
-
-
-def _half_of(node):
-    """The 16-bit float for which a row of `widen` computes in float32, or None."""
-    first = node.inputs[0].dtype if node.is_row and node.op.widen and node.inputs else None
-    return first if first is not None and name_of(first) in HALVES else None
-
-
-def sums_of_products(graph):
-    """{node: (matrix products, other terms)} for sums of several thin products that nobody else reads."""
-    uses = Counter(v for node in graph.nodes for v in node.inputs if v is not None)
-    uses.update(v for v in graph.outputs for _ in range(2))
-
-    def inner(v):
-        return uses[v] == 1 and v.node is not None and v.node.op is structure.SUM
-
-    def is_sum(node):
-        return (
-            node.op is structure.SUM
-            and all(v.spec == node.outputs[0].spec for v in node.inputs)
-            and len(node.outputs[0].shape) == 2
-            and name_of(node.outputs[0].dtype) in FLOATS
-        )
-
-    sums = [n for n in graph.nodes if is_sum(n)]
-    read_by_sum = {v for n in sums for v in n.inputs if inner(v) and is_sum(v.node)}
-    found = {}
-    for node in sums:
-        if node.outputs[0] in read_by_sum:
-            continue
-        products, rest, stack = [], [], list(reversed(node.inputs))
-        while stack:
-            v = stack.pop()
-            if v in read_by_sum:
-                stack.extend(reversed(v.node.inputs))
-            elif (
-                uses[v] == 1
-                and v.node is not None
-                and v.node.op is structure.PRODUCT
-                and len(v.node.inputs[0].shape) == len(v.node.inputs[1].shape) == 2
-                and v.node.inputs[0].shape[1] <= _THIN
-            ):
-                products.append(v.node)
-            else:
-                rest.append(v)
-        if len(products) > 2:
-            found[node] = products, rest
-    return found
-
-
 class Lowering:
     """Lowers one graph. Its methods are what `nest` rules of rows are written with."""
 
@@ -245,7 +110,7 @@ class Lowering:
     def graph(self, graph):
         """Lower all nodes; returns (inputs, outputs) as Vals."""
         graph, positions = decomposed(graph)
-        self.env, self.sums = {}, sums_of_products(graph)
+        self.env, self.sums, self.clips, self.clipped = {}, sums_of_products(graph), clipped(graph), set()
         inputs = []
         for i, v in enumerate(graph.inputs):
             b = Buffer(v.shape, name_of(v.dtype), name=v.role.path or v.name or f"input{i}")
@@ -334,12 +199,14 @@ class Lowering:
                 raise Unsupported(f"kernels have no {v.dtype}")
         if node in self.sums:
             return [self._long_product(node, *self.sums[node])]
+        if node in self.clipped:
+            return inputs
         if op.lower is not None and op.elementwise:
             return [self._elementwise(node, inputs)]
         if op.view is not None and len(node.outputs) == 1:
             return [self.view(inputs[0], lambda x: op.view(np, x, *node.statics))]
         if op.nest is not None:
-            half = _half_of(node)
+            half = half_of(node)
             if half and "dtype" not in op.statics:
                 return self._widened(node, inputs, half)
             made = op.nest(self, inputs, node)
@@ -626,9 +493,13 @@ class Lowering:
             wide = Node(node.op, node.inputs, node.statics, [Value(out.shape, _FLOAT32)])
             made = self.native(name, [None if v is None else self.cast(v, "float32") for v in inputs], wide)
             return None if made is None else self.cast(made, dtype)
-        made = native(name, self.target, dtype, [None if v is None else v.shape for v in inputs], node.statics)
+        clip = self.clips.get(node)
+        shapes = [None if v is None else v.shape for v in inputs]
+        made = native(name, self.target, dtype, shapes, node.statics, clip is not None)
         if made is None:
             return None
+        if clip is not None:
+            self.clipped.add(clip)
         table = Buffer(made.table.shape, "int64", data=made.table, name=f"{name} table")
         inputs = [*map(self.solid, inputs), *[None] * (3 - len(inputs)), table]
         return self.call(inputs, [Buffer(out.shape, dtype, name=name)], made)[0]

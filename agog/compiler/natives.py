@@ -63,10 +63,13 @@ def _load(*key: Any) -> None:
         _code(*key)
 
 
-def native(name: str, target: Target, dtype: str, shapes: Any, statics: Any) -> Native | None:
+def native(
+    name: str, target: Target, dtype: str, shapes: Any, statics: Any, relu: bool = False
+) -> Native | None:
     """The function for a computation of arrays of these shapes (None for one that is not there); None if there is none.
 
     name : "conv", "conv_input_grad", "conv_weight_grad", "max_pool" or "max_scatter"; `statics` as in the rows
+    relu : whether the result of "conv" is clipped at zero
     """
     if dtype not in FLOATS:
         return None
@@ -80,7 +83,7 @@ def native(name: str, target: Target, dtype: str, shapes: Any, statics: Any) -> 
     what, extra = _CONVOLUTION[name]
     size, rest = (statics[0], statics[1:]) if extra else ((), statics)
     bias = len(shapes) > 2 and shapes[2] is not None
-    p = conv.plan(target, dtype, what, tuple(shapes[0]), tuple(shapes[1]), tuple(size), *rest, bias)
+    p = conv.plan(target, dtype, what, tuple(shapes[0]), tuple(shapes[1]), tuple(size), *rest, bias, relu)
     if p is None:
         return None
     recipe = (_MODULES[p.kind], p.kind, dtype)

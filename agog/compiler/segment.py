@@ -7,7 +7,7 @@ import ctypes
 import functools
 import math
 
-from agog.compiler import contractions, control, entry, gemm, jit, natives, pool, products, targets
+from agog.compiler import contractions, control, entry, epilogues, gemm, jit, natives, pool, products, targets
 from agog.compiler.gemm_kernels import FIELDS
 from agog.compiler.ir import FLOATS, Module
 from agog.compiler.kernel import Kernel
@@ -42,6 +42,7 @@ class Segment:
         self.names, self.work, self.texts, self.notes = {}, 0, [], []
         self.recipes = {}  # of the imports: see `natives.function`
         self.nests, self.planned = {}, {}
+        self.taken = set()  # groups that run with the product before them
 
     # ------------------------------------------------------------------------------------------------ building
     def build(self, units, arrays, constants):
@@ -50,7 +51,10 @@ class Segment:
         self.place = {root: ("array", i) for i, root in enumerate(self.arrays)}
         self.place |= {root: ("constant", i) for i, root in enumerate(self.constants)}
         self.busy = sum(map(self._estimate, units)) >= _BUSY
-        prepared = [self._prepare(u) for u in units]
+        prepared = []
+        for self.at, u in enumerate(units):
+            if u not in self.taken:
+                prepared.append(self._prepare(u))
         self._plan(prepared)
         k = self.k = Kernel(
             self.module, "run", [("slots", "ptr"), ("arena", "ptr"), ("constants", "ptr")], "int64"
@@ -152,25 +156,36 @@ class Segment:
             return pool.SYMBOL
         return pool.AWAKE if code.parts > 1 else None
 
+    def _nest(self, g, parallel, streams=(), text=None):
+        """The function of a group's nest."""
+        _, _, (code, shown, exact) = self._planned(g)
+        if code.parts > 1:
+            make = lambda name: code.emit_parts(self.module, name, streams)
+        else:
+            make = lambda name: code.emit(self.module, name, parallel, streams)
+        return self._function(("nest", exact, parallel, streams), "nest", make, text or shown)
+
+    @staticmethod
+    def _streams(code):
+        """What a nest stores around the caches."""
+        return code.streams if code.moved >= (targets.last_cache() or _STREAM_BYTES) else ()
+
+    def _nest_arguments(self, places, roots, pointers):
+        at = dict(zip(roots, pointers))
+        pointers = [self.k.at(at[root], offset, root.dtype) for root, offset in places]
+        return [*pointers, self.k.const(0, "ptr") if self.status is None else self.status]
+
     def _group(self, g):
-        nest, places, (code, text, exact) = self._planned(g)
+        nest, places, (code, _, exact) = self._planned(g)
         if not nest.stores:
             self.notes.append(("nothing", g, None, False))
             return (lambda pointers: None), [], False
         symbol = self._shared_out(code)
         parallel = symbol is not None
         self.work += code.work
-
-        def function(streams, text):
-            if code.parts > 1:
-                make = lambda name: code.emit_parts(self.module, name, streams)
-            else:
-                make = lambda name: code.emit(self.module, name, parallel, streams)
-            return self._function(("nest", exact, parallel, streams), "nest", make, text)
-
-        name, past = function((), text), None
-        if streams := code.streams if code.moved >= (targets.last_cache() or _STREAM_BYTES) else ():
-            past = function(streams, f"  {name}, whose results are stored around the caches")
+        name, past = self._nest(g, parallel), None
+        if streams := self._streams(code):
+            past = self._nest(g, parallel, streams, f"  {name}, whose results are stored around the caches")
         if code.parts > 1:
             make = lambda name: code.emit_rest(self.module, name)
             says = f"  the sum of {name}'s {code.parts} parts, and the rest"
@@ -180,9 +195,7 @@ class Segment:
         roots = list(dict.fromkeys(root for root, _ in places))
 
         def emit(pointers):
-            at = dict(zip(roots, pointers))
-            pointers = [self.k.at(at[root], offset, root.dtype) for root, offset in places]
-            arguments = [*pointers, self.k.const(0, "ptr") if self.status is None else self.status]
+            arguments = self._nest_arguments(places, roots, pointers)
             if not streams:
                 run(name, arguments)
                 return
@@ -213,12 +226,18 @@ class Segment:
 
         return emit, roots, code.gathers
 
-    def _share(self, name, arguments, n, grain, symbol):
-        """Run a chunk function on the pool, or all of it here where `symbol` is None."""
+    def _block(self, arguments):
+        """The arguments of a chunk function in memory."""
         k = self.k
         block = k.alloca(8 * len(arguments), 8)
         for i, a in enumerate(arguments):
             k.store(a, k.at(block, i, "ptr"))
+        return block
+
+    def _share(self, name, arguments, n, grain, symbol):
+        """Run a chunk function on the pool, or all of it here where `symbol` is None."""
+        k = self.k
+        block = self._block(arguments)
         n, grain, zero = (k.const(i, "int64") for i in (n, grain, 0))
         if symbol is None:
             k.call_known(name, None, block, zero, n, k.const(0, "int32"))
@@ -323,7 +342,9 @@ class Segment:
         a_row, a_k, b_k, b_column = (s * size for s in (*a_strides, *b_strides))
         share = products.shares(dtype, self.target, m, n, depth, batch, self.threads)
         total = max(batch, share.parts) * share.tasks
-        self.notes.append((symbol, step, None, total > 1))
+        whole = batch * m * n == step.outputs[0].size and min(m, n) > 1
+        then = self._epilogue(step, batch * m) if whole and share.by_rows and share.parts == 1 and total > 1 else None
+        self.notes.append((f"{symbol}, then {then[0]}" if then else symbol, step, None, total > 1))
         known = {"a_row": a_row, "a_k": a_k, "a_batch": a_batch, "b_k": b_k, "b_column": b_column, "b_batch": b_batch,
                  "c_row": n * size, "c_batch": c_batch, "m": m, "n": n, "k": depth, "batch": batch,
                  "by_rows": int(share.by_rows), "per_task": share.per_task, "tasks": share.tasks,
@@ -331,10 +352,16 @@ class Segment:
         for name in (symbol, sum_parts) if share.parts > 1 else (symbol,):
             self._import(name, ("products", name, dtype))
 
-        def product(a, b, c, partial=None):
+        def product(a, b, c, *more):
             k = self.k
             job = k.alloca(8 * len(FIELDS), 64)
-            given = {"a": a, "b": b, "c": c, "partial": partial}
+            given = {"a": a, "b": b, "c": c}
+            if share.parts > 1:
+                given["partial"] = more[0]
+            if then:
+                name, _, arguments, scale = then
+                given |= {"then": k.symbol(f"@{name}"), "then_argument": self._block(arguments(more)),
+                          "then_scale": k.const(scale, "int64")}
             for i, name in enumerate(FIELDS):
                 value = given.get(name)
                 k.store(k.const(known.get(name, 0), "int64") if value is None else value, k.at(job, i, "int64"))
@@ -345,7 +372,24 @@ class Segment:
             if share.parts > 1:
                 k.call(sum_parts, None, job, external=True)
 
+        if then:
+            return product, then[1]
         return product, [Buffer((share.parts - 1, m, n), dtype)] if share.parts > 1 else []
+
+    def _epilogue(self, step, rows):
+        """What goes on with a product's rows: (function, roots, arguments(pointers), indices for each row), or None."""
+        for g in epilogues.candidates(self.units, self.at):
+            if g in self.taken:
+                continue
+            nest, places, (code, _, _) = self._planned(g)
+            scale = epilogues.indices_per_row(code, places, step.outputs[0], rows)
+            if scale is None or self._streams(code) or not nest.stores:
+                continue
+            self.taken.add(g)
+            self.work += code.work
+            roots = list(dict.fromkeys(root for root, _ in places))
+            return self._nest(g, True), roots, lambda p: self._nest_arguments(places, roots, p), scale
+        return None
 
     def _transpose(self, dtype, rows, columns, strides):
         """A function that copies a strided matrix into a contiguous one."""

@@ -791,6 +791,8 @@ def _sinc(k: Any, x: Any) -> Any:
 
 #: The rows of `x + y` and `x @ y`: a sum of products is a product of longer matrices.
 SUM, PRODUCT = TABLE["add"], TABLE["matmul"]
+#: The rows of a convolution and of what is clipped at zero: one kernel does both.
+CONVOLUTION, RELU = TABLE["conv"], TABLE["relu"]
 
 
 INTACT: dict[str, Any] = {
