@@ -181,7 +181,7 @@ def apply(op: Op, inputs: tuple, statics: tuple) -> Any:
         raise
     finally:
         if watched is not None:
-            sys.setprofile(watched)
+            _put_back(watched)
 
 
 def _interpret(op: Op, inputs: tuple, statics: tuple) -> Any:
@@ -282,37 +282,55 @@ def is_plain(values: Any) -> bool:
     return True
 
 
-def _unwatch(op: Op, inputs: tuple, statics: tuple) -> Any:
-    """Take a recording's profile hook off for a row of agog's own, inside of which there is nothing to be noticed.
-
-    Returns the hook, to be put back; None when it stays: for rows and arguments that may run code of the user.
+def _take_off() -> Any:
+    """Take a recording's profile hook and trace function off. Returns both, for `_put_back`; None where there is none.
     """
-    if config.modes.recorder is None or config.op_hooks:
-        return None
     hook = sys.getprofile()
     if hook is None or not callable(hook):
         return None
     sys.setprofile(None)
-    if TABLE.get(op.name) is op and is_plain(inputs) and is_plain(statics):
-        return hook
+    trace = sys.gettrace()
+    if trace is None or not config.modes.recorder.may_rest():
+        return hook, None
+    sys.settrace(None)
+    return hook, trace
+
+
+def _put_back(taken: Any) -> None:
+    hook, trace = taken
+    if trace is not None:
+        sys.settrace(trace)
     sys.setprofile(hook)
+
+
+def _unwatch(op: Op, inputs: tuple, statics: tuple) -> Any:
+    """Take a recording's hooks off for a row of agog's own, inside of which there is nothing to be noticed.
+
+    Returns them, to be put back; None when they stay: for rows and arguments that may run code of the user.
+    """
+    if config.modes.recorder is None or config.op_hooks:
+        return None
+    taken = _take_off()
+    if taken is None:
+        return None
+    if TABLE.get(op.name) is op and is_plain(inputs) and is_plain(statics):
+        return taken
+    _put_back(taken)
     return None
 
 
 class unwatched:  # noqa: N801 - used as a context
-    """Inside, a recording's profile hook is off, if `fits`: for what runs no code but agog's own."""
+    """Inside, a recording's hooks are off, if `fits`: for what runs no code but agog's own."""
 
     def __init__(self, fits: bool = True):
-        hook = sys.getprofile() if fits and config.modes.recorder is not None and not config.op_hooks else None
-        self.hook = hook if callable(hook) else None
+        self.fits = fits and config.modes.recorder is not None and not config.op_hooks
 
     def __enter__(self) -> None:
-        if self.hook is not None:
-            sys.setprofile(None)
+        self.taken = _take_off() if self.fits else None
 
     def __exit__(self, *exc: Any) -> None:
-        if self.hook is not None:
-            sys.setprofile(self.hook)
+        if self.taken is not None:
+            _put_back(self.taken)
 
 
 def _array(out: Any) -> Any:

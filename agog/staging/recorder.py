@@ -22,6 +22,7 @@ from agog.staging.explicit import SaidLoop, SaidScan
 from agog.staging.forms import NUMBERS
 
 _ref, _ndarray = weakref.ref, np.ndarray
+_TRACES = sys.version_info < (3, 12)  # from then on all code is made ready anew when a trace function comes or goes
 
 
 class Record:
@@ -347,6 +348,14 @@ class Recorder:
                 self.written.add(id(leaf))
             elif leaf.grad is not None:
                 self._leaf_of.setdefault(id(leaf.grad), leaf)
+
+    def may_rest(self) -> bool:
+        """Whether the thread's trace function may be taken off where no code of the user's runs: it is one of this
+        recording, and that is cheap."""
+        if not _TRACES:
+            return False
+        return self.turns is not None and self.turns.is_tracing() or (
+            self.evidence is not None and self.evidence.is_tracing())
 
     def on_walk(self, nodes: list[Any]) -> None:
         """Cotangents are about to be carried back from these nodes of the tape."""

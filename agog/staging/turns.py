@@ -149,6 +149,10 @@ class Turns:
             sys.settrace(None)
         self._tracing = False
 
+    def is_tracing(self) -> bool:
+        """Whether the trace function of this thread is the one that does nothing."""
+        return sys.gettrace() is _ignore
+
     def walked(self, roots: list[Any]) -> None:
         """The tape is walked back from these nodes: how, depends on how many turns made them."""
         if not self.noted:

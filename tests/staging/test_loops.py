@@ -962,6 +962,43 @@ def test_a_debugger_is_not_disturbed():
     assert sys.gettrace() is None
 
 
+@pytest.mark.parametrize("fed", [False, True])
+def test_rows_run_without_the_hooks(fed, monkeypatch):
+    import sys
+
+    from agog import dispatch
+
+    inside, between, promote = [], [], dispatch._promote
+
+    def hooks():
+        return sys.getprofile() is not None, sys.gettrace() is not None
+
+    monkeypatch.setattr(dispatch, "_promote", lambda *a: inside.append(hooks()) or promote(*a))
+    born = ag.staging.recorder.Recorder.on_born
+    monkeypatch.setattr(ag.staging.recorder.Recorder, "on_born", lambda *a: inside.append(hooks()) or born(*a))
+
+    @ag.function
+    def f(x, n):
+        w = ag.ones(2)
+        optimizer = ag.optim.SGD([w.requires_grad_()], lr=0.1)
+        while x.sum() > 1:
+            x = x * 0.5 + w.detach() * n * 0
+            try:
+                x.reshape(7)
+            except ValueError:
+                between.append(hooks())
+            (w * x).sum().backward()
+            optimizer.step()
+            between.append(hooks())
+        return x
+
+    f(T(9, 9), 0.5 if fed else 1)
+    assert set(between) == {(True, True)} and len(between) > 6
+    on = sys.version_info >= (3, 12)  # there, a trace function comes and goes at the price of all code that runs
+    assert set(inside) >= {(False, on)} and len(inside) > 60
+    assert sys.gettrace() is None and sys.getprofile() is None
+
+
 def test_tracing_ends_with_an_exception():
     import sys
 
