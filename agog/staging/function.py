@@ -280,13 +280,22 @@ class Function:
             return self._fn(*args, **kwargs)
         if not _recording_lock.acquire(blocking=False):
             return self._fn(*args, **kwargs)  # another thread is recording: do not wait for it, nor for its compiler
+        watch = Watch()
         try:
-            return self._record_locked(key, args, kwargs, tensors, others, why)
+            return self._record_locked(watch, key, args, kwargs, tensors, others, why)
         finally:
+            watch.collect()  # not before: what is recorded and made of it is much, and stays
             _recording_lock.release()
 
     def _record_locked(
-        self, key: Any, args: tuple, kwargs: dict, tensors: list[Any], others: list[tuple[str, Any]], why: str
+        self,
+        watch: Watch,
+        key: Any,
+        args: tuple,
+        kwargs: dict,
+        tensors: list[Any],
+        others: list[tuple[str, Any]],
+        why: str,
     ) -> Any:
         start = perf_counter()
         parameters = self._parameters
@@ -298,7 +307,6 @@ class Function:
             label = self._forms[key].label
             for r in self._forms[key].recordings:
                 self._varying |= r.guards.varied()
-        watch = Watch()
         candidates, constants = parameters.candidates(args, kwargs)
         evidence = Evidence(parameters.code, candidates, constants) if candidates else None
         recorder = Recorder(watch, evidence)

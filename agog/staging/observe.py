@@ -200,7 +200,8 @@ class Watch(Reach):
     def start(self, fn: Callable[..., Any], arguments: Iterable[tuple[str, Any]]) -> None:
         """Begin watching; `arguments` are (name, value) pairs of everything that is not a Tensor.
 
-        The garbage collector waits meanwhile: what the finalizers of others do is not done by the function.
+        The garbage collector waits, until `collect` is called: what the finalizers of others do is not done by the
+        function.
         """
         self._collects = gc.isenabled()
         gc.disable()
@@ -236,6 +237,12 @@ class Watch(Reach):
         if self._random[1] is not None:
             np.random.set_state(self._random[1])
 
+    def collect(self) -> None:
+        """Let the garbage collector go on (also after an exception)."""
+        if self._collects:
+            gc.enable()
+            self._collects = False
+
     def stop(self) -> None:
         """End watching (also after an exception)."""
         if self._active:
@@ -247,9 +254,6 @@ class Watch(Reach):
                 self.refuse("it replaces sys.stdout")
             if isinstance(sys.stderr, _Stream):
                 sys.stderr = self._streams[1]
-        if self._collects:
-            gc.enable()
-            self._collects = False
 
     # ------------------------------------------------------------------------------------------ the hook
     def _profile(self, frame: types.FrameType, event: str, arg: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import agog as ag
 from agog import nn
+from agog.staging import recording
 
 
 class Plain:
@@ -173,6 +174,33 @@ def test_finalizers_of_others_do_not_run_in_a_recording():
         assert seen == [False] * 3
     finally:
         gc.set_threshold(*before)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_collector_waits_for_the_program(fails, monkeypatch):
+    seen, build = [], recording.build
+
+    def watched(graph):
+        seen.append(gc.isenabled())
+        if fails:
+            raise KeyError("no program")
+        return build(graph)
+
+    monkeypatch.setattr(recording, "build", watched)
+    x = ag.ones(2)
+    for switched in (True, False):
+        f = ag.function(lambda x: x * 2)
+        (gc.enable if switched else gc.disable)()
+        try:
+            if fails:
+                with pytest.raises(KeyError):
+                    f(x)
+            else:
+                f(x)
+            assert gc.isenabled() is switched
+        finally:
+            gc.enable()
+    assert seen == [False, False]
 
 
 def test_a_function_that_switches_the_garbage_collector():
