@@ -21,7 +21,7 @@ from agog.ops.row import TABLE
 
 __all__ = ["load", "name_of", "save"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 # ------------------------------------------------------------------------------------------------------ names
@@ -31,44 +31,69 @@ class _Unknown(Exception):
 
 def name_of(graph, target):
     """The name of a graph's program on disk, or None where it has none."""
+    text = _Text()
     try:
-        text = repr((_VERSION, config.num_threads, amx.usable(target), _graph(graph)))
+        body = text.graph(graph)
     except _Unknown:
         return None
-    return jit.recipe_name(text, target)
+    said = _VERSION, config.num_threads, amx.usable(target), body, *map(list, (text.rows, text.forms, text.lines))
+    # (The second format of `marshal` has no references, which follow from who else holds an object.)
+    return jit.recipe_name(hashlib.sha256(marshal.dumps(said, 2)).hexdigest(), target)
 
 
-def _graph(graph):
-    numbers, constants = {}, []
+class _Text:
+    """Writes graphs as plain data, in which the rows, forms of values and lines that repeat are numbers."""
 
-    def number(v):
-        if v is None:
-            return -1
-        if v not in numbers:  # neither an input nor made by a node before: a constant
+    def __init__(self):
+        self.rows, self.forms, self.lines = {}, {}, {}
+        self._row_of, self._form_of, self._statics_of = {}, {}, {}
+
+    def graph(self, graph):
+        numbers, constants, nodes = {}, [], []
+
+        def number(v):
+            if v is None:
+                return -1
+            if v not in numbers:  # neither an input nor made by a node before: a constant
+                numbers[v] = len(numbers)
+                constants.append((numbers[v], _plain(v.data)))
+            return numbers[v]
+
+        for v in graph.inputs:
             numbers[v] = len(numbers)
-            constants.append((numbers[v], _plain(v.data)))
-        return numbers[v]
+        row_of, form_of, lines = self._row_of, self._form_of, self.lines
+        for node in graph.nodes:
+            op, statics, where = node.op, node.statics, node.where
+            inputs = tuple([numbers[v] if v in numbers else number(v) for v in node.inputs])
+            row = row_of.get(op)
+            if row is None:
+                row = row_of[op] = self._row(node)
+            forms = []
+            for v in node.outputs:
+                numbers[v] = len(numbers)
+                form = form_of.get((v.shape, v.dtype))
+                forms.append(self._form(v) if form is None else form)
+            line = -1 if where is None else lines.setdefault(where[:2], len(lines))
+            inner = [self.graph(g) for g in node.graphs] if node.graphs else 0
+            nodes.append((row, inputs, self._statics(statics) if statics else (), tuple(forms), inner, line))
+        outputs = [number(v) for v in graph.outputs]
+        roles = [tuple(v.role) for v in graph.inputs], [tuple(r) for r in graph.roles]
+        return [self._form(v) for v in graph.inputs], roles, nodes, outputs, constants
 
-    for v in graph.inputs:
-        numbers[v] = len(numbers)
-    nodes = []
-    for node in graph.nodes:
-        inputs = tuple([number(v) for v in node.inputs])
-        for v in node.outputs:
-            numbers[v] = len(numbers)
-        nodes.append(
-            (
-                _row(node.op) if node.is_row else node.op.name,
-                inputs,
-                _plain(node.statics),
-                [_form(v) for v in node.outputs],
-                [_graph(g) for g in node.graphs],
-                node.where and tuple(node.where[:2]),
-            )
-        )
-    outputs = [number(v) for v in graph.outputs]
-    roles = [tuple(v.role) for v in graph.inputs], [tuple(r) for r in graph.roles]
-    return [_form(v) for v in graph.inputs], roles, nodes, outputs, constants
+    def _row(self, node):
+        row = _row(node.op) if node.is_row else node.op.name
+        return self.rows.setdefault((node.op.name, row), len(self.rows))
+
+    def _form(self, v):
+        form = tuple(map(int, v.shape)), _dtype(v.dtype)
+        made = self._form_of[v.shape, v.dtype] = self.forms.setdefault(form, len(self.forms))
+        return made
+
+    def _statics(self, statics):
+        made = self._statics_of.get(id(statics))  # (the graph keeps them; equal ones may differ, as 1 and True do)
+        if made is None:
+            made = self._statics_of[id(statics)] = _plain(statics)
+        return made
 
 
 @functools.lru_cache(maxsize=4096)
@@ -85,10 +110,6 @@ def _row(op):
     return op.signature, op.impl if isinstance(op.impl, str) else ""
 
 
-def _form(v):
-    return v.shape, _dtype(v.dtype)
-
-
 @functools.cache
 def _dtype(dtype):
     if dtype.hasobject or dtype.fields is not None or not dtype.isnative:
@@ -100,7 +121,7 @@ _LITERAL = frozenset({int, bool, str, bytes, float, complex, type(None), type(..
 
 
 def _plain(x):
-    """A static parameter as something whose repr says all of it."""
+    """A static parameter as plain data that says all of it."""
     kind = type(x)
     if kind in _LITERAL:
         return x
@@ -115,7 +136,8 @@ def _plain(x):
     if isinstance(x, np.generic) and not x.dtype.hasobject:
         return "scalar", _dtype(x.dtype), x.tobytes()
     if kind is np.ndarray:
-        return "array", _dtype(x.dtype), x.shape, hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
+        data = x.tobytes()
+        return "array", _dtype(x.dtype), x.shape, hashlib.sha256(data).digest() if len(data) > 32 else data
     raise _Unknown
 
 

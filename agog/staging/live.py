@@ -19,7 +19,6 @@ from agog.graph.forms import COND, SCAN, WHILE
 from agog.graph.grad import Ruled, forward_backward
 from agog.graph.ir import Constant, Graph, Input, Value
 from agog.graph.ir import Node as GraphNode
-from agog.graph.rewrite import rewrite
 from agog.staging.building import build
 from agog.staging.guards import Guards
 from agog.staging.rules import Trial, puller
@@ -220,7 +219,23 @@ class Part:
 
 def without_stops(graph: Graph) -> Graph:
     """The graph without the marks of where gradients stop and where they go: to values they mean nothing."""
-    return rewrite(graph, lambda b, node, inputs: [inputs[0]] if node.op in MARKS else None, deep=without_stops)
+    same: dict[Value, Value] = {}
+    nodes, changed = [], False
+    for node in graph.nodes:
+        inputs = node.inputs
+        if same and not same.keys().isdisjoint(inputs):
+            inputs = tuple([same.get(v, v) for v in inputs])
+        if node.op in MARKS:
+            same[node.outputs[0]] = inputs[0]
+            changed = True
+            continue
+        graphs = tuple([without_stops(g) for g in node.graphs]) if node.graphs else ()
+        if inputs is not node.inputs or graphs != node.graphs:
+            new = GraphNode(node.op, inputs, node.statics, node.fresh(), graphs, node.where)
+            same.update(zip(node.outputs, new.outputs))
+            node, changed = new, True
+        nodes.append(node)
+    return graph.replaced(nodes, [same.get(v, v) for v in graph.outputs]) if changed else graph
 
 
 def replay(graph: Graph, inputs: list[Any], customs: dict[Any, Any] = _NONE) -> list[Any]:

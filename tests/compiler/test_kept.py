@@ -117,6 +117,33 @@ def test_the_name_says_all_that_the_program_follows_from(monkeypatch):
     assert None not in names and len(set(names)) == len(names)
 
 
+def test_a_name_follows_from_values_alone():
+    x = Input((3, 3), np.dtype(F))
+
+    def name(*statics, where=None):
+        nodes, value = [], x
+        for given in statics:
+            nodes.append(Node(TABLE["sum"], [value], given, [Value((3, 3), F)], (), where))
+            (value,) = nodes[-1].outputs
+        return kept.name_of(Graph("s", [x], nodes, [value]), HOST)
+
+    pair, file = [0, 1000], ["a", ".py"]
+    axes, line = tuple(pair), "".join(file)
+    names = [name((tuple(pair), True), (tuple(pair), True), where=("".join(file), 3, None))]
+    names.append(name((axes, True), (axes, True), where=(line, 3, "x.sum()")))
+    keep = [axes, line]  # (further references)
+    names.append(name((axes, True), (axes, True), where=(line, 3, None)))
+    assert len(set(names)) == 1 and keep
+    others = [1, 1.0, 0.0, -0.0, False, None, F, np.dtype(F), np.float32(0), np.float64(0), np.zeros((), F)]
+    others += [np.zeros(1, F), np.zeros(50, F), np.zeros(50, "int32"), np.ones(50, F), range(2), slice(0, 2, None)]
+    others = [(axes, other) for other in others] + [((False, 1000), True), ([0, 1000], True), axes]
+    names += [name((axes, True), given, where=(line, 3)) for given in others]
+    names += [name((axes, True), (axes, True), where=(line, 4)), name((axes, True), (axes, True), where=("b.py", 3)),
+              name((axes, True), (axes, True)), name((axes, True)), name((axes, True), (axes, True), (axes, True))]
+    assert None not in names and len(set(names)) == len(names) - 2
+    assert name((object(),)) is None
+
+
 def test_what_no_text_stands_for_has_no_name():
     def effect(deliver):
         b = Builder("e")
