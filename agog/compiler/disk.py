@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
+import marshal
 import os
 import pathlib
 import platform
 import struct
+import sys
 import time
+import types
 import warnings
 from typing import Any, Iterator
 
@@ -21,12 +25,13 @@ import numpy
 
 from agog import config
 
-__all__ = ["name_of", "prune", "read", "source", "write"]
+__all__ = ["bytecode", "name_of", "prune", "read", "source", "write"]
 
 _MAGIC = b"agog object 1\n"
 _HEADER = struct.Struct("<Q32s")  # length and SHA-256 of the object
 _USED = 24 * 3600.0  # seconds after which a file that is read gets a new date
 _PRUNE_EVERY = 64  # files that a process writes between two looks at the size of the folder
+_LONG = 4096  # characters of Python source that take longer to compile than to find
 _FRESH = 600.0  # seconds for which a file is not removed: another process may be about to use it
 
 said: set[str] = set()
@@ -75,6 +80,25 @@ def _modules(folder: str, inside: str = "") -> Iterator[tuple[str, int, int]]:
                 yield f"{inside}{entry.name}", facts.st_size, facts.st_mtime_ns
             elif entry.is_dir() and entry.name != "__pycache__":
                 yield from _modules(entry.path, f"{inside}{entry.name}/")
+
+
+def bytecode(text: str, file: str) -> types.CodeType:
+    """Python source, compiled. What is long is kept: the call of a model, written out, takes Python 10 ms and more."""
+    if len(text) < _LONG:
+        return compile(text, file, "exec")
+    python = sys.implementation.cache_tag, importlib.util.MAGIC_NUMBER, sys.flags.optimize
+    name = name_of(repr(python), file, text) + ".p"
+    found = read(name)
+    if found is not None:
+        try:
+            code = marshal.loads(found)
+            if type(code) is types.CodeType:
+                return code
+        except (ValueError, EOFError, TypeError):
+            pass
+    code = compile(text, file, "exec")
+    write(name, marshal.dumps(code))
+    return code
 
 
 def _path(name: str) -> pathlib.Path:

@@ -15,6 +15,7 @@ from typing import Any, Callable
 import numpy as np
 
 from agog import dispatch, tape, tree
+from agog.compiler import disk
 from agog.staging.forms import Parameters
 from agog.staging.rebinding import Held
 from agog.staging.recorder import Argument, Captured
@@ -135,7 +136,7 @@ class _Writer:
 
     def make(self) -> Callable[[tuple, dict], Any]:
         body = "\n".join("    " + text for text in self.lines)
-        exec(compile(f"def entry(args, kwargs):\n{body}\n", "<agog entry>", "exec"), self.env)
+        exec(disk.bytecode(f"def entry(args, kwargs):\n{body}\n", "<agog entry>"), self.env)
         return self.env.pop("entry")  # (no cycle)
 
 
@@ -319,7 +320,7 @@ def _check_contents(w: _Writer, value: Any, before: Any, captured: set[int]) -> 
             w.line(f"if type({name}) is not {w.name(kind)} or {name} != {w.name(x)}: return MISS")
             return before == fingerprint(x)
         if is_tensor(x):
-            w.line(f"if id({name}) != {id(x)}: return MISS" if id(x) not in captured else
+            w.line(f"if id({name}) != {w.name(id(x))}: return MISS" if id(x) not in captured else
                    f"if {name} is not {w.name(x)}: return MISS")
             return before == ("tensor", id(x))
         if kind not in (list, tuple, dict) or len(before) < 3 or before[0] is not kind or len(x) > _CONTENTS:

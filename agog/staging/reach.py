@@ -148,7 +148,7 @@ class Reach:
         self._inner.update(map(id, names.inner))
         self._note_names(names.attributes, bool(names.globals & DYNAMIC))
         builtin = codes.builtins_of(namespace)
-        for name in names.globals:
+        for name in sorted(names.globals):  # (a set has another order in each process)
             self._note(Place(namespace, name, name))
             if name not in namespace and name in builtin:
                 self._note(Place(builtin, name, name))
@@ -236,7 +236,7 @@ class Reach:
                 self.watched[id(value)] = Watched(value, token, name)
             if new and hasattr(value, "modules"):
                 self.owners.update((id(m.__dict__), m) for m in value.modules())
-                for base in {b for m in value.modules() for b in type(m).__mro__ if "forward" in vars(b)}:
+                for base in dict.fromkeys(b for m in value.modules() for b in type(m).__mro__ if "forward" in vars(b)):
                     if not is_user_class(base):  # a layer of the library that somebody may replace parts of
                         self._note(
                             Place(self._proxies.setdefault(base, vars(base)), "forward", f"{base.__name__}.forward")
@@ -253,7 +253,7 @@ class Reach:
         if isinstance(state, dict):
             if wanted is None:
                 self._note(Place(state, SIZE, f"the attributes of {name}"))
-            for key in sorted(state.keys() | self._attributes, key=str) if wanted is None else wanted:
+            for key in sorted(state.keys() | self._attributes if wanted is None else wanted, key=str):
                 self._note(Place(state, key, f"{name}.{key}"))
         for cls in type(value).__mro__:
             slots = cls.__dict__.get("__slots__", ())
@@ -280,7 +280,7 @@ class Reach:
                         and isinstance(attribute, types.FunctionType | property)
                     ):
                         self._note(Place(proxy, name, f"{base.__name__}.{name}"))
-            for name in [n for n in proxy if n not in _DULL] if wanted is None else wanted & proxy.keys():
+            for name in [n for n in proxy if n not in _DULL] if wanted is None else sorted(wanted & proxy.keys()):
                 self._note(Place(proxy, name, f"{base.__name__}.{name}"))
 
     def _note_module(self, value: types.ModuleType, wanted: Any) -> None:
@@ -293,11 +293,11 @@ class Reach:
         if is_user_module(value):
             if wanted is None:
                 self._note(Place(names, SIZE, f"the names of {value.__name__}"))
-            for name in names.keys() | self._attributes if wanted is None else wanted:
+            for name in sorted(names.keys() | self._attributes if wanted is None else wanted):
                 if not name.startswith("__"):
                     self._note(Place(names, name, f"{value.__name__}.{name}"))
         else:
-            for name in (self._attributes if wanted is None else wanted) & names.keys():
+            for name in sorted((self._attributes if wanted is None else wanted) & names.keys()):
                 self._note(
                     Place(names, name, f"{value.__name__}.{name}"), explore=isinstance(names[name], types.ModuleType)
                 )
@@ -308,7 +308,7 @@ class Reach:
         while todo := [v for v in self._agog.values() if id(v[0]) not in done]:
             for module, name in todo:
                 done.add(id(module))
-                for key in self._attributes & vars(module).keys():
+                for key in sorted(self._attributes & vars(module).keys()):
                     value = vars(module)[key]
                     if callable(value) and not isinstance(value, type) or isinstance(value, types.ModuleType):
                         place = Place(vars(module), key, f"{name}.{key}")

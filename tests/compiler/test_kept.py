@@ -144,6 +144,56 @@ def test_a_name_follows_from_values_alone():
     assert name((object(),)) is None
 
 
+def test_long_python_is_compiled_once(cache, monkeypatch):
+    text = "def f(x):\n" + "    x = x + 1\n" * 1000 + "    return x\n"
+    compiled = []
+    monkeypatch.setattr(disk, "compile", lambda *args: compiled.append(1) or compile(*args), raising=False)
+
+    def run(text, x=1):
+        scope = {}
+        code = disk.bytecode(text, "<agog test>")
+        exec(code, scope)
+        return scope["f"](x), code.co_filename, len(compiled)
+
+    assert run(text) == (1001, "<agog test>", 1) == run(text)
+    assert run(text.replace("+ 1", "+ 2")) == (2001, "<agog test>", 2)
+    assert run("def f(x): return x") == (1, "<agog test>", 3) and run("def f(x): return x")[2] == 4
+    assert len(list(cache.iterdir())) == 2
+    for path in list(cache.iterdir()):
+        disk.write(path.name, b"no code")
+    assert run(text) == (1001, "<agog test>", 5) == run(text)
+    for path in list(cache.iterdir()):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        assert run(text) == (1001, "<agog test>", 6) == run(text)
+
+
+def test_the_call_of_a_model_is_written_out_alike_in_every_process(cache):
+    text = """
+import numpy as np, agog as ag
+class Layer:
+    scale, shift, power, other = 2.0, 1.0, 2, 3
+class Net:
+    def __init__(self):
+        self.weights = {f"w{i}": ag.asarray(np.full(3, i, "float32")) for i in range(40)}
+        self.layers, self.first, self.second = [Layer(), Layer()], 1.0, 2.0
+net = Net()
+@ag.function(strict=True)
+def f(x):
+    for w in net.weights.values():
+        x = x * w + net.first
+    for layer in net.layers:
+        x = (x * layer.scale + layer.shift) ** layer.power - layer.other + net.second
+    return ag.tanh(ag.exp(ag.sin(ag.cos(x))))
+f(ag.ones(3)), f(ag.ones(3))
+assert f.calls_staged == 1
+"""
+    for seed in ("1", "2", "3"):
+        env = os.environ | {"AGOG_CACHE_DIR": str(cache.parent), "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", text], env=env, check=True)
+    assert len([path for path in cache.iterdir() if path.suffix == ".p"]) == 1
+
+
 def test_what_no_text_stands_for_has_no_name():
     def effect(deliver):
         b = Builder("e")
