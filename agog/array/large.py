@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from math import prod
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
@@ -57,6 +57,29 @@ def _free(owners: list[tuple[np.ndarray, int]], alone: int) -> tuple[np.ndarray,
 _FREE_COUNT = next((n for n in range(1, 9) if COUNTED and _free([(np.empty(1), 0)], n) is not None), 0)
 
 
+_PAGE = 4096
+SLACK = _PAGE + _ALIGN
+"""Bytes beyond those of an array that leave `placed` its choice."""
+
+_PLACES = np.arange(0, _PAGE, _ALIGN)
+
+
+def placed(owner: np.ndarray, read: Sequence[np.ndarray]) -> int:
+    """The offset in `owner` at which a result begins with a line of the caches, away from what it is made of.
+
+    Processors compare addresses of loads and of stores before them by the place in a page first: a load that follows a
+    store to the same place of another page waits until that is done. So a loop that reads some bytes behind what it
+    writes, page for page, takes up to three times as long, and neighbours in a heap lie just like that.
+    """
+    start = owner.ctypes.data
+    offsets = _PLACES + -start % _ALIGN
+    addresses = [x.ctypes.data for x in read if type(x) is np.ndarray]
+    if not addresses:
+        return int(offsets[0])
+    behind = (offsets[:, None] + (start - np.array(addresses))) % _PAGE
+    return int(offsets[np.minimum(behind, _PAGE - behind).min(axis=1).argmax()])
+
+
 class Arena:
     """Memory of large results, reused when the results are gone. Not shared between threads."""
 
@@ -64,8 +87,8 @@ class Arena:
         self.owners: dict[int, list[tuple[np.ndarray, int]]] = {}  # (memory, offset of its first aligned byte)
         self.held = 0
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An uninitialised array."""
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype, *read: Any) -> np.ndarray:
+        """An uninitialised array, for what is computed from the arrays `read`."""
         nbytes = prod(shape) * dtype.itemsize
         if nbytes < _REUSE_BYTES:
             return np.empty(shape, dtype)
@@ -75,8 +98,8 @@ class Arena:
             if self.held + nbytes > _KEEP_BYTES:
                 self.trim()
                 owners = self.owners.setdefault(nbytes, [])
-            owner = np.empty(nbytes + _ALIGN, np.uint8)
-            offset = -owner.ctypes.data % _ALIGN
+            owner = np.empty(nbytes + SLACK, np.uint8)
+            offset = placed(owner, read)
             if self.held + nbytes <= _KEEP_BYTES:
                 owners.append((owner, offset))
                 self.held += nbytes
@@ -103,9 +126,9 @@ class _Local(threading.local):
 _local = _Local()
 
 
-def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An uninitialised array, in reused memory where it is large."""
-    return _local.arena.empty(shape, dtype)
+def empty(shape: tuple[int, ...], dtype: np.dtype, *read: Any) -> np.ndarray:
+    """An uninitialised array, in reused memory where it is large, for what is computed from the arrays `read`."""
+    return _local.arena.empty(shape, dtype, *read)
 
 
 def release() -> None:
@@ -269,7 +292,7 @@ def binary(ufunc: Any, a: Any, b: Any) -> Any:
         made = ready.get((ufunc, dtype))
         if made is not None and b.dtype is dtype and (shape := a.shape) == b.shape:
             run, result = made
-            out = empty(shape, result)
+            out = empty(shape, result, a, b)
             try:
                 run(out, a, b)
                 return out
@@ -293,7 +316,7 @@ def binary(ufunc: Any, a: Any, b: Any) -> Any:
             flat = flat and x.flags.c_contiguous and (x.shape == shape or not x.shape)
     if not flat:
         return _broadcast(ufunc, a, b)
-    out = empty(shape, _result_dtype(ufunc, (a, b)))
+    out = empty(shape, _result_dtype(ufunc, (a, b)), a, b)
     inputs = tuple(_flat(x) if type(x) is np.ndarray and x.ndim else x for x in (a, b))
     _parallel(ufunc, inputs, _flat(out))
     return out
@@ -308,7 +331,7 @@ def _beside_number(ufunc: Any, a: Any, b: Any) -> Any:
             -1e9 < number < 1e9):
         return None
     run, result = made
-    out, number = empty(array.shape, result), np.array(number, dtype)
+    out, number = empty(array.shape, result, array), np.array(number, dtype)
     try:
         run(out, array, number) if place else run(out, number, array)
         return out
@@ -326,7 +349,7 @@ def _broadcast(ufunc: Any, a: Any, b: Any) -> Any:
         _count(16 * prod(shape))
     if prod(shape) < _THREADS_FROM or shape[0] == 1:
         return ufunc(a, b)
-    out = empty(shape, _result_dtype(ufunc, (a, b)))
+    out = empty(shape, _result_dtype(ufunc, (a, b)), a, b)
     if config.num_threads > 1:
         _run(ufunc, (a, b), out)
     else:
@@ -338,7 +361,7 @@ def unary(ufunc: Any, a: Any) -> Any:
     """`ufunc(a)`, over threads when `a` is contiguous. What is no ufunc waits for its native kernel."""
     if type(a) is _ndarray and (made := ready.get((ufunc, a.dtype))) is not None:
         run, result = made
-        out = empty(a.shape, result)
+        out = empty(a.shape, result, a)
         try:
             run(out, a)
             return out
@@ -350,11 +373,11 @@ def unary(ufunc: Any, a: Any) -> Any:
         if accelerate is None:
             _count(64 * a.size)
         elif dtypes.is_floating(a.dtype):
-            out = empty(a.shape, a.dtype)
+            out = empty(a.shape, a.dtype, a)
             if accelerate(ufunc, (_flat(a),), _flat(out)):
                 return out
         return ufunc(a)
-    out = empty(a.shape, _result_dtype(ufunc, (a,)))
+    out = empty(a.shape, _result_dtype(ufunc, (a,)), a)
     _parallel(ufunc, (_flat(a),), _flat(out))
     return out
 

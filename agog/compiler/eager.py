@@ -87,7 +87,7 @@ def stretched(ufunc: Any, a: Any, b: Any, shape: tuple[int, ...]) -> Any:
                 _request(_compile_stretched, key)
         return None
     kernel, dtype = kernel
-    out = large.empty(shape, dtype)
+    out = large.empty(shape, dtype, a, b)
     kernel(out, (a, b), lengths, strides)
     return out
 
@@ -161,7 +161,7 @@ def _astype(x: Any, dtype: Any) -> Any:
         return None
     if type(x) is not np.ndarray or not x.flags.c_contiguous:
         return None
-    out = large.empty(x.shape, dtype)
+    out = large.empty(x.shape, dtype, x)
     kernel([out], [x])
     return out
 
@@ -216,7 +216,7 @@ def pull(rule: tuple, g: np.ndarray, env: tuple) -> Any:
             _kernels[key] = None  # asked for once
             _request(_compile_pull, key)
         return None
-    out = large.empty(shape, g.dtype)
+    out = large.empty(shape, g.dtype, *arrays)
     kernel([out], arrays)
     return out
 
@@ -423,7 +423,7 @@ def _mixed(name: str, shape: tuple[int, ...], dtype: Any, values: tuple[Any, ...
             if dtype.name in _DTYPES:
                 _request(_compile_mixed, key)
         return None
-    out = large.empty(shape, dtype)
+    out = large.empty(shape, dtype, *values)
     kernel([out], [v if type(v) is np.ndarray else np.array(v, dtype) for v in values if v is not None])
     return out
 

@@ -9,6 +9,7 @@ Everything native is one call, or a few with calls of Python between them for ro
 `GuardFailed` is raised with nothing written anywhere and no effect delivered.
 """
 
+import functools
 import threading
 from sys import getrefcount
 from time import perf_counter
@@ -19,7 +20,6 @@ import agog.ops.structure  # noqa: F401  (the rows' loops)
 from agog.array import large
 from agog.compiler import entry, jit, pool, targets
 from agog.compiler.lowering import Island, Lowering
-from agog.compiler.nestplan import LINE
 from agog.compiler.nests import NestCode
 from agog.compiler.order import roots_of
 from agog.compiler.schedule import Group, schedule
@@ -34,6 +34,7 @@ __all__ = ["Program", "compile", "failure"]
 REUSED = 1 << 18  # bytes from which results are made in memory that was used before
 TRIM = 1 << 22  # bytes of arena from which unused memory is given back before it is filled
 _KEPT = 2  # arrays kept for each result
+_BESIDE = 8  # inputs beside which a large result is placed
 
 
 def compile(graph, target=None, threads=True, profile=False):
@@ -83,22 +84,22 @@ def _plain(x, dtype):
 class Reused:
     """Makes large arrays, and uses one's memory again when nobody else holds it: fresh memory costs page faults.
 
-    They begin with a line of the caches, as loops like it; NumPy's own begin somewhere.
+    They begin where loops like it (see `large.placed`); NumPy's own begin somewhere.
     """
 
     __slots__ = ("_arrays", "_bytes", "_dtype", "_shape", "_starts")
 
     def __init__(self, shape, dtype):
         self._shape, self._dtype, self._arrays, self._starts = shape, dtype, [], {}
-        self._bytes = dtype.itemsize * count(shape) + LINE
+        self._bytes = dtype.itemsize * count(shape) + large.SLACK
 
-    def __call__(self):
+    def __call__(self, *read):
         arrays = self._arrays
         x = _unused(arrays, _ALONE)
         if x is not None:
             return np.ndarray(self._shape, self._dtype, x, self._starts[id(x)])
         x = np.empty(self._bytes, np.uint8)
-        start = -x.ctypes.data % LINE
+        start = large.placed(x, read)
         if len(arrays) < _KEPT:
             self._starts[id(x)] = start
             arrays.append(x)
@@ -269,7 +270,7 @@ class Program:
             names[slot] = f"o{i}"
             if (made := self._makers.get(slot)) is not None:
                 env[f"make{i}"] = made
-                lines.append(f"o{i} = make{i}()")
+                lines.append(f"o{i} = make{i}({', '.join(names[s] for s in self._beside(shape, dtype))})")
                 continue
             env[f"shape{i}"], env[f"dtype{i}"] = shape, dtype
             lines.append(f"o{i} = empty(shape{i}, dtype{i})")
@@ -282,6 +283,18 @@ class Program:
             "else: fail(failed)",
         ]
         return lines, env
+
+    def _beside(self, shape, dtype):
+        """The slots of inputs that a result of that form is likely to be read with: those like it, and large ones."""
+        alike = [slot for slot, spec in zip(self._inputs, self._specs) if spec == (shape, dtype)][:_BESIDE]
+        others = [slot for slot in self._by_size if slot not in alike]
+        return [*alike, *others[: _BESIDE - len(alike)]]
+
+    @functools.cached_property
+    def _by_size(self):
+        """The slots of the largest inputs."""
+        inputs = sorted(zip(self._inputs, self._specs), key=lambda i: -i[1][1].itemsize * count(i[1][0]))
+        return [slot for slot, _ in inputs[: 2 * _BESIDE]]
 
     def _entry(self):
         """The Python function of one native call, written out for this number of arrays; None when there is more."""
@@ -336,7 +349,10 @@ class Program:
         for slot, x, (_, dtype) in zip(self._inputs, inputs, self._specs):
             env[slot] = _plain(x, dtype)
         for slot, shape, dtype in self._made:
-            env[slot] = self._makers[slot]() if slot in self._makers else np.empty(shape, dtype)
+            if (made := self._makers.get(slot)) is not None:
+                env[slot] = made(*[env[s] for s in self._beside(shape, dtype)])
+            else:
+                env[slot] = np.empty(shape, dtype)
         if self._shared_out:
             pool.refresh()
         effects = []

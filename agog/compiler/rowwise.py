@@ -55,7 +55,7 @@ class Rowwise:
         kernel = self._kernel(name, *arrays)
         if kernel is None:
             return None
-        out = large.empty(x.shape, x.dtype)
+        out = large.empty(x.shape, x.dtype, *arrays)
         kernel([out], arrays)
         return out
 
@@ -84,7 +84,7 @@ class Rowwise:
         kernel = self._kernel(f"{'' if centered else 'rms_'}norm{len(affine)}", x, *affine)
         if kernel is None:
             return None
-        out = large.empty(x.shape, x.dtype)
+        out = large.empty(x.shape, x.dtype, x, *affine)
         kernel([out], [x, *affine, np.array(eps, np.float32 if x.dtype.itemsize == 2 else x.dtype)])
         return out
 
@@ -102,7 +102,7 @@ class Rowwise:
         kernel = self._kernel(f"{'' if centered else 'rms_'}norm{len(affine)}_backward", x, g, *affine)
         if kernel is None:
             return None
-        out = large.empty(x.shape, x.dtype)
+        out = large.empty(x.shape, x.dtype, g, x, *affine)
         sums = [np.empty((sum_blocks(x.shape[0]), x.shape[1]), x.dtype) for _ in affine]
         kernel([out, *sums], [g, x, *affine[:1], np.array(eps, x.dtype)])
         return [out, *[np.add.reduce(s, 0) for s in sums]]
@@ -132,7 +132,7 @@ class Rowwise:
         kernel = self._kernel("cross_entropy_backward", x, lse)
         if kernel is None:
             return None
-        out, n = large.empty(x.shape, x.dtype), x.shape[0]
+        out, n = large.empty(x.shape, x.dtype, x), x.shape[0]
         columns = [np.ascontiguousarray(np.broadcast_to(np.asarray(v, x.dtype), n)) for v in (weight, scale)]
         kernel([out], [x, lse, np.ascontiguousarray(index), *columns])
         return out

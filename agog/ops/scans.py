@@ -81,7 +81,7 @@ def _accumulated(np: Any, ufunc: Any, x: Any, axis: int) -> Any:
     inner = math.prod(x.shape[axis % x.ndim + 1:])
     if inner < _TURN or not x.flags.c_contiguous:
         return ufunc.accumulate(x, axis)
-    y = large.empty(x.shape, x.dtype)
+    y = large.empty(x.shape, x.dtype, x)
     here, there = np.moveaxis(x, axis, 0), np.moveaxis(y, axis, 0)
     before = there[0]
     before[...] = here[0]

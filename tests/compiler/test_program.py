@@ -1,6 +1,7 @@
 """Programs: calling, islands, guards, errors, effects, forms, threads, memory, and what they say about themselves."""
 
 import gc
+import itertools
 import math
 import os
 import threading
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from agog import config
+from agog.array import large
 from agog.array.dtypes import dtype as name_to_dtype
 from agog.compiler import jit, natives, program, targets
 from agog.compiler.gemm import gemm
@@ -503,7 +505,7 @@ def test_large_results_are_stored_around_the_caches(dtype, threads, rng, target,
 
 def test_results_that_do_not_begin_with_a_line_are_stored_through_the_caches(rng, monkeypatch):
     monkeypatch.setattr(targets, "last_cache", lambda: 1 << 12)
-    monkeypatch.setattr(program.Reused, "__call__", lambda self: np.empty(self._bytes, np.uint8)[4:].view(F)[
+    monkeypatch.setattr(program.Reused, "__call__", lambda self, *read: np.empty(self._bytes, np.uint8)[4:].view(F)[
         : math.prod(self._shape)].reshape(self._shape))
     graph = build(lambda a, w: [xp.tanh(a) * w, xp.softmax(a)], ((300, 512), F), ((512,), F))
     agrees(compile(graph), graph, made(rng, (300, 512), (512,)))
@@ -639,3 +641,40 @@ def test_what_is_read_from_memory_is_written_before(rng, count):
 
     graph = build(fn, ((3,), F), ((3,), F))
     agrees(compile(graph), graph, made(rng, 3, 3))
+
+
+def distance(a, b):
+    """How far apart two addresses are, page for page."""
+    d = (a.ctypes.data - b.ctypes.data) % 4096
+    return min(d, 4096 - d)
+
+
+def test_large_results_lie_apart_from_inputs_page_for_page(rng):
+    """A loop that reads just behind what it writes, in any page, waits for its own stores."""
+    graph = build(lambda a, w: [a * w, a + w], ((600, 512), F), ((512,), F))
+    for offset in (0, 1040, 2048, 4080):  # wherever the inputs lie
+        memory = np.empty(600 * 512 * 4 + 8192, np.uint8)
+        start = -memory.ctypes.data % 4096 + offset
+        a = memory[start : start + 600 * 512 * 4].view(F).reshape(600, 512)
+        a[:], w = made(rng, (600, 512), (512,))
+        p = compile(graph)
+        for call in (p, p._slow, lambda inputs: p.call(*inputs)):
+            got = call([a, w])
+            np.testing.assert_array_equal(got[0], a * w)
+            for out in got:
+                assert out.ctypes.data % 64 == 0 and distance(out, a) >= 512 and distance(out, w) >= 512
+    held = [x for _ in range(5) for x in p([a, w])]
+    assert all(distance(x, a) >= 512 for x in held)
+    assert not any(np.may_share_memory(x, y) for x, y in itertools.combinations(held, 2))
+    fresh = large.Arena().empty((600, 512), np.dtype(F), a, 2.0, w)  # as eager operations do
+    assert fresh.shape == (600, 512) and distance(fresh, a) >= 512 and distance(fresh, w) >= 512
+
+
+def test_placed_within_the_memory():
+    for size in (1 << 18, 3_000_001):
+        owner = np.empty(size + large.SLACK, np.uint8)
+        for others in ([], [owner], [owner[:10], owner[1000:], owner[2000:], owner[3333:]], ["no array", None, 3.0]):
+            offset = large.placed(owner, others)
+            assert 0 <= offset <= large.SLACK and (owner.ctypes.data + offset) % 64 == 0
+            arrays = [x for x in others if type(x) is np.ndarray]
+            assert all(distance(owner[offset:], x) >= 400 for x in arrays)
