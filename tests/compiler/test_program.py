@@ -658,7 +658,7 @@ def test_large_results_lie_apart_from_inputs_page_for_page(rng):
         a = memory[start : start + 600 * 512 * 4].view(F).reshape(600, 512)
         a[:], w = made(rng, (600, 512), (512,))
         p = compile(graph)
-        for call in (p, p._slow, lambda inputs: p.call(*inputs)):
+        for call in (p, p._slow):
             got = call([a, w])
             np.testing.assert_array_equal(got[0], a * w)
             for out in got:
