@@ -22,6 +22,8 @@ complex64, complex128 = np.dtype("complex64"), np.dtype("complex128")
 _NAMES = ("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 "
           "float16 bfloat16 float32 float64 complex64 complex128").split()
 _default_float = float32
+asked = False
+"""Set whenever somebody asks for the default float: a recording of what does not ask need not watch it."""
 _COMPLEX_OF: dict[Any, Any] = {float16: complex64, float32: complex64, float64: complex128}
 _REAL_OF: dict[Any, Any] = {complex64: float32, complex128: float64}
 
@@ -37,6 +39,8 @@ def __getattr__(name: str) -> Any:
 
 def default_float() -> np.dtype:
     """The dtype of floats made from Python numbers: float32 unless `set_default_float` says otherwise."""
+    global asked
+    asked = True
     return _default_float
 
 
@@ -50,7 +54,7 @@ def set_default_float(dt: Any) -> None:
 
 
 def default_complex() -> np.dtype:
-    return _COMPLEX_OF.get(_default_float, complex64)
+    return _COMPLEX_OF.get(default_float(), complex64)
 
 
 _known: dict[Any, np.dtype] = {}
@@ -73,7 +77,7 @@ def _resolve(spec: Any) -> np.dtype:
         if not spec.isnative:
             return dtype(spec.newbyteorder("="))
     elif spec is float:
-        return _default_float
+        return default_float()
     elif spec is int:
         return int64
     elif spec is complex:
@@ -165,7 +169,7 @@ def weak(dt: np.dtype, scalar: Any) -> np.dtype:
     if k == "i":
         return int64 if have == "b" else dt
     if k == "f":
-        return dt if have in "fc" else _default_float
+        return dt if have in "fc" else default_float()
     if k == "c":
         return dt if have == "c" else complex_of(dt) if have == "f" else default_complex()
     return dt
@@ -177,4 +181,4 @@ def of_scalar(scalar: Any) -> np.dtype:
         return bool
     if isinstance(scalar, int):
         return int64
-    return complex_of(_default_float) if isinstance(scalar, complex) else _default_float
+    return complex_of(default_float()) if isinstance(scalar, complex) else default_float()

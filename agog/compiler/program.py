@@ -252,10 +252,10 @@ class Program:
 
     # ------------------------------------------------------------------------------------------------ calling
     def written(self, names, misfit):
-        """The body of one native call as lines of Python that set `outs`, and what they refer to.
+        """The body of one native call as lines of Python, what they refer to, and the variables of the results.
 
         None when there is more than one native call. names: of the variables that hold the inputs; misfit: lines that
-        are to run when an input is not as it was compiled for.
+        are to run when an input is not as it was compiled for: they set `outs`, a list of results, or leave.
         """
         if len(self._runs) != 1 or self._runs[0][0] != "native":
             return None
@@ -274,15 +274,15 @@ class Program:
                 continue
             env[f"shape{i}"], env[f"dtype{i}"] = shape, dtype
             lines.append(f"o{i} = empty(shape{i}, dtype{i})")
+        outs = [names[s] for s in self._outputs]
         lines += [
             f"failed = native({', '.join(names[s] for s in order)})",
-            "if failed is None:",
-            f"    outs = [{', '.join(names[s] for s in self._outputs)}]",
-            f"elif failed == {entry.MISFIT}:",
+            "if failed is not None:",
+            f"    if failed != {entry.MISFIT}: fail(failed)",
             *["    " + line for line in misfit],
-            "else: fail(failed)",
+            f"    [{', '.join(outs)}] = outs",
         ]
-        return lines, env
+        return lines, env, outs
 
     def _beside(self, shape, dtype):
         """The slots of inputs that a result of that form is likely to be read with: those like it, and large ones."""
@@ -302,9 +302,9 @@ class Program:
         parts = self.written(arguments, [f"return again([{', '.join(arguments)}])"])
         if parts is None:
             return None
-        lines, env = parts
+        lines, env, outs = parts
         env["again"] = self._again
-        body = "\n".join("    " + line for line in [*lines, "return outs"])
+        body = "\n".join("    " + line for line in [*lines, f"return [{', '.join(outs)}]"])
         exec(f"def call({', '.join(arguments)}):\n{body}\n", env)
         return env["call"]
 

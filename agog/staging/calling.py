@@ -1,8 +1,9 @@
 """The call of a recording, written out as one Python function: check the arguments and guards, run, commit.
 
-`entry(args, kwargs)` returns the result, or MISS when something is not as it was recorded; then the general path
-looks for another recording and finds out what differs. What is written here is what `Recording.applies`, `run` and
-`commit` do, without their loops.
+`entry(*args, **kwargs)` returns the result, or MISS when something is not as it was recorded; then the general path
+looks for another recording and finds out what differs. `entry.first` is the same code for the recording that is tried
+first: it is itself what a call of the staged function runs, and ends in what it was given for when it does not apply.
+What is written here is what `Recording.applies`, `run` and `commit` do, without their loops.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any, Callable
 
 import numpy as np
 
-from agog import dispatch, tape, tree
+from agog import config, dispatch, tape, tree
 from agog.compiler import disk
 from agog.staging.forms import Parameters
 from agog.staging.rebinding import Held
 from agog.staging.recorder import Argument, Captured
-from agog.staging.recording import Recording, deliver, spent
+from agog.staging.recording import Delivered, Recording, deliver, spent
 from agog.staging.state import ABSENT, CONTAINERS, NAMES, PLAIN, SIZE, Entry, Seen, fingerprint, is_tensor
 
 MISS = object()
@@ -73,8 +74,12 @@ class _Unfit(Exception):
     pass
 
 
-def write_entry(r: Recording, arguments: Any) -> Callable[[tuple, dict], Any] | None:
-    """The entry of a recording, for arguments described by `describe`; None when this call needs the general path."""
+def write_entry(r: Recording, arguments: Any, missed: Callable[..., Any]) -> Any:
+    """The entry of a recording, for arguments described by `describe`; None when this call needs the general path.
+
+    missed: `missed(args, kwargs, error)` goes on with a call that `entry.first` does not answer, for which an argument
+    may be ABSENT; error is what the call raised, or None
+    """
     written = getattr(r.program, "written", None)
     if arguments is None or written is None or r.leaf_states and any(type(o) is int for o, _ in r.leaf_states):
         return None
@@ -86,15 +91,17 @@ def write_entry(r: Recording, arguments: Any) -> Callable[[tuple, dict], Any] | 
     names = _check_arguments(w, r, *arguments)
     _check_guards(w, r)
     inputs = _check_captured(w, r)
-    body = written(inputs, [f"outs = converted([{', '.join(inputs)}])", "if outs is None: return MISS"])
+    body = written(inputs, [f"outs = converted([{', '.join(inputs)}])", "if outs is None: break"])
     if body is None:
-        w.line(f"if not fits(({' '.join(d + ',' for d in inputs)})): return MISS")
+        w.line(f"if not fits(({' '.join(d + ',' for d in inputs)})): break")
         w.line(f"outs = program([{', '.join(inputs)}])")
     else:
         for i in r.program.unread():  # type: ignore[union-attr]
             _check_form(w, inputs[i], *r.specs[i])
-        w.lines += body[0]
-        w.env |= body[1]
+        lines, env, outs = body
+        w.lines += lines
+        w.env |= env
+        w.outs, w.out = f"[{', '.join(outs)}]", outs.__getitem__
     specs = r.specs
 
     def fits(arrays: tuple) -> bool:
@@ -102,23 +109,29 @@ def write_entry(r: Recording, arguments: Any) -> Callable[[tuple, dict], Any] | 
             type(x) is np.ndarray and x.shape == shape and x.dtype == dtype for x, (shape, dtype) in zip(arrays, specs)
         )
 
-    w.env |= {"recording": r, "fits": fits, "program": r.program, "converted": getattr(r.program, "converted", None)}
+    w.env |= {"fits": fits, "program": r.program, "converted": getattr(r.program, "converted", None)}
     _commit(w, r, names, inputs)
-    return w.make()
+    return w.make(r.counter, missed)
 
 
 class _Writer:
-    """Lines of the function's body, and the objects that they name."""
+    """Lines of the function's body, which `break` when something is not as recorded, and the objects that they name."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.arguments: list[str] = []  # the variables of the positional ones
         self.objects: dict[int, str] = {}  # variables of arguments that the recording does not keep alive
+        self.found: dict[int, str] = {}  # variables of captured Tensors that were found where they were
+        self.fresh = itertools.count()
+        self.outs = "outs"  # what holds the outputs of the program, and one of them
+        self.out: Callable[[int], str] = "outs[{}]".format
         self.env: dict[str, Any] = {
-            "MISS": MISS,
+            "config": config,
+            "Delivered": Delivered,
             "nd": np.ndarray,
             "array": np.array,
             "ABSENT": ABSENT,
-            "new": object.__new__,
+            "blanks": dispatch._blanks,
             "Tensor": dispatch.Tensor,
             "fingerprint": fingerprint,
             "Seen": Seen,
@@ -134,10 +147,47 @@ class _Writer:
         self.env[name] = value
         return name
 
-    def make(self) -> Callable[[tuple, dict], Any]:
-        body = "\n".join("    " + text for text in self.lines)
-        exec(disk.bytecode(f"def entry(args, kwargs):\n{body}\n", "<agog entry>"), self.env)
-        return self.env.pop("entry")  # (no cycle)
+    def make(self, calls: types.CellType, missed: Callable[..., Any]) -> Any:
+        """The function and, as its attribute `first`, another one with the same code, which ends in `missed`.
+
+        calls: counts the calls that they answer
+        """
+        given = "".join(f"{name}, " for name in self.arguments)
+        head = "".join(f"{name}=ABSENT, " for name in self.arguments) + ("/, " if self.arguments else "")
+        body = "\n".join("                " + text for text in self.lines)
+        exec(disk.bytecode(_FORM.format(head=head, body=body, given=given), "<agog entry>"), self.env)
+        made = self.env.pop("make")(None, None)
+
+        def ending(end: Callable[..., Any]) -> Any:
+            cells = {"calls": calls, "missed": types.CellType(end)}
+            closure = tuple([cells[name] for name in made.__code__.co_freevars])
+            return types.FunctionType(made.__code__, self.env, "entry", made.__defaults__, closure)
+
+        entry = ending(_miss)
+        entry.first = ending(missed)
+        return entry
+
+
+_FORM = """\
+def make(calls, missed):
+    def entry({head}*rest, **kwargs):
+        nonlocal calls
+        try:
+            while not config.special:
+                if rest: break
+{body}
+            error = None
+        except (Exception, Delivered) as raised:
+            error = raised.with_traceback(None)
+        return missed([{given}*rest], kwargs, error)
+    return entry
+"""
+
+
+def _miss(args: tuple, kwargs: dict, error: BaseException | None) -> Any:
+    if error is not None:
+        raise error
+    return MISS
 
 
 def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tuple, by_name: list[Any]) -> list[str]:
@@ -151,33 +201,33 @@ def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tupl
         kind = what[0]
         if kind == "same" and id(what[1]) in r.guards.weak:
             reference, kind_of = w.name(r.guards.weak[id(what[1])][0]), w.name(type(what[1]))
-            w.line(f"if {name} is not {reference}() or type({name}) is not {kind_of}: return MISS")
+            w.line(f"if {name} is not {reference}() or type({name}) is not {kind_of}: break")
             w.objects[id(what[1])] = name
         elif kind == "same":
-            w.line(f"if {name} is not {w.name(what[1])}: return MISS")
+            w.line(f"if {name} is not {w.name(what[1])}: break")
         elif kind == "free":
             value = what[2]
-            w.line(f"if type({name}) is not {w.name(type(value))}: return MISS")
+            w.line(f"if type({name}) is not {w.name(type(value))}: break")
             if isinstance(value, np.ndarray):
                 dtype, shape = w.name(value.dtype), w.name(value.shape)
-                w.line(f"if {name}.dtype != {dtype} or {name}.shape != {shape}: return MISS")
+                w.line(f"if {name}.dtype != {dtype} or {name}.shape != {shape}: break")
             free[what[1]] = name
         elif kind == "plain":
             value = what[1]
             if value is None or value is True or value is False:
-                w.line(f"if {name} is not {value}: return MISS")
+                w.line(f"if {name} is not {value}: break")
             else:
-                w.line(f"if type({name}) is not {w.name(type(value))} or {name} != {w.name(value)}: return MISS")
+                w.line(f"if type({name}) is not {w.name(type(value))} or {name} != {w.name(value)}: break")
         elif kind == "tensor":
-            w.line(f"if type({name}) is not {'Tensor' if what[2] is dispatch.Tensor else w.name(what[2])}: return MISS")
+            w.line(f"if type({name}) is not {'Tensor' if what[2] is dispatch.Tensor else w.name(what[2])}: break")
             _check_tensor(w, name, what[1], r.argument_specs[what[1]])
             found[what[1]] = name
         elif kind is dict:
-            w.line(f"if type({name}) is not dict or tuple({name}) != {w.name(what[1])}: return MISS")
+            w.line(f"if type({name}) is not dict or tuple({name}) != {w.name(what[1])}: break")
             containers.append(name)
             unpack(f"{name}.values()", what[2])
         else:
-            w.line(f"if type({name}) is not {kind.__name__} or len({name}) != {len(what[1])}: return MISS")
+            w.line(f"if type({name}) is not {kind.__name__} or len({name}) != {len(what[1])}: break")
             if kind is list:
                 containers.append(name)
             unpack(name, what[1])
@@ -189,22 +239,20 @@ def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tupl
         for name, part in zip(names, parts):
             check(name, part)
 
-    w.line(
-        f"if len(args) != {len(positional)} or "
-        + (f"tuple(kwargs) != {w.name(keys)}" if keys else "kwargs")
-        + ": return MISS"
-    )
-    unpack("args", positional)
+    w.line(f"if tuple(kwargs) != {w.name(keys)}: break" if keys else "if kwargs: break")
+    w.arguments = [f"a{fresh()}" for _ in positional]
+    for name, part in zip(w.arguments, positional):  # (one that was not given is ABSENT, which passes no check)
+        check(name, part)
     if keys:
         unpack("kwargs.values()", by_name)
     unpack = None  # type: ignore[assignment]  # (they refer to each other)
     for i, name in enumerate(containers):
         for other in containers[:i]:
-            w.line(f"if {name} is {other}: return MISS")
+            w.line(f"if {name} is {other}: break")
     names = [found[i] for i in range(len(found))]
     for i, name in enumerate(names):
         for other in names[:i]:
-            w.line(f"if {name} is {other}: return MISS")
+            w.line(f"if {name} is {other}: break")
     for held in r.held:
         _check_held(w, r, held, names)
     for i, feed in enumerate(r.fed, r.first_fed):
@@ -214,11 +262,11 @@ def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tupl
         w.line(f"d{i} = array({value}, {w.name(feed.dtype)}, order='C')")
         names.append(f"d{i}")
     for i, t in r.same_arguments:
-        w.line(f"if {names[i]} is not {w.name(t)}: return MISS")
+        w.line(f"if {names[i]} is not {w.name(t)}: break")
     if r.captured_ids and r.other_arguments:
         ids = w.name(frozenset(r.captured_ids))
         for i in [i for i in r.other_arguments if i < r.first_fed]:
-            w.line(f"if id({names[i]}) in {ids}: return MISS")
+            w.line(f"if id({names[i]}) in {ids}: break")
     return names
 
 
@@ -231,36 +279,39 @@ def _check_held(w: _Writer, r: Recording, held: Held, names: list[str]) -> None:
     else:
         w.line(f"{''.join(x + ', ' for x in new)} = {w.name(held.read)}()")
     for i, (name, kind) in enumerate(zip(new, held.kinds), held.first):
-        w.line(f"if type({name}) is not {w.name(kind)}: return MISS")
+        w.line(f"if type({name}) is not {w.name(kind)}: break")
         _check_tensor(w, name, i, r.argument_specs[i])
         if i not in read:
             _check_form(w, f"d{i}", *r.argument_specs[i][:2])
         same = r.alike[i]
         if same != i:
-            w.line(f"if {name} is not {names[same]}: return MISS")
+            w.line(f"if {name} is not {names[same]}: break")
         elif others := [other for k, other in enumerate(names) if r.alike[k] == k]:
-            w.line("if " + " or ".join(f"{name} is {other}" for other in others) + ": return MISS")
+            w.line("if " + " or ".join(f"{name} is {other}" for other in others) + ": break")
         names.append(name)
 
 
 def _check_form(w: _Writer, data: str, shape: Any, dtype: Any) -> None:
     """Of an array that native code does not look at: Python may have read its shape."""
     w.line(f"if type({data}) is not nd or {data}.shape != {w.name(shape)} or {data}.dtype != {w.name(dtype)}: "
-           "return MISS")
+           "break")
 
 
 def _check_tensor(w: _Writer, name: str, number: int, spec: tuple) -> None:
     """(Native code looks at the class, dtype and shape of the arrays that it reads.)"""
-    w.line("try:")
-    w.line(f"    d{number} = {name}._data")
-    w.line(f"    n = {name}._node")
-    w.line("except AttributeError: return MISS")
+    w.line(f"d{number} = {name}._data")
     history = spec[2]
-    w.line("if n is not None: return MISS" if history is None else f"if type(n) is not {w.name(history)}: return MISS")
+    w.line(f"if {name}._node is not None: break" if history is None else
+           f"if type({name}._node) is not {w.name(history)}: break")
 
 
 def _read(w: _Writer, place: Any) -> str:
+    """An expression for what a place holds now, after lines that it needs."""
     holder, key = place.holder, place.key
+    if type(holder) is types.CellType and place.read() is not ABSENT:
+        w.line(f"try: now = {w.name(holder)}.cell_contents")
+        w.line("except ValueError: break")
+        return "now"
     if isinstance(place, Entry):
         return f"{w.name(place)}.read()"
     if key is SIZE:
@@ -278,25 +329,25 @@ def _check_guards(w: _Writer, r: Recording) -> None:
     guards = r.guards
     if r.differentiable:
         hooked = any(before for _, before in [*r.hooks, *r.argument_hooks])
-        w.line("return MISS" if hooked else f"if {w.name(tape.hooks.data)}: return MISS")
+        w.line("break" if hooked else f"if {w.name(tape.hooks.data)}: break")
     for owner, absent in r.leaf_states:
-        w.line(f"if {w.name(owner)}.grad is {'not None' if absent else 'None'}: return MISS")
+        w.line(f"if {w.name(owner)}.grad is {'not None' if absent else 'None'}: break")
     if guards.deep or guards.weak:
-        w.line(f"if {w.name(guards)}.gone is not None: return MISS")
+        w.line(f"if {w.name(guards)}.gone is not None: break")
     if guards.seen:
-        w.line(f"if not {w.name(guards)}.looked_alike(): return MISS")
+        w.line(f"if not {w.name(guards)}.looked_alike(): break")
     for place, value in guards.same:
-        w.line(f"if {_read(w, place)} is not {w.name(value)}: return MISS")
+        w.line(f"if {_read(w, place)} is not {w.name(value)}: break")
     for place, kind, value in guards.equal:
         w.line(f"now = {_read(w, place)}")
-        w.line(f"if type(now) is not {w.name(kind)} or now != {w.name(value)}: return MISS")
+        w.line(f"if type(now) is not {w.name(kind)} or now != {w.name(value)}: break")
     for place, value, code in guards.functions:
         w.line(f"now = {_read(w, place)}")
-        w.line(f"if now is not {w.name(value)} or now.__code__ is not {w.name(code)}: return MISS")
+        w.line(f"if now is not {w.name(value)} or now.__code__ is not {w.name(code)}: break")
     for watched in guards.watched:
         w.line(f"now = {w.objects.get(id(watched.value)) or w.name(watched.value)}.__agog_watch__()[0]")
         entry = w.name(watched)
-        w.line(f"if now is not {entry}.last and not {entry}.holds(now): return MISS")
+        w.line(f"if now is not {entry}.last and not {entry}.holds(now): break")
     seen = f"Seen({w.name(guards.holes)})" if guards.holes else "None"
     captured = {id(t) for t in r.captured}
     for place, before, fixed in guards.deep:
@@ -304,7 +355,7 @@ def _check_guards(w: _Writer, r: Recording) -> None:
         if not guards.holes and _check_contents(w, place.read(), before, captured):
             continue
         picture = f"fingerprint(now, {seen}, {place.name!r})"
-        w.line(f"if now is not {w.name(fixed)} and {picture} != {w.name(before)}: return MISS")
+        w.line(f"if now is not {w.name(fixed)} and {picture} != {w.name(before)}: break")
 
 
 def _check_contents(w: _Writer, value: Any, before: Any, captured: set[int]) -> bool:
@@ -312,29 +363,31 @@ def _check_contents(w: _Writer, value: Any, before: Any, captured: set[int]) -> 
 
     False, with nothing written, for any other picture and where `value` is no longer what it shows.
     """
-    mark, env, fresh = len(w.lines), dict(w.env), itertools.count()
+    mark, env, found = len(w.lines), dict(w.env), dict(w.found)
 
     def check(name: str, x: Any, before: Any) -> bool:
         kind = type(x)
         if kind in (int, str, bool, bytes, type(None)) or kind is float and x == x and x != 0:
-            w.line(f"if type({name}) is not {w.name(kind)} or {name} != {w.name(x)}: return MISS")
+            w.line(f"if type({name}) is not {w.name(kind)} or {name} != {w.name(x)}: break")
             return before == fingerprint(x)
         if is_tensor(x):
-            w.line(f"if id({name}) != {w.name(id(x))}: return MISS" if id(x) not in captured else
-                   f"if {name} is not {w.name(x)}: return MISS")
+            w.line(f"if id({name}) != {w.name(id(x))}: break" if id(x) not in captured else
+                   f"if {name} is not {w.name(x)}: break")
+            if id(x) in captured:
+                w.found[id(x)] = name
             return before == ("tensor", id(x))
         if kind not in (list, tuple, dict) or len(before) < 3 or before[0] is not kind or len(x) > _CONTENTS:
             return False
         if kind is not tuple and before[1] != id(x):
             return False
-        w.line(f"if type({name}) is not tuple: return MISS" if kind is tuple else
-               f"if {name} is not {w.name(x)}: return MISS")
+        w.line(f"if type({name}) is not tuple: break" if kind is tuple else
+               f"if {name} is not {w.name(x)}: break")
         pictures = before[-1]
         if kind is dict:
             keys = tuple(x)
             if set(map(type, keys)) != {str}:
                 return False
-            w.line(f"if tuple({name}) != {w.name(keys)}: return MISS")
+            w.line(f"if tuple({name}) != {w.name(keys)}: break")
             if len(before) == 3:
                 if [k for k, _ in pictures] != [(str, k) for k in keys]:
                     return False
@@ -349,11 +402,11 @@ def _check_contents(w: _Writer, value: Any, before: Any, captured: set[int]) -> 
             pictures = [("tensor", key) for key in pictures]
         if not items:
             if kind is not dict:
-                w.line(f"if {name}: return MISS")
+                w.line(f"if {name}: break")
             return True
-        names = [f"x{next(fresh)}" for _ in items]
+        names = [f"x{next(w.fresh)}" for _ in items]
         w.line(f"try: {', '.join(names)}, = {name}")
-        w.line("except ValueError: return MISS")
+        w.line("except ValueError: break")
         return all(map(check, names, items, pictures))
 
     fits = check("now", value, before)
@@ -361,7 +414,7 @@ def _check_contents(w: _Writer, value: Any, before: Any, captured: set[int]) -> 
     if fits:
         return True
     del w.lines[mark:]
-    w.env = env
+    w.env, w.found = env, found
     return False
 
 
@@ -373,11 +426,11 @@ def _check_captured(w: _Writer, r: Recording) -> list[str]:
         if type(source) is Argument:
             inputs.append(f"d{source.index}")
             continue
-        tensor = w.name(source.tensor)
+        tensor = w.found.get(id(source.tensor)) or w.name(source.tensor)
         w.line(f"c{k} = {tensor}._data")
         if id(source.tensor) in nodes:
             node = nodes[id(source.tensor)]
-            w.line(f"if {tensor}._node is not {'None' if node is None else w.name(node)}: return MISS")
+            w.line(f"if {tensor}._node is not {'None' if node is None else w.name(node)}: break")
         inputs.append(f"c{k}")
     return inputs
 
@@ -385,12 +438,12 @@ def _check_captured(w: _Writer, r: Recording) -> list[str]:
 def _commit(w: _Writer, r: Recording, names: list[str], inputs: list[str]) -> None:
     at = r.tail
     for guard in r.guard_values:
-        w.line(f"if not {w.name(guard.holds)}(outs[{at}].item()): return MISS")
+        w.line(f"if not {w.name(guard.holds)}({w.out(at)}.item()): break")
         at += 1
-    w.line("recording.calls += 1")
+    w.line("calls += 1")
     for i, (out, _) in enumerate(r.new):
-        w.line(f"r{i} = new(Tensor)")
-        w.line(f"r{i}._data = outs[{out}]")
+        w.line(f"r{i} = next(blanks)")
+        w.line(f"r{i}._data = {w.out(out)}")
         w.line(f"r{i}._node = " + (f"spent(r{i})" if i in r.spent else "None"))
     if r.gradient is not None:
         nodes = {id(t): w.name(node) for t, node in r.guards.nodes if node is not None}
@@ -401,17 +454,17 @@ def _commit(w: _Writer, r: Recording, names: list[str], inputs: list[str]) -> No
         results = ", ".join(f"r{k}" for k in r.live)
         w.line(
             f"{w.name(r.gradient.attach)}([{results}], ({''.join(p + ', ' for p in parents)}), "
-            f"({''.join(x + ', ' for x in inputs)}), outs)"
+            f"({''.join(x + ', ' for x in inputs)}), {w.outs})"
         )
     for target, out in r.writes:
-        w.line(f"{names[target] if type(target) is int else w.name(target)}._data = outs[{out}]")
+        w.line(f"{names[target] if type(target) is int else w.name(target)}._data = {w.out(out)}")
     for owner, place in r.gradients:
         leaf = w.name(owner)
         if place is None:
             w.line(f"{leaf}.grad = None")
         else:
-            w.line("g = new(Tensor)")
-            w.line(f"g._data = outs[{place}]")
+            w.line("g = next(blanks)")
+            w.line(f"g._data = {w.out(place)}")
             w.line("g._node = None")
             w.line(f"{leaf}.grad = g")
 
@@ -432,8 +485,8 @@ def _commit(w: _Writer, r: Recording, names: list[str], inputs: list[str]) -> No
     for effect in r.effects:
         given = []
         for _ in effect.slots:
-            w.line(f"e{at} = new(Tensor)")
-            w.line(f"e{at}._data = outs[{at}]")
+            w.line(f"e{at} = next(blanks)")
+            w.line(f"e{at}._data = {w.out(at)}")
             w.line(f"e{at}._node = None")
             given.append(f"e{at}")
             at += 1

@@ -30,6 +30,7 @@ from agog.staging.feeds import Evidence
 from agog.staging.observe import Watch
 from agog.staging.recorder import Recorder, recording
 from agog.staging.recording import Delivered, GuardMissed, NotStageable, Recording
+from agog.staging.state import ABSENT
 from agog.staging.turns import Turns
 
 PATHS = 8
@@ -93,7 +94,14 @@ class eager:  # noqa: N801 - used as a context
 
 
 class Function:
-    """A staged function; made by `agog.function`. Call it like the function it wraps."""
+    """A staged function; made by `agog.function`. Call it like the function it wraps.
+
+    `__call__` is a function of the object's own: what a call runs first is the written-out call of the recording that
+    was used last, and nothing before it.
+    """
+
+    __slots__ = ("__call__", "__dict__", "__weakref__")
+    __call__: Callable[..., Any]
 
     def __init__(
         self,
@@ -126,7 +134,8 @@ class Function:
             raise ArgumentError(f"function: limit={limit!r}; give a whole number of at least 1")
         self._fn, self.strict, self.check, self.background, self.limit = fn, strict, check, background, limit
         self._forms: dict[Any, _Form] = {}
-        self._entries: list[Any] = []  # of the recordings used last
+        self._missed = _going_on(weakref.ref(self), fn)
+        self._use([])
         self._history: list[str] = []
         self._evicted = self._past = 0
         self._parameters = forms.Parameters(fn, dynamic)
@@ -179,19 +188,25 @@ class Function:
         return self._past + sum(r.calls for form in list(self._forms.values()) for r in form.recordings)
 
     # ------------------------------------------------------------------------------------------------- calling
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not config.special:
-            for entry in self._entries:
-                try:
-                    result = entry(args, kwargs)
-                except GuardFailed:
-                    break  # another path, or a result of another shape
-                except Exception as error:  # nothing was committed: the eager run shows the error at the user's line
-                    return self._failed(error, args, kwargs)
-                except Delivered as delivered:
-                    raise delivered.error from None
-                if result is not MISS:
-                    return result
+    def _use(self, entries: list[Any]) -> None:
+        """Try these written-out calls, in this order."""
+        self._entries = entries  # of the recordings used last
+        _CALL.__set__(self, entries[0].first if entries else _from_the_start(self._missed))
+
+    def _go_on(self, args: tuple, kwargs: dict, raised: Exception | None) -> Any:
+        """The rest of a call that the entry tried first has not answered; raised: the error that it met, or None."""
+        if not config.special and raised is None:
+            try:
+                for entry in self._entries[1:]:
+                    result = entry(*args, **kwargs)
+                    if result is not MISS:
+                        return result
+            except Delivered as delivered:
+                raise delivered.error from None
+            except Exception as error:
+                raised = error.with_traceback(None)
+        if raised is not None and not isinstance(raised, GuardFailed):  # (another path, or a result of another shape)
+            return self._failed(raised, args, kwargs)
         modes = config.modes
         if modes.recorder is not None or not modes.staging:
             return self._fn(*args, **kwargs)
@@ -221,7 +236,7 @@ class Function:
                 try:
                     result = r.run(given)
                     if r.entry is not None:
-                        self._entries = [r.entry, *[e for e in self._entries if e is not r.entry][: ENTRIES - 1]]
+                        self._use([r.entry, *[e for e in self._entries if e is not r.entry][: ENTRIES - 1]])
                     return result
                 except GuardMissed as missed:
                     why = str(missed)
@@ -270,7 +285,7 @@ class Function:
                 return result
             form.runs = 0
             *form.recordings, dropped = form.recordings
-            self._entries = [e for e in self._entries if e is not dropped.entry]
+            self._use([e for e in self._entries if e is not dropped.entry])
         if self._evicted > 4 * FORMS:
             self._say(
                 f"it was called with more than {5 * FORMS} different forms of arguments (Python numbers count by "
@@ -327,7 +342,8 @@ class Function:
                 self._fix(evidence)
             if lost:  # this path looks at their values: from now on they are part of the form
                 parameters.free -= lost
-                self._forms, self._entries = {}, []
+                self._forms = {}
+                self._use([])
                 return result
             if new := found - free.keys():
                 parameters.free |= new
@@ -386,9 +402,9 @@ class Function:
 
     def _compile(self, made: Recording, arguments: Any) -> None:
         made.compile()
-        entry = made.entry = write_entry(made, arguments)
+        entry = made.entry = write_entry(made, arguments, self._missed)
         if entry is not None:
-            self._entries = [entry, *self._entries[: ENTRIES - 1]]
+            self._use([entry, *self._entries[: ENTRIES - 1]])
 
     def _checked(self, r: Recording, tensors: list[Any], args: tuple, kwargs: dict) -> Any:
         """Compute natively without committing, run eagerly for real, and compare."""
@@ -476,12 +492,32 @@ class Function:
             warn(f"agog.function: {self.__name__} runs eagerly: {reason}", StagingWarning)
 
 
+_CALL: Any = Function.__dict__["__call__"]
+"""The slot, also of an object whose class has a method of that name."""
+
+
+def _going_on(function: Any, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What goes on with a call of a staged function, a weak reference: what is called first must not keep it alive."""
+
+    def missed(args: tuple, kwargs: dict, error: BaseException | None) -> Any:
+        if isinstance(error, Delivered):
+            raise error.error from None
+        args, f = tuple([x for x in args if x is not ABSENT]), function()
+        return fn(*args, **kwargs) if f is None else f._go_on(args, kwargs, error)
+
+    return missed
+
+
+def _from_the_start(missed: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: missed(args, kwargs, None)
+
+
 def _drop(function: Any, recording: Any, key: Any) -> None:
     """Forget a recording whose guards can hold no more: something that they compare with by identity is gone."""
     f, r = function(), recording()
     if f is None or r is None:
         return
-    f._entries = [e for e in f._entries if e is not r.entry]
+    f._use([e for e in f._entries if e is not r.entry])
     f._past += r.calls
     f._evicted += r.calls == 0
     r.entry = None

@@ -29,7 +29,7 @@ class Guards:
     __slots__ = ("same", "equal", "functions", "watched", "deep", "nodes", "seen", "kept", "holes", "weak", "gone",
                  "when_gone", "_fading", "__weakref__")
 
-    def __init__(self, watch: Watch, captured: list[Any]):
+    def __init__(self, watch: Watch, captured: list[Any], differentiable: bool = True):
         self.same: list[tuple[Place, Any]] = []
         self.equal: list[tuple[Place, type, Any]] = []
         self.functions: list[tuple[Place, Any, Any]] = []
@@ -46,8 +46,9 @@ class Guards:
         self.nodes = [(t, t._node) for t in captured]
         self.holes = watch.holes
         rebound = {at(r.place): r for r in watch.rebindings}
+        left = watch.volatile | watch.held.keys() | rebound.keys() | watch.unread(differentiable)
         for key, place in watch.places.items():
-            if key not in watch.volatile and place is not RAN and key not in watch.held and key not in rebound:
+            if place is not RAN and key not in left:
                 if id(place.holder) in self.weak:  # the class of an argument is part of the form
                     continue
                 before = watch.before[key]

@@ -161,6 +161,10 @@ _KNOWN_MODULES = (
 )
 
 
+DEFAULT_FLOAT = Place(vars(dtypes), "_default_float", "the default float")
+
+_DEFAULTS = ("__defaults__", "__kwdefaults__")
+
 _MOMENTS = frozenset({"state", "state_dict"})
 """Attributes by which code may see what an optimizer keeps of its parameters."""
 
@@ -191,7 +195,7 @@ class Watch(Reach):
         self.holes: dict[int, set[Any]] = {}
         self._new: dict[int, Any] = {}
         self._random: Any = None
-        self._active = self._collects = False
+        self._active = self._collects = self._asked = False
         self.turns: Any = None  # what follows the loops of the frames that run
         self._effects: list[tuple[list[types.CodeType], Any]] = []  # what ran in each, and whose method it was
         self._loosened: list[Place] = []  # that effects changed while nothing had read them
@@ -217,12 +221,12 @@ class Watch(Reach):
             self._flat.update(k for k, v in seen.items() if dataclasses.is_dataclass(v))
             self._note_objects({k: v for k, v in seen.items() if not is_tensor(v)}, name)
             self._note_callable(value)
-        self._note(Place(vars(dtypes), "_default_float", "the default float"))
+        self._note(DEFAULT_FLOAT)
         self.enter(fn)
         self._streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Stream(self, sys.stdout, "stdout"), _Stream(self, sys.stderr, "stderr")
         self._before_profile = sys.getprofile()
-        self._active = True
+        self._active, dtypes.asked = True, False
         sys.setprofile(self._profile)
 
     def mute(self) -> None:
@@ -247,7 +251,7 @@ class Watch(Reach):
         """End watching (also after an exception)."""
         if self._active:
             restore_profile(self._before_profile)
-            self._active = False
+            self._active, self._asked = False, dtypes.asked
             if isinstance(sys.stdout, _Stream):
                 sys.stdout = self._streams[0]
             elif sys.stdout is not self._streams[0]:
@@ -393,6 +397,23 @@ class Watch(Reach):
             return fingerprint(place.read(), None, place.name)
         except Refuse:
             return None
+
+    def unread(self, differentiable: bool) -> set[tuple[int, Any]]:
+        """Keys of places that were watched for changes, but which nothing that ran has looked at.
+
+        differentiable: whether rules of gradients, which have not run yet, belong to what is recorded
+        """
+        out = set()
+        if not (self._asked or differentiable or self._named("_default_float")):
+            out.add(at(DEFAULT_FLOAT))
+        for key, place in self.places.items():
+            if place.key in _DEFAULTS and isinstance(place.holder, types.FunctionType) and not self._named(place.key):
+                if not place.read():  # each call gives every parameter: how many, and which names, is its form
+                    out.add(key)
+        return out
+
+    def _named(self, attribute: str) -> bool:
+        return self._dynamic or attribute in self._attributes
 
     # -------------------------------------------------------------------------------------------- the verdict
     def side_effect(self, varying: set[tuple[int, Any]]) -> tuple[str, bool] | None:

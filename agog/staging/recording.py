@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import types
 from typing import Any, Callable, Iterable
 
 import numpy as np
@@ -96,7 +97,7 @@ class Recording:
         self.to_compile = without_stops(self.graph) if recorder.stops or recorder.attached else self.graph
         self.fetch: list[Any] = [source for _, source in recorder.sources]
         self.captured = [s.tensor for s in self.fetch if type(s) is Captured]
-        self.guards = Guards(watch, self.captured)
+        self.guards = Guards(watch, self.captured, any(t._node is not None for _, t in self.new))
         pinned = watch.pinned()
         self.same_arguments = [(i, t) for i, t in enumerate(tensors) if id(t) in pinned]
         known = {i for i, _ in self.same_arguments}
@@ -117,7 +118,8 @@ class Recording:
         self.program: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
         self.entry: Any = None  # the call written out, where that can be done
         self.tail = len(self.slots)
-        self.calls, self.cost = 0, 0.0  # and how many seconds it took to make
+        self.counter = types.CellType(0)  # of the calls that it answered; written-out calls have it as a variable
+        self.cost = 0.0  # how many seconds it took to make
         self._find_live(recorder, tensors, customs)
         self.hooks = [(t._node, _hooks(t._node)) for t in self.captured if t._node is not None]
         self.hooks += [(leaf, _hooks(leaf)) for leaf, _ in recorder.leaves.values()]
@@ -270,6 +272,11 @@ class Recording:
         """Make the program; from then on the recording can be run."""
         self.program = build(self.to_compile) if self.gradient is None else self.gradient.compile()
 
+    @property
+    def calls(self) -> int:
+        """How many calls it has answered."""
+        return self.counter.cell_contents
+
     # --------------------------------------------------------------------------------------------------- running
     def inputs(self, tensors: list[Any]) -> list[Any]:
         """The input Tensors of a call (not their arrays)."""
@@ -338,7 +345,7 @@ class Recording:
             if not guard.holds(value):
                 raise GuardMissed(guard, value)
             at += 1
-        self.calls += 1
+        self.counter.cell_contents += 1
         return self.commit(outs, at, inputs, tensors)
 
     def commit(self, outs: list[Any], at: int, inputs: list[Any], tensors: list[Any]) -> Any:

@@ -1,6 +1,8 @@
 """The written-out call: what it reads from outside is what is there now."""
 
+import gc
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -137,3 +139,214 @@ def test_tensors_in_containers_by_position_and_by_name_keep_their_places(nested)
     for _ in range(3):
         assert f(T(1), made(T(2), T(3)), also=made(T(4), T(5)), last=T(6)).tolist() == [123456.0]
         assert f(T(1), last=T(6), also=made(T(4), T(5)), pair=made(T(2), T(3))).tolist() == [123456.0]
+
+
+def test_arguments_may_have_any_name():
+    def f(x, *args, **kwargs):
+        for k, v in kwargs.items():
+            x = x * len(k) + v
+        return sum(args, x)
+
+    g = ag.function(f)
+    for _ in range(3):
+        for args, kwargs in (((), {}), ((T(2),), {}), ((T(2), T(3)), {"self": T(4)}), ((), {"rest": T(1)}),
+                             ((T(5),), {"kwargs": T(6), "a0": T(7), "args": T(8)})):
+            assert g(T(1), *args, **kwargs).tolist() == f(T(1), *args, **kwargs).tolist()
+    assert g.calls_staged >= 10
+
+
+def test_arguments_that_are_too_few_or_too_many():
+    g = staged(lambda x, y, k=2: x * y + k, T(1), T(2))
+    for wrong in (lambda: g(), lambda: g(T(1)), lambda: g(T(1), T(2), 3, 4), lambda: g(T(1), T(2), z=1)):
+        with pytest.raises(TypeError, match="<lambda>"):
+            wrong()
+    assert g(T(1), T(2), 5).tolist() == [7] and g(T(1), y=T(2)).tolist() == g(T(1), T(2)).tolist() == [4]
+
+
+def test_calls_are_counted_wherever_they_are_answered():
+    g = ag.function(lambda x: x * 2 if x.sum() > 0 else x * 3)
+    for v in (1, -1, *[1, -1] * 5):
+        assert g(T(v)).tolist() == [v * (2 if v > 0 else 3)]
+    assert g.calls_staged == 10
+
+
+def test_a_staged_function_is_gone_when_nothing_holds_it():
+    g = staged(lambda x: x * 2, T(1))
+    alone, kept = weakref.ref(g), g.__call__
+    gc.collect()
+    gc.disable()
+    try:
+        del g
+        assert alone() is None
+    finally:
+        gc.enable()
+    assert kept(T(3)).tolist() == [6] and kept(T([3, 4])).tolist() == [[6, 8]]  # (what it answers no more runs eagerly)
+
+
+def test_a_class_of_staged_functions():
+    class Counting(type(ag.function(lambda x: x))):
+        before = 0
+
+        def __call__(self, *args, **kwargs):
+            self.before += 1
+            return super().__call__(*args, **kwargs)
+
+    g = Counting(lambda x: x * 2)
+    for i in range(4):
+        assert g(T(i)).tolist() == [2 * i]
+    assert g.before == 4 and g.calls_staged == 3
+
+
+def test_errors_of_native_calls_are_those_of_the_function():
+    x, i = T(1, 2, 3), ag.asarray(np.array([0, 1]))
+    g = staged(lambda x, i, n: ag.take(x, i) / n, x, i, 2)
+    h = staged(lambda x, i: ag.take(x, i), x, i)
+    for wrong in (lambda i: g(x, i, 2), lambda i: h(x, i)):
+        with pytest.raises(IndexError) as caught:
+            wrong(ag.asarray(np.array([0, 9])))
+        assert not isinstance(caught.value.__context__, ag.errors.GuardFailed)
+    with pytest.raises(ZeroDivisionError):
+        ag.function(lambda x, n: x * (1 / n), dynamic="n")(x, 0)
+
+
+def test_what_a_callback_raises_is_raised_once():
+    class Note:
+        seen = []
+
+        def __call__(self, v):
+            self.seen.append(v.item())
+            if len(self.seen) > 4:
+                raise KeyError("full")
+
+    note, seen = Note(), Note.seen
+
+    @ag.function
+    def f(x):
+        y = x * 2
+        ag.callback(note, y.sum())
+        return y if y.sum() > 0 else -y
+
+    for v in (1, -1, 1, -1):
+        f(T(v))
+    for v in (1, -1):
+        with pytest.raises(KeyError, match="full"):
+            f(T(v))
+    assert seen == [2, -2, 2, -2, 2, -2]
+
+
+# ----------------------------------------------------------------------------- what need not, and what must be watched
+def watches(f, *args, **kwargs):
+    text = str(f.explain(*args, **kwargs))
+    return text.partition("watches: ")[2].partition("\n")[0]
+
+
+def test_the_default_float_is_watched_where_it_was_asked_for():
+    x, n = T(1, 2), ag.asarray(np.array([1, 2]))
+    free = [lambda x: x * x + 2.0, lambda x: (x @ x).sum() / x.size, lambda x: x.astype("float64"), lambda x: x > 1]
+    asked = [lambda x: x + ag.ones(2), lambda x: x * ag.asarray(1.5), lambda x: x + ag.random.normal((2,)),
+             lambda x: x.astype(float), lambda x: x * n.mean(), lambda x: x + n / 2, lambda x: x * (n + 1j).real,
+             lambda x: x * len(str(ag.default_float())), lambda x: n * 2.5 + x]
+    for f in free + asked:
+        g = staged(f, x)
+        assert ("the default float" in watches(g, x)) == (f in asked), watches(g, x)
+    try:
+        for dtype in ("float64", "float32"):
+            ag.set_default_float(dtype)
+            for f in free + asked[:2] + asked[3:]:
+                g, want = ag.function(f), f(x)
+                for _ in range(3):
+                    got = g(x)
+                    assert got.dtype == want.dtype and got.tolist() == want.tolist()
+    finally:
+        ag.set_default_float("float32")
+
+
+def test_the_default_float_changes_under_a_staged_function():
+    n = ag.asarray(np.array([1, 2, 4]))
+    functions = [lambda x: x + ag.ones(3), lambda x: x + n.mean(), lambda x: x * (n * 0.5), lambda x: x.astype(float),
+                 lambda x: (x.astype("int32") + 1j).real, lambda x: x * 2]
+    x = T(1, 2, 3)
+    both = [(f, staged(f, x)) for f in functions]
+    try:
+        for dtype in ("float64", "float32", "float64"):
+            ag.set_default_float(dtype)
+            for f, g in both:
+                want = f(x)
+                for _ in range(2):
+                    got = g(x)
+                    assert got.dtype == want.dtype and got.tolist() == want.tolist()
+    finally:
+        ag.set_default_float("float32")
+
+
+def test_a_gradient_that_is_taken_with_another_default_float():
+    w = ag.asarray(np.array([1, 2], "float32"), requires_grad=True)
+    g = staged(lambda x: (w * x).tanh(), T(1, 2))
+    assert "the default float" in watches(g, T(1, 2))
+
+
+def test_defaults_that_come_go_and_change():
+    def f(x, k=2.0, *, j=3.0):
+        return x * k + j
+
+    def plain(x, k, *, j):
+        return x * k + j
+
+    g, h = staged(f, T(1)), ag.function(plain)
+    assert "__defaults__ of f" in watches(g, T(1)) and "__kwdefaults__ of f" in watches(g, T(1))
+    for _ in range(3):
+        assert h(T(1), 2.0, j=3.0).tolist() == [5]
+    assert "defaults" not in watches(h, T(1), 2.0, j=3.0) and h.calls_staged
+    for defaults, names in (((4.0,), {"j": 1.0}), ((5.0,), {"j": 1.0}), ((5.0,), {"j": 2.0}), ((6.0,), {"j": 7.0})):
+        f.__defaults__ = plain.__defaults__ = defaults
+        f.__kwdefaults__ = plain.__kwdefaults__ = names
+        for _ in range(2):
+            assert g(T(1)).tolist() == f(T(1)).tolist() == h(T(1)).tolist() == [defaults[0] + names["j"]]
+            assert h(T(1), 2.0, j=3.0).tolist() == g(T(1), 2.0, j=3.0).tolist() == [5]
+            assert h(T(1), j=3.0).tolist() == [defaults[0] + 3]
+    f.__defaults__ = plain.__defaults__ = None
+    for broken in (g, h):
+        with pytest.raises(TypeError, match="missing 1 required positional argument"):
+            broken(T(1), j=1.0)
+        assert broken(T(1), 2.0, j=3.0).tolist() == [5]
+
+
+def test_defaults_that_the_function_itself_looks_at():
+    def f(x):
+        return x * (f.__defaults__ or (2.0,))[0]
+
+    g = staged(f, T(1))
+    f.__defaults__ = (5.0,)
+    assert g(T(1)).tolist() == [5]
+
+
+def test_variables_of_enclosing_functions_that_are_deleted_and_bound_again():
+    def make():
+        ws = [T(2), T(3)]
+        v = T(10)
+
+        def f(x):
+            for w in ws:
+                x = x * w
+            return x + v
+
+        def drop():
+            nonlocal ws, v
+            del ws, v
+
+        def bind(new, value):
+            nonlocal ws, v
+            ws, v = new, value
+
+        return f, drop, bind
+
+    f, drop, bind = make()
+    g = staged(f, T(1))
+    assert g(T(1)).tolist() == [16]
+    drop()
+    for _ in range(2):
+        with pytest.raises(NameError):
+            g(T(1))
+    bind([T(2), T(5)], T(1))
+    for _ in range(3):
+        assert g(T(1)).tolist() == [11]
