@@ -17,7 +17,7 @@ import numpy as np
 
 from agog import config
 from agog.array import large
-from agog.compiler import amx, targets
+from agog.compiler import narrow, targets
 from agog.compiler.conv import conv
 from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.gemm import gemm
@@ -359,7 +359,7 @@ class _HalfProduct:
     """Products of bfloat16 where the machine has instructions for them."""
 
     def __init__(self, dtype: str) -> None:
-        self.product = amx.Eager() if dtype == "bfloat16" and amx.usable(targets.host()) else None
+        self.product = narrow.Eager() if dtype == "bfloat16" and narrow.how(targets.host()) else None
 
     def linear(self, x: Any, weight: Any, bias: Any, empty: Any) -> Any:
         """The row `linear`."""

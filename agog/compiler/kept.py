@@ -14,7 +14,7 @@ from time import perf_counter
 import numpy as np
 
 from agog import config
-from agog.compiler import amx, disk, entry, jit, natives, pool
+from agog.compiler import disk, entry, jit, narrow, natives, pool
 from agog.compiler.program import REUSED, TRIM, Program, Reused, failure
 from agog.compiler.values import count
 from agog.ops.row import TABLE
@@ -36,7 +36,7 @@ def name_of(graph, target):
         body = text.graph(graph)
     except _Unknown:
         return None
-    said = _VERSION, config.num_threads, amx.usable(target), body, *map(list, (text.rows, text.forms, text.lines))
+    said = _VERSION, config.num_threads, narrow.how(target), body, *map(list, (text.rows, text.forms, text.lines))
     # (The second format of `marshal` has no references, which follow from who else holds an object.)
     return jit.recipe_name(hashlib.sha256(marshal.dumps(said, 2)).hexdigest(), target)
 

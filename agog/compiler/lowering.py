@@ -14,7 +14,7 @@ A row that has none of them, or whose dtypes kernels do not have, is an island: 
 import numpy as np
 
 from agog.array import dtypes
-from agog.compiler import amx, attention
+from agog.compiler import attention, narrow
 from agog.compiler.natives import native
 from agog.compiler.nestplan import cost_of
 from agog.compiler.patterns import clipped, decomposed, half_of, name_of, sums_of_products
@@ -444,7 +444,7 @@ class Lowering:
     def _narrow_product(self, x, y, shape):
         """x @ y in float32 where both are bfloat16 made wider and the machine multiplies those, or None."""
         (*lead, m, n), k = shape, x.shape[-1]
-        operands = [self._narrow(v) for v in (x, y)] if amx.usable(self.target) else [None]
+        operands = [self._narrow(v) for v in (x, y)] if narrow.how(self.target) else [None]
         if None in operands:
             return None
         strides = []
@@ -455,7 +455,7 @@ class Lowering:
         if len(lead) > 1:
             return None
         a, b = ((resolve(v)[1], w[0] if w else 0, *s[-2:]) for v, w, s in zip(operands, walks, strides))
-        made = amx.plan(self.target, (lead[0] if lead else 1, m, k, n), a, b, walks[2][0] if lead else 0)
+        made = narrow.plan(self.target, (lead[0] if lead else 1, m, k, n), a, b, walks[2][0] if lead else 0)
         if made is None:
             return None
         scratch = Buffer((made.scratch,), "uint8", name="tiles")

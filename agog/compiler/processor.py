@@ -33,6 +33,7 @@ _BITS = {
     "avx512cd": (7, _B, 28, _WIDE),
     "avx512bw": (7, _B, 30, _WIDE),
     "avx512vl": (7, _B, 31, _WIDE),
+    "avx512bf16": (7, _A, 5, 1, _WIDE),  # of the leaf's part 1
     "amx-bf16": (7, _D, 22, _TILES),
     "amx-tile": (7, _D, 24, _TILES),
     "lzcnt": (_MORE, _C, 5, 0),
@@ -52,14 +53,14 @@ def features() -> Mapping[str, bool] | None:
     kind = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p)(asking.address)
 
     @functools.cache
-    def ask(leaf: int) -> Any:
+    def ask(leaf: int, part: int = 0) -> Any:
         found = (ctypes.c_uint32 * 4)()
-        kind(leaf, 0, ctypes.addressof(found))
+        kind(leaf, part, ctypes.addressof(found))
         return found
 
-    def has(leaf: int, register: int, bit: int) -> bool:
-        last = ask(leaf & 0x8000_0000)[_A]
-        return leaf <= last and bool(ask(leaf)[register] >> bit & 1)
+    def has(leaf: int, register: int, bit: int, part: int = 0) -> bool:
+        there = leaf <= ask(leaf & 0x8000_0000)[_A] and (part == 0 or part <= ask(leaf)[_A])
+        return there and bool(ask(leaf, part)[register] >> bit & 1)
 
     wide = has(1, _C, _HAS_XGETBV) and has(1, _C, _HAS_AVX)
     keeps = ctypes.CFUNCTYPE(ctypes.c_uint32)(enabling.address)() if wide else 0

@@ -1,4 +1,4 @@
-"""Products of bfloat16 on AMX: against float64, at any size and transpose, eagerly and in programs."""
+"""Products of bfloat16 by instructions of their own: against float64, at any size and transpose, eagerly and staged."""
 
 import ml_dtypes
 import numpy as np
@@ -6,14 +6,14 @@ import pytest
 
 import agog.ops.structure  # noqa: F401  (the rows' loops)
 from agog import config
-from agog.compiler import amx, jit, targets
+from agog.compiler import jit, narrow, targets
 from agog.compiler.program import compile
 from agog.graph.build import Builder, xp
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 SIZES = [(64, 64, 64), (33, 257, 65), (17, 1009, 131), (131, 97, 47), (32, 600, 32), (16, 2000, 16), (65, 64, 1000)]
 
-needs_amx = pytest.mark.skipif(not amx.usable(targets.host()), reason="the machine has no AMX")
+needs_them = pytest.mark.skipif(not narrow.how(targets.host()), reason="the machine has neither AMX nor AVX-512 BF16")
 
 
 def drawn(rng, rows, columns, transposed):
@@ -28,11 +28,11 @@ def check(got, a, b):
     assert (np.abs(got.astype(np.float64) - want) <= digit * np.abs(want) + 2e-6 * size).all()
 
 
-@needs_amx
+@needs_them
 @pytest.mark.parametrize("m, k, n", SIZES)
 @pytest.mark.parametrize("transposed", ["nn", "nt", "tn", "tt"])
 def test_eager(m, k, n, transposed, rng, guarded):
-    product = amx.Eager()
+    product = narrow.Eager()
     a, b = drawn(rng, m, k, transposed[0] == "t"), drawn(rng, k, n, transposed[1] == "t")
 
     def empty(shape, dtype):
@@ -46,9 +46,9 @@ def test_eager(m, k, n, transposed, rng, guarded):
         check(out, a, b)
 
 
-@needs_amx
+@needs_them
 def test_what_is_not_taken(rng):
-    product = amx.Eager()
+    product = narrow.Eager()
     x = drawn(rng, 128, 128, False)
     assert product(x[:, ::2], x[:64], np.empty) is None  # contiguous nowhere
     assert product(x[:, :64], x[:64], np.empty) is None
@@ -56,9 +56,9 @@ def test_what_is_not_taken(rng):
     assert product(x, x[:64], np.empty) is None  # shapes that do not fit
 
 
-@needs_amx
+@needs_them
 def test_special_values(rng):
-    product = amx.Eager()
+    product = narrow.Eager()
     a, b = drawn(rng, 64, 64, False), drawn(rng, 64, 64, False)
     a[3, 5], a[7, 7], a[9, 1] = np.inf, np.nan, -np.inf
     b[1, 2] = 0
@@ -70,15 +70,15 @@ def test_special_values(rng):
     np.testing.assert_array_equal(np.isneginf(out), np.isneginf(want))
 
 
-@needs_amx
+@needs_them
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads(threads, rng, monkeypatch):
     monkeypatch.setattr(config, "num_threads", threads)
     a, b = drawn(rng, 300, 257, False), drawn(rng, 257, 401, True)
-    check(amx.Eager()(a, b, np.empty), a, b)
+    check(narrow.Eager()(a, b, np.empty), a, b)
 
 
-@needs_amx
+@needs_them
 @pytest.mark.parametrize("lead, stretched", [((), False), ((3,), False), ((2, 3), False), ((4,), True)], ids=str)
 def test_in_programs(lead, stretched, rng):
     """Batched, with transposed and stretched operands, and with loops before and behind."""
@@ -90,14 +90,15 @@ def test_in_programs(lead, stretched, rng):
     graph = b.build([z])
     inputs = [rng.standard_normal(v.shape).astype(BF16) for v in (x, y, bias)]
     program = compile(graph)
-    assert not program.islands and "agog_amx_product" in program.explain()
+    assert not program.islands and "agog_narrow_product" in program.explain()
     (got,), want = program(inputs), graph.run(*inputs)
     size = np.abs(want.astype(np.float32)) + 30
     assert got.dtype == BF16 and got.shape == want.shape
     assert (np.abs(got.astype(np.float32) - want.astype(np.float32)) <= 2.0**-7 * size).all()
     for target in (targets.AVX2, targets.SSE2):
-        assert "agog_amx_product" not in compile(graph, target).explain()
+        assert "agog_narrow_product" not in compile(graph, target).explain()
 
 
-def test_code():
-    assert "tdpbf16ps" in jit.assembly(amx.build())
+@pytest.mark.parametrize("name, instruction", [("amx", "tdpbf16ps"), ("dots", "vdpbf16ps")])
+def test_code(name, instruction):
+    assert instruction in jit.assembly(narrow.build(name))
