@@ -8,7 +8,7 @@ One function is offered to kernels, `agog_parallel_for(fn, arg, n, grain)`: it c
   an atomic counter, then those that are left of the others' parts: a thread that the system delays costs one chunk.
 - Workers enter through a gate (epoch | closed | how many entered). When the chunks run out the caller closes it and
   waits only for the workers that did enter: one that sleeps or was descheduled is never waited for.
-- Idle workers spin about 0.1 ms, then sleep: on a futex on Linux, on a condition variable elsewhere.
+- Idle workers spin about 0.2 ms, then sleep: on a futex on Linux, on a condition variable elsewhere.
 - One job at a time. A caller who finds the pool busy (another thread's job, or a job's own chunk) runs its job alone.
 - Workers are started by the first job that wants them. After a fork the child forgets the parent's workers, which it
   does not have, and so starts its own when it needs them.
@@ -34,8 +34,9 @@ __all__ = ["AWAKE", "SYMBOL", "Pool", "imports", "refresh"]
 
 #: What kernels call: `void (ptr fn, ptr arg, i64 n, i64 grain)` with `fn` a `void (ptr arg, i64, i64, i32)`.
 SYMBOL = "agog_parallel_for"
-#: The same for jobs too small to wake a worker for: those that are awake take part. Every eighth such job that finds
-#: one asleep does wake it, so that a stream of them has all threads, and a lone one does not pay for it.
+#: The same for jobs too small to wake a worker for: those that are awake take part. One that finds a worker asleep
+#: wakes it when there were seven others since the last that did: so a stream of them has all threads again at once after
+#: a pause, and of lone ones every eighth pays for it.
 AWAKE = "agog_parallel_for_awake"
 
 # The pool's memory; what different threads write is on different cache lines.
@@ -44,7 +45,7 @@ _LAYOUT = {
     "epoch": 4,  # the upper half of the gate, which is what workers sleep on
     "done": 256,  # i32: workers that have left
     "sleepers": 384,  # i32
-    "small": 388,  # i32: jobs too small to wake a worker for, which found one asleep
+    "small": 388,  # i32: jobs too small to wake a worker for, since one of them did
     "fn": 512,
     "arg": 520,
     "n": 528,
@@ -59,7 +60,7 @@ _LAYOUT = {
     "condition": 1024,
     "next": 1152,  # i64 for each part: the first of its indices that is not claimed
 }
-_SPIN = 1e-4  # seconds that an idle worker waits awake
+_SPIN = 2e-4  # seconds that an idle worker waits awake
 _PARTS, _APART = 64, 128  # more threads than parts share them
 _SIZE, _FORGOTTEN_AT_FORK = _LAYOUT["next"] + _PARTS * _APART, 768
 
@@ -238,17 +239,15 @@ define void @agog_parallel_for(ptr %fn, ptr %arg, i64 %n, i64 %grain) #0 {
 
 define void @agog_parallel_for_awake(ptr %fn, ptr %arg, i64 %n, i64 %grain) #0 {
 entry:
+  %jobs = load atomic i32, ptr {small} monotonic, align 4
   %asleep = load atomic i32, ptr {sleepers} monotonic, align 4
   %any = icmp ne i32 %asleep, 0
-  br i1 %any, label %count, label %awake
-count:
-  %jobs = atomicrmw add ptr {small}, i32 1 monotonic
-  %turn = and i32 %jobs, 7
-  %eighth = icmp eq i32 %turn, 7
-  %most = select i1 %eighth, i32 1024, i32 0
-  br label %awake
-awake:
-  %woken = phi i32 [0, %entry], [%most, %count]
+  %many = icmp uge i32 %jobs, 7
+  %wake = and i1 %any, %many
+  %jobs1 = add i32 %jobs, 1
+  %counted = select i1 %wake, i32 0, i32 %jobs1
+  store atomic i32 %counted, ptr {small} monotonic, align 4
+  %woken = select i1 %wake, i32 1024, i32 0
   call void @share_out(ptr %fn, ptr %arg, i64 %n, i64 %grain, i32 %woken)
   ret void
 }
@@ -504,7 +503,7 @@ class Pool:
     ----------
     threads : how many threads work at a job, the caller included; at least 1
     sleep : how idle workers wait; None for what this system does best
-    spin : pauses before an idle worker sleeps; None for about 0.1 ms of them
+    spin : pauses before an idle worker sleeps; None for about 0.2 ms of them
     name : of its code; one process must not have two pools of one name
     """
 
