@@ -435,13 +435,14 @@ def _refusing(op: Op) -> Callable[..., Any]:
 def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
     """A function of one operand for a row without static parameters."""
     sized = isinstance(op.raw, np.ufunc) or (op.elementwise and op.lower is not None)
+    once = isinstance(op.impl, str) or hasattr(op.impl, "ufunc")
     flags = {"sized": sized, "widened": sized and op.widen, "once": sized and not op.widen,
              "same": op.result == "same", "differentiable": op.vjp}
     return templates.make(
         templates.UNARY, op.name, globals(), flags,
         {"PARENTS": "p", "ENV": f"({', '.join(templates.saved(op, ['a', 'c'], ['p']))})", "SHAPE": "p.shape"},
-        {"op": op, "fallback": fallback, "ufunc": _refusing(op), "raw": op.raw, "plain": op.plain, "limit": LARGE,
-         "large_unary": large.unary})
+        {"op": op, "fallback": fallback, "ufunc": _refusing(op), "raw": op.raw, "plain": op.plain,
+         "limit": LARGE if once else large.MIDDLE, "large_unary": large.unary if once else large.several})
 
 
 def reduction(op: Op, typed: Callable[..., Any] | None = None) -> Callable[..., Any]:

@@ -172,7 +172,7 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
             (parent,) = parents
             value = env[pick] if count else g
             try:
-                if type(value) is not _ndarray or value.size < _PULL_FROM or (
+                if type(value) is not _ndarray or value.size < op.pull_from or (
                         part := large.pull(rule, g, env)) is None:
                     part = fn(xp, g, value) if count else fn(xp, g)
             except FloatingPointError:  # the user made NumPy raise on overflow and the like; that is for their own code

@@ -62,6 +62,47 @@ def test_rules_of_elementwise_rows(f, rng):
     np.testing.assert_array_equal(y, gradient(f, x))
 
 
+PARTS = {"whole": lambda x: x, "gate": lambda x: x[:, 13:39], "turned": lambda x: x.T, "rows": lambda x: x[::2],
+         "backwards": lambda x: x[::-1, ::-1], "apart": lambda x: x[:, ::2].T}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("f, reference", [
+    (ag.sigmoid, lambda x: 1 / (1 + np.exp(-x))), (ag.silu, lambda x: x / (1 + np.exp(-x))),
+    (ag.softplus, lambda x: np.log1p(np.exp(x))), (ag.relu, lambda x: np.maximum(x, 0))],
+    ids=lambda f: getattr(f, "__name__", ""))
+def test_arrays_that_numpy_would_go_over_several_times_need_not_be_large(f, reference, dtype, part, rng):
+    part = PARTS[part]
+    x = (rng.normal(size=(48, 52)) * 3).astype(dtype)
+    f(part(ag.asarray(x)))  # asks for the kernel
+    numbers = [a for a in eager.large.ready if a[1:] == (np.dtype(dtype),)]
+    with pytest.MonkeyPatch.context() as patch:  # what has a kernel does not come to NumPy
+        patch.setattr(eager.large, "accelerate", lambda *_: pytest.fail("no kernel was made"))
+        got = f(part(ag.asarray(x))).numpy()
+    assert numbers
+    want = reference(part(x.astype(np.float64)))
+    np.testing.assert_allclose(got, want, rtol=1e-6 if dtype == "float32" else 1e-14)
+    assert got.strides == np.exp(part(x)).strides and got.dtype == dtype
+
+
+@pytest.mark.parametrize("f", [ag.sigmoid, ag.tanh])
+def test_rules_that_call_rows_need_not_be_large(f, rng, monkeypatch):
+    x = rng.normal(size=(48, 52))
+    compare(f, x)
+    pulled, pull = [], eager.large.pull
+    monkeypatch.setattr(eager.large, "pull", lambda *a: pulled.append(pull(*a)) or pulled[-1])
+    t = ag.asarray(x.astype("float32"), requires_grad=True)
+    f(t[:, 1:]).sum().backward()  # a number for all, and a part of the array
+    f(t[1:]).backward(ag.ones(52, 47).T)
+    assert all(p is None or p.shape == (48, 51) for p in pulled) and len(pulled) == 2
+    slope = 1 / (2 + 2 * np.cosh(x)) if f is ag.sigmoid else 1 / np.cosh(x) ** 2
+    want = slope.copy()
+    want[:, 0] = 0
+    want[1:] += slope[1:]
+    np.testing.assert_allclose(t.grad.numpy(), want, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int32", "int64"])
 def test_large_arrays_however_they_lie(dtype, rng):
     """What NumPy gives before a kernel is ready, and the kernel then: the same numbers, dtypes and shapes."""

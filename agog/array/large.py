@@ -20,10 +20,13 @@ from agog.array import dtypes
 THRESHOLD = 1 << 16
 """Elements from which a native kernel is worth its call."""
 
+MIDDLE = 1 << 9
+"""The same where NumPy goes over the array several times, as for a sigmoid."""
+
 _THREADS_FROM = 1 << 19
 """Elements from which waking a Python thread (some 70 µs) pays, and loading the compiler is called for."""
 
-_ndarray = np.ndarray
+_ndarray, _empty = np.ndarray, np.empty
 _REUSE_BYTES = 1 << 20
 _KEEP_BYTES = 512 << 20
 _ALIGN = 64
@@ -193,7 +196,8 @@ def astype(x: Any, dtype: np.dtype) -> Any:
 
 
 PULL_FROM = 1 << 13
-"""Elements of a cotangent from which the gradient rule of an elementwise row goes to `pull`."""
+"""Elements of a cotangent from which the gradient rule of an elementwise row goes to `pull`; rules that call other rows
+do from `MIDDLE` on."""
 
 
 def _count_rule(rule: tuple, g: Any, env: tuple) -> Any:
@@ -282,7 +286,8 @@ _POWERS = {2: np.square, 0.5: np.sqrt, -1: np.reciprocal}  # bit for bit the sam
 
 
 def _flat(x: np.ndarray) -> Any:
-    return x.reshape(-1) if x.ndim != 1 else x
+    """All elements of an array without gaps, in the order in which they lie."""
+    return x.ravel("K") if x.ndim != 1 else x
 
 
 def binary(ufunc: Any, a: Any, b: Any) -> Any:
@@ -358,7 +363,7 @@ def _broadcast(ufunc: Any, a: Any, b: Any) -> Any:
 
 
 def unary(ufunc: Any, a: Any) -> Any:
-    """`ufunc(a)`, over threads when `a` is contiguous. What is no ufunc waits for its native kernel."""
+    """`ufunc(a)`, over threads when `a` is contiguous."""
     if type(a) is _ndarray and (made := ready.get((ufunc, a.dtype))) is not None:
         run, result = made
         out = empty(a.shape, result, a)
@@ -367,19 +372,42 @@ def unary(ufunc: Any, a: Any) -> Any:
             return out
         except ValueError:  # it does not lie as the kernel wants it
             pass
-    if type(a) is not np.ndarray or not a.flags.c_contiguous:
-        return ufunc(a)
-    if not isinstance(ufunc, np.ufunc):
-        if accelerate is None:
-            _count(64 * a.size)
-        elif dtypes.is_floating(a.dtype):
-            out = empty(a.shape, a.dtype, a)
-            if accelerate(ufunc, (_flat(a),), _flat(out)):
-                return out
+    if type(a) is not np.ndarray or not a.flags.c_contiguous or not isinstance(ufunc, np.ufunc):
         return ufunc(a)
     out = empty(a.shape, _result_dtype(ufunc, (a,)), a)
     _parallel(ufunc, (_flat(a),), _flat(out))
     return out
+
+
+def several(row: Any, a: Any) -> Any:
+    """`row(a)`, in which NumPy goes over the array several times, once its native kernel is ready in one.
+
+    An array that does not lie as the kernel wants it is copied: that is one pass more, and not another layout.
+    """
+    if type(a) is not _ndarray:
+        return row(a)
+    dtype = a.dtype
+    made = ready.get((row, dtype))
+    try:
+        if made is not None and made[1] is dtype:
+            if a.flags.c_contiguous:
+                out = _empty(a.shape, dtype) if a.nbytes < _REUSE_BYTES else empty(a.shape, dtype, a)
+                made[0](out, a)
+            else:
+                out = a.copy("K")
+                flat = _flat(out)
+                made[0](flat, flat)
+            return out
+    except ValueError:
+        pass
+    if accelerate is None:
+        _count(64 * a.size)
+    elif made is None and dtypes.is_floating(dtype):
+        out = a.copy("K")
+        flat = _flat(out)
+        if accelerate(row, (flat,), flat):
+            return out
+    return row(a)
 
 
 def _parallel(ufunc: Any, inputs: tuple, out: np.ndarray) -> None:

@@ -82,7 +82,7 @@ class Op:
                  "takes", "to_float", "result", "widen", "check", "lower", "batch", "elementwise", "domain", "samples",
                  "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
                  "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic", "decompose",
-                 "nest", "reduce", "factors", "reads", "selects", "straight", "plain", "intact")
+                 "nest", "reduce", "factors", "reads", "selects", "straight", "pull_from", "plain", "intact")
 
     straight: tuple[Callable[..., Any], int, Any] | None
     """The rule of a row of one input that works element by element, if it takes one saved value or none."""
@@ -161,6 +161,9 @@ class Op:
                            for n in order)
         alone: Any = self.rules[0] if self.elementwise and len(order) == 1 and len(self.outputs) == 1 else None
         self.straight = None if alone is None or alone[1] > 1 else alone
+        # What calls rows goes over its arrays several times, unlike `g * y`.
+        calls = self.straight is not None and self.straight[1] == 1 and self.straight[0].__code__.co_names
+        self.pull_from = large.MIDDLE if calls else large.PULL_FROM
         savable = self.inputs + self.outputs
         if self.variadic:  # (inputs, output): all or none of the inputs
             self.keeps: tuple[Any, ...] = tuple(any(n in u for u in used.values()) for n in savable)
