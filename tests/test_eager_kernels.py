@@ -7,7 +7,8 @@ import pytest
 
 import agog as ag
 from agog.compiler import eager
-from agog.errors import AxisError
+from agog.errors import AxisError, IndexingError
+from agog.ops.namespaces import raw
 from agog.ops.row import TABLE
 
 
@@ -439,3 +440,20 @@ def test_running_sums_of_special_values():
     with np.errstate(all="ignore"):
         np.testing.assert_array_equal(y, np.cumsum(a, 1))
     assert np.signbit(y[0]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["int64", "int32", "uint64"])
+def test_gradients_of_embeddings_are_bit_for_bit_those_of_numpy(kind, dtype, rng, monkeypatch):
+    ids = rng.integers(0 if kind[0] == "u" else -65, 65, (40, 21)).astype(kind)
+    g, done = rng.normal(size=(40, 21, 48)).astype(dtype), []
+    kernel = eager.large.kernels["add_rows"]
+    monkeypatch.setitem(eager.large.kernels, "add_rows", lambda *a: done.append(kernel(*a)) or done[-1])
+    adjoint = lambda ids: raw._take_adjoint(g, ids, shape=(65, 48), axis=0)
+    adjoint(ids)  # asks for the kernel
+    got = adjoint(ids)
+    assert (done[-1] is None) == (kind == "uint64")
+    with pytest.raises(IndexingError, match="has size 65"):
+        adjoint(ids + np.array(1, kind))
+    monkeypatch.setattr(eager.large, "native", lambda *_: None)
+    np.testing.assert_array_equal(got, adjoint(ids))

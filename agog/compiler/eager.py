@@ -28,6 +28,7 @@ from agog.compiler.rowprograms import PROGRAMS, compile_row_program
 from agog.compiler.rows import compile_rows
 from agog.compiler.rowwise import Rowwise
 from agog.compiler.rules import compile_rule
+from agog.compiler.scatter import add_rows
 from agog.compiler.stretched import compile_stretched, layout
 from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.ops.row import TABLE, Op
@@ -467,6 +468,23 @@ def _clip(x: Any, low: Any, high: Any) -> Any:
     return None if low is None and high is None else _mixed("clip", x.shape, x.dtype, (x, low, high))
 
 
+def _add_rows(n: int, indices: Any, g: Any) -> Any:
+    """Zeros (n, d) to which the rows of g (m, d) are added at indices (m,), which may be out of range."""
+    if type(g) is not np.ndarray or g.dtype.name not in FLOATS or not g.flags.c_contiguous or not g.size:
+        return None
+    if indices.dtype.kind != "i" and indices.dtype.itemsize == 8:  # what may not fit into int64
+        return None
+    kernel = _ready(add_rows, g.dtype.name)
+    if kernel is None:
+        return None
+    out = np.zeros((n, g.shape[1]), g.dtype)
+    try:
+        kernel(out, np.ascontiguousarray(indices, np.int64), g)
+    except ValueError:  # NumPy says what is wrong
+        return None
+    return out
+
+
 def _after_fork() -> None:
     global _worker
     _worker = None
@@ -487,7 +505,7 @@ def enable() -> None:
     """Let `agog.array.large` use these kernels."""
     if config.native:
         large.accelerate, large.pull, large.stretched = accelerate, pull, stretched
-        large.kernels |= {"where": _where, "clip": _clip, "astype": _astype}
+        large.kernels |= {"where": _where, "clip": _clip, "astype": _astype, "add_rows": _add_rows}
         rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
         large.kernels |= rowwise.table()
         large.halves |= rowwise.halves()

@@ -35,8 +35,8 @@ __all__ = ["AWAKE", "SYMBOL", "Pool", "imports", "refresh"]
 #: What kernels call: `void (ptr fn, ptr arg, i64 n, i64 grain)` with `fn` a `void (ptr arg, i64, i64, i32)`.
 SYMBOL = "agog_parallel_for"
 #: The same for jobs too small to wake a worker for: those that are awake take part. One that finds a worker asleep
-#: wakes it when there were seven others since the last that did: so a stream of them has all threads again at once after
-#: a pause, and of lone ones every eighth pays for it.
+#: wakes it when there were seven others since the last that did: so a stream of them has all threads again at once
+#: after a pause, and of lone ones every eighth pays for it.
 AWAKE = "agog_parallel_for_awake"
 
 # The pool's memory; what different threads write is on different cache lines.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 
-from agog.array import dtypes
+from agog.array import dtypes, large
 from agog.errors import IndexingError, ShapeError
 from agog.ops import axes as ax
 from agog.ops.explain import describe
@@ -93,6 +93,8 @@ def add_rows(np: Any, n: int, indices: Any, g: Any) -> Any:
     same bits, but loading SciPy for it costs as much as a hundred calls on arrays that are not large.
     """
     m, d = g.shape
+    if np is numpy and g.size > 4096 and (done := large.native("add_rows", 4 * g.size, n, indices, g)) is not None:
+        return done
     if m and (indices.min() < -n or indices.max() >= n):
         raise _first_outside("take_adjoint", np.empty((n, d), g.dtype), indices, 0)
     if g.size <= 4096 or g.dtype.kind not in "fc" or g.dtype.itemsize == 2:
