@@ -36,6 +36,7 @@ ACCUMULATE, BIAS, RELU = 1, 2, 4
 _TOGETHER = 1 << 10  # bytes of a row of B that are packed at once, into several panels
 _LINE = 64  # bytes of a line of the caches
 _TILE = "a b c steps b_k c_row out out_row add".split()  # arguments of a micro-kernel
+_NEAR = 1 << 22  # bytes of B up to which it is read where it is for a second panel of A: it stays in a cache
 _GROUP = 8  # panels of A that are packed together where rows are contiguous, so that memory is read in longer runs
 
 class Tiles:
@@ -282,7 +283,8 @@ class Products(Packing):
         a_pack = scratch
         b_pack = k.offset(scratch, self.a_bytes)
         # A product with few rows uses each element of B once or twice: then it is read where it is.
-        direct = (panels <= 1) & k.eq(f.b_column, size)
+        near = f.k * f.n * size <= _NEAR
+        direct = ((panels <= 1) | (panels <= 2) & near) & k.eq(f.b_column, size)
         copied = k.eq(f.a_row, size)
         together = k.where(copied, k.const(_GROUP, "int64"), one)
         far = rows * span * size > targets.caches()[0]  # what is in the first level cache need not come closer

@@ -104,8 +104,24 @@ Op("_getitem_adjoint(g; shape, index) -> x", _getitem_adjoint,
    doc="Zeros of `shape` with `g` at `index`.")
 
 
+def _all_slices(gs: list, shape: tuple, indices: tuple) -> list | None:
+    """The cotangents of x[0], x[1], ... in this order, where that is what they are of."""
+    slices: list[Any] = [None] * shape[0]
+    rest = shape[1:]
+    for g, index in zip(gs, indices):
+        i = index[0] if type(index) is tuple and len(index) == 1 else None
+        if type(i) is not int or slices[i] is not None or g.shape != rest:
+            return None
+        slices[i] = g
+    return slices
+
+
 def _getitem_adjoints(np: Any, *args: Any) -> Any:
     *gs, shape, indices = args
+    if len(shape) > 1 and len(gs) == shape[0] and (slices := _all_slices(gs, shape, indices)):
+        out = np.empty((shape[0] * shape[1], *shape[2:]), gs[0].dtype)
+        np.concatenate(slices, out=out, casting="unsafe")
+        return out.reshape(shape)
     apart, whole = cover(shape, indices)
     out = (np.empty if whole else np.zeros)(shape, gs[0].dtype)
     for g, index in zip(gs, indices):

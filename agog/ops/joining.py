@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+from agog import config
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.ops import axes as ax
 from agog.ops.explain import describe
@@ -143,14 +145,13 @@ _MOST = 4
 """Parts that one row makes: the gates of a recurrent layer, or queries, keys and values, are one node of the tape."""
 
 
+@functools.lru_cache(256)
+def _cuts(points: tuple, axis: int) -> list:
+    return [_cut(axis, a, b) for a, b in zip((None, *points), (*points, None))]
+
+
 def _split(np: Any, x: Any, points: tuple, axis: int) -> tuple:
-    spans = zip((None, *points), (*points, None))
-    axis %= x.ndim
-    if axis == 0:
-        return tuple([x[a:b] for a, b in spans])
-    if axis == 1:
-        return tuple([x[:, a:b] for a, b in spans])
-    return tuple([x[_cut(axis, a, b)] for a, b in spans])
+    return tuple([x[cut] for cut in _cuts(points, axis % x.ndim)])
 
 
 def _check_split(x: Any, points: tuple, axis: Any) -> tuple:
@@ -171,13 +172,17 @@ for _parts in range(2, _MOST + 1):
     _split_row(_parts)
 
 
-def _pieces(xp: Any, x: Any, points: list[int], axis: int, at: int = 0) -> list:
+_SPLITS = [f"_split{parts}" for parts in range(_MOST + 1)]
+
+
+def _pieces(xp: Any, x: Any, points: Any, axis: int, at: int = 0) -> list:
     """`x`, which begins at `at`, cut at `points`: in parts that are cut again, so that a gradient costs n log n."""
     n = len(points) + 1
     if n == 1:
         return [x]
     if n <= _MOST:
-        return list(getattr(xp, f"_split{n}")(x, tuple([p - at for p in points]), axis=axis))
+        points = tuple([p - at for p in points]) if at else tuple(points)
+        return list(getattr(xp, _SPLITS[n])(x, points, axis=axis))
     firsts = [n * i // _MOST for i in range(_MOST + 1)]  # pieces with which the parts begin
     borders = tuple([points[i - 1] - at for i in firsts[1:-1]])
     out = []
@@ -192,8 +197,10 @@ def split(xp, x, indices_or_sections, axis=0):
 
     As `numpy.split`. Raises ShapeError when n does not divide the axis (array_split and chunk allow that).
     """
-    axis = ax.axis("split", x, axis)
-    n = x.shape[axis]
+    shape = x.shape
+    if type(axis) is not int or not 0 <= axis < len(shape):
+        axis = ax.axis("split", x, axis)
+    n = shape[axis]
     if isinstance(indices_or_sections, tuple | list):
         points = [p + n if p < 0 else p for p in ax.sizes_of("split", indices_or_sections, "indices")]
         points = [min(max(p, 0), n) for p in points]
@@ -204,8 +211,7 @@ def split(xp, x, indices_or_sections, axis=0):
     if parts < 1 or n % parts:
         raise ShapeError(f"split: axis {axis} of {describe(x)} has size {n}, which {parts} equal parts do not divide; "
                          "use array_split, chunk, or a list of indices")
-    size = n // parts
-    return _pieces(xp, x, [size * i for i in range(1, parts)], axis)
+    return _pieces(xp, x, range(n // parts, n, n // parts) if n else [0] * (parts - 1), axis)
 
 
 @composite(samples=lambda s: [((s(7), 3), {})])
@@ -240,6 +246,8 @@ def unstack(xp, x, axis=0):
     axis = ax.axis("unstack", x, axis)
     n, out = x.shape[axis], []
     head = (slice(None),) * axis
+    if config.modes.recorder is None:  # the cotangent is put together of all pieces at once (`Pieces`)
+        return tuple([xp._getitem(x, index=(*head, i)) for i in range(n)])
     for block in _pieces(xp, x, list(range(4, n, 4)), axis):
         out += [xp._getitem(block, index=(*head, i)) for i in range(block.shape[axis])]
     return tuple(out)

@@ -287,12 +287,13 @@ def row(op: Op) -> str:
         if len(results) == 1:
             w += ["_n.shape = _c.shape", "_t0._node = _n"]
         else:
-            w.append(f"_n.shape = [{', '.join(f'({c}.shape, {c}.dtype)' for c in results)}]")
+            w += [f"_z{k} = {c}.shape" for k, c in enumerate(results)]
+            w.append(f"_n.shape = [{', '.join(f'(_z{k}, {c}.dtype)' for k, c in enumerate(results))}]")
             moved = op.kind == "movement"  # then all results have the dtype of the one input
             if moved:
                 w.append("if _is_inexact(_c0.dtype):")
             for k, (t, c) in enumerate(zip(tensors, results)):
-                pick = ["_k = _new(_Pick)", "_k.source = _n", f"_k.index = {k}", f"_k.shape = {c}.shape",
+                pick = ["_k = _new(_Pick)", "_k.source = _n", f"_k.index = {k}", f"_k.shape = _z{k}",
                         "_k.seq = next(_tickets)", f"{t}._node = _k"]
                 w += [*(() if moved else [f"if _is_inexact({c}.dtype):"]), *["    " + line for line in pick]]
     w.append(f"return {result}")
