@@ -189,7 +189,7 @@ def pull(rule: tuple, g: np.ndarray, env: tuple) -> Any:
         y = env[pick]
         if type(y) is np.ndarray and y.dtype is _f32 and g.dtype is _f32 and g.shape == y.shape and (
                 g.flags.c_contiguous and y.flags.c_contiguous):
-            out = large.empty(g.shape, _f32)
+            out = large.empty(g.shape, _f32, g, y)
             run(out, g, y)
             return out
     if type(g) is not np.ndarray:  # what NumPy makes of arrays of no axes
