@@ -1,15 +1,24 @@
 """Native kernels of eager work on large arrays, against NumPy in float64."""
 
 import contextlib
+import gc
+import threading
+import time
 
 import numpy as np
 import pytest
 
 import agog as ag
-from agog.compiler import eager
+from agog import config
+from agog.array import large
+from agog.compiler import codegen, eager, jit
+from agog.compiler.elementwise import compile_elementwise
 from agog.errors import AxisError, IndexingError
 from agog.ops.namespaces import raw
 from agog.ops.row import TABLE
+from agog.staging.recorder import Recorder, recording
+
+request_one = eager._request
 
 
 @pytest.fixture(autouse=True)
@@ -457,3 +466,59 @@ def test_gradients_of_embeddings_are_bit_for_bit_those_of_numpy(kind, dtype, rng
         adjoint(ids + np.array(1, kind))
     monkeypatch.setattr(eager.large, "native", lambda *_: None)
     np.testing.assert_array_equal(got, adjoint(ids))
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_recording_waits_for_the_compiler_and_nobody_else(recorded, monkeypatch):
+    seen, done = [], threading.Event()
+    monkeypatch.setattr(large, "_loader", None)
+    monkeypatch.setattr(large, "_done", 0)
+    monkeypatch.setattr(large, "kernels", {})
+    # (who waits for this thread does not come to `done.set()`)
+    monkeypatch.setattr(config, "load_compiler", lambda: seen.append(done.wait(0.2 if recorded else 60)))
+    x = ag.ones(1 << 8, 1 << 9)  # 2 ** 25 multiplications with itself transposed
+    with recording(Recorder()) if recorded else contextlib.nullcontext():
+        for _ in range(8):
+            x @ x.mT
+        done.set()
+    large._loader.join()
+    assert seen == [not recorded]
+
+
+def test_a_recording_takes_what_is_on_disk_and_compiles_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(eager, "_request", request_one)
+    monkeypatch.setattr(config, "cache_dir", lambda: tmp_path)
+    compiled, looked, stored = [], [], jit.stored
+    monkeypatch.setattr(jit, "_compile", lambda *args: compiled.append(args) or codegen.compile(*args))
+    monkeypatch.setattr(jit, "stored", lambda name: looked.append(name) or stored(name))
+
+    class Twice:
+        def __init__(self, dtype):
+            self.kernel = compile_elementwise("twice", lambda k, x: x + x, [dtype], [dtype], recipe="test: x + x")
+
+        def run(self, x, empty):
+            out = empty(x.shape, x.dtype)
+            self.kernel([out], [x])
+            return out
+
+    x = np.ones(1000, np.float32)
+    row = "mixed", "clip", x.dtype, "contiguous", "scalar", "scalar"
+    for found in (False, True):
+        gc.collect()  # code that is still loaded would be used again
+        family = eager._Family(Twice, twice="run")
+        twice, clip = family.kernel("run"), lambda: eager._clip(x, 0.2, 0.4)
+        monkeypatch.setattr(eager, "_kernels", {})
+        before = len(compiled)
+        with recording(Recorder()):
+            answers = [(twice(x), clip()) for _ in range(3)]
+        assert [a is not None for a, _ in answers] == [False, found, found] and all(b is None for _, b in answers)
+        assert row not in eager._kernels and len(compiled) == before
+        assert found or x.dtype not in family.ready and len(looked) == 1
+        if not found:
+            clip(), twice(x)
+            while not (family.ready.get(x.dtype) and eager._kernels.get(row)):
+                time.sleep(0.01)
+            np.testing.assert_array_equal(twice(x), x + x)
+            np.testing.assert_array_equal(clip(), np.clip(x, np.float32(0.2), np.float32(0.4)))
+            del family, twice
+            eager._kernels.clear()

@@ -238,11 +238,13 @@ _loader: threading.Thread | None = None
 
 
 def _load_compiler() -> None:
-    """Begin to load the compiler in the background, once; nobody waits for it."""
+    """Begin to load the compiler in the background, once; nobody waits for it but a recording: it is made once."""
     global _loader
     if _loader is None and config.native and config.load_compiler is not None:
         _loader = threading.Thread(target=config.load_compiler, name="agog-load", daemon=True)
         _loader.start()
+        if config.modes.recorder is not None:
+            _loader.join(1.0)
 
 
 def _before_fork() -> None:

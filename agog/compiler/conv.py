@@ -47,6 +47,13 @@ _LONG = 512  # elements up to which rows are joined where that is possible
 _WASTE = 0.25  # of the products computed at least so many must be wanted
 
 FORWARD, WEIGHTS, DEPTHWISE, DEPTHWISE_WEIGHTS = "conv", "gradient", *depthwise.NAMES
+#: The modules of native functions by the kinds of plans.
+MODULES = {
+    FORWARD: "conv",
+    WEIGHTS: "conv_gradients",
+    DEPTHWISE: "depthwise",
+    DEPTHWISE_WEIGHTS: "depthwise_gradients",
+}
 
 
 class Plan(NamedTuple):

@@ -17,13 +17,10 @@ import numpy as np
 
 from agog import config
 from agog.array import large
-from agog.compiler import narrow, targets
-from agog.compiler.conv import conv
+from agog.compiler import jit, targets
 from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.gemm import gemm
-from agog.compiler.heads import Attention
 from agog.compiler.ir import FLOATS
-from agog.compiler.pooling import max_pool
 from agog.compiler.rowprograms import PROGRAMS, compile_row_program
 from agog.compiler.rows import compile_rows
 from agog.compiler.rowwise import Rowwise
@@ -104,13 +101,42 @@ def _compile_stretched(key: Any) -> None:
 
 
 def _request(make: Any, *key: Any) -> None:
-    """Have the thread that compiles call `make(*key)`."""
+    """Have the thread that compiles call `make(*key)`. For a recording, what lies on disk is loaded at once instead."""
     global _worker
+    if config.modes.recorder is not None:
+        _find(make, key)
+        return
     with _lock:
         if _worker is None:
             _worker = threading.Thread(target=_work, name="agog-compile", daemon=True)
             _worker.start()
     _wanted.put((make, key))
+
+
+_missing: set[Any] = set()
+"""What was looked for on disk, and was not there."""
+
+
+def _find(make: Any, key: tuple[Any, ...]) -> None:
+    """What `make(*key)` makes, if that takes no compiling; otherwise it is as if nobody had asked for it.
+
+    A recording computes what it computes once. A kernel compiled for that would come too late, and keep the cores from
+    the program that comes next.
+    """
+    family = getattr(make, "__self__", None)
+    if (family is not None or make is _keep) and (make, key) not in _missing:
+        try:
+            with jit.found_only():
+                make(*key)
+            return
+        except jit.Missing:
+            _missing.add((make, key))
+        except Exception:  # what cannot be made, NumPy goes on doing
+            return
+    if family is not None:
+        family.ready.pop(*key, None)
+    else:
+        _kernels.pop(key if make is _keep else key[0], None)
 
 
 def _work() -> None:
@@ -328,7 +354,9 @@ class _Reductions:
     def __init__(self, dtype: str) -> None:
         self.wide = "float32" if dtype in HALVES else dtype
         self.programs = {
-            name: compile_rows(name, PROGRAMS[name][0], [self.wide], ["column"], [dtype], ["row"])
+            name: compile_rows(
+                name, PROGRAMS[name][0], [self.wide], ["column"], [dtype], ["row"], recipe=f"row program {name}"
+            )
             for name in ("sum", "max", "min", "deviation")
         }
 
@@ -374,6 +402,8 @@ class _HalfProduct:
     """Products of bfloat16 where the machine has instructions for them."""
 
     def __init__(self, dtype: str) -> None:
+        from agog.compiler import narrow
+
         self.product = narrow.Eager() if dtype == "bfloat16" and narrow.how(targets.host()) else None
 
     def linear(self, x: Any, weight: Any, bias: Any, empty: Any) -> Any:
@@ -398,14 +428,32 @@ class _HalfProduct:
         return self.affine(x, y, None, empty)
 
 
+def _attention(dtype: str) -> Any:
+    from agog.compiler.heads import Attention  # (these modules only when they are wanted)
+
+    return Attention(dtype)
+
+
+def _convolutions(dtype: str) -> Any:
+    from agog.compiler.conv import conv
+
+    return conv(dtype)
+
+
+def _max_pool(dtype: str) -> Any:
+    from agog.compiler.pooling import max_pool
+
+    return max_pool(dtype)
+
+
 _families = (
     _Family(_Reductions, sum="sum", max="max", min="min", deviation="deviation"),
     _Family(_Adam, adam="update"),
     _Family(_Product, matmul="matmul", affine="affine"),
-    _Family(Attention, attention="forward", attention_grad="backward"),
-    _Family(lambda dtype: conv(dtype).ready("conv"), conv="forward", conv_input_grad="input_grad"),
-    _Family(lambda dtype: conv(dtype).ready("gradient"), conv_weight_grad="weight_grad"),
-    _Family(max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
+    _Family(_attention, attention="forward", attention_grad="backward"),
+    _Family(lambda dtype: _convolutions(dtype).ready("conv"), conv="forward", conv_input_grad="input_grad"),
+    _Family(lambda dtype: _convolutions(dtype).ready("gradient"), conv_weight_grad="weight_grad"),
+    _Family(_max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
 )
 
 _FEW, _PIECES = 64, (256, 128, 100, 96, 64, 60, 50, 49, 32, 30, 25, 16)

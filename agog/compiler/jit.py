@@ -23,7 +23,7 @@ from agog.compiler.ir import Module
 from agog.compiler.targets import Target
 from agog.errors import DeviceError
 
-__all__ = ["Code", "Later", "link", "load", "object_code"]
+__all__ = ["Code", "Later", "Missing", "found_only", "link", "load", "object_code"]
 
 #: Part of every key: raise it when what is made from the same IR changes.
 _PIPELINE = "codegen 3, no passes, 1"
@@ -173,11 +173,34 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_making.clear)
 
 
+class Missing(Exception):
+    """What is wanted is not on disk, and nothing is to be compiled."""
+
+
+class _Mode(threading.local):
+    found_only = False
+
+
+_mode = _Mode()
+
+
+@contextlib.contextmanager
+def found_only() -> Iterator[None]:
+    """Inside, this thread loads what lies on disk, and raises `Missing` where it would compile, or wait for that."""
+    before, _mode.found_only = _mode.found_only, True
+    try:
+        yield
+    finally:
+        _mode.found_only = before
+
+
 def _once(name: str, look: Callable[[str], Any] | None, make: Callable[[], Any]) -> Any:
     """What `look(name)` finds, or `make()`. What one thread is making another one waits for."""
     found = look(name) if look else None
     if found is not None:
         return found
+    if _mode.found_only:
+        raise Missing(name)
     mine = _Making()
     first = _making.setdefault(name, mine)
     if first is not mine:

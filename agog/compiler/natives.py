@@ -11,7 +11,7 @@ import importlib
 import threading
 from typing import Any, Mapping, NamedTuple
 
-from agog.compiler import conv, jit, pooling
+from agog.compiler import jit
 from agog.compiler.ir import FLOATS
 from agog.compiler.targets import Target
 
@@ -73,8 +73,10 @@ def native(
     """
     if dtype not in FLOATS:
         return None
-    if name in _POOLING:
-        kind, image = _POOLING[name]
+    from agog.compiler import conv, pooling  # not for who finds a program on disk
+
+    if name in ("max_pool", "max_scatter"):
+        kind, image = (pooling.FORWARD, 0) if name == "max_pool" else (pooling.SCATTER, 1)
         made = pooling.plan(dtype, kind, tuple(shapes[image]), *statics)
         if made is None:
             return None
@@ -86,20 +88,12 @@ def native(
     p = conv.plan(target, dtype, what, tuple(shapes[0]), tuple(shapes[1]), tuple(size), *rest, bias, relu)
     if p is None:
         return None
-    recipe = (_MODULES[p.kind], p.kind, dtype)
+    recipe = (conv.MODULES[p.kind], p.kind, dtype)
     return Native(f"agog_{p.kind}_{dtype}", p.table, p.work, recipe)
 
 
-_POOLING = {"max_pool": (pooling.FORWARD, 0), "max_scatter": (pooling.SCATTER, 1)}
 _CONVOLUTION = {
     "conv": ("forward", False),
     "conv_input_grad": ("input", True),
     "conv_weight_grad": ("weight", True),
-}
-#: The modules of native functions by the kinds of plans.
-_MODULES = {
-    conv.FORWARD: "conv",
-    conv.WEIGHTS: "conv_gradients",
-    conv.DEPTHWISE: "depthwise",
-    conv.DEPTHWISE_WEIGHTS: "depthwise_gradients",
 }

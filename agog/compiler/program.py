@@ -16,14 +16,8 @@ from time import perf_counter
 
 import numpy as np
 
-import agog.ops.structure  # noqa: F401  (the rows' loops)
 from agog.array import large
 from agog.compiler import entry, jit, pool, targets
-from agog.compiler.lowering import Island, Lowering
-from agog.compiler.nests import NestCode
-from agog.compiler.order import roots_of
-from agog.compiler.schedule import Group, schedule
-from agog.compiler.segment import Segment
 from agog.compiler.values import Buffer, count, resolve
 from agog.errors import ArgumentError, GuardFailed
 from agog.graph import forms
@@ -113,6 +107,9 @@ class Program:
     """
 
     def __init__(self, graph: Graph, target, threads=True, profile=False):
+        from agog.compiler.lowering import Lowering  # (what compiles is not loaded for what is found on disk)
+        from agog.compiler.schedule import schedule
+
         self._profile = profile
         self.graph, self.target = graph, target
         start = perf_counter()
@@ -124,6 +121,10 @@ class Program:
 
     # ------------------------------------------------------------------------------------------------ building
     def _build(self, lowering, inputs, outputs, units, needed, links, threads):
+        from agog.compiler.lowering import Island
+        from agog.compiler.order import roots_of
+        from agog.compiler.segment import Segment
+
         runs, run = [], []
         for u in units:
             if isinstance(u, Island):
@@ -138,7 +139,7 @@ class Program:
         at = {u: i for i, r in enumerate(runs) for u in (r if isinstance(r, list) else [r])}
         touched = {}  # root -> the runs that read or write it
         for u in units:
-            for root in self._roots(u, needed, links):
+            for root in set().union(*roots_of(u, needed, links)):
                 touched.setdefault(root, set()).add(at[u])
         out_roots = [resolve(v)[0] for v in outputs]
         slots, self._made = {}, []  # every array of a call has a slot: inputs, results, what passes between runs
@@ -162,7 +163,7 @@ class Program:
         for r in runs:
             if isinstance(r, list):
                 segment = Segment(self.target, lowering.functions, needed, links, threads, self._profile)
-                roots = dict.fromkeys(root for u in r for root in self._roots(u, needed, links))
+                roots = dict.fromkeys(root for u in r for root in set().union(*roots_of(u, needed, links)))
                 arrays = [root for root in slots if root in roots]
                 constants = [root for root in roots if isinstance(root, Buffer) and root.data is not None]
                 segment.build(r, arrays, constants)
@@ -182,11 +183,6 @@ class Program:
         self._shared_out = any(s.shared_out for s in self._segments)
         self._islands = [r for r in runs if isinstance(r, Island)]
         self._fast = self._entry()
-
-    @staticmethod
-    def _roots(u, needed, links):
-        reads, writes = roots_of(u, needed, links)
-        return reads | writes
 
     @staticmethod
     def _argument(v, slots):
@@ -389,6 +385,9 @@ class Program:
     # ------------------------------------------------------------------------------------------------ looking in
     def explain(self):
         """What was compiled: native calls, loops, memory, and what is run by Python and why."""
+        from agog.compiler.nests import NestCode
+        from agog.compiler.schedule import Group
+
         lines = [
             f"program of '{self.graph.name}': {len(self._segments)} native calls, {len(self._islands)} islands, "
             f"compiled in {self.seconds * 1e3:.1f} ms for {self.target.name}"
@@ -411,6 +410,8 @@ class Program:
 
     def profile(self):
         """Where native steps spent their time so far, the dearest first. The program was compiled with profile=True."""
+        from agog.compiler.schedule import Group
+
         rows = {}
         for s in self._segments:
             for (name, u, code, parallel), n in zip(s.notes, s.cycles()):
