@@ -184,7 +184,6 @@ class Kept(Program):
         constants = [np.frombuffer(b, np.dtype(dtype)).reshape(shape) for dtype, shape, b in plan["constants"]]
         native = entry.bind(code, target, forms, plan["arena"], constants, plan["work"])
         self._runs, self._islands = [("native", native, plan["order"], None)], []
-        self._fast = self._entry()
         self.seconds = perf_counter() - start
 
     @functools.cached_property

@@ -182,7 +182,6 @@ class Program:
                 )
         self._shared_out = any(s.shared_out for s in self._segments)
         self._islands = [r for r in runs if isinstance(r, Island)]
-        self._fast = self._entry()
 
     @staticmethod
     def _argument(v, slots):
@@ -223,7 +222,7 @@ class Program:
 
     def plan(self):
         """All that makes up a program of one native call, as plain data; None for any other. See `kept`."""
-        if self._fast is None or self._profile:
+        if not self._is_one_call() or self._profile:
             return None
         (segment,), (_, _, order, _) = self._segments, self._runs[0]
         forms = [None if form is None else (form[0], form[1].name) for form in segment.forms]
@@ -247,13 +246,17 @@ class Program:
         }
 
     # ------------------------------------------------------------------------------------------------ calling
+    def _is_one_call(self):
+        """Whether everything is native, and all of it one call."""
+        return len(self._runs) == 1 and self._runs[0][0] == "native"
+
     def written(self, names, misfit):
         """The body of one native call as lines of Python, what they refer to, and the variables of the results.
 
         None when there is more than one native call. names: of the variables that hold the inputs; misfit: lines that
         are to run when an input is not as it was compiled for: they set `outs`, a list of results, or leave.
         """
-        if len(self._runs) != 1 or self._runs[0][0] != "native":
+        if not self._is_one_call():
             return None
         native, order = self._runs[0][1], self._runs[0][2]
         names = dict(zip(self._inputs, names))
@@ -292,8 +295,12 @@ class Program:
         inputs = sorted(zip(self._inputs, self._specs), key=lambda i: -i[1][1].itemsize * count(i[1][0]))
         return [slot for slot, _ in inputs[: 2 * _BESIDE]]
 
-    def _entry(self):
-        """The Python function of one native call, written out for this number of arrays; None when there is more."""
+    @functools.cached_property
+    def _fast(self):
+        """The Python function of one native call, written out for this number of arrays; None when there is more.
+
+        (A recording writes out a call of its own, and does without.)
+        """
         arguments = [f"a{i}" for i in range(len(self._inputs))]
         parts = self.written(arguments, [f"return again([{', '.join(arguments)}])"])
         if parts is None:

@@ -10,6 +10,7 @@ import weakref
 import numpy as np
 import pytest
 
+import agog as ag
 from agog import config
 from agog.compiler import disk, jit, kept, natives, program, rowprograms, rows, targets
 from agog.compiler.ir import Module
@@ -60,6 +61,20 @@ def test_the_same_graph_is_found_again(cache, compiled, rng):
         assert a.dtype == b.dtype and np.array_equal(a, b)
     assert "found on disk" in again.explain() and len(compiled) == 2  # who looks inside compiles it
     assert "define" in again.code("llvm") and again.graph.outputs
+
+
+def test_a_call_is_written_out_once(cache):
+    w = ag.asarray(np.arange(12, dtype=F).reshape(3, 4))
+    for _ in range(2):
+        f = ag.function(lambda x: (x @ w).tanh().sum(axis=1), strict=True)
+        x = ag.ones(2, 3)
+        want = f(x)
+        np.testing.assert_allclose(f(x).numpy(), want.numpy(), rtol=1e-6)
+        made = next(iter(f._forms.values())).recordings[0].program
+        assert f.calls_staged == 1 and "_fast" not in vars(made)  # the recording's own was
+        np.testing.assert_allclose(made([x.numpy(), w.numpy()])[0], want.numpy(), rtol=1e-6)
+        assert "_fast" in vars(made)
+    assert isinstance(made, kept.Kept)
 
 
 def test_a_process_finds_what_another_left(cache):
