@@ -522,3 +522,35 @@ def test_a_recording_takes_what_is_on_disk_and_compiles_nothing(monkeypatch, tmp
             np.testing.assert_array_equal(clip(), np.clip(x, np.float32(0.2), np.float32(0.4)))
             del family, twice
             eager._kernels.clear()
+
+
+@pytest.mark.parametrize("f, names", [
+    (lambda x: ag.softmax(x, axis=1), ("softmax", "softmax_grad")),
+    (lambda x: ag.log_softmax(x, axis=1), ("log_softmax", "log_softmax_grad")),
+    (lambda x: ag.cross_entropy(x, ag.arange(24) % 7), ("cross_entropy", "cross_entropy_grad")),
+    (lambda x: ag.layer_norm(x, (30,), ag.ones(30), ag.ones(30)), ("norm", "norm_grad"))],
+    ids=["softmax", "log_softmax", "cross_entropy", "layer_norm"])
+def test_rows_need_not_be_large(f, names, rng, monkeypatch):
+    x = rng.normal(size=(24, 30))
+    compare(f, x)
+    done = []
+    for name in names:
+        kernel = eager.large.kernels[name]
+        monkeypatch.setitem(eager.large.kernels, name, lambda *a, kernel=kernel: done.append(kernel(*a)) or done[-1])
+    gradient(f, x)
+    assert len(done) == 2 and all(d is not None for d in done)
+
+
+def test_the_number_of_threads_does_not_change_rows_of_middle_size(rng, monkeypatch):
+    x = rng.normal(size=(800, 65))
+
+    def everything():
+        norm = lambda x, w, b: ag.cross_entropy(ag.softmax(ag.layer_norm(x, (65,), w, b), axis=1), ag.arange(800) % 65)
+        return gradient(norm, x, np.ones(65), np.ones(65))
+
+    everything()
+    results = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(eager.config, "num_threads", threads)
+        results.append([a.tobytes() for a in everything()])
+    assert results[0] == results[1] == results[2]

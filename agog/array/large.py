@@ -91,10 +91,8 @@ class Arena:
         self.held = 0
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype, *read: Any) -> np.ndarray:
-        """An uninitialised array, for what is computed from the arrays `read`."""
+        """An uninitialised array of at least `_REUSE_BYTES`, for what is computed from the arrays `read`."""
         nbytes = prod(shape) * dtype.itemsize
-        if nbytes < _REUSE_BYTES:
-            return np.empty(shape, dtype)
         owners = self.owners.setdefault(nbytes, [])
         found = _free(owners, _FREE_COUNT)
         if found is None:
@@ -131,6 +129,8 @@ _local = _Local()
 
 def empty(shape: tuple[int, ...], dtype: np.dtype, *read: Any) -> np.ndarray:
     """An uninitialised array, in reused memory where it is large, for what is computed from the arrays `read`."""
+    if prod(shape) * dtype.itemsize < _REUSE_BYTES:
+        return _empty(shape, dtype)
     return _local.arena.empty(shape, dtype, *read)
 
 

@@ -29,7 +29,7 @@ from agog.errors import ArgumentError, DTypeError
 __all__ = ["SCRATCH", "Array", "Place", "Row", "RowKernel", "compile_rows", "sum_blocks"]
 
 _CHUNK = 1 << 19  # cost times elements in a chunk of rows
-_PARALLEL = 1 << 21
+_AWAKE, _PARALLEL = 1 << 18, 1 << 21  # from which threads take part that are awake, or are woken
 _UNROLL = ((24, 4), (60, 2))  # up to this cost, so many vectors in a pass's loop
 _STREAM_BYTES = 32 << 20  # of rows from which they are stored around the caches, where the last one is not known
 _LINE = 64
@@ -454,15 +454,19 @@ class _RowModule:
         slots, _ = k.arguments
         rows, length, block = (k.load(k.at(slots, len(self.kinds) + i, "int64"), "int64") for i in (0, 1, 2))
         work = (length + 16) * self.cost
-        grain = block if "sums" in self.kinds else k.op(f"sdiv i64 {_CHUNK}, {work.text}", "int64") + 1
         chunk = k.symbol("@chunk")
 
-        def parallel() -> None:
-            k.call(pool.SYMBOL, None, chunk, slots, rows, grain)
+        def share(symbol: str, size: int) -> Callable[[], None]:
+            def shared() -> None:
+                grain = block if "sums" in self.kinds else k.op(f"sdiv i64 {size}, {work.text}", "int64") + 1
+                k.call(symbol, None, chunk, slots, rows, grain)
+
+            return shared
 
         def alone() -> None:
             k.call_known("chunk", None, slots, k.const(0, "int64"), rows, k.const(0, "int32"))
 
-        k.if_(work * rows > _PARALLEL, parallel, alone)
+        awake, woken = share(pool.AWAKE, _CHUNK // 8), share(pool.SYMBOL, _CHUNK)
+        k.if_(work * rows > _AWAKE, lambda: k.if_(work * rows > _PARALLEL, woken, awake), alone)
         k.ret()
         k.finish()

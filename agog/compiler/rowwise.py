@@ -18,6 +18,7 @@ from agog.compiler.targets import HALVES
 
 __all__ = ["Rowwise"]
 
+_F32 = np.dtype(np.float32)
 _FORWARD = ("softmax", "log_softmax", "norm", "rms_norm")  # programs that take 16-bit floats too
 
 
@@ -41,17 +42,22 @@ class Rowwise:
         """The kernel of a program for arrays of one dtype."""
         if type(x) is not np.ndarray or not x.flags.c_contiguous:
             return None
-        if x.dtype.name not in FLOATS and not (x.dtype.name in HALVES and name.rstrip("012") in _FORWARD):
-            return None
+        dtype = x.dtype
         for a in others:
-            if type(a) is not np.ndarray or a.dtype != x.dtype or not a.flags.c_contiguous:
+            if type(a) is not np.ndarray or a.dtype != dtype or not a.flags.c_contiguous:
                 return None
-        return self.program(name, x.dtype.name)
+        kind = "float32" if dtype is _F32 else dtype.name  # (the name of a dtype is made each time)
+        if kind not in FLOATS and not (kind in HALVES and name.rstrip("012") in _FORWARD):
+            return None
+        return self.program(name, kind)
 
     def _map(self, name: str, axis: int, *arrays: Any) -> Any:
         x = arrays[0]
-        if axis % x.ndim != x.ndim - 1 or any(a.shape != x.shape for a in arrays):
+        if axis % x.ndim != x.ndim - 1:
             return None
+        for a in arrays[1:]:
+            if a.shape != x.shape:
+                return None
         kernel = self._kernel(name, *arrays)
         if kernel is None:
             return None

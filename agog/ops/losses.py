@@ -18,7 +18,7 @@ from agog.ops.explain import describe
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite, elementwise
 
-_LARGE = 1 << 14  # logits from which a native kernel is worth its call
+_LARGE = large.MIDDLE  # logits from which a native kernel is worth its call
 
 
 # ------------------------------------------------------------------------------------------------ class indices
@@ -72,7 +72,7 @@ def _row_losses(np, x, index):
 def _cross_entropy(np, x, target, ignore_index, reduction):
     n, classes = x.shape
     index, valid = _targets(np, target, classes, ignore_index)
-    done = None if x.size < _LARGE else native(np, "cross_entropy", 8 * x.size, x, index)
+    done = None if x.size < _LARGE else native(np, "cross_entropy", 32 * x.size, x, index)
     if done is not None:
         lse, loss = done
     elif x.size < large.THRESHOLD:
@@ -119,7 +119,7 @@ def _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction):
         a = a * valid.astype(x.dtype)
     scale = a + h
     if x.size >= _LARGE:
-        done = large.native("cross_entropy_grad", 8 * x.size, x, lse, index, a, scale)
+        done = large.native("cross_entropy_grad", 32 * x.size, x, lse, index, a, scale)
         if done is not None:
             return done
     if x.size < large.THRESHOLD:

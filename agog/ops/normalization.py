@@ -11,13 +11,14 @@ import math
 
 import numpy as np
 
+from agog.array import large
 from agog.array.numbers import weak
 from agog.errors import ArgumentError, AxisError, ShapeError
 from agog.ops.blocks import fresh, in_float32, native, over_rows
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
 
-LARGE = 1 << 14
+LARGE = large.MIDDLE
 """Elements from which a native kernel is worth its call."""
 
 
@@ -54,7 +55,7 @@ def _fused_norm(np, *args):
     *xs, n, eps, centered = args
     x = xs[0]
     if x.size >= LARGE:
-        done = native(np, "norm", 8 * x.size, _flat(x, n), [p.reshape(-1) for p in xs[1:]], eps, centered)
+        done = native(np, "norm", 32 * x.size, _flat(x, n), [p.reshape(-1) for p in xs[1:]], eps, centered)
         if done is not None:
             return done.reshape(x.shape)
     y = fresh(np, x.shape, x.dtype)
@@ -84,7 +85,7 @@ def _fused_norm_grad(g, xs, n, eps, centered):
     rows, gs = _flat(x, n), _flat(g, n)
     size = rows.shape[1]
     if x.size >= LARGE:
-        done = native(np, "norm_grad", 16 * x.size, gs, rows, [p.reshape(-1) for p in xs[1:]], eps, centered)
+        done = native(np, "norm_grad", 32 * x.size, gs, rows, [p.reshape(-1) for p in xs[1:]], eps, centered)
         if done is not None:
             return [d.reshape(p.shape) for d, p in zip(done, xs)]
     dx = fresh(np, rows.shape, x.dtype)

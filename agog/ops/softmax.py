@@ -8,7 +8,7 @@ from agog.ops.blocks import fresh, native, over_rows
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
 
-_LARGE = 1 << 14  # elements from which a native kernel is worth its call
+_LARGE = large.MIDDLE  # elements from which a native kernel is worth its call
 
 
 def _check_axis(name):
@@ -23,7 +23,7 @@ def _check_axis(name):
 
 def _softmax(np, x, axis):
     if x.size >= _LARGE:
-        done = native(np, "softmax", 8 * x.size, x, axis)
+        done = native(np, "softmax", 32 * x.size, x, axis)
         if done is not None:
             return done
         if x.size >= large.THRESHOLD:
@@ -38,7 +38,7 @@ def _softmax(np, x, axis):
 
 def _log_softmax(np, x, axis):
     if x.size >= _LARGE:
-        done = native(np, "log_softmax", 8 * x.size, x, axis)
+        done = native(np, "log_softmax", 32 * x.size, x, axis)
         if done is not None:
             return done
         if x.size >= large.THRESHOLD:
@@ -75,7 +75,7 @@ def _by_rows(np, compute, x, axis):
 
 def _softmax_rule(xp, g, y, axis):
     if xp is raw and y.size >= _LARGE:
-        done = large.native("softmax_grad", 8 * y.size, g, y, axis)
+        done = large.native("softmax_grad", 32 * y.size, g, y, axis)
         if done is not None:
             return done
     return (g - xp.sum(g * y, axis=axis, keepdims=True)) * y
@@ -83,7 +83,7 @@ def _softmax_rule(xp, g, y, axis):
 
 def _log_softmax_rule(xp, g, y, axis):
     if xp is raw and y.size >= _LARGE:
-        done = large.native("log_softmax_grad", 8 * y.size, g, y, axis)
+        done = large.native("log_softmax_grad", 32 * y.size, g, y, axis)
         if done is not None:
             return done
     return g - xp.exp(y) * xp.sum(g, axis=axis, keepdims=True)
