@@ -6,7 +6,7 @@
 A process for each framework and mode; they take turns. `staged` is `@agog.function` over the best peer in any mode,
 `eager` is agog without it over the best eager peer: medians over the rounds of the quotients in a round. First steps
 are those of fresh processes, with an empty and with a filled cache folder; peak memory is that of such a process.
-`torch:compiled` needs a C++ compiler on the machine, and minutes.
+`torch:compiled` needs a C++ compiler on the machine, and minutes: --peers torch:eager,jax:compiled does without.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def cold_rows(a, python, say):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--peers", default="torch:eager,jax:compiled", help="comma list of PEER or PEER:MODE; torch and jax")
+    p.add_argument("--peers", default="torch,jax:compiled", help="comma list of PEER or PEER:MODE, see adapters")
     p.add_argument("--peer-python", default=".bench-venv/bin/python", help="the Python that has the peers")
     p.add_argument("--cases", default="", help="parts of names, comma list")
     p.add_argument("--threads", type=int, default=2)
