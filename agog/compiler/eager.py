@@ -11,6 +11,7 @@ import os
 import queue
 import threading
 from math import prod
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,8 @@ def _compile_stretched(key: Any) -> None:
 def _request(make: Any, *key: Any) -> None:
     """Have the thread that compiles call `make(*key)`. For a recording, what lies on disk is loaded at once instead."""
     global _worker
-    if config.modes.recorder is not None:
+    recorder = config.modes.recorder
+    if recorder is not None and perf_counter() - recorder.began < _SOON:
         _find(make, key)
         return
     with _lock:
@@ -113,6 +115,7 @@ def _request(make: Any, *key: Any) -> None:
     _wanted.put((make, key))
 
 
+_SOON = 1.0  # seconds after which a recording is one that kernels are compiled for: it has a long loop, say
 _missing: set[Any] = set()
 """What was looked for on disk, and was not there."""
 

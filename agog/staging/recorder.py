@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,7 @@ class Recorder:
         self._leaf_of: dict[int, Any] = {}  # of the gradients that were there before
         self.reason: str | None = None
         self.turns: Any = None  # what follows the loops of the frames that run
-        self.start = tape._ticket()
+        self.start, self.began = tape._ticket(), perf_counter()
         self.stops: dict[int, int] = {}
         self.attached: dict[tuple[int, int], int] = {}
         self.customs: list[Custom] = []
