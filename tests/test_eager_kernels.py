@@ -556,3 +556,26 @@ def test_the_number_of_threads_does_not_change_rows_of_middle_size(rng, monkeypa
         monkeypatch.setattr(eager.config, "num_threads", threads)
         results.append([a.tobytes() for a in everything()])
     assert results[0] == results[1] == results[2]
+
+
+def test_rules_of_sums_call_for_the_compiler(rng, monkeypatch):
+    """Their cotangent is one number, which says nothing about the work."""
+    seen = []
+    monkeypatch.setattr(large, "pull", large._count_rule)
+    monkeypatch.setattr(large, "_count", seen.append)
+    x = ag.asarray(rng.normal(size=(30, 40)).astype("float32"), requires_grad=True)
+    ag.tanh(x).sum().backward()
+    assert seen == [16 * 1200]
+
+
+def test_a_number_for_all_as_a_cotangent(rng):
+    for f in (ag.sigmoid, ag.tanh):
+        x = rng.normal(size=(30, 40)).astype("float32")
+        got = []
+        for _ in range(3):
+            t = ag.asarray(x, requires_grad=True)
+            (f(t).sum() * 0.75).backward()
+            got.append(t.grad.numpy())
+        slope = 1 / (2 + 2 * np.cosh(x)) if f is ag.sigmoid else 1 / np.cosh(x) ** 2
+        np.testing.assert_allclose(got[-1], 0.75 * slope, rtol=1e-4, atol=1e-7)
+        assert TABLE[f.__name__].straight[0] in eager._numbers

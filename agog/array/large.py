@@ -201,7 +201,9 @@ do from `MIDDLE` on."""
 
 
 def _count_rule(rule: tuple, g: Any, env: tuple) -> Any:
-    _count(16 * g.size)
+    _, count, pick = rule
+    saved = env[pick] if count == 1 else g  # of a sum, g is one number for all
+    _count(16 * max(g.size, getattr(saved, "size", 1)))
 
 
 pull: Callable[[tuple, Any, tuple], Any] = _count_rule

@@ -204,6 +204,8 @@ def _compile_astype(key: Any) -> None:
 _f32 = np.dtype(np.float32)
 _pairs: dict[Any, Any] = {}
 """`run(out, g, y)` for a rule, a cotangent and one saved array, both whole, of one shape and float32."""
+_numbers: dict[Any, Any] = {}
+"""The same for a cotangent that is one number for all."""
 
 _CONSTANTS = (type(None), bool, int, float, tuple, str, np.dtype)
 _VARIANTS = 8
@@ -213,12 +215,12 @@ _variants: dict[Any, int] = {}
 def pull(rule: tuple, g: np.ndarray, env: tuple) -> Any:
     """A gradient rule of an elementwise row as one loop: see `large.pull`. Numbers among the values are compiled in."""
     fn, count, pick = rule
-    run = _pairs.get(fn)
+    run = (_pairs if g.ndim else _numbers).get(fn)
     if run is not None:
         y = env[pick]
-        if type(y) is np.ndarray and y.dtype is _f32 and g.dtype is _f32 and g.shape == y.shape and (
-                g.flags.c_contiguous and y.flags.c_contiguous):
-            out = large.empty(g.shape, _f32, g, y)
+        if type(y) is np.ndarray and y.dtype is _f32 and g.dtype is _f32 and y.flags.c_contiguous and (
+                g.shape == y.shape and g.flags.c_contiguous or type(g) is np.ndarray and not g.ndim and y.ndim):
+            out = large.empty(y.shape, _f32, g, y)
             run(out, g, y)
             return out
     if type(g) is not np.ndarray:  # what NumPy makes of arrays of no axes
@@ -272,6 +274,8 @@ def _compile_pull(key: Any) -> None:
         made = compile_rule(fn, kinds, dtypes)
         if key[1:] == ("f", "f"):
             _pairs[fn] = made.run
+        elif key[1:] == ("0f", "f"):
+            _numbers[fn] = made.run
     finally:
         _kernels[key] = made
 
