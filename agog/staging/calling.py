@@ -1,9 +1,10 @@
 """The call of a recording, written out as one Python function: check the arguments and guards, run, commit.
 
-`entry(*args, **kwargs)` returns the result, or MISS when something is not as it was recorded; then the general path
-looks for another recording and finds out what differs. `entry.first` is the same code for the recording that is tried
-first: it is itself what a call of the staged function runs, and ends in what it was given for when it does not apply.
-What is written here is what `Recording.applies`, `run` and `commit` do, without their loops.
+`entry(*args, **kwargs)` returns the result, or MISS when something is not as it was recorded (a Missed when that is a
+value that Python looked at); then the general path looks for another recording and finds out what differs.
+`entry.first` is the same code for the recording that is tried first: it is itself what a call of the staged function
+runs, and ends in what it was given for when it does not apply. What is written here is what `Recording.applies`, `run`
+and `commit` do, without their loops.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from agog import config, dispatch, tape, tree
 from agog.compiler import disk
 from agog.staging.forms import Parameters
+from agog.staging.paths import Missed
 from agog.staging.rebinding import Held
 from agog.staging.recorder import Argument, Captured
 from agog.staging.recording import Delivered, Recording, deliver, spent
@@ -77,8 +79,8 @@ class _Unfit(Exception):
 def write_entry(r: Recording, arguments: Any, missed: Callable[..., Any]) -> Any:
     """The entry of a recording, for arguments described by `describe`; None when this call needs the general path.
 
-    missed: `missed(args, kwargs, error)` goes on with a call that `entry.first` does not answer, for which an argument
-    may be ABSENT; error is what the call raised, or None
+    missed: `missed(args, kwargs, error)` goes on with a call that `entry.first` does not answer, for which the last
+    arguments may be ABSENT; error is what the call raised, or a Missed, or None
     """
     written = getattr(r.program, "written", None)
     if arguments is None or written is None or r.leaf_states and any(type(o) is int for o, _ in r.leaf_states):
@@ -91,7 +93,9 @@ def write_entry(r: Recording, arguments: Any, missed: Callable[..., Any]) -> Any
     names = _check_arguments(w, r, *arguments)
     _check_guards(w, r)
     inputs = _check_captured(w, r)
-    body = written(inputs, [f"outs = converted([{', '.join(inputs)}])", "if outs is None: break"])
+    given = {i: s.index for i, s in enumerate(r.fetch) if type(s) is Argument and s.index < r.first_fed}
+    misfit = [f"if d{k}.shape != {w.name(r.specs[i][0])}: break" for i, k in given.items()]  # most often it is that
+    body = written(inputs, [*misfit, f"outs = converted([{', '.join(inputs)}])", "if outs is None: break"])
     if body is None:
         w.line(f"if not fits(({' '.join(d + ',' for d in inputs)})): break")
         w.line(f"outs = program([{', '.join(inputs)}])")
@@ -109,7 +113,7 @@ def write_entry(r: Recording, arguments: Any, missed: Callable[..., Any]) -> Any
             type(x) is np.ndarray and x.shape == shape and x.dtype == dtype for x, (shape, dtype) in zip(arrays, specs)
         )
 
-    w.env |= {"fits": fits, "program": r.program, "converted": getattr(r.program, "converted", None)}
+    w.env |= {"path": r.path, "fits": fits, "program": r.program, "converted": getattr(r.program, "converted", None)}
     _commit(w, r, names, inputs)
     return w.make(r.counter, missed)
 
@@ -128,6 +132,7 @@ class _Writer:
         self.env: dict[str, Any] = {
             "config": config,
             "Delivered": Delivered,
+            "Missed": Missed,
             "nd": np.ndarray,
             "array": np.array,
             "ABSENT": ABSENT,
@@ -164,7 +169,7 @@ class _Writer:
             return types.FunctionType(made.__code__, self.env, "entry", made.__defaults__, closure)
 
         entry = ending(_miss)
-        entry.first = ending(missed)
+        entry.first, entry.path = ending(missed), self.env["path"]
         return entry
 
 
@@ -172,22 +177,22 @@ _FORM = """\
 def make(calls, missed):
     def entry({head}*rest, **kwargs):
         nonlocal calls
+        error = None
         try:
             while not config.special:
                 if rest: break
 {body}
-            error = None
         except (Exception, Delivered) as raised:
             error = raised.with_traceback(None)
-        return missed([{given}*rest], kwargs, error)
+        return missed(({given}*rest,), kwargs, error)
     return entry
 """
 
 
-def _miss(args: tuple, kwargs: dict, error: BaseException | None) -> Any:
-    if error is not None:
+def _miss(args: tuple, kwargs: dict, error: BaseException | Missed | None) -> Any:
+    if isinstance(error, BaseException):
         raise error
-    return MISS
+    return error or MISS
 
 
 def _check_arguments(w: _Writer, r: Recording, positional: list[Any], keys: tuple, by_name: list[Any]) -> list[str]:
@@ -437,8 +442,15 @@ def _check_captured(w: _Writer, r: Recording) -> list[str]:
 
 def _commit(w: _Writer, r: Recording, names: list[str], inputs: list[str]) -> None:
     at = r.tail
-    for guard in r.guard_values:
-        w.line(f"if not {w.name(guard.holds)}({w.out(at)}.item()): break")
+    for i, guard in enumerate(r.guard_values):
+        w.line(f"v = {w.out(at)}.item()")
+        expected = guard.expected
+        if expected is True or expected is False:
+            w.line(f"if v is not {expected}:")
+        else:
+            w.line(f"if not {w.name(guard.holds)}(v):")
+        w.line(f"    error = Missed((path, {i}, v))" if r.path.looks else "    error = None")
+        w.line("    break")
         at += 1
     w.line("calls += 1")
     for i, (out, _) in enumerate(r.new):

@@ -28,6 +28,7 @@ from agog.staging.checking import compare
 from agog.staging.explain import Explanation, explain
 from agog.staging.feeds import Evidence
 from agog.staging.observe import Watch
+from agog.staging.paths import Missed
 from agog.staging.recorder import Recorder, recording
 from agog.staging.recording import Delivered, GuardMissed, NotStageable, Recording
 from agog.staging.state import ABSENT
@@ -45,7 +46,7 @@ ATTEMPTS = 2
 WORTH = 4
 """Replays per recording from which more paths than `limit` push out the oldest instead of ending the staging."""
 
-ENTRIES = 4
+ENTRIES = PATHS
 """Recordings whose written-out calls are tried first."""
 
 
@@ -190,22 +191,38 @@ class Function:
     # ------------------------------------------------------------------------------------------------- calling
     def _use(self, entries: list[Any]) -> None:
         """Try these written-out calls, in this order."""
+        self._again: Any = None  # the entry, other than the first, that answered last
+        self._ways: dict[Missed, list[Any]] = {}  # what may follow where a value was another
+        self._lead(entries)
+
+    def _lead(self, entries: list[Any]) -> None:
         self._entries = entries  # of the recordings used last
         _CALL.__set__(self, entries[0].first if entries else _from_the_start(self._missed))
 
-    def _go_on(self, args: tuple, kwargs: dict, raised: Exception | None) -> Any:
-        """The rest of a call that the entry tried first has not answered; raised: the error that it met, or None."""
-        if not config.special and raised is None:
+    def _go_on(self, args: tuple, kwargs: dict, raised: Exception | Missed | None) -> Any:
+        """The rest of a call that the entry tried first has not answered; raised: the error, or the value, it met."""
+        if not config.special and not isinstance(raised, Exception):
+            entries, ways = self._entries, self._ways
+            left = entries[1:] if raised is None else raised.among(entries, ways)
             try:
-                for entry in self._entries[1:]:
-                    result = entry(*args, **kwargs)
-                    if result is not MISS:
-                        return result
+                while left:
+                    for entry in left:
+                        result = entry(*args, **kwargs)
+                        if type(result) is Missed:
+                            left = [e for e in result.among(entries, ways) if e in left[left.index(entry) :]]
+                            break
+                        if result is not MISS:
+                            if entry is self._again:  # not the first time: it may well be the next one, too
+                                self._lead([entry, *[e for e in entries if e is not entry]])
+                            self._again = entry
+                            return result
+                    else:
+                        break
             except Delivered as delivered:
                 raise delivered.error from None
             except Exception as error:
                 raised = error.with_traceback(None)
-        if raised is not None and not isinstance(raised, GuardFailed):  # (another path, or a result of another shape)
+        if isinstance(raised, Exception) and not isinstance(raised, GuardFailed):  # (a result of another shape)
             return self._failed(raised, args, kwargs)
         modes = config.modes
         if modes.recorder is not None or not modes.staging:
@@ -499,10 +516,12 @@ _CALL: Any = Function.__dict__["__call__"]
 def _going_on(function: Any, fn: Callable[..., Any]) -> Callable[..., Any]:
     """What goes on with a call of a staged function, a weak reference: what is called first must not keep it alive."""
 
-    def missed(args: tuple, kwargs: dict, error: BaseException | None) -> Any:
+    def missed(args: tuple, kwargs: dict, error: Any) -> Any:
         if isinstance(error, Delivered):
             raise error.error from None
-        args, f = tuple([x for x in args if x is not ABSENT]), function()
+        if args and args[-1] is ABSENT:
+            args = tuple([x for x in args if x is not ABSENT])
+        f = function()
         return fn(*args, **kwargs) if f is None else f._go_on(args, kwargs, error)
 
     return missed

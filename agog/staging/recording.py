@@ -19,6 +19,7 @@ from agog.staging.feeds import Feed
 from agog.staging.guards import Guards
 from agog.staging.live import Live, without_stops
 from agog.staging.observe import Watch
+from agog.staging.paths import Path
 from agog.staging.rebinding import Held, leaves
 from agog.staging.recorder import Argument, Captured, Gradient, Guard, Record, Recorder
 from agog.staging.rolling import Rolled, roll
@@ -94,6 +95,8 @@ class Recording:
             self.slots,
             len(self.slots) - len(self.writes) - sum(i is not None for _, i in self.gradients),
         )
+        straight = all(type(step) is Record for step in rolled.steps)
+        self.path = Path(rolled.guards if straight else [])
         self.to_compile = without_stops(self.graph) if recorder.stops or recorder.attached else self.graph
         self.fetch: list[Any] = [source for _, source in recorder.sources]
         self.captured = [s.tensor for s in self.fetch if type(s) is Captured]

@@ -350,3 +350,81 @@ def test_variables_of_enclosing_functions_that_are_deleted_and_bound_again():
     bind([T(2), T(5)], T(1))
     for _ in range(3):
         assert g(T(1)).tolist() == [11]
+
+
+# ------------------------------------------------------------------------------------------- which path a call takes
+def runs(f):
+    """A list to which each native call of the written-out calls of `f` adds the number of the entry as it was."""
+    done = []
+
+    def counted(i, native):
+        return lambda *arrays: done.append(i) or native(*arrays)
+
+    for i, entry in enumerate(f._entries):
+        entry.__globals__["native"] = counted(i, entry.__globals__["native"])
+    return done
+
+
+@pytest.mark.parametrize("look", ["comparisons", "numbers"])
+def test_the_values_that_are_seen_say_which_path_it_is(look):
+    def f(x):
+        s = x.sum()
+        if look == "numbers":
+            return x * (int(s) + 2)
+        if s > 4:
+            return x * 6
+        if s > 3:
+            return x * 5
+        if s > 2:
+            return x * 4
+        return x * (3 if s > 1 else 2)
+
+    g = ag.function(f, strict=True)
+    values = [0.5, 1.5, 2.5, 3.5, 4.5]
+    for v in values:
+        for _ in range(2):
+            assert g(T(v)).tolist() == [v * (int(v) + 2)]
+    done, before = runs(g), g.calls_staged
+    for v in np.random.default_rng(0).permutation(values * 20):
+        done.clear()
+        want = f(T(v)).tolist()
+        assert g(T(v)).tolist() == want
+        assert len(done) == len(set(done)) <= (2 if look == "numbers" else 3)  # the first, one that tells, and it
+        for _ in range(2):
+            assert g(T(v)).tolist() == want
+        done.clear()
+        assert g(T(v)).tolist() == want and len(done) == 1  # what is taken again and again is tried first
+    assert g.calls_staged == before + 400 and "5 recordings" in repr(g)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_paths_that_look_at_different_things(seed):
+    n = [0]
+
+    def f(x, y):
+        if x.sum() > n[0]:
+            return x * (2 if y.sum() > 0 else 3)
+        if y.max() > 1:
+            return y * 4
+        while x.max() > 1:
+            x = x * 0.5
+        if y.min() < -1:
+            return x * 5
+        return x + y * int(x.min())
+
+    g = ag.function(f, limit=30)
+    rng = np.random.default_rng(seed)
+    for i in range(200):
+        x, y = (ag.asarray(rng.integers(-3, 3, 2).astype("float32")) for _ in "xy")
+        n[0] = i // 20 % 2
+        assert g(x, y).tolist() == f(x, y).tolist()
+    assert g.calls_staged > 100
+
+
+def test_two_shapes_with_the_same_looks():
+    g = ag.function(lambda x: x * 2 if x.sum() > 0 else x * 3)
+    xs = [T(*[v] * n) for v in (1, -1, 0) for n in (2, 3, 4)]
+    for _ in range(4):
+        for x in xs:
+            assert g(x).tolist() == (x * 2 if x.sum() > 0 else x * 3).tolist()
+    assert g.calls_staged >= 27 and "6 recordings" in repr(g)
