@@ -579,3 +579,32 @@ def test_a_number_for_all_as_a_cotangent(rng):
         slope = 1 / (2 + 2 * np.cosh(x)) if f is ag.sigmoid else 1 / np.cosh(x) ** 2
         np.testing.assert_allclose(got[-1], 0.75 * slope, rtol=1e-4, atol=1e-7)
         assert TABLE[f.__name__].straight[0] in eager._numbers
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("f, reference", [
+    (lambda x: ag.leaky_relu(x), lambda x: np.where(x > 0, x, 0.01 * x)),
+    (lambda x: ag.leaky_relu(x, ag.asarray(0.5, dtype=x.dtype)), lambda x: np.where(x > 0, x, 0.5 * x)),
+    (lambda x: ag.hardtanh(x, -0.5, 1.5), lambda x: np.clip(x, -0.5, 1.5)),
+    (lambda x: ag.elu(x, 0.7), lambda x: np.where(x > 0, x, 0.7 * np.expm1(x)))])
+def test_rows_with_numbers(f, reference, dtype, rng, monkeypatch):
+    x = rng.normal(size=(30, 40)).astype(dtype)
+    x[0, :4] = np.nan, np.inf, -np.inf, -0.0
+    done, mixed = [], eager._mixed
+    monkeypatch.setattr(eager, "_mixed", lambda *a: done.append(mixed(*a)) or done[-1])
+    f(ag.asarray(x))  # asks for the kernel
+    got = f(ag.asarray(x)).numpy()
+    assert done[-1] is not None and got.dtype == dtype
+    np.testing.assert_allclose(got, reference(x.astype("float64")), rtol=1e-6 if dtype == "float32" else 1e-14)
+    stretched = f(ag.asarray(x)[:, ::2])  # NumPy's
+    assert done[-1] is None
+    np.testing.assert_allclose(stretched.numpy(), got[:, ::2], rtol=1e-6)
+
+
+def test_slopes_for_each_column_are_numpys(rng):
+    x, slopes = rng.normal(size=(30, 40)).astype("float32"), rng.normal(size=40).astype("float32")
+    for _ in range(2):
+        got = ag.leaky_relu(ag.asarray(x), ag.asarray(slopes)).numpy()
+        np.testing.assert_array_equal(got, np.where(x > 0, x, x * slopes))
+    got = ag.leaky_relu(ag.asarray(x[:, :1].repeat(40, 0)), ag.asarray(slopes))
+    assert got.shape == (1200, 40)

@@ -518,6 +518,11 @@ def _where(condition: Any, x: Any, y: Any) -> Any:
     return _mixed("where", condition.shape, wholes[0].dtype, (condition, x, y)) if wholes else None
 
 
+def _with_numbers(name: str) -> Any:
+    """A row whose first array says the shape and the dtype."""
+    return lambda x, *others: _mixed(name, x.shape, x.dtype, (x, *others))
+
+
 def _clip(x: Any, low: Any, high: Any) -> Any:
     """The row `clip` of arrays of one shape and numbers."""
     return None if low is None and high is None else _mixed("clip", x.shape, x.dtype, (x, low, high))
@@ -560,6 +565,7 @@ def enable() -> None:
     """Let `agog.array.large` use these kernels."""
     if config.native:
         large.accelerate, large.pull, large.stretched = accelerate, pull, stretched
+        large.kernels |= {op.name: _with_numbers(op.name) for op in TABLE.values() if hasattr(op.impl, "mixed")}
         large.kernels |= {"where": _where, "clip": _clip, "astype": _astype, "add_rows": _add_rows}
         rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
         large.kernels |= rowwise.table()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy
 
+from agog.array import large
 from agog.array.numbers import weak
 from agog.errors import ArgumentError
 from agog.ops.row import composite, elementwise
@@ -148,6 +149,19 @@ def gelu(xp, x, approximate="none"):
 
 
 # -------------------------------------------------------------------------------------------------- piecewise linear
+def _natively(name: str, compute: Any) -> Any:
+    """`compute(np, x, *numbers)`, by the native kernel of the row where there is one that takes them."""
+    def impl(np: Any, x: Any, *numbers: Any) -> Any:
+        if np is numpy and type(x) is numpy.ndarray and x.size >= large.MIDDLE:
+            done = large.native(name, 32 * x.size, x, *numbers)
+            if done is not None:
+                return done
+        return compute(np, x, *numbers)
+
+    impl.mixed = True  # type: ignore[attr-defined]
+    return impl
+
+
 relu = elementwise("relu(x) -> y", lambda np, x: np.maximum(x, 0), takes="if", lower=lambda k, x: k.max(x, 0),
                    vjp={"x": lambda xp, g, y: xp._gate(y > 0, g)}, domain=(0.3, 3),
                    doc="`max(x, 0)`; its gradient at 0 is 0.")
@@ -155,7 +169,8 @@ relu6 = elementwise("relu6(x) -> y", lambda np, x: np.minimum(np.maximum(x, 0), 
                     vjp={"x": lambda xp, g, y: xp._gate((y > 0) & (y < 6), g)},
                     lower=lambda k, x: k.min(k.max(x, 0), 6),
                     domain=(0.3, 5), doc="`min(max(x, 0), 6)`; its gradient at 0 and 6 is 0.")
-leaky_relu = elementwise("leaky_relu(x, negative_slope=0.01) -> y", lambda np, x, a: np.where(x > 0, x, x * a), **_real,
+leaky_relu = elementwise("leaky_relu(x, negative_slope=0.01) -> y",
+                         _natively("leaky_relu", lambda np, x, a: np.where(x > 0, x, x * a)), **_real,
                          vjp={"x": lambda xp, g, x, negative_slope: xp.where(x > 0, g, g * negative_slope),
                               "negative_slope": lambda xp, g, x: xp.where(x > 0, 0, g * x)},
                          lower=lambda k, x, a: k.where(k.gt(x, 0), x, k.mul(x, a)), domain=(0.3, 3),
@@ -175,8 +190,8 @@ def prelu(xp, x, weight):
 
 
 hardtanh = elementwise(
-    "hardtanh(x, min_val=-1.0, max_val=1.0) -> y", lambda np, x, low, high: np.minimum(np.maximum(x, low), high),
-    **_real,
+    "hardtanh(x, min_val=-1.0, max_val=1.0) -> y",
+    _natively("hardtanh", lambda np, x, low, high: np.minimum(np.maximum(x, low), high)), **_real,
     vjp={"x": lambda xp, g, x, min_val, max_val: xp.where((x > min_val) & (x < max_val), g, 0)},
     lower=lambda k, x, low, high: k.min(k.max(x, low), high),
     samples=lambda s: [((s(3, 4, lo=-0.9, hi=0.9), -1.0, 1.0), {}), ((s(3, 4, lo=0.3, hi=3), 0.1, 4.0), {})],
@@ -216,7 +231,7 @@ def _below(xp: Any, x: Any) -> Any:
     return xp.where(x < 0, x, 0)
 
 
-elu = elementwise("elu(x, alpha=1.0) -> y", _elu, **_real,
+elu = elementwise("elu(x, alpha=1.0) -> y", _natively("elu", _elu), **_real,
                   lower=lambda k, x, a: k.where(k.gt(x, 0), x, k.mul(k.expm1(x), a)),
                   vjp={"x": lambda xp, g, x, alpha: xp.where(x > 0, g, g * alpha * xp.exp(_below(xp, x))),
                        "alpha": lambda xp, g, x: g * xp.expm1(_below(xp, x))}, domain=((-3, 3), (0.5, 2)), error=8,
