@@ -586,6 +586,8 @@ def test_a_number_for_all_as_a_cotangent(rng):
     (lambda x: ag.leaky_relu(x), lambda x: np.where(x > 0, x, 0.01 * x)),
     (lambda x: ag.leaky_relu(x, ag.asarray(0.5, dtype=x.dtype)), lambda x: np.where(x > 0, x, 0.5 * x)),
     (lambda x: ag.hardtanh(x, -0.5, 1.5), lambda x: np.clip(x, -0.5, 1.5)),
+    (lambda x: ag.hardshrink(x, 0.25), lambda x: np.where(abs(x) <= 0.25, 0, x)),
+    (lambda x: ag.softshrink(x), lambda x: x - np.clip(x, -0.5, 0.5)),
     (lambda x: ag.elu(x, 0.7), lambda x: np.where(x > 0, x, 0.7 * np.expm1(x)))])
 def test_rows_with_numbers(f, reference, dtype, rng, monkeypatch):
     x = rng.normal(size=(30, 40)).astype(dtype)

@@ -204,12 +204,15 @@ hard_swish = elementwise("hard_swish(x) -> y", lambda np, x: x * (np.minimum(np.
                          domain=(-2.5, 2.5), lower=lambda k, x: k.mul(x, k.div(k.min(k.max(k.add(x, 3), 0), 6), 6)),
                          doc="`x * hard_sigmoid(x)`.")
 hardshrink = elementwise("hardshrink(x, lambd=0.5) -> y",
-                         lambda np, x, a: np.where((x >= -a) & (x <= a), np.zeros_like(x), x),
-                         **_real, vjp={"x": lambda xp, g, x, lambd: xp.where((x >= -lambd) & (x <= lambd), 0, g)},
+                         _natively("hardshrink",
+                                   lambda np, x, a: np.where((x >= -a) & (x <= a), np.zeros_like(x), x)),
+                         lower=lambda k, x, a: k.where(k.le(k.abs(x), a), 0, x), **_real,
+                         vjp={"x": lambda xp, g, x, lambd: xp.where((x >= -lambd) & (x <= lambd), 0, g)},
                          samples=lambda s: [((s(3, 4, lo=0.6, hi=3), 0.5), {}), ((s(3, 4, lo=-0.4, hi=0.4), 0.5), {})],
                          doc="`x`, but 0 within `[-lambd, lambd]`.")
-softshrink = elementwise("softshrink(x, lambd=0.5) -> y", lambda np, x, a: x - np.minimum(np.maximum(x, -a), a),
-                         **_real,
+softshrink = elementwise("softshrink(x, lambd=0.5) -> y",
+                         _natively("softshrink", lambda np, x, a: x - np.minimum(np.maximum(x, -a), a)), **_real,
+                         lower=lambda k, x, a: k.sub(x, k.min(k.max(x, k.neg(a)), a)),
                          vjp={"x": lambda xp, g, x, lambd: xp.where((x >= -lambd) & (x <= lambd), 0, g)},
                          samples=lambda s: [((s(3, 4, lo=0.6, hi=3), 0.5), {}), ((s(3, 4, lo=-0.4, hi=0.4), 0.5), {})],
                          doc="`x` moved towards 0 by `lambd`, and 0 within `[-lambd, lambd]`.")
