@@ -217,6 +217,26 @@ def test_background_in_a_process_that_ends():
     assert out.returncode == 0 and out.stdout.strip() == "()", out.stderr
 
 
+def test_check_knows_what_a_long_float_was_made_of():
+    """The last bits of float32 results that become float64 are still those of float32."""
+    x = ag.linspace(-3, 3, 1001, dtype="float32")
+
+    def f(x):
+        return (x.exp().astype("float64") * 3).sum(), x.tanh().astype("complex128")
+
+    def g(x):
+        total = ag.zeros((), dtype="float64")
+        while total < 100:
+            total = total + x.exp().astype("float64").mean()
+        return total, x.exp().astype("float64")
+
+    for fn in (f, g):
+        staged = ag.function(fn, check=True)
+        for _ in range(3):
+            for got, want in zip(staged(x), fn(x)):
+                np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-5)
+
+
 def test_check_agrees_and_finds_what_differs():
     f = ag.function(lambda x: ((x * 2).tanh() + 1).sum(), check=True)
     for v in (1, 2, 3):
