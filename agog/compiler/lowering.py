@@ -10,7 +10,6 @@ A row is lowered by the first of these that it has:
 A row that has none of them, or whose dtypes kernels do not have, is an island: Python calls its computation.
 """
 
-
 import numpy as np
 
 from agog.array import dtypes

@@ -12,7 +12,7 @@ from agog.compiler.lowering import Guard, Island
 from agog.compiler.targets import ITEMSIZE
 from agog.compiler.values import Buffer, Part, resolve
 
-__all__ = ["in_order", "roots_of"]
+__all__ = ["in_order", "roots_of", "touched_by"]
 
 _READERS = 8  # of a value: with more it is not looked at
 
@@ -43,6 +43,12 @@ def roots_of(u, needed, links):
         elif hasattr(v, "where"):
             note(reads, resolve(v.x)[0])
     return reads, writes
+
+
+def touched_by(u, needed, links):
+    """What a unit reads or writes in memory, always in the same order: that of a set depends on where objects lie."""
+    reads, writes = roots_of(u, needed, links)
+    return reads | writes
 
 
 def in_order(units, needed, links, outputs):

@@ -122,7 +122,7 @@ class Program:
     # ------------------------------------------------------------------------------------------------ building
     def _build(self, lowering, inputs, outputs, units, needed, links, threads):
         from agog.compiler.lowering import Island
-        from agog.compiler.order import roots_of
+        from agog.compiler.order import touched_by
         from agog.compiler.segment import Segment
 
         runs, run = [], []
@@ -139,7 +139,7 @@ class Program:
         at = {u: i for i, r in enumerate(runs) for u in (r if isinstance(r, list) else [r])}
         touched = {}  # root -> the runs that read or write it
         for u in units:
-            for root in set().union(*roots_of(u, needed, links)):
+            for root in touched_by(u, needed, links):
                 touched.setdefault(root, set()).add(at[u])
         out_roots = [resolve(v)[0] for v in outputs]
         slots, self._made = {}, []  # every array of a call has a slot: inputs, results, what passes between runs
@@ -163,7 +163,7 @@ class Program:
         for r in runs:
             if isinstance(r, list):
                 segment = Segment(self.target, lowering.functions, needed, links, threads, self._profile)
-                roots = dict.fromkeys(root for u in r for root in set().union(*roots_of(u, needed, links)))
+                roots = dict.fromkeys(root for u in r for root in touched_by(u, needed, links))
                 arrays = [root for root in slots if root in roots]
                 constants = [root for root in roots if isinstance(root, Buffer) and root.data is not None]
                 segment.build(r, arrays, constants)

@@ -176,6 +176,25 @@ def test_islands_between_native_parts(rng):
     assert "island: sort" in p.explain()
 
 
+def test_the_same_text_every_time(rng):
+    """The order of constants, and of what passes between native parts, does not depend on where objects lie."""
+    tables = made(rng, *[(7,)] * 12)
+
+    def f(a):
+        rows = [a * t for t in tables]
+        return [xp.sort(r) + s for r, s in zip(rows, reversed(rows))]
+
+    def text():
+        return compile(build(f, ((7,), F))).code("llvm")
+
+    kept = [object() for _ in range(1000)]  # so that objects lie elsewhere
+    texts = set()
+    for i in range(6):
+        texts.add(text())
+        kept = [object() for _ in range(1000 * i)] + kept[::3]
+    assert len(texts) == 1
+
+
 def test_complex_numbers_are_islands(rng):
     graph = build(lambda a: [xp.real(xp.fft(a)) + 1, xp.fft(a)], ((8,), "complex64"))
     a = (rng.standard_normal(8) + 1j * rng.standard_normal(8)).astype("complex64")
