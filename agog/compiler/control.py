@@ -61,7 +61,7 @@ class _Prepared:
         self.segment, self.body = segment, body
         outside, mark, work = (segment.needed, segment.links), len(segment.notes), segment.work
         segment.needed, segment.links = body.needed, body.links
-        self.units = [segment._prepare(u) for u in body.units]
+        self.units = segment.sequence(body.units)
         segment.needed, segment.links = outside
         del segment.notes[mark:]
         self.work, segment.work = segment.work - work, work

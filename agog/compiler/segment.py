@@ -42,19 +42,17 @@ class Segment:
         self.names, self.work, self.texts, self.notes = {}, 0, [], []
         self.recipes = {}  # of the imports: see `natives.function`
         self.nests, self.planned = {}, {}
+        self.units, self.at = [], 0  # what is being prepared, and where in it
         self.taken = set()  # groups that run with the product before them
 
     # ------------------------------------------------------------------------------------------------ building
     def build(self, units, arrays, constants):
         """Emit everything. `arrays`: roots that Python gives; `constants`: roots known beforehand."""
-        self.units, self.arrays, self.constants = units, list(arrays), list(constants)
+        self.arrays, self.constants = list(arrays), list(constants)
         self.place = {root: ("array", i) for i, root in enumerate(self.arrays)}
         self.place |= {root: ("constant", i) for i, root in enumerate(self.constants)}
         self.busy = sum(map(self._estimate, units)) >= _BUSY
-        prepared = []
-        for self.at, u in enumerate(units):
-            if u not in self.taken:
-                prepared.append(self._prepare(u))
+        prepared = self.sequence(units)
         self._plan(prepared)
         k = self.k = Kernel(
             self.module, "run", [("slots", "ptr"), ("arena", "ptr"), ("constants", "ptr")], "int64"
@@ -113,6 +111,16 @@ class Segment:
         offsets, self.arena = plan(life)
         self.place |= {r: ("arena", at) for r, at in offsets.items()}
         self.unshared = sum(n for n, _, _ in life.values())
+
+    def sequence(self, units):
+        """Units that run one after the other, prepared: all of the segment's, or those of a loop's body."""
+        outside, prepared = (self.units, self.at), []
+        self.units = units
+        for self.at, u in enumerate(units):
+            if u not in self.taken:
+                prepared.append(self._prepare(u))
+        self.units, self.at = outside
+        return prepared
 
     # -- each returns (emit(pointers), roots, whether it can fail)
     def _prepare(self, u):

@@ -7,7 +7,7 @@ from agog import config
 from agog.compiler import targets
 from agog.compiler.program import compile
 from agog.graph import interpret
-from agog.graph.build import build, xp
+from agog.graph.build import Builder, build, xp
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +123,24 @@ def test_what_comes_first_comes_first(rng):
     """A nest that also reads something that is made after the product runs after that."""
     graph = build(lambda x, w, v: [(x @ w) * (xp.tanh(x) @ v)], *[((512, 64), F)], ((64, 128), F), ((64, 128), F))
     agrees(graph, numbers(rng, graph))
+
+
+def test_in_the_body_of_a_loop(rng):
+    """What follows a product there is looked for among the units of the body, not among those behind the loop."""
+    b = Builder("loop")
+    x, w, n = b.input((400, 128), F), b.input((128, 128), F), b.input((), "int64")
+    with b:
+        _, y = b.while_loop(lambda i, v: i < n, lambda i, v: [i + 1, xp.tanh(v @ w) + x], [n * 0, x])
+        last, all_of_them = b.scan(lambda c, s: [xp.tanh(c @ w) * s, xp.sum(c, axis=1)], [y], [xp.ones((3,), dtype=F)])
+        z = xp.tanh(y) * last
+    graph = b.build([y, z, all_of_them])
+    program = compile(graph)
+    (segment,) = program._segments
+    assert len(segment.taken) == 2 and not program.islands  # one in each body
+    x, w = 0.3 * rng.standard_normal((400, 128)).astype(F), 0.1 * rng.standard_normal((128, 128)).astype(F)
+    arrays = [x, w, np.array(3)]
+    for got, want in zip(program(arrays), interpret.run(graph, arrays), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_few_rows_share_columns_out(rng):
