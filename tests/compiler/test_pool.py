@@ -103,18 +103,19 @@ def test_a_stream_of_small_jobs_wakes_the_workers():
 
 def test_a_stream_of_small_jobs_wakes_the_workers_at_once_after_a_pause(mark):
     """What found them awake counts as well: eight of them have paid for the wake."""
-    p = pool.Pool(2, SLEEPS[0])
     counts = np.zeros(2, np.int32)
 
     def pause_and_go_on():
+        p = pool.Pool(2, SLEEPS[0], spin=1_000_000)  # one that has counted nothing, whose worker stays awake meanwhile
+        who(p, 2, 1)
         for _ in range(8):
-            run(p, mark, counts, 1)  # wakes the worker
             run(p, mark, counts, 1, pool.AWAKE)
-        time.sleep(0.05)
-        return set(who(p, 2, 1, pool.AWAKE)) == {0, 1}
+        time.sleep(0.3)
+        found = set(who(p, 2, 1, pool.AWAKE))
+        p.stop()
+        return found == {0, 1}
 
     assert any(pause_and_go_on() for _ in range(3))
-    p.stop()
 
 
 def test_many_small_jobs(workers, mark):
