@@ -2,8 +2,9 @@
 
 The structure is Goto's (ACM TOMS 34, 2008). A micro-kernel keeps a tile of C, up to MR rows by NV vectors, in
 registers; per step of k it loads NV vectors of B and broadcasts one element of A per row. A is packed in panels of MR
-rows that stay in the first level cache, B in panels of one tile's width of which a block stays in the second. Each
-thread packs for itself the part that it computes, so that threads never wait for each other.
+rows that stay in the first level cache, B in panels of one tile's width of which a block stays in the second. B is
+packed by the tiles that use it first, which have loaded it anyway. Each thread packs for itself the part that it
+computes, so that threads never wait for each other.
 
 All sizes and strides are run-time numbers: one object per dtype and machine serves every shape. The rows are split into
 panels that differ by at most one row, and there is a micro-kernel for every number of rows, so no row is computed in
@@ -19,53 +20,31 @@ while its rows are in the caches.
 
 from __future__ import annotations
 
-import math
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable
 
 from agog.compiler import targets
+from agog.compiler.gemm_tiles import ACCUMULATE, BIAS, PACKS, RELU, VARIANTS, TileKernels
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
-from agog.compiler.packing import Packing
-from agog.compiler.targets import Target
 
-__all__ = ["ACCUMULATE", "BIAS", "FIELDS", "RELU", "Job", "Products", "Tiles", "ceil_div"]
+__all__ = ["ACCUMULATE", "BIAS", "FIELDS", "RELU", "Job", "Products", "ceil_div"]
 
-# Flags of a call.
-ACCUMULATE, BIAS, RELU = 1, 2, 4
-
-_TOGETHER = 1 << 10  # bytes of a row of B that are packed at once, into several panels
 _LINE = 64  # bytes of a line of the caches
-_TILE = "a b c steps b_k c_row out out_row add".split()  # arguments of a micro-kernel
+_RUN = 512  # bytes of packed panels that come closer at once
+_STEPS = 384 * 4  # bytes of a column of A in a block: longer blocks gain nothing more
+_KEPT = 1 << 21  # bytes of packed panels of A, at most, that are kept for the next block of B
 _NEAR = 1 << 22  # bytes of B up to which it is read where it is for a second panel of A: it stays in a cache
 _GROUP = 8  # panels of A that are packed together where rows are contiguous, so that memory is read in longer runs
 
-class Tiles:
-    """The register tiles of a machine: (most rows, vectors) for tall products, and for those with few rows.
 
-    MR * NV accumulators, NV vectors of B and a broadcast element must fit the registers.
-    """
-
-    def __init__(self, target: Target) -> None:
-        self.tall, self.flat = ((14, 2), (6, 4)) if target.registers >= 32 else ((6, 2), (2, 4))
-
-    def kernels(self) -> Iterator[tuple[int, int]]:
-        """Every (rows, vectors) there is a micro-kernel for: all rows, and the powers of two up to the width."""
-        for (most, vectors), least in ((self.flat, 1), (self.tall, self.flat[0] + 1)):
-            for rows in range(least, most + 1):
-                for v in (1, 2, 4):
-                    if v <= vectors:
-                        yield rows, v
-
-
-class Products(Packing):
+class Products(TileKernels):
     """Writes the functions of one dtype. Strides are in bytes, and int64, like all numbers."""
 
     def __init__(self, module: Module, dtype: str) -> None:
         super().__init__(module, dtype)
-        self.tiles = Tiles(module.target)
         first, second = targets.caches()
-        #: Steps of k in a block: the panel of A takes up to half of the first level cache.
-        self.depth = max(64, first // 2 // (self.tiles.tall[0] * self.size) // 64 * 64)
+        #: Steps of k in a block: the panel of A takes up to two thirds of the first level cache.
+        self.depth = max(64, min(first * 2 // 3 // (self.tiles.tall[0] * self.size), _STEPS // self.size) // 64 * 64)
         #: Bytes of packed B, which share the second level cache with A and C.
         self.b_block = min(second * 5 // 8, 1 << 20)
 
@@ -74,7 +53,6 @@ class Products(Packing):
         self.complete()
         self.micro_kernels()
         self.packing()
-        self.pack_panels()
         self.pack_rows()
         self.fetch()
         self.block()
@@ -82,134 +60,7 @@ class Products(Packing):
         self.task()
         self.sum_parts()
 
-    # -- tiles of C
-
-    def epilogue(
-        self, k: Kernel, flags: Value, values: Sequence[Value], old: Callable[[], Sequence[Value]], bias: Any
-    ) -> list[Value]:
-        """Add what was in C, add the bias, clip at zero, as the flags say; `old` and `bias` load what is added."""
-
-        def on(bit: int, fn: Callable[[], Sequence[Value]]) -> list[Value]:
-            (*out,) = k.if_(k.ne(flags & bit, 0), fn, lambda: values)
-            return out
-
-        values = on(ACCUMULATE, lambda: [v + o for v, o in zip(values, old(), strict=True)])
-        values = on(BIAS, lambda: [v + o for v, o in zip(values, bias(), strict=True)])
-        return on(RELU, lambda: [k.max(v, 0.0) for v in values])
-
-    def complete(self) -> None:
-        """Move a tile that was computed beside C: `complete(tile, c, bias, c_row, rows, columns, flags, stride)`."""
-        k, (tile, c, bias, c_row, rows, columns, flags, stride) = self.function(
-            "complete", "tile c bias", "c_row rows columns flags stride"
-        )
-        dtype, lanes = self.dtype, self.lanes
-        whole = k.bitwise_and(columns, -lanes)
-        left = k.partial(columns - whole)
-
-        adds, has_bias = k.ne(flags & ACCUMULATE, 0), k.ne(flags & BIAS, 0)
-        least = k.where(k.ne(flags & RELU, 0), k.const(0.0, dtype), k.const(-math.inf, dtype))
-        nothing = k.const(-0.0, dtype, lanes)  # which added to any number leaves it as it is
-
-        def vectors(load: Callable[[Value], Value], store: Callable[[Value, Value], None]) -> Callable[[Value], None]:
-            def column(j: Value) -> None:
-                (biases,) = k.if_(has_bias, lambda: [load(k.at(bias, j, dtype))], lambda: [nothing])
-
-                def row(_: Value, tile: Value, place: Value) -> list[Value]:
-                    value = k.load(tile, dtype, lanes)
-                    (value,) = k.if_(adds, lambda: [value + load(place)], lambda: [value])
-                    store(k.max(value + biases, least), place)
-                    return [k.offset(tile, stride), k.offset(place, c_row)]
-
-                k.loop(0, rows, 1, row, [k.at(tile, j, dtype), k.at(c, j, dtype)])
-
-            return column
-
-        k.loop(0, whole, lanes, vectors(lambda p: k.load(p, dtype, lanes), k.store))
-        k.if_(whole < columns, lambda: vectors(lambda p: left.load(p, dtype), left.store)(whole))
-        k.ret()
-        k.finish()
-
-    def micro_kernels(self) -> None:
-        """All of them, and a table of their addresses by rows and log2 of the vectors."""
-        made = dict.fromkeys(self.tiles.kernels())
-        for rows, vectors in made:
-            self.micro_kernel(rows, vectors)
-        table = []
-        for rows in range(self.tiles.tall[0] + 1):
-            for v in (1, 2, 4):
-                table.append(f"ptr @tile_{rows}_{v}" if (rows, v) in made else "ptr null")
-        self.module.globals["tiles"] = f"@tiles = internal constant [{len(table)} x ptr] [{', '.join(table)}]"
-
-    def micro_kernel(self, rows: int, vectors: int) -> None:
-        """`tile_R_V(a, b, c, steps, b_k, c_row, out, out_row, add)`: a tile of C from A [k][rows] and B [k][...].
-
-        It is stored, or added to what is there, at `out`. Each of these is kept short, for there are many to compile.
-        """
-        arguments = [(n, "ptr" if n in ("a", "b", "c", "out") else "int64") for n in _TILE]
-        k = Kernel(self.module, f"tile_{rows}_{vectors}", arguments, None, self.lanes, internal=True)
-        a, b, c, steps, b_k, c_row, out, out_row, add = k.arguments
-        dtype, lanes = self.dtype, self.lanes
-
-        def step(_: Value, a: Any, b: Any, *tile: Value) -> list[Value]:
-            bs = [k.load(k.offset(b, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
-            out = []
-            for r in range(rows):
-                element = k.splat(k.load(k.offset(a, r * self.size), dtype))
-                out += [k.fma(element, bs[v], tile[r * vectors + v]) for v in range(vectors)]
-            return [k.offset(a, rows * self.size), k.offset(b, b_k), *out]
-
-        place = c
-        for _ in range(rows):  # C comes from further away than A and B: it is there when the sums are
-            for v in range(vectors):
-                k.prefetch(k.offset(place, v * self.vector_bytes))
-            place = k.offset(place, c_row)
-        zero = k.const(0.0, dtype, lanes)
-        _, _, *tile = k.loop(0, steps, 1, step, [a, b, *[zero] * (rows * vectors)])
-
-        def store(final: Callable[[Value, Value], Value]) -> None:
-            place = out
-            for i, value in enumerate(tile):
-                if i and i % vectors == 0:
-                    place = k.offset(place, out_row)
-                at = k.offset(place, i % vectors * self.vector_bytes)
-                k.store(final(value, at), at)
-
-        added = lambda value, place: value + k.load(place, dtype, lanes)
-        k.if_(k.ne(add, 0), lambda: store(added), lambda: store(lambda value, _: value))
-        k.ret()
-        k.finish()
-
     # -- the loops
-
-    def pack_panels(self) -> None:
-        """`pack_panels(source, destination, k_stride, columns, steps, width)`: whole panels of B, side by side."""
-        k, (source, destination, k_stride, columns, steps, width) = self.function(
-            "pack_panels", "source destination", "k_stride columns steps width"
-        )
-        most = _TOGETHER // self.size
-
-        def some(vectors: int) -> Callable[[], Any]:
-            def group(first: Value) -> None:
-                left = columns - first
-                end = first + k.where(left < most, left, most)
-
-                def step(i: Value, source: Value, destination: Value) -> Any:
-                    def panel(j: Value) -> None:
-                        there, place = k.at(source, j, self.dtype), k.offset(destination, j * steps * self.size)
-                        for at in range(0, vectors * self.vector_bytes, self.vector_bytes):
-                            k.store(k.load(k.offset(there, at), self.dtype, self.lanes), k.offset(place, at))
-
-                    k.loop(first, end, vectors * self.lanes, panel)
-                    return k.offset(source, k_stride), k.offset(destination, vectors * self.vector_bytes)
-
-                k.loop(0, steps, 1, step, [source, destination])
-
-            return lambda: k.loop(0, columns, most, group)
-
-        (_, tall), (_, flat) = self.tiles.tall, self.tiles.flat
-        k.if_(k.eq(width, tall * self.lanes), some(tall), some(flat))
-        k.ret()
-        k.finish()
 
     def pack_rows(self) -> None:
         """`pack_rows(source, destination, k_stride, height, panels, steps, panel_bytes)`: A's panels, side by side.
@@ -279,8 +130,13 @@ class Products(Packing):
         depth = k.where(depth > 0, depth, one)
         wide = k.op(f"udiv i64 {self.b_block // size}, {(depth * width).text}", "int64")
         wide = k.where(wide > 0, wide, one) * width
+        # Where B takes several blocks, the panels of A are kept for all of them, if there is room. The blocks are
+        # smaller then, so that the next one comes closer beside the one in use.
+        kept = (wide < columns) & (rows * depth * size + panels * self.vector_bytes <= _KEPT)
+        narrow = k.op(f"udiv i64 {self.b_block // 2 // size}, {(depth * width).text}", "int64")
+        narrow = k.where(narrow > 0, narrow, one) * width
+        wide = k.where(kept, narrow, wide)
 
-        a_pack = scratch
         b_pack = k.offset(scratch, self.a_bytes)
         # A product with few rows uses each element of B once or twice: then it is read where it is.
         near = f.k * f.n * size <= _NEAR
@@ -296,7 +152,7 @@ class Products(Packing):
             places = (i * f.then_scale for i in (first, first + count))
             k.call_address(f.then, f.then_argument, *places, k.const(0, "int32"))
 
-        follows, at_once = k.ne_null(f.then), wide >= columns
+        follows = k.ne_null(f.then)
 
         def depth_block(at: Value) -> None:
             left = end - at
@@ -309,8 +165,8 @@ class Products(Packing):
                 block_columns = k.where(left < wide, left, wide)
                 b_block = k.offset(b, at * f.b_k + j * f.b_column)
 
-                # Whole panels whose columns are adjacent are packed together, so that memory is read in long runs.
-                # A panel that is not whole is always packed: a vector may not be read beyond the array.
+                # Whole panels whose columns are adjacent are packed as they are first used, by the tiles of A's first
+                # panel. A panel that is not whole is packed before: a vector may not be read beyond the array.
                 whole = k.op(f"udiv i64 {block_columns.text}, {width.text}", "int64") * width
                 adjacent = k.eq(f.b_column, size)
                 tiles = ceil_div(k, block_columns, width)
@@ -341,8 +197,6 @@ class Products(Packing):
                         width * size,
                     )
 
-                panels_together = lambda: k.call_known("pack_panels", None, b_block, b_pack, f.b_k, whole, steps, width)
-                k.if_(adjacent & ~direct, panels_together)
                 k.loop(k.where(adjacent, whole, 0), block_columns, width, pack_panel)
 
                 def panel(above: Value, height: Value, a_panel: Value, ahead: Callable[[Value], None]) -> None:
@@ -352,28 +206,27 @@ class Products(Packing):
                         ahead(jr)
                         left = block_columns - jr
                         count = k.where(left < width, left, width)
-                        in_place = direct & k.eq(count, width)
-                        b_panel = k.offset(b_pack, jr * steps * size)
-                        b_panel = k.op(
-                            f"select i1 {in_place.text}, {k.offset(b_block, jr * f.b_column).typed}, {b_panel.typed}",
-                            "ptr",
-                        )
+                        in_place = adjacent & k.eq(count, width) & (direct | k.eq(above, 0))
+                        packs = in_place & ~direct
+                        b_packed = k.offset(b_pack, jr * steps * size)
+                        b_panel = k.where(in_place, k.offset(b_block, jr * f.b_column), b_packed)
                         step = k.where(in_place, f.b_k, width * size)
                         log_vectors = k.cast(count > lanes, "int64") + k.cast(count > 2 * lanes, "int64")
-                        kernel = k.load(k.at(k.symbol("@tiles"), height * 3 + log_vectors, "ptr"), "ptr")
+                        variant = height * VARIANTS + k.where(packs, PACKS, log_vectors)
+                        kernel = k.load(k.at(k.symbol("@tiles"), variant, "ptr"), "ptr")
                         place = k.at(c_panel, jr, self.dtype)
                         operands = (a_panel, b_panel, place, steps, step, c_row)
 
                         def simple() -> None:
-                            k.call_address(kernel, *operands, place, c_row, now)
+                            k.call_address(kernel, *operands, place, c_row, now, b_packed)
 
-                        def beside() -> None:  # C is too narrow, or gets its bias and relu
+                        def aside() -> None:  # C is too narrow, or gets its bias and relu
                             biases, none = k.at(k.at(bias, j, self.dtype), jr, self.dtype), k.const(0, "int64")
-                            k.call_address(kernel, *operands, beside_c, line, none)
+                            k.call_address(kernel, *operands, beside_c, line, none, b_packed)
                             k.call_known("complete", None, beside_c, place, biases, c_row, height, count, now, line)
 
                         line = k.op(f"shl i64 {self.vector_bytes}, {log_vectors.text}", "int64")
-                        k.if_(k.eq(count * size, line) & (now <= ACCUMULATE), simple, beside)
+                        k.if_(k.eq(count * size, line) & (now <= ACCUMULATE), simple, aside)
 
                     k.loop(0, block_columns, width, tile)
 
@@ -381,6 +234,8 @@ class Products(Packing):
                     left = last - p
                     count = k.where(left < together, left, together)
                     above = p * panel_rows + k.where(p < longer, p, longer)
+                    a_pack = k.offset(scratch, k.where(kept, above * steps * size + p * self.vector_bytes, 0))
+                    there = kept & (j > 0)
                     a_block = k.offset(a, above * f.a_row + at * f.a_k)
                     panel_bytes = height * steps * size + self.vector_bytes
                     # Those in which a vector may be read to its end, which is not the array's last panel.
@@ -389,23 +244,27 @@ class Products(Packing):
                     inside = k.where(copied & (room >= 0), k.op(f"sdiv i64 {room.text}, {height.text}", "int64") + 1, 0)
                     inside = k.where(inside < count, inside, count)
                     several = (a_block, a_pack, f.a_k, height, inside, steps, panel_bytes)
-                    k.if_(inside > 0, lambda: k.call_known("pack_rows", None, *several))
+                    k.if_((inside > 0) & ~there, lambda: k.call_known("pack_rows", None, *several))
 
                     def pack_one(i: Value) -> None:
                         first = k.offset(a_block, i * height * f.a_row)
                         place, room = k.offset(a_pack, i * panel_bytes), rows - above - i * height
                         k.call_known("pack", None, first, place, f.a_row, f.a_k, height, room, steps, height * size)
 
-                    k.loop(inside, count, 1, pack_one)
+                    k.loop(k.where(there, count, inside), count, 1, pack_one)
 
-                    # With each tile some of what is packed next comes closer: panels as many as these, of this block
-                    # or the next one.
+                    # With each tile some of what is used next comes closer: panels as many as these, of this block of B
+                    # or the next one, which are to be packed or are kept.
                     done = p + count >= panels
                     following = k.where(done, 0, (above + count * height) * f.a_row) + at * f.a_k
                     following = k.offset(a, k.where(done, depth * f.a_k, 0) + following)
                     runs, stride = k.where(copied, steps, height), k.where(copied, f.a_k, f.a_row)
-                    runs = k.where(far & ~(done & final), runs, 0)
                     length = k.where(copied, count * height, steps) * size
+                    again = kept & k.where(done, beside, j > 0)
+                    following = k.where(again, k.where(done, scratch, k.offset(a_pack, count * panel_bytes)), following)
+                    runs = k.where(again, ceil_div(k, count * panel_bytes, k.const(_RUN, "int64")), runs)
+                    stride, length = k.where(again, _RUN, stride), k.where(again, _RUN, length)
+                    runs = k.where(far & (again | ~(done & final)), runs, 0)
                     share = ceil_div(k, runs, count * tiles)
 
                     def closer(number: Value, each: Value, most: Value, *where: Value) -> None:
@@ -423,7 +282,7 @@ class Products(Packing):
                         panel(above + i * height, height, a_panel, lambda jr: ahead(i, jr))
 
                     k.loop(0, count, 1, one_panel)
-                    k.if_(follows & final & at_once, lambda: go_on(above, count * height))
+                    k.if_(follows & final & ~beside, lambda: go_on(above, count * height))
 
                 def groups(i: Value) -> None:
                     """The panels that are longer, then the others."""
@@ -436,7 +295,6 @@ class Products(Packing):
             k.loop(0, columns, wide, column_block)
 
         k.loop(start, k.where(span > 0, end, start + 1), depth, depth_block)
-        k.if_(follows & ~at_once, lambda: go_on(k.const(0, "int64"), rows))
         k.ret()
         k.finish()
 
@@ -490,8 +348,8 @@ class Products(Packing):
 
     @property
     def a_bytes(self) -> int:
-        """Room for packed panels of A, each with a vector beyond it."""
-        return _round_up(_GROUP * (self.tiles.tall[0] * self.depth * self.size + self.vector_bytes), 64)
+        """Room for packed panels of A, each with a vector beyond it: a group of them, or those that are kept."""
+        return _round_up(max(_KEPT, _GROUP * (self.tiles.tall[0] * self.depth * self.size + self.vector_bytes)), 64)
 
     @property
     def scratch_bytes(self) -> int:

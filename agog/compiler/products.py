@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from agog import config
 from agog.compiler import gemm, jit, pool
-from agog.compiler.gemm_kernels import Tiles
+from agog.compiler.gemm_tiles import Tiles
 from agog.compiler.targets import ITEMSIZE
 
 __all__ = ["Shares", "code", "parts", "shares"]

@@ -88,6 +88,7 @@ def test_nothing_beyond_the_arrays_is_touched(dtype, at_end, target, rng, guarde
         (7, 350, 40),
         (150, 20, 33),
         (20, 690, 37),
+        (31, 400, 1001),
     ]:
         a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
         bias = rng.standard_normal(n).astype(dtype)
@@ -98,6 +99,20 @@ def test_nothing_beyond_the_arrays_is_touched(dtype, at_end, target, rng, guarde
                 out = guarded.array(np.full((m, n), np.nan, dtype), at_end)
                 product(out, x, y, guarded.array(bias, at_end))
                 check(out, a, b, bias)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("m, k, n", [(45, 800, 1203), (130, 390, 700), (1400, 500, 650), (20, 1700, 5000)])
+def test_several_blocks(m, k, n, dtype, target, rng, monkeypatch):
+    """Blocks of B in turn, with the panels of A kept for all of them, or too many to be kept, in every layout."""
+    monkeypatch.setattr(config, "num_threads", 1)
+    a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+    bias, before = rng.standard_normal(n).astype(dtype), rng.standard_normal((m, n)).astype(dtype)
+    for kinds in [("contiguous", "contiguous"), ("transposed", "contiguous"), ("strided", "transposed")]:
+        for accumulate in (False, True):
+            out = before.copy()
+            gemm(dtype, target)(out, layout(a, kinds[0]), layout(b, kinds[1]), bias, True, accumulate)
+            check(out, a, b, bias, True, before if accumulate else None)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
