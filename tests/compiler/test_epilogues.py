@@ -41,7 +41,7 @@ SIZES = [
     (400, 60, 80),  # rows, inner, columns
     (331, 97, 131),  # primes: panels of different heights, a last vector that is not whole
     (257, 700, 129),  # several blocks of the inner axis: only the last one finishes the rows
-    (1200, 70, 1100),  # several blocks of columns: the rows are finished together
+    (1200, 500, 1100),  # several blocks of columns, too: the last one finishes the rows
     (4096, 64, 64),  # four tasks for two threads
 ]
 
