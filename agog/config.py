@@ -74,11 +74,14 @@ class Modes(threading.local):
     """What is switched on in this thread.
 
     grad      False inside `no_grad`: results do not remember how they were made
+    deeper    False while a gradient is computed of values inside vmap or jvp that is itself not to be differentiated:
+              there `grad` stays on, for the history that these values have further out
     recorder  the active recorder of a staged function, or None
     staging   False inside `agog.eager()`: staged functions run as plain Python
     """
 
     grad: bool = True
+    deeper: bool = True
     recorder: Any = None
     staging: bool = True
 

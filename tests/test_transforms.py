@@ -509,6 +509,23 @@ def test_hessian_and_hvp():
     near(ag.hessian(two, 1)(x, v), np.zeros((3, 3)))
 
 
+@pytest.mark.parametrize("wrap", [lambda f: f, ag.checkpoint, ag.function], ids=["plain", "checkpoint", "staged"])
+def test_derivatives_of_what_nothing_further_out_asks_for_require_no_gradient(wrap):
+    x, inner = R(3), wrap(lambda x: ag.tanh(x) * x)
+    f = lambda x: x * inner(x)
+    for _ in range(3):
+        assert not any(way(f)(x).requires_grad for way in (ag.jacrev, ag.jacfwd))
+        assert not any(way(ag.jacrev(f))(x).requires_grad for way in (ag.jacrev, ag.jacfwd))
+        assert not ag.hessian(lambda x: f(x).sum())(x).requires_grad
+        assert not ag.vmap(ag.grad(lambda x: f(x).sum()))(R(2, 3)).requires_grad
+    w = R(3)
+    w.requires_grad_()
+    row = ag.jacrev(lambda x: inner(x) * w)(x)
+    assert row.requires_grad
+    row.sum().backward()
+    near(w.grad, ag.jacrev(inner)(x).sum(axis=1))
+
+
 def test_hessian_of_a_network():
     x, y = R(8, 3), R(8, 2)
     flat, shapes = tree.flatten(PARAMS)

@@ -129,14 +129,23 @@ def _walk(roots: Sequence[Any], cotangents: Sequence[Any], nodes: list[Any], ret
           wanted: set[Any] | None, stop: bool) -> dict[Any, Any]:
     """`walk` with Tensors."""
     gs = [tensors.ones_like(t.detach()) if g is None else conj(g) for t, g in zip(roots, cotangents)]
-    if create_graph:
-        with enable_grad():
-            return tape.pullback(tensors, nodes, gs, wanted, retain=True, as_values=_values, stop=stop)
-    if any(hasattr(t._data, "__agog_level__") for t in (*roots, *gs)):
-        # Values inside vmap or jvp may have a history of their own, on a tape further out, that has to go on.
-        return tape.pullback(tensors, nodes, gs, wanted, retain=retain, as_values=_constants, stop=stop)
-    with no_grad():
-        return tape.pullback(tensors, nodes, gs, wanted, retain=retain, as_values=_constants, stop=stop)
+    before, config.modes.deeper = config.modes.deeper, create_graph
+    try:
+        if create_graph:
+            with enable_grad():
+                return tape.pullback(tensors, nodes, gs, wanted, retain=True, as_values=_values, stop=stop)
+        if any(hasattr(t._data, "__agog_level__") for t in (*roots, *gs)):
+            # Values inside vmap or jvp may have a history of their own, on a tape further out, that has to go on.
+            return tape.pullback(tensors, nodes, gs, wanted, retain=retain, as_values=_constants, stop=stop)
+        with no_grad():
+            return tape.pullback(tensors, nodes, gs, wanted, retain=retain, as_values=_constants, stop=stop)
+    finally:
+        config.modes.deeper = before
+
+
+def deepening() -> bool:
+    """For a rule that makes Tensors of what it has saved: whether these are to be linked to the tape."""
+    return config.modes.grad and config.modes.deeper
 
 
 def _own(nodes: Iterable[Any]) -> bool:

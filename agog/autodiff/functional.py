@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterator
 
 from agog import config, tape, tree
 from agog.array import dtypes
-from agog.autodiff.engine import conj, enable_grad, finish, leaves_below, walk
+from agog.autodiff.engine import conj, deepening, enable_grad, finish, leaves_below, walk
 from agog.dispatch import operand, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, GradientError, ShapeError
 from agog.ops.row import Op
@@ -264,7 +264,7 @@ def recorded_call(name: str, xs: list[Any], ys: list[Any],
     """
     def rule(xp: Any, gs: Any) -> list[Any]:
         raw = not any(_is_tensor(g) for g in gs)
-        deeper = not raw and _grad_on()
+        deeper = not raw and deepening()
         parts = cotangents([conj(wrap(g) if raw else g) for g in gs], deeper)
         return [None if p is None else conj(p)._data if raw else conj(p) for p in parts]
 
@@ -358,10 +358,11 @@ def checkpoint(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
 
         def rule(xp: Any, g: Any) -> list[Any]:
             raw = not any(_is_tensor(p) for p in g)
-            deeper = not raw and _grad_on()
+            deeper = not raw and deepening()
             again = list(leaves)
             for i in which:
-                again[i] = fresh(leaves[i]) if deeper else fresh(leaves[i].detach())
+                x = leaves[i]  # (inside vmap or jvp, what the value carries further out stays)
+                again[i] = fresh(x if deeper else wrap(x._data) if hasattr(x._data, "__agog_level__") else x.detach())
             before, _draws.replay = _draws.replay, iter(keys)
             try:
                 with enable_grad():

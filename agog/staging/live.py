@@ -11,7 +11,7 @@ from typing import Any, Callable
 import numpy as np
 
 from agog import config, tape
-from agog.autodiff.engine import conj, enable_grad, walk
+from agog.autodiff.engine import conj, deepening, enable_grad, walk
 from agog.autodiff.functional import attached, fresh, stopped
 from agog.dispatch import apply, tensors, wrap
 from agog.errors import GradientError, GraphError
@@ -173,7 +173,7 @@ class Live:
         return [self.graph.outputs[i].spec for i in self.live]
 
     def _replay(self, gs: list[Any], arrays: tuple, parents: tuple, raw: bool) -> list[Any]:
-        deeper = not raw and config.modes.grad
+        deeper = not raw and deepening()
         inputs = [wrap(a) for a in arrays]
         for i, parent in zip(self.which, parents):
             inputs[i] = fresh(wrap(arrays[i], parent) if deeper else wrap(arrays[i]))
