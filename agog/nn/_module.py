@@ -423,27 +423,30 @@ class Module:
         return self._hook(1, hook)
 
     def _hook(self, when: int, hook: Callable[..., Any]) -> Callable[[], None]:
-        hooks: tuple[list[Any], list[Any]] = self._hooks or ([], [])
-        hooks[when].append(hook)
-        self._hooks = hooks
+        hooks = self._hooks or ((), ())
+        entry = (hook,)  # one function may be there twice: what is removed is what was added here
+
+        def changed(of: tuple[Any, ...]) -> None:
+            both = [*(self._hooks or ((), ()))]
+            both[when] = of
+            self._hooks = tuple(both) if any(both) else None  # (another object, so that it is a new version)
 
         def remove() -> None:
-            if hook in hooks[when]:
-                hooks[when].remove(hook)
-            if self._hooks is hooks and not any(hooks):
-                self._hooks = None
+            if self._hooks:
+                changed(tuple(e for e in self._hooks[when] if e is not entry))
 
+        changed((*hooks[when], entry))
         remove.remove = remove  # type: ignore[attr-defined]  # PyTorch's handles have it as a method
         return remove
 
     def _call_hooked(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         before, after = self._hooks
-        for hook in list(before):
+        for hook, in before:
             new = hook(self, args)
             if new is not None:
                 args = new if isinstance(new, tuple) else (new,)
         out = self.forward(*args, **kwargs)
-        for hook in list(after):
+        for hook, in after:
             new = hook(self, args, out)
             if new is not None:
                 out = new

@@ -19,7 +19,7 @@ from agog.array.large import COUNTED
 from agog.autodiff.engine import enable_grad, no_grad
 from agog.dispatch import is_plain, unwatched
 from agog.errors import ArgumentError, ArgumentTypeError, CheckpointError, GradientError, ShapeError
-from agog.optim._group import Group, collect, number
+from agog.optim._group import Group, State, collect, named, number
 from agog.tape import Leaf
 from agog.tensor import Tensor
 
@@ -49,6 +49,10 @@ def own(t: Tensor) -> np.ndarray:
     return data
 
 
+_OWN = frozenset({"_kept", "param_groups", "_scratch", "_version", "_started"})
+"""Attributes of an optimizer that it answers for itself; of those of a subclass, each is watched where it is named."""
+
+
 class Optimizer:
     """The base class. An optimizer changes the parameters it was given by the gradients in their `.grad`.
 
@@ -62,12 +66,22 @@ class Optimizer:
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
         self.defaults = {k: self._check(k, v) for k, v in defaults.items()}
-        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        self._kept = State({}, [0])
         self.param_groups: list[Group] = []
         self._scratch: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
         self._version = 0
         for group in collect(params, type(self).__name__):
             self._add(group)
+
+    @property
+    def state(self) -> dict[Tensor, dict[str, Tensor]]:
+        """What is kept of each parameter between steps, by name: {parameter: {"exp_avg": Tensor, ...}}."""
+        return self._kept
+
+    @state.setter
+    def state(self, value: dict[Tensor, dict[str, Tensor]]) -> None:
+        self._kept = State(value, [self._kept.version[0]])
+        self._version += 1
 
     # ------------------------------------------------------------------------------------------- for subclasses
     def _init(self, p: Tensor, group: Group) -> dict[str, Tensor]:
@@ -115,7 +129,7 @@ class Optimizer:
             with enable_grad():
                 loss = closure()
         if config.special and (config.modes.recorder is not None or config.op_hooks):
-            own = type(self).__module__.startswith("agog.") and all(is_plain(g.values()) for g in self.param_groups)
+            own = type(self).__module__.startswith("agog.") and all(map(_is_plain, self.param_groups))
             with no_grad(), unwatched(own):
                 for group in self.param_groups:
                     for p in group["params"]:
@@ -129,7 +143,7 @@ class Optimizer:
 
     def _step_group(self, group: Group, params: list[Tensor]) -> None:
         names = self._moments(group)
-        states = self.state
+        states = self._kept
         for p in params:
             node = p._node
             if type(node) is not Leaf:
@@ -195,7 +209,7 @@ class Optimizer:
     def _start(self, p: Tensor, group: Group) -> dict[str, Tensor]:
         recorder, config.modes.recorder = config.modes.recorder, None  # moments are state, no values of a recording
         try:
-            state = self.state[p] = self._init(_real_form(ag, p.detach()), group)
+            state = self._kept.begin(p, self._init(_real_form(ag, p.detach()), group))
         finally:
             config.modes.recorder = recorder
         self._started += 1
@@ -342,9 +356,14 @@ class Optimizer:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_scratch": {}}
 
-    def __agog_watch__(self) -> tuple[Any, list[tuple[dict, str]]]:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._kept = State(self._kept, [0])
+
+    def __agog_watch__(self) -> tuple[Any, Any]:
         """What staging guards: everything but values of Tensors. See `agog.staging.observe`."""
-        return (self._started, self._version, *[(id(g), g._version) for g in self.param_groups]), []
+        groups = [(id(g), g._versions[0]) for g in self.param_groups]
+        return (self._started, self._version, self._kept.version[0], *groups), named(self, _OWN)
 
     def __agog_settled__(self, before: tuple, now: tuple) -> bool:
         """Whether between these tokens only moments were made: a step that makes them does what any other does."""
@@ -357,6 +376,10 @@ class Optimizer:
             facts = ", ".join(f"{k}={v}" for k, v in g.items() if k != "params")
             lines.append(f"  group {i}: {len(g['params'])} tensors, {n:,} parameters; {facts}\n")
         return f"{type(self).__name__}(\n{''.join(lines)})"
+
+
+def _is_plain(group: Group) -> bool:
+    return is_plain([v for k, v in dict.items(group) if k != "params"])
 
 
 def _real_form(xp: Any, x: Any) -> Any:

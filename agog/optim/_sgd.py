@@ -70,7 +70,7 @@ class SGD(Optimizer):
     def _step_small(self, p: Tensor, group: Group) -> bool:
         """p -= lr * g in two operations; False where that is not all, or is better done in blocks."""
         node = p._node
-        if type(node) is not Leaf or node.grad is None or p not in self.state:
+        if type(node) is not Leaf or node.grad is None or p not in self._kept:
             return False
         g = node.grad._data
         dtype = g.dtype

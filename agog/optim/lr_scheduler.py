@@ -14,8 +14,9 @@ import math
 from bisect import bisect_right
 from typing import Any, Callable, Sequence
 
+from agog import config
 from agog.errors import ArgumentError, ArgumentTypeError, CheckpointError
-from agog.optim._group import number
+from agog.optim._group import named, number
 from agog.optim._optimizer import Optimizer
 
 __all__ = ["ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "ExponentialLR", "LRScheduler",
@@ -31,7 +32,23 @@ def _whole(name: str, value: Any, least: int) -> int:
     return value
 
 
-class LRScheduler:
+class _Stateful:
+    """What staging is told of a schedule: its attributes are watched where code names them."""
+
+    optimizer: Optimizer
+
+    def __agog_watch__(self) -> tuple[Any, Any]:
+        return None, named(self)
+
+    def _seen(self, changed: bool = False) -> None:
+        """All that there is to a schedule is read, or it is stepped."""
+        if config.special and (recorder := config.modes.recorder) is not None:
+            made = min(g._made for g in self.optimizer.param_groups)
+            for key in self.__dict__:
+                recorder.on_setting(self.__dict__, key, made, changed)
+
+
+class LRScheduler(_Stateful):
     """The base class: a subclass defines `rate(base, n)`, the learning rate after `n` calls of `step`.
 
     base  the learning rate that the group had when the first schedule was made (`group["initial_lr"]`)
@@ -59,6 +76,7 @@ class LRScheduler:
 
     def step(self) -> None:
         """Go on to the next learning rate: call it once after each epoch (or each batch, as you planned it)."""
+        self._seen(changed=True)
         self.last_epoch += 1
         self._set()
 
@@ -68,6 +86,7 @@ class LRScheduler:
 
     def state_dict(self) -> dict[str, Any]:
         """What is needed to go on from here, besides how the schedule was made."""
+        self._seen()
         return {"last_epoch": self.last_epoch, "base_lrs": list(self.base_lrs)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -286,7 +305,7 @@ class SequentialLR(LRScheduler):
         current._set()
 
 
-class ReduceLROnPlateau:
+class ReduceLROnPlateau(_Stateful):
     """Multiply the learning rate by `factor` when a number (`step(metric)`) has not improved for `patience` steps.
 
     mode       "min": smaller is better; "max": larger is better
@@ -319,6 +338,7 @@ class ReduceLROnPlateau:
 
     def step(self, metrics: Any) -> None:
         """Note the newest value (a number, or a Tensor with one element) and reduce the rate if it is time to."""
+        self._seen(changed=True)
         value = float(metrics)
         self.last_epoch += 1
         if self._better(value):
@@ -341,6 +361,7 @@ class ReduceLROnPlateau:
 
     def state_dict(self) -> dict[str, Any]:
         """What is needed to go on from here, besides how the schedule was made."""
+        self._seen()
         return {k: getattr(self, k) for k in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

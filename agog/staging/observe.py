@@ -194,6 +194,7 @@ class Watch(Reach):
         self.free: set[int] = set()  # arguments whose contents do not matter
         self.holes: dict[int, set[Any]] = {}
         self._new: dict[int, Any] = {}
+        self._methods: set[int] = set()  # codes of methods that have begun
         self._random: Any = None
         self._active = self._collects = self._asked = False
         self.turns: Any = None  # what follows the loops of the frames that run
@@ -294,6 +295,10 @@ class Watch(Reach):
         self._note_code(code, frame.f_globals)
         if self.turns is not None:
             self.turns.enter(frame)
+        owner: Any = ABSENT
+        if code.co_argcount and code.co_varnames[0] in ("self", "cls"):
+            owner = frame.f_locals.get(code.co_varnames[0], ABSENT)
+            self._note_called(owner, code)
         if (
             code.co_freevars
             and code.co_filename != "<string>"
@@ -301,15 +306,26 @@ class Watch(Reach):
             and id(code) not in self._inner
         ):
             self.refuse(f"{code.co_name} closes over variables that cannot be watched")
-        if code.co_argcount and code.co_varnames[0] in ("self", "cls"):
-            owner = frame.f_locals.get(code.co_varnames[0], ABSENT)
-            if owner is ABSENT or is_tensor(owner) or id(owner) in self._objects or id(owner) in self._new:
+        if owner is ABSENT or is_tensor(owner) or id(owner) in self._objects or id(owner) in self._new:
+            return
+        if code.co_name == "__init__" and not getattr(owner, "__dict__", None):
+            self._new[id(owner)] = owner  # made here: what happens to it is no side effect
+            self._note_objects({id(type(owner)): type(owner)}, type(owner).__name__)
+        else:
+            self._note_objects({id(owner): owner}, code.co_varnames[0])
+
+    def _note_called(self, owner: Any, code: types.CodeType) -> None:
+        """A method has begun, perhaps called by a library under a name that no code of the user has."""
+        if id(code) in self._methods:
+            return
+        self._methods.add(id(code))  # (alive, as its frame has been noted)
+        cls = owner if isinstance(owner, type) else type(owner)
+        for base in cls.__mro__:
+            found = vars(base).get(code.co_name)
+            parts = (found.fget, found.fset, found.fdel) if isinstance(found, property) else (found,)
+            if any(_runs(part, code) for part in parts):
+                self._note_method(base, code.co_name)
                 return
-            if code.co_name == "__init__" and not getattr(owner, "__dict__", None):
-                self._new[id(owner)] = owner  # made here: what happens to it is no side effect
-                self._note_objects({id(type(owner)): type(owner)}, type(owner).__name__)
-            else:
-                self._note_objects({id(owner): owner}, code.co_varnames[0])
 
     def _c_call(self, frame: types.FrameType, fn: Any) -> None:
         if self.reason is not None or not from_user(frame):
@@ -528,6 +544,15 @@ class Watch(Reach):
         for w in self.watched.values():
             seen.update((id(x), x) for x in w.kept)
         return seen
+
+
+def _runs(fn: Any, code: types.CodeType) -> bool:
+    """Whether a function, or the one that it was made around, has this code."""
+    if isinstance(fn, staticmethod | classmethod):
+        fn = fn.__func__
+    while isinstance(fn, types.FunctionType) and fn.__code__ is not code:
+        fn = fn.__dict__.get("__wrapped__")
+    return isinstance(fn, types.FunctionType)
 
 
 def _numpy_random() -> Any:

@@ -27,6 +27,7 @@ from agog.staging.state import (
     MAX_STATE,
     NAMES,
     SIZE,
+    Entry,
     Place,
     Refuse,
     Watched,
@@ -235,12 +236,7 @@ class Reach:
             if new:
                 self.watched[id(value)] = Watched(value, token, name)
             if new and hasattr(value, "modules"):
-                self.owners.update((id(m.__dict__), m) for m in value.modules())
-                for base in dict.fromkeys(b for m in value.modules() for b in type(m).__mro__ if "forward" in vars(b)):
-                    if not is_user_class(base):  # a layer of the library that somebody may replace parts of
-                        self._note(
-                            Place(self._proxies.setdefault(base, vars(base)), "forward", f"{base.__name__}.forward")
-                        )
+                self._note_modules(list(value.modules()))
             for holder, key in entries:
                 if wanted is None or key in wanted or key in holder.get("_rebound", ()):
                     self._note(Place(holder, key, f"{name}.{key}"))
@@ -262,6 +258,20 @@ class Reach:
                     slot = f"_{cls.__name__.lstrip('_')}{slot}"
                 if slot not in ("__dict__", "__weakref__") and (wanted is None or slot in wanted):
                     self._note(Place(value, slot, f"{name}.{slot}"))
+
+    def _note_modules(self, modules: list[Any]) -> None:
+        """Layers: what the library calls of them, which no code of the user need name."""
+        self.owners.update((id(m.__dict__), m) for m in modules)
+        for base in dict.fromkeys(b for m in modules for b in type(m).__mro__ if "forward" in vars(b)):
+            self._note_method(base, "forward")  # somebody may replace it, or a part of a layer of the library
+        for m in modules:
+            for f in [*m.__dict__.values(), *(hook for hooks in m._hooks or () for hook, in hooks)]:
+                if isinstance(f, types.FunctionType):
+                    self._note_callable(f)
+
+    def _note_method(self, cls: type, name: str) -> None:
+        """Watch what a class has under a name."""
+        self._note(Place(self._proxies.setdefault(cls, vars(cls)), name, f"{cls.__name__}.{name}"))
 
     def _note_class(self, value: type, wanted: Any) -> None:
         """A class of the user: the attributes and methods that are named, special methods, whether any was added."""
@@ -351,6 +361,10 @@ class Reach:
         holder = {"value": value}
         self._keep.append(holder)
         self._note(Place(holder, "value", name))
+
+    def note_entry(self, holder: dict, key: str) -> None:
+        """Watch one entry of a dict that Python is about to look at."""
+        self._note(Entry(holder, key, key))
 
     def _note_callable(self, value: Any) -> None:
         """What a function closes over counts; so does the function inside a decorated, perhaps staged, one."""

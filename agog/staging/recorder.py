@@ -350,6 +350,16 @@ class Recorder:
             elif leaf.grad is not None:
                 self._leaf_of.setdefault(id(leaf.grad), leaf)
 
+    def on_setting(self, holder: dict, key: str, made: int, changed: bool) -> None:
+        """An entry of a dict of the library's that is no part of its version is about to be read, or set."""
+        if self.watch is None or made < self.start:  # (tickets count down) it was made here
+            return
+        if changed:
+            self.refuse("it sets a learning rate or steps a schedule; do that outside of the staged function, which "
+                        "reads the rate afresh at every call")
+        else:
+            self.watch.note_entry(holder, key)
+
     def may_rest(self) -> bool:
         """Whether the thread's trace function may be taken off where no code of the user's runs: it is one of this
         recording, and that is cheap."""

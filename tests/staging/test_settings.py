@@ -1,0 +1,336 @@
+"""What optimizers, schedules and layers keep in Python: read, set and replaced around staged calls, and inside them."""
+
+import copy
+import pickle
+
+import pytest
+from staging.worlds import Cases, T, attempt
+
+import agog as ag
+from agog import nn, optim
+from agog.errors import StagingError
+
+case = Cases()
+
+
+def training(opt, w, x=(1.0, -2.0, 0.5)):
+    """A step, to be staged, and what it leaves."""
+    x = T(*x)
+
+    def step(scale):
+        loss = ((w * x - scale) ** 2).sum()
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def parameter(*values):
+    return nn.Parameter(T(*values))
+
+
+# ----------------------------------------------------------------------------------------------- the learning rate
+@case(staged=True)
+def a_rate_that_the_function_looks_at(stage):
+    w = parameter(1.0)
+    opt = optim.SGD([w], lr=0.5)
+    schedule = optim.lr_scheduler.ExponentialLR(opt, 0.5)
+    ways = [lambda x: x * opt.param_groups[0]["lr"], lambda x: x * opt.lr, lambda x: x * schedule.get_last_lr()[0],
+            lambda x: x * opt.param_groups[0].get("lr"), lambda x: x * dict(opt.param_groups[0])["lr"],
+            lambda x: x * {**opt.param_groups[0]}["lr"], lambda x: x * opt.state_dict()["param_groups"][0]["lr"],
+            lambda x: x * [v for k, v in opt.param_groups[0].items() if k == "lr"][0],
+            lambda x: x * list(opt.param_groups[0].values())[1], lambda x: x * (opt.param_groups[0] | {})["lr"],
+            lambda x: x * opt.param_groups[0].copy()["lr"], lambda x: x * schedule.last_epoch,
+            lambda x: x * schedule.state_dict()["last_epoch"]]
+    staged = [stage(f) for f in ways]
+    for _ in range(4):
+        yield [f(T(1, 2)) for f in staged], [f(T(1, 2)) for f in staged]
+        schedule.step()
+
+
+@case(staged=True)
+def an_update_by_hand_with_the_rate_of_the_group(stage):
+    w = parameter(1.0, 2.0, 3.0)
+    opt = optim.SGD([w], lr=0.1)
+
+    @stage
+    def step(x):
+        ((w * x) ** 2).sum().backward()
+        with ag.no_grad():
+            for group in opt.param_groups:
+                for p in group["params"]:
+                    p.assign(p - group["lr"] * p.grad)
+        opt.zero_grad()
+
+    for rate in (0.1, 0.1, 0.05, 0.05, 0.1):
+        opt.param_groups[0]["lr"] = rate
+        step(T(1, 2, 0.5))
+        yield w
+
+
+@case(staged=True)
+def a_rate_that_nothing_looks_at_makes_no_recording(stage):
+    w = parameter(1.0, 2.0, 3.0)
+    opt = optim.Adam([w], lr=0.1)
+
+    @stage(limit=1)
+    def step(x):
+        ((w * x) ** 2).sum().backward()
+        nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g["params"]], 1.0)
+        opt.step()
+        opt.zero_grad()
+
+    for i in range(6):
+        opt.lr = 0.1 / (i + 1)
+        step(T(1, 2, 0.5))
+        yield w
+    assert getattr(step, "calls_staged", 5) == 5
+
+
+@case
+def a_schedule_that_is_stepped_inside(stage):
+    w = parameter(1.0, 2.0, 3.0)
+    for make in (lambda o: optim.lr_scheduler.StepLR(o, 2), lambda o: optim.lr_scheduler.LinearLR(o, 0.5),
+                 lambda o: optim.lr_scheduler.OneCycleLR(o, 1.0, 9, cycle_momentum=True)):
+        opt = optim.SGD([w], lr=0.5, momentum=0.9)
+        schedule = make(opt)
+
+        @stage
+        def alone(x, schedule=schedule):
+            schedule.step()
+            return x * 2
+
+        for _ in range(4):
+            yield alone(T(1)), opt.lr, schedule.last_epoch, opt.param_groups[0]["momentum"]
+
+
+@case
+def a_plateau_that_is_stepped_inside(stage):
+    opt = optim.SGD([parameter(1.0)], lr=0.5)
+    schedule = optim.lr_scheduler.ReduceLROnPlateau(opt, patience=1, factor=0.5)
+
+    @stage
+    def step(x):
+        schedule.step(1.0)
+        return x * 2
+
+    for _ in range(6):
+        yield step(T(1)), opt.lr, schedule.num_bad_epochs, schedule.last_epoch
+
+
+@case
+def a_rate_that_is_set_inside(stage):
+    w = parameter(1.0, 2.0, 3.0)
+    opt = optim.SGD([w], lr=0.5)
+    other = optim.SGD([parameter(1.0)], lr=0.5)
+
+    @stage
+    def warm(x, n):
+        opt.lr = 0.1 * n
+        other.param_groups[0]["lr"] = 0.2 * n
+        return training(opt, w)(x)
+
+    for n in (1, 2, 2, 3, 1):
+        yield warm(T(1), n), w, opt.lr, other.lr
+        opt.lr = 9.0
+
+
+@case
+def an_optimizer_that_is_made_inside(stage):
+    @stage
+    def fit(w0, x):
+        w = (w0 + 0).requires_grad_()
+        opt = optim.SGD([w], lr=0.5)
+        for i in range(3):
+            opt.param_groups[0]["lr"] = opt.param_groups[0]["lr"] / (i + 1)
+            ((w - x) ** 2).sum().backward()
+            opt.step()
+            opt.zero_grad()
+        return w.detach()
+
+    for i in range(4):
+        yield fit(T(1, 2), T(i, 3))
+
+
+# ------------------------------------------------------------------------------------------ what an optimizer keeps
+@case(staged=True)
+def moments_that_are_removed_and_replaced(stage):
+    w = parameter(1.0, 2.0, 3.0)
+    opt = optim.Adam([w], lr=0.1)
+    step = stage(training(opt, w), limit=100)
+
+    def twice():
+        return [(step(T(s)), w.detach() + 0, {k: t + 0 for k, t in opt.state[w].items()}) for s in (1.0, 2.0)]
+
+    yield twice()
+    opt.state.clear()
+    yield twice()
+    opt.state = {}
+    yield twice()
+    opt.state[w]["exp_avg"] = T(1, 1, 1)
+    yield twice()
+    opt.state[w] = {k: ag.zeros_like(t) for k, t in opt.state[w].items()}
+    yield twice()
+    opt.state[w].update(exp_avg_sq=T(4, 4, 4))
+    yield twice()
+    del opt.state[w]
+    yield twice()
+    opt.state.pop(w)
+    yield twice()
+    saved = copy.deepcopy(opt.state_dict())
+    yield twice()
+    opt.load_state_dict(saved)
+    yield twice()
+
+
+@case(staged=True)
+def groups_that_are_changed_in_place(stage):
+    w, v = parameter(1.0, 2.0, 3.0), parameter(0.5, 0.5, 1.0)
+    opt = optim.SGD([w], lr=0.05, momentum=0.9)
+
+    @stage(limit=100)
+    def step(x):
+        ((w * x * v) ** 2).sum().backward()
+        opt.step()
+        opt.zero_grad()
+        return w.detach() + v.detach()
+
+    def twice():
+        return [(step(T(1, s, 2)), w.detach() + 0, v.detach() + 0) for s in (1.0, 2.0)]
+
+    group = opt.param_groups[0]
+    yield twice()
+    group["params"].append(v)
+    yield twice()
+    group |= {"momentum": 0.1}
+    yield twice()
+    group["params"][:] = [v]
+    yield twice()
+    group["params"] += [w]
+    yield twice()
+    group["params"].remove(v)
+    yield twice()
+    group.update(weight_decay=0.5)
+    yield twice()
+    group.pop("weight_decay")
+    group.setdefault("weight_decay", 0.25)
+    yield twice()
+    group["params"] = [v, w]
+    yield twice()
+    group["params"].pop()
+    yield twice()
+
+
+@case(staged=True)
+def an_optimizer_of_the_users_with_attributes(stage):
+    class Lookahead(optim.SGD):
+        def __init__(self, params, **kw):
+            super().__init__(params, **kw)
+            self.boost = 1.0
+
+        def step(self):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.grad = p.grad * self.boost
+            super().step()
+
+    w = parameter(1.0, 2.0, 3.0)
+    opt = Lookahead([w], lr=0.05)
+    step = stage(training(opt, w))
+    for boost in (1.0, 1.0, 2.0, 2.0, 0.0):
+        opt.boost = boost
+        yield step(T(1)), w
+    Lookahead.step = lambda self: None
+    yield step(T(1)), w
+
+
+# -------------------------------------------------------------------------------------- what the library calls itself
+@case(staged=True)
+def several_hooks_of_one_module(stage):
+    m = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+    f, x, k, handles = stage(lambda x: m(x).detach(), limit=100), T(1, 2), 1.0, []
+    before = lambda mod, args: (args[0] * k,)
+    for i in range(3):
+        handles.append(m[0].register_forward_hook(lambda mod, args, out, i=i: out + i))
+        yield f(x), f(x)
+        handles.append(m[1].register_forward_pre_hook(before))
+        yield f(x), f(x)
+        k += 1.0
+        yield f(x), f(x)
+    for remove in handles:
+        remove()
+        yield f(x), f(x)
+
+
+@case(staged=True)
+def a_forward_that_only_the_library_calls_is_replaced(stage):
+    class Layer(nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    class Other(Layer):
+        pass
+
+    m = nn.Sequential(Layer(), Other(), nn.Tanh())
+    f, x = stage(lambda x: m(x), limit=100), T(1, 2)
+    yield f(x), f(x)
+    Layer.forward = lambda self, x: x * 3
+    yield f(x), f(x)
+    Other.forward = lambda self, x: x - 5
+    yield f(x), f(x)
+    m[0].forward = lambda x: x * 0
+    yield f(x), f(x)
+
+
+@case(staged=True)
+def layers_of_a_local_class_and_functions_of_layers(stage):
+    width, slope = 3, 0.5
+
+    class Layer(nn.Module):
+        def __init__(self):
+            self.act = nn.TransformerEncoderLayer(4, 2, 8, 0.0, activation=lambda x: ag.maximum(x, x * slope))
+
+        def forward(self, x):
+            parts = [t.reshape(width, 2, 4) for t in (x, x + 1)]
+            return self.act(parts[0]) + sum(p * width for p in parts)
+
+    m = Layer()
+    f = stage(lambda x: m(x))
+    for s in (0.5, 0.5, 0.25, 0.25):
+        slope = s
+        yield f(ag.ones(3, 8)).detach()
+
+
+test_staged_is_plain = case.test()
+
+
+def test_what_is_said_of_a_schedule_that_is_stepped_inside():
+    opt = optim.SGD([parameter(1.0)], lr=0.5)
+    schedule = optim.lr_scheduler.StepLR(opt, 1)
+
+    @ag.function(strict=True)
+    def step(x):
+        schedule.step()
+        return x * 2
+
+    with pytest.raises(StagingError, match="steps a schedule; do that outside"):
+        step(T(1))
+
+
+def test_settings_and_moments_are_copied_and_pickled():
+    w = parameter(1.0, 2.0, 3.0)
+    opt = optim.Adam([w], lr=0.1)
+    training(opt, w)(T(1))
+    for other in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        (v,) = other.param_groups[0]["params"]
+        training(other, v)(T(2))
+        assert v is not w and other.state[v].keys() == opt.state[w].keys() and opt.state[w]["step"].item() == 1
+        version = other.__agog_watch__()[0]
+        other.state.clear()
+        assert other.__agog_watch__()[0] != version
+        version = other.__agog_watch__()[0]
+        other.param_groups[0]["params"].clear()
+        assert other.__agog_watch__()[0] != version and len(opt.param_groups[0]["params"]) == 1
+    assert dict(opt.param_groups[0])["lr"] == 0.1 and attempt(lambda: opt.param_groups[0]["no"])[1] == "KeyError"
