@@ -364,10 +364,17 @@ def apply_operator(op: Op, inputs: tuple, statics: tuple) -> Any:
         if type(x) is not Tensor and type(x) not in _SCALARS:
             operands = tuple([operand(x) for x in inputs])
             break
-    for x in operands:
+    for i, x in enumerate(operands):
         if x is None:
+            if type(inputs[i]) in (list, tuple) and op.result != "bool" and (i or not _counts(inputs[1])):
+                _operands(op, inputs)  # raises: a list would say something about indices
             return NotImplemented
     return apply(op, operands, statics)
+
+
+def _counts(x: Any) -> bool:
+    """Whether a list can be repeated so many times."""
+    return isinstance(x, Tensor) and not x.shape and x.dtype.kind in "iu"
 
 
 # -------------------------------------------------------------------------------------------- the fast templates

@@ -8,6 +8,7 @@ item assignment give the *name* a new value, and reuse the memory only when nobo
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
@@ -150,8 +151,12 @@ class Tensor(Methods):
         if type(dtype) is int:
             raise ArgumentTypeError("Tensor(data): the first argument is data, not a size; for a shape write "
                                     f"ag.empty({data}, {dtype})")
-        self._data = _array(data, dtype)
-        self._node = None
+        if _holds_tensors(data):
+            made = _stacked(data, dtype)
+            self._data, self._node = made._data, made._node
+        else:
+            self._data = _array(data, dtype)
+            self._node = None
         _announce(self, data)
         if requires_grad:
             self.requires_grad_()
@@ -489,6 +494,8 @@ class Tensor(Methods):
 
         The history of other results is untouched: they were computed from the old value.
         """
+        if _holds_tensors(value):
+            value = _stacked(value, self.dtype)
         data = _array(value, self.dtype)
         if data.shape != self.shape:
             raise ShapeError(f"assign: a value of shape {data.shape} for a Tensor of shape {self.shape}")
@@ -524,6 +531,12 @@ class Tensor(Methods):
 
     def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]:
         return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> tuple[Tensor, Tensor]:
+        return other // self, other % self
+
+    def __trunc__(self) -> int:
+        return math.trunc(self.item())
 
     def __round__(self, digits: int | None = None) -> Tensor:
         if digits:
@@ -570,9 +583,15 @@ class Tensor(Methods):
     permute = permute_dims
 
     def transpose(self, *axes: Any) -> Tensor:
-        """All axes reversed without arguments, two axes exchanged (PyTorch), or an order of all axes (NumPy)."""
+        """All axes reversed without arguments, two axes exchanged (PyTorch), or an order of all axes (NumPy).
+
+        Raises ArgumentError for `transpose(0, 1)` of a matrix, which is its transpose in PyTorch, and itself in NumPy.
+        """
         if not axes:
             return tensors.permute_dims(self, tuple(range(self.ndim))[::-1])
+        if len(axes) == 2 == self.ndim and axes in ((0, 1), (-2, -1), (0, -1), (-2, 1)):
+            raise ArgumentError(f"transpose{axes} of a matrix exchanges its axes in PyTorch and leaves them in NumPy; "
+                                "write x.T or x.mT (or ag.permute_dims(x, axes) for an order of axes)")
         if len(axes) == 2 and self.ndim != 2:
             return tensors.swapaxes(self, *axes)
         return self.permute_dims(*axes)
@@ -720,6 +739,45 @@ def _array(data: Any, dtype: Any) -> Any:
     return data._data if dt is None or dt == data.dtype else data._data.astype(dt)
 
 
+def _holds_tensors(data: Any) -> bool:
+    """Whether a Tensor is in nested sequences."""
+    if not isinstance(data, list | tuple):
+        return False
+    kinds = set(map(type, data))
+    if any(issubclass(kind, Tensor) for kind in kinds):
+        return True
+    nested = any(issubclass(kind, list | tuple) for kind in kinds)
+    return nested and any(map(_holds_tensors, data))
+
+
+def _stacked(data: Any, dtype: Any) -> Tensor:
+    """One Tensor of nested sequences of Tensors, arrays and numbers."""
+    from agog.namespace import result_type
+
+    leaves: list[Any] = []
+
+    def collect(x: Any) -> None:
+        if isinstance(x, list | tuple | range):
+            for part in x:
+                collect(part)
+        else:
+            number = isinstance(x, int | float | complex | np.generic)
+            leaves.append(operand(x) if number else asarray(x))
+
+    def build(x: Any) -> Tensor:
+        if not isinstance(x, list | tuple | range):
+            return tensors.astype(x, dt) if isinstance(x, Tensor) and x.dtype != dt else asarray(x, dtype=dt)
+        parts = [build(part) for part in x]
+        if len({part.shape for part in parts}) > 1:
+            raise ShapeError("the nested sequence is ragged: its parts have the shapes "
+                             f"{', '.join(dict.fromkeys(str(part.shape) for part in parts))}; pad them first")
+        return tensors.stack(parts, axis=0) if parts else asarray([], dtype=dt)
+
+    collect(data)
+    dt = dtypes.dtype(dtype) if dtype is not None else result_type(*leaves)
+    return build(data)
+
+
 def _read(t: Tensor) -> None:
     """Tell the recorder about a Tensor whose value another one is about to have."""
     if config.special and config.modes.recorder is not None:
@@ -747,6 +805,8 @@ def asarray(data: Any, /, *, dtype: Any = None, device: Any = None, copy: bool |
             requires_grad: bool = False) -> Tensor:
     """A Tensor of `data`: a Tensor (itself, if nothing changes), an array, a nested sequence, or a number.
 
+    Tensors in a sequence are stacked: gradients flow to them, and Python numbers beside them take their dtype.
+
     dtype   default: the data's own; default float (float32) for Python floats, int64 for ints
     device  default: where the data is, 'cpu' for Python data
     copy    NumPy arrays are copied, so that later writes to them change no Tensor; False shares the memory
@@ -762,6 +822,8 @@ def asarray(data: Any, /, *, dtype: Any = None, device: Any = None, copy: bool |
             out = tensors.astype(data, dt)
         else:
             out = data.clone() if copy else data
+    elif _holds_tensors(data):
+        out = _stacked(data, dtype)
     else:
         out = wrap(to_array(data, dtype, copy))
         _announce(out, data)

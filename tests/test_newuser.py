@@ -117,6 +117,67 @@ def test_lists_are_no_tensors():
         nn.Sequential(nn.Linear(1, 2), ag.relu)
 
 
+@pytest.mark.parametrize("call", [
+    lambda: X * [1, 2, 3], lambda: [1, 2, 3] * X, lambda: X + (1, 2, 3), lambda: (1,) - X, lambda: X @ [1, 2, 3],
+    lambda: ag.asarray(3) * [1, 2], lambda: X ** [2],
+])
+def test_lists_are_no_operands(call):
+    with pytest.raises(errors.ArgumentTypeError, match="asarray"):
+        call()
+
+
+def test_lists_are_repeated_and_compared_as_ever():
+    assert [0] * ag.asarray(3) == [0, 0, 0] and (1,) * ag.asarray(2) == (1, 1)
+    assert (X == [1, 2]) is False and (X != [1, 2]) is True
+
+
+def test_transpose_of_a_matrix_with_two_axes():
+    """PyTorch exchanges the axes, NumPy leaves them in this order."""
+    m = ag.asarray([[1, 2], [3, 4]])
+    for axes in ((0, 1), (-2, -1), (0, -1), (-2, 1)):
+        with pytest.raises(errors.ArgumentError, match=r"x\.T"):
+            m.transpose(*axes)
+    assert m.transpose(1, 0).tolist() == m.transpose().tolist() == [[1, 3], [2, 4]]
+    assert m.transpose((0, 1)).tolist() == m.tolist() and ag.ones(2, 3, 4).transpose(-2, -1).shape == (2, 4, 3)
+
+
+def test_no_grad_decorates_generators_and_needs_no_parentheses():
+    w = ag.ones(2, requires_grad=True)
+    log = []
+
+    @ag.no_grad()
+    def twice(n):
+        try:
+            for i in range(n):
+                try:
+                    log.append((yield w * i))
+                except KeyError:
+                    log.append(("caught", ag.is_grad_enabled()))
+            return w * 10
+        finally:
+            log.append(("closed", ag.is_grad_enabled()))
+
+    run = twice(3)
+    assert not next(run).requires_grad and ag.is_grad_enabled() and (w * 1).requires_grad
+    assert not run.send("given").requires_grad and run.throw(KeyError()).tolist() == [2, 2]
+    with pytest.raises(StopIteration) as end:
+        next(run)
+    assert not end.value.value.requires_grad
+    assert log == ["given", ("caught", False), None, ("closed", False)]
+    run = twice(3)
+    next(run)
+    run.close()
+    assert log[-1] == ("closed", False) and ag.is_grad_enabled()
+
+    @ag.no_grad
+    def plain(x):
+        return x * w, ag.enable_grad(lambda: x * w)()
+
+    assert [y.requires_grad for y in plain(2.0)] == [False, True]
+    with pytest.raises(errors.ArgumentTypeError, match="with ag.no_grad"):
+        ag.no_grad(True)
+
+
 def test_private_names_are_not_shown():
     with pytest.raises(errors.DTypeError, match="nll_loss"):
         ag.nll_loss(X, ag.ones(2))

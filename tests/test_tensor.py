@@ -252,3 +252,42 @@ def test_large_arrays_are_split_over_threads_and_right():
     second = x - y
     assert not np.shares_memory(first._data, second._data)
     np.testing.assert_array_equal(first.numpy(), a + b)
+
+
+# ------------------------------------------------------------------------------------------------ Tensors in lists
+def test_a_list_of_tensors_keeps_gradients():
+    w = ag.asarray(2.0, requires_grad=True)
+    for make in (ag.asarray, ag.tensor, ag.Tensor):
+        y = make([w * 3, 1.0, w])
+        assert y.requires_grad and y.dtype == ag.float32 and y.tolist() == [6, 1, 2]
+        w.grad = None
+        (y * ag.asarray([1.0, 10.0, 100.0])).sum().backward()
+        assert w.grad.item() == 103
+    f = lambda x: (ag.asarray([[x[0], 2.0], (x[1] * x[0], x[1])]) ** 2).sum()
+    x = ag.asarray([1.0, 3.0])
+    assert ag.grad(f)(x).tolist() == [2 + 18, 6 + 6]
+    assert ag.vmap(f)(ag.stack([x, x])).tolist() == [f(x).item()] * 2
+    staged = ag.function(f, strict=True)
+    assert [staged(x).item() for _ in range(3)] == [f(x).item()] * 3
+
+
+@pytest.mark.parametrize(("data", "dtype"), [
+    ([ag.asarray(2.0), 1.0], "float32"), ([ag.asarray(2.0), 1], "float32"), ([ag.asarray(2), 1.5], "float32"),
+    ([ag.asarray(2.0), np.float64(1)], "float32"), ([ag.asarray(2.0, dtype="float16"), 1.5], "float16"),
+    ([ag.asarray(2.0), ag.asarray(2.0, dtype="float64")], "float64"), ([ag.asarray(2.0), 1j], "complex64"),
+    ([ag.asarray(True), False], "bool"), ([ag.ones(2), np.ones(2)], "float64"), ([[1, 2], ag.ones(2)], "float32"),
+    ([ag.ones(2, dtype="int32"), range(2)], "int32"),
+])
+def test_numbers_beside_tensors_take_their_dtype(data, dtype):
+    got = ag.asarray(data)
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got.numpy(), np.array([np.asarray(x) for x in data]).astype(dtype))
+    assert ag.asarray(data, dtype="complex128").dtype == "complex128"
+
+
+def test_ragged_lists_of_tensors():
+    for data in ([ag.ones(2), 1.0], [ag.ones(2), ag.ones(3)], [[], [ag.ones(())]]):
+        with pytest.raises(errors.ShapeError, match="ragged"):
+            ag.asarray(data)
+    w = ag.zeros(2)
+    assert w.assign([ag.asarray(1.0), 2.0]).tolist() == [1, 2]

@@ -7,6 +7,7 @@ the gradient of a real loss by a complex Tensor points uphill (PyTorch's convent
 from __future__ import annotations
 
 import functools
+import inspect
 import weakref
 from typing import Any, Callable, Iterable, Sequence
 
@@ -40,6 +41,9 @@ class _GradMode:
             config.leave_special()
 
     def __call__(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.isgeneratorfunction(fn):
+            return self._generator(fn)
+
         @functools.wraps(fn)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             with _GradMode(self.on):
@@ -47,15 +51,49 @@ class _GradMode:
 
         return wrapped
 
+    def _generator(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """A generator runs when it is asked for its next value, and only then is the mode its."""
 
-def no_grad() -> _GradMode:
+        @functools.wraps(fn)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            inner = fn(*args, **kwargs)
+            resume: Any = functools.partial(next, inner)
+            try:
+                while True:
+                    try:
+                        with _GradMode(self.on):
+                            value = resume()
+                    except StopIteration as end:
+                        return end.value
+                    try:
+                        given = yield value
+                        resume = functools.partial(inner.send, given)
+                    except GeneratorExit:
+                        raise
+                    except BaseException as error:
+                        resume = functools.partial(inner.throw, error)
+            finally:
+                with _GradMode(self.on):
+                    inner.close()
+
+        return wrapped
+
+
+def _mode(on: bool, fn: Callable[..., Any] | None) -> Any:
+    if fn is not None and not callable(fn):
+        raise ArgumentTypeError(f"no_grad and enable_grad take no {type(fn).__name__}; write `with ag.no_grad():`, or "
+                                "decorate a function")
+    return _GradMode(on) if fn is None else _GradMode(on)(fn)
+
+
+def no_grad(fn: Callable[..., Any] | None = None, /) -> Any:
     """A context (or decorator) in which results do not remember how they were made: cheaper, and safe to assign."""
-    return _GradMode(False)
+    return _mode(False, fn)
 
 
-def enable_grad() -> _GradMode:
+def enable_grad(fn: Callable[..., Any] | None = None, /) -> Any:
     """A context (or decorator) that records again inside `no_grad`."""
-    return _GradMode(True)
+    return _mode(True, fn)
 
 
 def is_grad_enabled() -> bool:
