@@ -177,7 +177,8 @@ def main():
                 met, total = met + (ratio >= bar), total + 1
                 rate, mark = operations(what, case) / mine / 1e9, " " if ratio >= bar else "*"
                 cells.append(f"{kind} {ratio:5.2f}{mark}({mine * 1e6:7.0f}, {rate:4.0f})")
-            print(f"{name:<12} {'' if what == 'product' else ','.join(map(str, case)):<{15 if len(case) == 5 else 24}}", *cells, flush=True)
+            width = 24 if what == "grouped convolution" else 15
+            print(f"{name:<12} {'' if what == 'product' else ','.join(map(str, case)):<{width}}", *cells, flush=True)
     print(f"{met} of {total} bars met; the others are marked *")
     sides.close()
 

@@ -69,28 +69,27 @@ class Plan(NamedTuple):
 
 
 class Conv:
-    """Convolutions of one dtype. Methods return None for what `plan` finds better done by matrix products."""
+    """Convolutions of one dtype. Methods return None for what `plan` finds better done by matrix products.
 
-    __slots__ = ("_natives", "dtype", "no_bias", "target")
+    find : gives the native function of a kind of plan, or None where it is not there yet: then methods return None too
+    """
 
-    def __init__(self, dtype: str, target: Target) -> None:
+    __slots__ = ("_find", "_natives", "dtype", "no_bias", "target")
+
+    def __init__(self, dtype: str, target: Target, find: Callable[[str], Any] | None = None) -> None:
         self.dtype, self.target = np.dtype(dtype), target
         self.no_bias = np.empty(0, dtype)
         self._natives: dict[str, Callable[..., None]] = {}
+        self._find = find or self.native
 
     def native(self, what: str) -> Callable[..., None]:
-        """The native function "conv" or "gradient" as a callable over arrays, compiled or found when it is wanted."""
+        """The native function of a kind of plan as a callable over arrays, compiled or found when it is wanted."""
         if what not in self._natives:
             made = depthwise if what in depthwise.NAMES else conv_gradients
             module = made.later(self.dtype.name, self.target, what)
             name = f"{what}_{self.dtype.name}"
             self._natives[what] = call.bind(module, name, conv_gradients.PARAMETERS, imports=pool.imports)
         return self._natives[what]
-
-    def ready(self, what: str) -> Conv:
-        """This, with a native function made."""
-        self.native(what)
-        return self
 
     def forward(
         self, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: int, relu: bool = False,
@@ -123,10 +122,12 @@ class Conv:
     def _run(self, p: Plan | None, x: Any, w: Any, b: Any, empty: Any) -> Any:
         if p is None:
             return None
+        native = self._natives.get(p.kind) or self._find(p.kind)
+        if native is None:
+            return None
         pool.refresh()
         x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
         out = empty(p.shape, self.dtype)
-        native = self.native(p.kind)
         if b is None:
             native(out, x, w, self.no_bias, p.table, 0)
         else:

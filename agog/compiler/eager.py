@@ -442,9 +442,16 @@ def _attention(dtype: str) -> Any:
 
 
 def _convolutions(dtype: str) -> Any:
+    """Convolutions whose kernels are compiled when they are first wanted: for most, that is not all of them."""
+    from agog.compiler.conv import Conv
+
+    return Conv(dtype, targets.host(), lambda kind: _ready(_convolution, dtype, kind))
+
+
+def _convolution(dtype: str, kind: str) -> Any:
     from agog.compiler.conv import conv
 
-    return conv(dtype)
+    return conv(dtype).native(kind)
 
 
 def _max_pool(dtype: str) -> Any:
@@ -458,8 +465,7 @@ _families = (
     _Family(_Adam, adam="update"),
     _Family(_Product, matmul="matmul", affine="affine"),
     _Family(_attention, attention="forward", attention_grad="backward"),
-    _Family(lambda dtype: _convolutions(dtype).ready("conv"), conv="forward", conv_input_grad="input_grad"),
-    _Family(lambda dtype: _convolutions(dtype).ready("gradient"), conv_weight_grad="weight_grad"),
+    _Family(_convolutions, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
     _Family(_max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
 )
 

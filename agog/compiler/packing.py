@@ -13,7 +13,7 @@ from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
 from agog.compiler.targets import ITEMSIZE
 
-__all__ = ["Packing", "transpose"]
+__all__ = ["Packing", "shuffle", "transpose"]
 
 #: The arguments of each: addresses, then numbers. `room` counts the rows that the array has from the first one on.
 _PACK = ("source destination", "row_stride k_stride rows room steps stride")
@@ -159,7 +159,7 @@ def transposed(k: Kernel, rows: Sequence[Value], dtype: str, part: int) -> list[
 
 
 def _joined(k: Kernel, a: Value, b: Value) -> Value:
-    return _shuffle(k, a, b, range(a.lanes + b.lanes))
+    return shuffle(k, a, b, range(a.lanes + b.lanes))
 
 
 def transpose(k: Kernel, rows: Sequence[Value]) -> list[Value]:
@@ -175,11 +175,12 @@ def transpose(k: Kernel, rows: Sequence[Value]) -> list[Value]:
             a, b = rows[r], rows[r | bit]
             low = [e if not e & bit else lanes + (e ^ bit) for e in range(lanes)]
             high = [e | bit if not e & bit else lanes + e for e in range(lanes)]
-            rows[r], rows[r | bit] = _shuffle(k, a, b, low), _shuffle(k, a, b, high)
+            rows[r], rows[r | bit] = shuffle(k, a, b, low), shuffle(k, a, b, high)
         bit //= 2
     return rows
 
 
-def _shuffle(k: Kernel, a: Value, b: Value, picks: Sequence[int]) -> Value:
+def shuffle(k: Kernel, a: Value, b: Value, picks: Sequence[int]) -> Value:
+    """Some lanes of a and b, those of b numbered after those of a."""
     lanes = ", ".join(f"i32 {p}" for p in picks)
     return k.op(f"shufflevector {a.typed}, {b.typed}, <{len(picks)} x i32> <{lanes}>", a.dtype, len(picks))

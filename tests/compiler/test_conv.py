@@ -131,6 +131,12 @@ LONE = [
     (2, 1, 1, 70, (7, 7), (7, 7), (1, 1), ((3, 3), (3, 3)), (1, 1)),
     (2, 1, 1, 24, (513,), (31,), (1,), ((30, 0),), (1,)),  # causal
     (1, 1, 1, 3, (20, 21), (5, 4), (3, 2), ((2, 2), (0, 1)), (2, 3)),
+    (2, 1, 1, 45, (14, 14), (5, 5), (2, 2), ((2, 2), (2, 2)), (1, 1)),  # several planes at once, the last ones fewer
+    (1, 1, 1, 40, (61, 119), (3, 3), (2, 2), ((0, 1), (0, 1)), (1, 1)),  # what is read next comes near
+    (1, 1, 1, 5, (30, 33), (11, 9), (2, 2), ((5, 5), (7, 1)), (1, 1)),  # strips of several heights
+    (2, 1, 1, 6, (9, 16), (4, 7), (1, 2), ((6, 0), (0, 8)), (2, 1)),  # taps that read nothing but padding
+    (2, 1, 1, 3, (261,), (5,), (2,), ((2, 2),), (1,)),  # one row, every other column of which counts
+    (2, 1, 1, 3, (6, 3), (3, 1), (2, 2), ((1, 1), (0, 0)), (1, 1)),
 ]
 
 
@@ -151,7 +157,8 @@ def test_depthwise_touches_nothing_beyond_the_arrays(at_end, target, rng, guarde
     k = conv("float32", target)
     empty = lambda shape, dtype: guarded.array(np.full(shape, 9, dtype), at_end)
     for size, r, stride in [((5, 5), 3, 1), ((7, 3), 3, (2, 1)), ((16, 17), 5, 2), ((9, 33), 3, 1), ((2, 1), 1, 1),
-                            ((4, 7), 3, (1, 2)), ((3, 31), 2, 3)]:
+                            ((4, 7), 3, (1, 2)), ((3, 31), 2, 3), ((14, 14), 7, 2), ((8, 16), 3, 2), ((1, 70), 3, 2),
+                            ((15, 8), 7, 1), ((1, 3), 3, 2), ((3, 1), 3, 2)]:
         x = guarded.array(rng.standard_normal((2, 3, *size)).astype("f"), at_end)
         w, b = (guarded.array(rng.standard_normal(s).astype("f"), at_end) for s in ((3, 1, r, r), 3))
         stride = stride if isinstance(stride, tuple) else (stride, stride)
@@ -452,10 +459,28 @@ def test_eager_code_takes_them(monkeypatch, rng):
     families = [eager._Family(f.make, **f.methods) for f in eager._families]
     for family in families:
         family._make(np.dtype(np.float32))
+    for kind in (planning.FORWARD, planning.WEIGHTS):
+        eager._keep(eager._convolution, "float32", kind)
     monkeypatch.setattr(large, "kernels", {row: counted(f, row) for f in families for row in f.methods})
     for a, b in zip(plain, step()):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(a).max())
     assert {"conv", "conv_input_grad", "conv_weight_grad", "_max_pool", "_max_pool_scatter"} <= set(used)
+
+
+def test_nobody_waits_for_the_kernels_of_a_convolution(monkeypatch):
+    """Each kind is asked for when it is first wanted; until it is there, NumPy does the work."""
+    planning.plan.cache_clear()
+    asked = []
+    monkeypatch.setattr(eager, "_kernels", {})
+    monkeypatch.setattr(eager, "_request", lambda make, *key: asked.append(key))
+    k = eager._convolutions("float32")
+    x, w, rest = np.ones((2, 20, 8, 8), "f"), np.ones((20, 1, 3, 3), "f"), ((1, 1), ((1, 1), (1, 1)), (1, 1), 20)
+    assert k.forward(x, w, None, *rest) is k.forward(x, w, None, *rest) is k.input_grad(x, w, (8, 8), *rest) is None
+    assert k.weight_grad(x, x, (3, 3), *rest) is None
+    assert [key[-1] for key in asked] == [planning.DEPTHWISE, planning.DEPTHWISE_WEIGHTS]
+    eager._keep(*asked[0])
+    np.testing.assert_array_equal(k.forward(x, w, None, *rest)[:, :, 1:-1, 1:-1], 9)
+    assert k.weight_grad(x, x, (3, 3), *rest) is None
 
 
 def test_programs_call_them(rng):
