@@ -39,6 +39,10 @@ _OWN = ("_kinds", "_hooks", "_watched", "_chain", "_rebound", "training", "_vers
 _UNWATCHED: tuple[type, ...] = (type(None), bool, int, float, complex, str, bytes, type, Tensor)
 
 
+# Except for these in modules of the user's: `object.__setattr__` and `__dict__` go around that.
+_PLAIN = frozenset((bool, int, float, complex, str, bytes))
+
+
 class Loaded(NamedTuple):
     """What `load_state_dict` found: names that were missing, and names that the module does not have."""
 
@@ -156,8 +160,9 @@ class Module:
         watched = self.__dict__.get("_watched")
         if watched is None or watched[0] != clock.now:
             modules = list(self.modules())
-            plain = [(m.__dict__, k) for m in modules for k, v in m.__dict__.items()
-                     if k not in _OWN and (k in m._rebound or not isinstance(v, (*_UNWATCHED, Module)))]
+            plain = [(m.__dict__, k) for m in modules for k, v in m.__dict__.items() if k not in _OWN and (
+                k in m._rebound or not isinstance(v, (*_UNWATCHED, Module))
+                or type(v) in _PLAIN and not type(m).__module__.startswith("agog."))]
             watched = self.__dict__["_watched"] = (clock.now, tuple((id(m), m._version) for m in modules), plain)
         return watched[1], watched[2]
 

@@ -96,6 +96,13 @@ def answers_itself(cls: Any) -> bool:
     )
 
 
+@functools.lru_cache(maxsize=4096)
+def cached_properties(cls: Any) -> tuple[str, ...]:
+    """The names under which instances of a class keep what they have computed once."""
+    bases = [base for base in cls.__mro__ if is_user_class(base)]
+    return tuple({k: 0 for b in bases for k, v in vars(b).items() if isinstance(v, functools.cached_property)})
+
+
 def from_user(frame: types.FrameType | None) -> bool:
     """True when the call comes from user code, directly or through a library function (`random.choice`, `logging`)."""
     while frame is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import types
 from typing import Any, Iterator
@@ -17,6 +18,10 @@ SMALL_ARRAY = 4096
 
 NUMBERS = frozenset((int, float, *(np.dtype(code).type for code in "bhilqBHILQefd")))
 """Classes of numbers that can be inputs of recordings: Python's and NumPy's."""
+
+
+DICTS = (dict, collections.OrderedDict, collections.defaultdict)
+"""Classes of dicts that are no more than their contents (and what a defaultdict calls). Of others, each is a form."""
 
 
 class Unfit(Exception):
@@ -122,6 +127,11 @@ def _token(x: Any) -> Any:
     return None
 
 
+def in_form(x: Any) -> bool:
+    """Whether the form of the arguments tells all that there is to this one."""
+    return isinstance(x, (*PLAIN, tuple)) or type(x) is list or type(x) in DICTS
+
+
 def form(parameters: Parameters, args: tuple, kwargs: dict) -> tuple[Any, list[Any], list[tuple[str, Any]]]:
     """The form of the arguments, their Tensors, and those that must be watched. Raises Unfit."""
     tensors: list[Any] = []
@@ -146,7 +156,7 @@ def form(parameters: Parameters, args: tuple, kwargs: dict) -> tuple[Any, list[A
             parts.append((float, x.hex()))
         elif isinstance(x, PLAIN):
             parts.append((kind, repr(x) if isinstance(x, complex | np.generic | slice | range) else x))
-        elif kind in (list, tuple, dict) or isinstance(x, tuple):
+        elif kind is list or isinstance(x, tuple) or kind in DICTS:
             if kind is not tuple:
                 others.append((name, x))
                 if id(x) in containers:
@@ -157,6 +167,8 @@ def form(parameters: Parameters, args: tuple, kwargs: dict) -> tuple[Any, list[A
             parts.append((kind, tuple((type(k), k) for k, _ in items) if isinstance(x, dict) else len(items)))
             for k, v in items:
                 add(f"{name}[{k!r}]", v)
+            if kind is collections.defaultdict:
+                add(f"{name}.default_factory", x.default_factory)
         elif dataclasses.is_dataclass(x) and not isinstance(x, type):
             others.append((name, x))
             names = (*(f.name for f in dataclasses.fields(x)), *getattr(x, "__dict__", ()))

@@ -12,6 +12,7 @@ import numpy as np
 
 from agog.staging import state
 from agog.staging.codes import is_user_code
+from agog.staging.forms import in_form
 from agog.staging.observe import Watch
 from agog.staging.reach import RAN
 from agog.staging.rebinding import at, changes, has_tensors
@@ -57,7 +58,7 @@ class Guards:
                 self._add(place, before)
         self.same += [(r.place, r.before) for key, r in rebound.items() if key not in watch.held]
         for name, value, before in watch.arguments:
-            in_key = id(value) in watch.free or isinstance(value, (*state.PLAIN, dict, list, tuple))
+            in_key = id(value) in watch.free or in_form(value)
             if not in_key and id(value) not in self.weak:
                 self._add(Place({"value": value}, "value", name), before)
         self.gone: str | None = None  # what is no more, and was known by its identity, which another may have now

@@ -240,6 +240,10 @@ class Reach:
             for holder, key in entries:
                 if wanted is None or key in wanted or key in holder.get("_rebound", ()):
                     self._note(Place(holder, key, f"{name}.{key}"))
+            for x in value.modules() if hasattr(value, "modules") else (value,):
+                for key in codes.cached_properties(type(x)):  # they go around `__setattr__`
+                    if wanted is None or key in wanted:
+                        self._note(Place(x.__dict__, key, f"{name}.{key}"))
             return
         if id(value) in self._flat:
             self._flat.add(id(state))

@@ -1420,4 +1420,58 @@ def a_method_hides_another_after_one_was_deleted(stage):
         yield f(T(1))
 
 
+@case(staged=True)
+def arguments_that_are_dicts_of_other_classes_and_change(stage):
+    class Own(dict):
+        pass
+
+    @stage(limit=100)
+    def f(d, x):
+        return {k: v * x for k, v in d.items()}, len(d), type(d).__name__
+
+    for d in (collections.OrderedDict(a=T(1), b=2.0), collections.defaultdict(list, a=T(1), b=2.0),
+              collections.Counter(a=3, b=1), Own(a=T(1), b=2.0)):
+        yield f(d, T(1)), f(d, T(2))
+        d["c"] = 5
+        yield f(d, T(1)), f(d, T(2))
+        d["b"] = 7
+        yield f(d, T(1)), f(d, T(2))
+        del d["b"]
+        yield f(d, T(1)), f(d, T(2))
+
+
+@case(staged=True)
+def arguments_that_are_lists_of_other_classes_and_change(stage):
+    class Own(list):
+        pass
+
+    f = stage(lambda xs, x: sum(xs) * x)
+    xs = Own([1.0, 2.0])
+    yield f(xs, T(1)), f(xs, T(2))
+    xs.append(3.0)
+    yield f(xs, T(1)), f(xs, T(2))
+    xs[0] = 9.0
+    yield f(xs, T(1)), f(xs, T(2))
+
+
+@case
+def dicts_that_make_what_is_missing(stage):
+    @stage(limit=100)
+    def f(d, x):
+        return d["a"] * x + (d["b"] if "b" in d else 0)
+
+    for _ in range(2):
+        yield f(collections.defaultdict(int, a=T(2)), T(3)), f(collections.OrderedDict(a=T(4), b=T(1)), T(3))
+        yield f(collections.OrderedDict(b=T(1), a=T(4)), T(3)), f({"b": T(1), "a": T(4)}, T(3))
+
+    @stage
+    def g(d, x):
+        return d["missing"] + x
+
+    for make in (lambda: 1.0, lambda: 2.0, lambda: 2.0):
+        d = collections.defaultdict(make)
+        yield g(d, T(1)), dict(d)
+        yield g(d, T(1)), dict(d)
+
+
 test_staged_is_plain = case.test()

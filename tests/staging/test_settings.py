@@ -1,6 +1,7 @@
 """What optimizers, schedules and layers keep in Python: read, set and replaced around staged calls, and inside them."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -301,6 +302,46 @@ def layers_of_a_local_class_and_functions_of_layers(stage):
     for s in (0.5, 0.5, 0.25, 0.25):
         slope = s
         yield f(ag.ones(3, 8)).detach()
+
+
+@case(staged=True)
+def what_a_module_computes_once(stage):
+    class Net(nn.Module):
+        def __init__(self):
+            self.lin = nn.Linear(2, 2)
+
+        @functools.cached_property
+        def total(self):
+            return self.lin.weight.detach().sum()
+
+    m = Net()
+    f = stage(lambda x: x * m.total)
+    yield f(T(1)), f(T(2)), m.total
+    m.lin.weight.assign(ag.zeros(2, 2))
+    yield f(T(1)), f(T(2)), m.total
+    del m.total
+    yield f(T(1)), f(T(2)), m.total
+
+
+@case(staged=True)
+def attributes_of_a_module_that_are_set_around_it(stage):
+    class Net(nn.Module):
+        def __init__(self):
+            self.k, self.kind = 2, "up"
+            self.inner = nn.Sequential(nn.Tanh())
+
+        def forward(self, x):
+            return self.inner(x) * (self.k if self.kind == "up" else -self.k)
+
+    m = Net()
+    f = stage(lambda x: m(x))
+    for k in (2, 3, 3, 2.5):
+        object.__setattr__(m, "k", k)
+        yield f(T(1)), f(T(2))
+    m.__dict__["kind"] = "down"
+    yield f(T(1)), f(T(2))
+    vars(m).update(k=7, kind="up")
+    yield f(T(1)), f(T(2))
 
 
 test_staged_is_plain = case.test()
