@@ -9,6 +9,7 @@ The class of the results is handed in by `agog.tensor` (`bind`), so that its bod
 
 from __future__ import annotations
 
+import functools
 import sys
 from itertools import repeat, starmap
 from typing import Any, Callable
@@ -559,5 +560,28 @@ def is_reduction(op: Op) -> bool:
     return op.kind == "reduction" and op.statics == _REDUCTION and not op.widen
 
 
-tensors = Namespace("tensor", function)
+def join(joins: Callable[..., Any], general: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a composite that joins Tensors: in few steps where none of them needs a gradient."""
+    def joined(arrays: Any, axis: Any = 0, **other: Any) -> Any:
+        out = None
+        if not config.special and not other and (type(arrays) is list or type(arrays) is tuple):
+            try:
+                datas = [x._data for x in arrays if x._node is None and type(x._data) is _nd]
+                if len(datas) == len(arrays):
+                    out = joins(datas, axis)
+            except Exception:
+                pass  # the general path says what is wrong
+        if out is None:
+            return general(arrays, axis, **other)
+        t = next(_blanks)
+        t._data = out
+        t._node = None
+        return t
+
+    functools.update_wrapper(joined, general)
+    del joined.__wrapped__  # type: ignore[attr-defined]
+    return joined
+
+
+tensors = Namespace("tensor", function, join)
 """The world of Tensors: what `agog.exp`, `agog.sum`, ... are, and what rules run in with `create_graph`."""

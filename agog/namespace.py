@@ -267,7 +267,7 @@ def reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Tensor:
 
 def permute_dims(x: Any, /, axes: Any) -> Tensor:
     """`x` with its axes in the order `axes`."""
-    return tensors.permute_dims(x, tuple(axes))
+    return tensors.permute_dims(x, tuple(axes) if isinstance(axes, list) else axes)
 
 
 class __array_namespace_info__:

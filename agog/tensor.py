@@ -104,6 +104,7 @@ def _exclusive(t: Tensor, alone: int) -> bool:
     return type(data) is np.ndarray and data.base is None and data.flags.writeable and sys.getrefcount(data) == alone
 
 
+_FEW = 64  # indices up to which NumPy's indexing is as quick as `take`
 _BASIC = {int, slice, type(None), type(Ellipsis)}
 
 
@@ -309,6 +310,9 @@ class Tensor(Methods):
 
     def item(self) -> Any:
         """The single element as a Python number. Raises ShapeError when there is not exactly one."""
+        data = self._data
+        if type(data) is np.ndarray and data.size == 1 and not config.special:
+            return data.item()
         if self.size != 1:
             raise ShapeError(f"item(): the Tensor has shape {self.shape} and {self.size} elements, not one; "
                              "index it first, or use tolist()")
@@ -397,6 +401,9 @@ class Tensor(Methods):
 
     # ---------------------------------------------------------------------------------------- Python protocols
     def __bool__(self) -> bool:
+        data = self._data
+        if type(data) is np.ndarray and data.size == 1 and not config.special:
+            return bool(data.item())
         if self.size != 1:
             raise ArgumentError(f"the truth of a Tensor of shape {self.shape} is ambiguous; "
                                 "use (x > 0).any() or .all()")
@@ -406,6 +413,9 @@ class Tensor(Methods):
         return int(self.item())
 
     def __float__(self) -> float:
+        data = self._data
+        if type(data) is np.ndarray and data.size == 1 and not config.special and data.dtype.kind != "c":
+            return float(data.item())
         if self._data.dtype.kind == "c":
             raise ArgumentTypeError("a complex Tensor is no float; use .real or abs()")
         return float(self.item())
@@ -475,6 +485,20 @@ class Tensor(Methods):
         return _rebuild, (type(self), devices.to_host(self._data, "pickle"), self._node is not None)
 
     def __getitem__(self, key: Any) -> Tensor:
+        if self._node is None and not config.special and type(self._data) is np.ndarray and (
+                type(key) in _BASIC or type(key) is tuple and _BASIC.issuperset(map(type, key))):
+            try:
+                return _view(self._data[key])
+            except (TypeError, ValueError, IndexError):
+                pass  # the general path says what is wrong
+        if type(key) is Tensor and self._node is None and not config.special:
+            data, places = self._data, key._data
+            if type(data) is type(places) is np.ndarray and 0 < places.size <= _FEW and places.ndim and (
+                    places.dtype.kind in "iub"):
+                try:
+                    return _view(data[places])
+                except IndexError:
+                    pass
         return tensors.index(self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -547,6 +571,9 @@ class Tensor(Methods):
     @property
     def T(self) -> Tensor:
         """The transpose of a matrix."""
+        data = self._data
+        if type(data) is np.ndarray and data.ndim == 2:
+            return tensors.permute_dims(self, (1, 0)) if self._node is not None or config.special else _view(data.T)
         if self.ndim != 2:
             raise ShapeError(f".T needs 2 axes, this Tensor has shape {self.shape}; use .mT for stacks of matrices, "
                              "or permute_dims(axes)")
@@ -637,6 +664,16 @@ def _as_value(value: Any, dtype: np.dtype) -> Any:
 
 
 _new = object.__new__
+
+
+def _view(data: Any) -> Tensor:
+    """A Tensor without a node around a view of an array, or around a number that was read from it."""
+    t = _new(Tensor)
+    t._data = data if type(data) is np.ndarray else np.asarray(data)
+    t._node = None
+    return t
+
+
 _NO_METHODS = {"zeros", "ones", "full", "empty", "arange", "linspace", "eye", "index", "index_update", "logspace",
                "tri", "dropout", "where"}
 dispatch.bind(Tensor)

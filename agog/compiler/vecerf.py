@@ -15,7 +15,7 @@ _FAR = {"float32": 15.0, "float64": 40.0}
 
 
 class ErrorFunction(Exponential):
-    """erf, erfc, gelu."""
+    """erf, erfc, ndtr, gelu."""
 
     def _erfc_positive(self, a: Value, square: Value, square_low: Value, factor: Operand = 1.0) -> Value:
         """factor * erfc(a) for 0 <= a, given square + square_low = a^2 with more digits than one float holds."""
@@ -48,6 +48,14 @@ class ErrorFunction(Exponential):
         small = self._erf_small(a)
         large = 1.0 - self._erfc_positive(a, *self._square(a))
         return self.copysign(self.where(a < 1.0, small, large), x)
+
+    def ndtr(self, x: Value) -> Value:
+        """The normal distribution function of x: erfc(-x/sqrt(2))/2."""
+        a = self.clamp(self.abs(x), 0.0, _FAR[x.dtype])
+        half = 0.5 * a
+        square = half * a  # as in `gelu`
+        tail = self._erfc_positive(a * math.sqrt(0.5), square, self.exact_fma(half, a, -square), 0.5)
+        return self.where(x < 0.0, tail, 1.0 - tail)
 
     def gelu(self, x: Value) -> Value:
         """x times the normal distribution function of x: x/2 erfc(-x/sqrt(2)); 0 at -inf."""

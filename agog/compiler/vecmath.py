@@ -14,7 +14,7 @@ against float64 for float32 and 80-bit arithmetic for float64, and holds these f
     expm1    1.6 / 1.9    log10    2.0 / 1.7    tan      3.6 / 3.4    gelu      5.5 / 4.8    rsqrt      1.5 / 1.5
     tanh     1.7 / 1.5    log1p    0.8 / 0.8    asin     2.3 / 2.1    sinh      2.1 / 2.3    atan2      1.4 / 1.5
     sigmoid  1.6 / 1.6    asinh    1.6 / 1.7    acos     1.1 / 1.1    cosh      1.4 / 1.4    softplus   1.4 / 1.5
-    acosh    2.2 / 2.2    atanh    1.9 / 1.6    atan     1.3 / 1.5
+    acosh    2.2 / 2.2    atanh    1.9 / 1.6    atan     1.3 / 1.5    ndtr      5.2 / 5.1
 
 The exponential and logarithm are here, the circular functions in `vectrig`, the error function in `vecerf`. They use
 only what each machine does well: integers come out of floats by adding 1.5 * 2^(digits), because a conversion is slow

@@ -131,7 +131,7 @@ def _gelu_tanh_lower(k: Any, x: Any) -> Any:
 
 
 elementwise("_gelu(x) -> y", _gelu, **_real, vjp={"x": _gelu_vjp}, domain=(-3, 3), error=16,
-            lower=lambda k, x: k.mul(k.mul(x, 0.5), k.erfc(k.mul(x, -_SQRT_HALF))),
+            lower=lambda k, x: k.where(k.eq(x, -math.inf), math.nan, k.gelu(x)),  # (as everywhere: -inf * 0)
             doc="`x` times the normal distribution function.")
 elementwise("_gelu_tanh(x) -> y", _gelu_tanh, **_real, vjp={"x": _gelu_tanh_vjp}, domain=(-3, 3), error=32,
             lower=_gelu_tanh_lower,

@@ -340,8 +340,13 @@ def scaled_dot_product_attention(xp, query, key, value, attn_mask=None, is_causa
 
 
 # ---------------------------------------------------------------------------------------------------------- embedding
+_I64, _U64 = np.dtype(np.int64), np.dtype(np.uint64)
+
+
 def _check_indices(indices, count, name="embedding"):
     if indices.size:
+        if indices.dtype is _I64 and np.maximum.reduce(indices.view(_U64), None) < count:  # (negative ones are large)
+            return
         low, high = indices.min(), indices.max()
         if low < 0 or high >= count:
             wrong = low if low < 0 else high
@@ -351,7 +356,7 @@ def _check_indices(indices, count, name="embedding"):
 
 def _embedding(np, indices, weight, padding_idx):
     _check_indices(indices, weight.shape[0])
-    return np.take(weight, indices, 0)
+    return weight.take(indices, 0)
 
 
 def _embedding_grad(np, indices, g, rows, padding_idx):

@@ -25,7 +25,7 @@ def integer(op: str, name: str, value: Any) -> int:
 def axis(op: str, x: Any, value: Any, name: str = "axis", ndim: int | None = None) -> int:
     """One axis of `x`, counted from 0. Raises AxisError when `x` has no such axis."""
     n = len(x.shape) if ndim is None else ndim
-    a = integer(op, name, value)
+    a = value if type(value) is int else integer(op, name, value)
     if -n <= a < n:
         return a + n if a < 0 else a
     if n == 0:
@@ -38,6 +38,8 @@ def axes(op: str, x: Any, value: Any, name: str = "axis", ndim: int | None = Non
     n = len(x.shape) if ndim is None else ndim
     if value is None:
         return tuple(range(n))
+    if type(value) is int and -n <= value < n:
+        return (value + n if value < 0 else value,)
     if not isinstance(value, tuple | list):
         return (axis(op, x, value, name, n),)
     out = tuple(axis(op, x, a, name, n) for a in value)

@@ -69,6 +69,8 @@ def _matmul(np: Any, x: Any, y: Any) -> Any:
             return np.matmul(x, y)
         if n == 2 == m:
             return _dot(x, y)
+        if n == 1 == m:
+            return x.dot(y)
         if n > 2 and m == 2 and x.flags.c_contiguous:  # one large product instead of many small ones
             shape = x.shape
             return _dot(x.reshape((ax.size(shape[:-1]), shape[-1])), y).reshape((*shape[:-1], y.shape[1]))

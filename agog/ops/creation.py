@@ -146,6 +146,8 @@ def _number(op: str, name: str, value: Any) -> Any:
 def _check_arange(start: Any, stop: Any, step: Any, dtype: Any) -> tuple:
     if stop is None:
         start, stop = 0, start
+    if type(start) is type(stop) is type(step) is int and dtype is None and step and abs(stop - start) < _LARGE >> 3:
+        return start, stop, step, dtypes.int64
     start, stop, step = (_number("arange", n, v) for n, v in (("start", start), ("stop", stop), ("step", step)))
     if step == 0:
         raise ArgumentError("arange: the step is 0; give a positive or a negative one")
@@ -165,7 +167,7 @@ def _arange(np: Any, start: Any, stop: Any, step: Any, dtype: Any) -> Any:
         start, stop = 0, start
     if dtype is None:
         dtype = dtypes.int64 if all(isinstance(v, int) for v in (start, stop, step)) else dtypes.default_float()
-    if dtypes.kind(dtype) in "iu":
+    if dtype is dtypes.int64 or dtypes.kind(dtype) in "iu":
         return np.arange(start, stop, step, dtype)
     n = max(math.ceil((stop - start) / step), 0)
     return (start + step * np.arange(n, dtype=np.float64)).astype(dtype)

@@ -80,7 +80,7 @@ def _batched_index(statics: tuple) -> tuple:
     return (_FULL, *(statics[0] if type(statics[0]) is tuple else (statics[0],)))
 
 
-Op("_getitem(x; index) -> y", lambda np, x, index: x[index], check=_check_getitem,
+Op("_getitem(x; index) -> y", lambda np, x, index: x[index], check=_check_getitem, sure="True",
    vjp={"x": lambda xp, g, x_shape, index: xp._getitem_adjoint(g, shape=x_shape, index=index)}, linear_in="all",
    promotes=(), kind="movement", reads="index",
    batch=lambda xp, batched, inputs, statics: xp._getitem(inputs[0], _batched_index(statics)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
+
 from agog import config
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.ops import axes as ax
@@ -82,6 +84,8 @@ def _check_stack(*args: Any) -> tuple:
     *xs, axis = args
     first = xs[0]
     alike = [x.shape for x in xs].count(first.shape) == len(xs)
+    if alike and type(axis) is int and 0 <= axis <= len(first.shape):
+        return (axis,)
     for i, x in enumerate(() if alike else xs):
         if x.shape != first.shape:
             raise ShapeError(f"stack: arrays[{i}] is {describe(x)}, but arrays[0] is {describe(first)}; all shapes "
@@ -112,6 +116,29 @@ def _stack(np: Any, *args: Any) -> Any:
     return out
 
 
+def _stacked(arrays: Any, axis: Any) -> Any:
+    """`stack` of NumPy arrays of one dtype; None where it needs a second look."""
+    first = arrays[0]
+    shape, dtype = first.shape, first.dtype
+    if axis != 0:
+        return None
+    out = np.empty((len(arrays), *shape), dtype)
+    for i, x in enumerate(arrays):
+        if x.shape != shape or x.dtype is not dtype:
+            return None
+        out[i] = x
+    return out
+
+
+def _concatenated(arrays: Any, axis: Any) -> Any:
+    """`concat` of NumPy arrays of one dtype; None where it needs a second look."""
+    dtype = arrays[0].dtype
+    for x in arrays:
+        if x.dtype is not dtype:
+            return None
+    return np.concatenate(arrays, axis) if type(axis) is int else None
+
+
 Op("_stacked(*xs; axis=0) -> y", _stack, check=_check_stack,
    vjp={"xs": lambda xp, g, axis, xs_shape: [
        xp._getitem(g, index=(slice(None),) * (axis % len(g.shape)) + (i,)) for i in range(len(xs_shape))]},
@@ -122,7 +149,7 @@ Op("_stacked(*xs; axis=0) -> y", _stack, check=_check_stack,
    doc="The arrays one after another along a new axis; `stack` takes them as a list.")
 
 
-@composite(samples=lambda s: [(([s(2, 3), s(1, 3)],), {})])
+@composite(samples=lambda s: [(([s(2, 3), s(1, 3)],), {})], joins=_concatenated)
 def concat(xp, arrays, axis=0):
     """The arrays (a list or tuple) one after another along `axis`; None flattens them first.
 
@@ -134,7 +161,7 @@ def concat(xp, arrays, axis=0):
     return xp._concatenated(*arrays, axis=axis)
 
 
-@composite(samples=lambda s: [(([s(2, 3), s(2, 3)],), {"axis": 1})])
+@composite(samples=lambda s: [(([s(2, 3), s(2, 3)],), {"axis": 1})], joins=_stacked)
 def stack(xp, arrays, axis=0):
     """The arrays (a list or tuple), all of one shape, one after another along a new axis. Raises ShapeError."""
     return xp._stacked(*_arrays("stack", arrays), axis=axis)
@@ -246,6 +273,8 @@ def unstack(xp, x, axis=0):
     axis = ax.axis("unstack", x, axis)
     n, out = x.shape[axis], []
     head = (slice(None),) * axis
+    if config.modes.recorder is None and not axis:
+        return tuple([xp._getitem(x, i) for i in range(n)])
     if config.modes.recorder is None:  # the cotangent is put together of all pieces at once (`Pieces`)
         return tuple([xp._getitem(x, index=(*head, i)) for i in range(n)])
     for block in _pieces(xp, x, list(range(4, n, 4)), axis):

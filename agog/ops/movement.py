@@ -46,6 +46,7 @@ def _check_reshape(x: Any, shape: Any) -> tuple:
 
 
 reshape = Op("reshape(x; shape) -> y", lambda np, x, shape: x.reshape(shape), check=_check_reshape,
+             sure="type(shape) is tuple and min(shape) > -2",
              vjp={"x": lambda xp, g, x_shape: xp.reshape(g, x_shape)}, linear_in="all", promotes=(), kind="movement",
              batch=lambda xp, batched, inputs, statics: xp.reshape(inputs[0], (inputs[0].shape[0], *statics[0])),
              samples=lambda s: [((s(3, 4),), {"shape": (2, -1)}), ((s(6),), {"shape": (1, 6, 1)}),
@@ -83,6 +84,7 @@ def _batch_broadcast(xp: Any, batched: tuple, inputs: tuple, statics: tuple) -> 
 
 
 broadcast_to = Op("broadcast_to(x; shape) -> y", _broadcast, check=_check_broadcast,
+                  sure="type(shape) is tuple",
                   vjp={"x": lambda xp, g, x_shape: xp.sum_to(g, x_shape)}, linear_in="all", promotes=(),
                   kind="movement", batch=_batch_broadcast,
                   samples=lambda s: [((s(3, 1),), {"shape": (2, 3, 4)}), ((s(),), {"shape": (2, 2)}),
@@ -117,7 +119,7 @@ def _check_permute(x: Any, axes: Any) -> tuple:
             return (axes,)
     out = ax.axes("permute_dims", x, tuple(ax.sizes_of("permute_dims", axes, "axes")), "axes")
     if len(out) != len(x.shape):
-        raise AxisError(f"permute_dims: axes={tuple(axes)} names {len(out)} axes, but {describe(x)} has "
+        raise AxisError(f"permute_dims: axes={axes} names {len(out)} axes, but {describe(x)} has "
                         f"{len(x.shape)}; "
                         "name every axis once")
     return (out,)
@@ -131,6 +133,7 @@ def _inverse(axes: tuple) -> tuple:
 
 
 permute_dims = Op("permute_dims(x; axes) -> y", lambda np, x, axes: x.transpose(axes), check=_check_permute,
+                  sure="type(axes) is tuple",
                   vjp={"x": lambda xp, g, axes: xp.permute_dims(g, _inverse(axes))}, linear_in="all", promotes=(),
                   kind="movement",
                   batch=lambda xp, batched, inputs, statics: xp.permute_dims(

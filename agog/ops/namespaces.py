@@ -67,8 +67,8 @@ def hide(fn: Any, *names: str) -> None:
 class Namespace:
     """Rows and composites as attributes, made when first used."""
 
-    def __init__(self, name: str, make: Callable[[Op], Callable[..., Any]]):
-        self._name, self._make = name, make
+    def __init__(self, name: str, make: Callable[[Op], Callable[..., Any]], join: Any = None):
+        self._name, self._make, self._join = name, make, join
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         op = TABLE.get(name)
@@ -76,6 +76,9 @@ class Namespace:
             fn = self._make(op)
         elif name in COMPOSITES:
             fn = bind_composite(COMPOSITES[name], self)
+            joins = getattr(COMPOSITES[name], "joins", None)
+            if self._join is not None and joins is not None:
+                fn = self._join(joins, fn)
         else:
             raise AttributeError(f"the {self._name} namespace has no operation {name!r}")
         setattr(self, name, fn)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -26,7 +27,22 @@ def _at(axis, where):
 
 
 # ------------------------------------------------------------------------------------------------------- window sizes
-def _geometry(name, x, rank, kernel, stride, padding, dilation, ceil_mode):
+def _geometry(name, x, rank, *given):
+    """`_normalised`, which is worked out once for what is given as whole numbers."""
+    if _WHOLE.issuperset(map(type, given)):
+        return _known(name, x.dtype, x.shape, rank, *given)
+    return _normalised(name, x, rank, *given)
+
+
+_WHOLE = {int, bool, type(None)}
+
+
+@lru_cache(maxsize=256, typed=True)
+def _known(name, dtype, shape, rank, *given):
+    return _normalised(name, SimpleNamespace(dtype=dtype, shape=shape), rank, *given)
+
+
+def _normalised(name, x, rank, kernel, stride, padding, dilation, ceil_mode):
     """Normalised (kernel, stride, padding pairs with room for the last window, dilation, given padding)."""
     kernel = each_axis(name, "kernel_size", kernel, rank, 1)
     stride = kernel if stride is None else each_axis(name, "stride", stride, rank, 1)

@@ -42,7 +42,7 @@ def _scalar(shape: tuple, axis: Any) -> bool:
 def _checked(name: str, nonempty: bool = False) -> Any:
     def check(x: Any, axis: Any, *rest: Any) -> tuple:
         if axis is not None:
-            axis = () if _scalar(x.shape, axis) else ax.axes(name, x, axis)
+            axis = () if not x.shape and _scalar(x.shape, axis) else ax.axes(name, x, axis)
         if nonempty:
             over = range(len(x.shape)) if axis is None else axis
             if 0 in [x.shape[a] for a in over] and 0 not in [n for i, n in enumerate(x.shape) if i not in over]:
@@ -275,12 +275,12 @@ def _min(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     return np.minimum.reduce(x, axis, None, None, keepdims) if done is None else done
 
 
-max = Op("max(x; axis=None, keepdims=False) -> y", _max,
+max = Op("max(x; axis=None, keepdims=False) -> y", _max, reduce="maximum",
          kind="reduction", vjp={"x": _extreme_vjp}, check=_checked("max", True), batch=_batch("max"),
          samples=lambda s: _samples(s)[:5],
          doc="The largest element over `axis`, nan if any is. Equal ones share the gradient. Raises ShapeError where "
              "there is none.")
-min = Op("min(x; axis=None, keepdims=False) -> y", _min,
+min = Op("min(x; axis=None, keepdims=False) -> y", _min, reduce="minimum",
          kind="reduction", vjp={"x": _extreme_vjp}, check=_checked("min", True), batch=_batch("min"),
          samples=lambda s: _samples(s)[:5],
          doc="The smallest element over `axis`, nan if any is. Equal ones share the gradient. Raises ShapeError where "
@@ -386,7 +386,12 @@ logsumexp = Op("logsumexp(x; axis=None, keepdims=False) -> y", _logsumexp, kind=
 
 def _norm(np: Any, x: Any, axis: Any, keepdims: bool, ord: float) -> Any:
     if ord == 2:
-        squares = x.real * x.real + x.imag * x.imag if x.dtype.kind == "c" else x * x
+        if x.dtype.kind == "c":
+            squares = x.real * x.real + x.imag * x.imag
+        elif x.ndim == 1 and x.size < _SHORT and not keepdims and axis != ():
+            return np.sqrt(x.dot(x))
+        else:
+            squares = x * x
         return np.sqrt(np.add.reduce(squares, axis, None, None, keepdims))
     a = np.absolute(x)
     if ord == 1:

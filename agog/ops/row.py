@@ -57,6 +57,8 @@ class Op:
     widen      16-bit floats are computed in float32
     reduce     the ufunc whose `reduce` is the computation, except for 16-bit floats: the fast path calls that
     check      `check(*inputs, *statics) -> statics`: normalises static parameters, raises the errors that teach
+    sure       a condition on the static parameters under which the computation itself refuses whatever `check` refuses,
+               and takes the rest as it is: where nothing is kept for a gradient, `check` need not be asked
     lower      `lower(k, *inputs)`: the scalar computation, for the compiler
     batch      batching rule `batch(xp, dims, inputs, statics) -> (output, dim)`; elementwise rows need none
     reads      the static parameter that is a basic index, of a row of one input that is x[index]
@@ -82,7 +84,8 @@ class Op:
                  "takes", "to_float", "result", "widen", "check", "lower", "batch", "elementwise", "domain", "samples",
                  "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
                  "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic", "decompose",
-                 "nest", "reduce", "factors", "reads", "selects", "straight", "pull_from", "plain", "intact")
+                 "nest", "reduce", "factors", "reads", "selects", "straight", "pull_from", "plain", "intact",
+                 "sure")
 
     straight: tuple[Callable[..., Any], int, Any] | None
     """The rule of a row of one input that works element by element, if it takes one saved value or none."""
@@ -96,7 +99,7 @@ class Op:
                  reference: Any = None, smooth: bool = True, commutative: bool = False, view: Any = None,
                  infer: Any = None, dynamic: Any = None, decompose: Any = None, nest: Any = None,
                  reduce: str | None = None, factors: dict[str, Callable[..., Any]] | None = None, intact: Any = None,
-                 reads: str | None = None):
+                 reads: str | None = None, sure: str | None = None):
         head, _, outs = signature.partition("->")
         name, _, params = head.strip().rstrip(")").partition("(")
         arrays, _, statics = params.partition(";")
@@ -122,7 +125,7 @@ class Op:
         self.takes, self.to_float, self.result, self.widen = takes, to_float, result, widen
         self.check, self.lower, self.batch, self.elementwise = check, lower, batch, elementwise
         self.domain, self.samples, self.doc, self.error, self.kind = domain, samples, doc, error, kind
-        self.reference, self.smooth, self.reduce = reference, smooth, reduce
+        self.reference, self.smooth, self.reduce, self.sure = reference, smooth, reduce, sure
         self.commutative, self.view, self.infer, self.dynamic = commutative, view, infer, dynamic
         self.decompose, self.nest, self.intact, self.selects = decompose, nest, intact, None
         self._index_rules()
@@ -243,16 +246,17 @@ def elementwise(signature: str, impl: Any = None, **kw: Any) -> Op:
     return Op(signature, impl, elementwise=True, kind="elementwise", **kw)
 
 
-def composite(fn: Any = None, /, *, samples: Any = None) -> Any:
+def composite(fn: Any = None, /, *, samples: Any = None, joins: Any = None) -> Any:
     """Declare `fn(xp, ...)`, an operation made of others; every namespace has it, bound to itself.
 
-    A trailing underscore of the Python name is dropped (`any_` is the operation `any`).
+    A trailing underscore of the Python name is dropped (`any_` is the operation `any`). joins: `joins(arrays, axis)` is
+    what `fn(xp, arrays, axis=0)` computes of NumPy arrays, or None, or an error, where that needs the rows.
     """
     if fn is None:
-        return lambda f: composite(f, samples=samples)
+        return lambda f: composite(f, samples=samples, joins=joins)
     name = fn.__name__.rstrip("_")
     if name in TABLE or name in COMPOSITES:
         raise ValueError(f"two rows for {name}")
-    fn.samples = samples
+    fn.samples, fn.joins = samples, joins
     COMPOSITES[name] = fn
     return fn

@@ -73,7 +73,7 @@ def _ndtr(np: Any, x: Any) -> Any:
 
 ndtr = elementwise("ndtr(x) -> y", _ndtr, **_real, widen=True, reference=_scipy("ndtr"), domain=(-2, 2), error=16,
                    vjp={"x": lambda xp, g, x: g * (xp.exp(-x * x / 2) / _SQRT_2PI)},
-                   lower=lambda k, x: k.mul(k.erfc(k.mul(x, -math.sqrt(0.5))), 0.5),
+                   lower=lambda k, x: k.ndtr(x),
                    doc="The distribution function of the standard normal distribution.")
 ndtri = _row("ndtri(x) -> y", "ndtri", vjp={"x": lambda xp, g, y: g * (xp.exp(y * y / 2) * _SQRT_2PI)},
              domain=(0.1, 0.9),

@@ -255,6 +255,12 @@ def row(op: Op) -> str:
                 w.append(f"    if _a{i} is None{there}: _a{i} = _number({x}, _common)")
     statics = list(op.statics)
     arrays = [f"_a{i}" for i in range(n)]
+    ruled = [i for i in range(n) if op.rules[i] is not None]
+    free = " and ".join(f"_p{i} is None" for i in ruled)
+    if op.sure:
+        w += [f"    if {free} and {op.sure}:", f"        _c = _raw({', '.join([*arrays, *statics])})",
+              "        _t0 = next(_blanks)", "        _t0._data = _c if type(_c) is _nd else _asarray(_c)",
+              "        _t0._node = None", "        return _t0"]
     if op.check is not None:
         checked = f"_check({', '.join([*arrays, *statics])})"
         statics = [f"_s{i}" for i in range(len(statics))]  # (the general path is told what was given)
@@ -273,9 +279,8 @@ def row(op: Op) -> str:
     for t, c in zip(tensors, results):
         w += [f"{t} = next(_blanks)", f"{t}._data = {c}", f"{t}._node = None"]
     result = ", ".join(tensors)
-    ruled = [i for i in range(n) if op.rules[i] is not None]
     if ruled:
-        w.append(f"if {' and '.join(f'_p{i} is None' for i in ruled)}: return {result}")
+        w.append(f"if {free}: return {result}")
         if len(results) == 1:
             sure = "_c.dtype is not _common and " if any(promoted) else ""
             w.append(f"if {sure}not _is_inexact(_c.dtype): return {result}")
