@@ -1,5 +1,6 @@
 """Indexing, reading and writing, against NumPy for keys of every kind; gradients against NumPy's own scatter."""
 
+import collections
 import math
 
 import hypothesis
@@ -11,6 +12,14 @@ import agog as ag
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
 
 SHAPE = (3, 4, 5)
+Pair = collections.namedtuple("Pair", "row column")
+
+
+class One:
+    def __index__(self):
+        return 1
+
+
 KEYS = [
     0, -1, slice(None), slice(1, None), slice(None, None, -1), slice(5, 1), None, ..., (), (0, 1), (..., 0), (None,
     ..., None), (1, ..., -1), (slice(None), 2, slice(0, 5, 2)), (..., slice(None, None, -2), None), [0, 2, 0], [[0,
@@ -20,7 +29,8 @@ KEYS = [
     np.zeros(0, np.int64), np.arange(60).reshape(SHAPE) % 3 == 0, (np.array([True, False, True]), 1), (slice(None),
     np.arange(20).reshape(4, 5) % 2 == 0), (..., np.array([True, False, True, False, False])), (np.array([True,
     False, True]), [1, 2]), True, False, (None, True), np.array([1, 2], np.uint8), np.array([1, 2], np.uint64), (0,
-    slice(None), [4, 0]), ([True, False, True],), np.zeros(SHAPE, bool),
+    slice(None), [4, 0]), ([True, False, True],), np.zeros(SHAPE, bool), Pair(0, 1), Pair(slice(None), [0, 3]), One(),
+    (One(), slice(One(), None)),
 ]
 
 

@@ -494,13 +494,15 @@ def _end(value: Any) -> Any:
 def _sort_key(xp: Any, key: Any) -> tuple[tuple, list]:
     """The static template of a key, and the arrays that belong in it."""
     template, arrays = [], []
-    for k in key if type(key) is tuple else (key,):
+    for k in key if isinstance(key, tuple) else (key,):
         if type(k) is slice:
             if not (type(k.start) in _END and type(k.stop) in _END and type(k.step) in _END):
                 k = slice(_end(k.start), _end(k.stop), _end(k.step))
         elif type(k) not in _BASIC:
             if isinstance(k, numpy.integer) or isinstance(k, int) and not isinstance(k, bool):
                 k = int(k)
+            elif hasattr(type(k), "__index__") and not isinstance(k, bool) and not hasattr(k, "shape"):
+                k = _as_int(k)
             else:
                 arrays.append(_key_array(xp, k))
                 k = "@"

@@ -53,7 +53,7 @@ def describe(args: tuple, kwargs: dict, tensors: list[Any], parameters: Paramete
             return type(x), [one(v) for v in x]
         if type(x) is dict and all(isinstance(k, str | int) for k in x):
             return dict, tuple(x), [one(v) for v in x.values()]
-        if isinstance(x, str | bool | type(None)) or type(x) is int or (type(x) is float and x == x and x != 0):
+        if type(x) in (str, bool, type(None), int) or (type(x) is float and x == x and x != 0):
             return "plain", x
         if not isinstance(x, (*PLAIN, *CONTAINERS, np.ndarray)) and not dataclasses.is_dataclass(x):
             return "same", x

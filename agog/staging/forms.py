@@ -11,7 +11,7 @@ import numpy as np
 
 from agog import config
 from agog.errors import ArgumentError
-from agog.staging.state import PLAIN, is_tensor
+from agog.staging.state import PLAIN, has_more, is_tensor
 
 SMALL_ARRAY = 4096
 """Bytes up to which a NumPy array that Python code looks at counts by its contents."""
@@ -129,7 +129,7 @@ def _token(x: Any) -> Any:
 
 def in_form(x: Any) -> bool:
     """Whether the form of the arguments tells all that there is to this one."""
-    return isinstance(x, (*PLAIN, tuple)) or type(x) is list or type(x) in DICTS
+    return isinstance(x, (*PLAIN, tuple)) and not has_more(x) or type(x) is list or type(x) in DICTS
 
 
 def form(parameters: Parameters, args: tuple, kwargs: dict) -> tuple[Any, list[Any], list[tuple[str, Any]]]:
@@ -156,6 +156,9 @@ def form(parameters: Parameters, args: tuple, kwargs: dict) -> tuple[Any, list[A
             parts.append((float, x.hex()))
         elif isinstance(x, PLAIN):
             parts.append((kind, repr(x) if isinstance(x, complex | np.generic | slice | range) else x))
+            if has_more(x):
+                parts.append(id(x))
+                others.append((name, x))
         elif kind is list or isinstance(x, tuple) or kind in DICTS:
             if kind is not tuple:
                 others.append((name, x))
@@ -163,6 +166,8 @@ def form(parameters: Parameters, args: tuple, kwargs: dict) -> tuple[Any, list[A
                     parts.append(("again", containers[id(x)]))
                     return
                 containers[id(x)] = len(containers)
+                if has_more(x):
+                    parts.append(id(x))
             items = list(x.items()) if isinstance(x, dict) else list(enumerate(x))
             parts.append((kind, tuple((type(k), k) for k, _ in items) if isinstance(x, dict) else len(items)))
             for k, v in items:

@@ -346,6 +346,8 @@ class Watch(Reach):
             self.refuse(f"it calls gc.{name}()")
         elif module == "sys" and name in _IMPURE_SYS:
             self.refuse(f"it calls sys.{name}()")
+        elif name == "__subclasses__" and isinstance(owner, type):
+            self.refuse(f"it asks for the subclasses of {owner.__name__}")
         elif isinstance(owner, contextvars.ContextVar):
             self.refuse(f"it reads the context variable {owner.name}")
         elif module == "_thread" and name == "get_ident" and is_user_code(frame.f_code.co_filename):

@@ -241,7 +241,8 @@ class Reach:
                 if wanted is None or key in wanted or key in holder.get("_rebound", ()):
                     self._note(Place(holder, key, f"{name}.{key}"))
             for x in value.modules() if hasattr(value, "modules") else (value,):
-                for key in codes.cached_properties(type(x)):  # they go around `__setattr__`
+                of: Any = type(x)
+                for key in codes.cached_properties(of):  # they go around `__setattr__`
                     if wanted is None or key in wanted:
                         self._note(Place(x.__dict__, key, f"{name}.{key}"))
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import collections
 import collections.abc
+import enum
 import functools
 import gc
 import random
@@ -52,6 +53,7 @@ FIXED = (
 )
 CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque, types.MappingProxyType)
 IMPURE_TYPES = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
+_BUILTIN = frozenset((*PLAIN, tuple))
 MAX_STATE = 20_000
 MAX_ARRAY_BYTES = 16 << 20
 _Cached = type(functools.lru_cache(len))
@@ -73,6 +75,11 @@ def is_tensor(x: Any) -> bool:
 def is_frozen(x: Any) -> bool:
     """True for values that can never change."""
     return isinstance(x, PLAIN) or type(x) is tuple and all(map(is_frozen, x))
+
+
+def has_more(x: Any) -> bool:
+    """Whether a number, a string or a tuple of a class of its own has attributes besides its value."""
+    return type(x) not in _BUILTIN and not isinstance(x, enum.Enum) and bool(getattr(x, "__dict__", None))
 
 
 class Refuse(Exception):
@@ -117,6 +124,8 @@ def fingerprint(value: Any, seen: dict[int, Any] | None = None, name: str = "") 
     """
     seen = {} if seen is None else seen
     if isinstance(value, PLAIN):
+        if has_more(value):
+            seen[id(value)] = value
         return (type(value), repr(value)) if isinstance(value, float | complex | np.generic) else (type(value), value)
     key = id(value)
     if key in seen:
@@ -225,6 +234,9 @@ def _array(value: np.ndarray, key: int, seen: dict[int, Any], name: str) -> Any:
             f"{name or 'an array'} is a NumPy array of {value.nbytes >> 20} MB; make it a Tensor, "
             "or pass it as an argument"
         )
+    if type(value) is not np.ndarray and getattr(value, "__dict__", None):  # a masked array, a quantity with a unit
+        more = fingerprint(value.__dict__, seen, name)
+        return ("array", type(value), more, _array(value.view(np.ndarray), key, seen, name))
     if value.dtype.hasobject:
         return ("array", key, value.shape, value.dtype.str, [fingerprint(x, seen, name) for x in value.flat])
     data = np.ascontiguousarray(value)

@@ -12,6 +12,7 @@ import sys
 import types
 import typing
 
+import numpy as np
 from staging.worlds import Cases, T, attempt
 
 import agog as ag
@@ -1472,6 +1473,57 @@ def dicts_that_make_what_is_missing(stage):
         d = collections.defaultdict(make)
         yield g(d, T(1)), dict(d)
         yield g(d, T(1)), dict(d)
+
+
+@case
+def values_of_classes_of_their_own_with_attributes(stage):
+    class Shape(tuple):
+        pass
+
+    class Name(str):
+        pass
+
+    class Number(float):
+        pass
+
+    f = stage(lambda v, x: x * v.k, limit=100)
+    for cls, value in ((Shape, (1, 2)), (Name, "a"), (Number, 2.0)):
+        one, other = cls(value), cls(value)
+        one.k, other.k = 1.0, 5.0
+        yield f(one, T(1)), f(one, T(2)), f(other, T(1)), f(other, T(2))
+        one.k = 3.0
+        yield f(one, T(1)), f(one, T(2)), f(other, T(1)), f(other, T(2))
+    kind = Number(1.0)
+    kind.k = 2.0
+    g = stage(lambda x: x * kind.k)
+    yield g(T(1)), g(T(2))
+    kind.k = 7.0
+    yield g(T(1)), g(T(2))
+
+
+@case(staged=True)
+def the_mask_of_a_masked_array(stage):
+    a = np.ma.array([1.0, 2.0], mask=[0, 1])
+    f = stage(lambda a, x: x * float(a.sum()))
+    yield f(a, T(1)), f(a, T(2))
+    a.mask = [0, 0]
+    yield f(a, T(1)), f(a, T(2))
+    g = stage(lambda x: x * float(a.sum()))
+    yield g(T(1)), g(T(2))
+    a.mask = [1, 0]
+    yield g(T(1)), g(T(2))
+
+
+@case
+def the_subclasses_of_a_class(stage):
+    class Base:
+        pass
+
+    f = stage(lambda x: x * len(Base.__subclasses__()))
+    kept = []
+    for _ in range(3):
+        yield f(T(1)), f(T(2))
+        kept.append(type("Sub", (Base,), {}))
 
 
 test_staged_is_plain = case.test()
