@@ -526,6 +526,28 @@ def test_derivatives_of_what_nothing_further_out_asks_for_require_no_gradient(wr
     near(w.grad, ag.jacrev(inner)(x).sum(axis=1))
 
 
+def test_gradients_in_no_grad_require_none():
+    x, w = R(3), ag.asarray([1.0, 2.0, 3.0], dtype="float64", requires_grad=True)
+    f = lambda x: (ag.tanh(x) * w * x).sum()
+    want, h = ag.grad(f)(x), ag.hessian(f)(x)
+    assert want.requires_grad
+    with ag.no_grad():
+        value, g = ag.value_and_grad(f)(x)
+        y, pull = ag.vjp(f, x)
+        results = [value, g, y, pull(ag.ones((), dtype="float64"))[0], ag.hessian(f)(x), ag.jacrev(ag.grad(f))(x),
+                   ag.vmap(ag.grad(f))(ag.stack([x, x])), ag.grad(f)(w)]
+    assert not any(r.requires_grad for r in results)
+    near(g, want.detach())
+    near(results[3], want.detach())
+    near(results[4], h.detach())
+    near(results[5], h.detach())
+    near(results[6][1], want.detach())
+    near(results[7], ag.grad(f)(w).detach())
+    staged = ag.function(ag.no_grad(lambda x: ag.grad(f)(x)), strict=True)
+    for _ in range(3):
+        near(staged(x), want.detach())
+
+
 def test_hessian_of_a_network():
     x, y = R(8, 3), R(8, 2)
     flat, shapes = tree.flatten(PARAMS)

@@ -139,6 +139,7 @@ class _Traced:
     def __init__(self, args: tuple, argnums: Any, what: str):
         self.nums = places(argnums, len(args), what)
         self.single = isinstance(argnums, int)
+        self.recording = _grad_on()
         leaves, self.structure = tree.flatten([args[i] for i in self.nums])
         self.originals = [as_input(x, what) for x in leaves]
         self.inputs = [fresh(t) for t in self.originals]
@@ -149,6 +150,8 @@ class _Traced:
 
     def linked(self, outputs: list[Any]) -> bool:
         """True when something besides these inputs could ask for a derivative of the gradients."""
+        if not self.recording:  # inside no_grad
+            return False
         if any(t._node is not None for t in self.originals):
             return True
         mine = {t._node for t in self.inputs}
