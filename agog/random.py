@@ -51,7 +51,7 @@ class Generator:
             raise ArgumentTypeError(f"a seed is a whole number, not a {type(seed).__name__}")
         if not 0 <= seed < 1 << 64:
             raise ArgumentError(f"seed={seed}: give a whole number from 0 to 2**64 - 1")
-        self.state.assign(np.array([int(seed) & 0xFFFFFFFF, int(seed) >> 32], np.uint32))
+        self.state.assign(asarray([int(seed) & 0xFFFFFFFF, int(seed) >> 32], dtype=dtypes.uint32))
         return self
 
     def next_key(self) -> Tensor:

@@ -805,6 +805,17 @@ def a_rule_that_writes(stage):
         yield step(T(i, 1.0)), count[0]
 
 
+@case(staged=True)
+def the_generator_is_seeded_inside(stage):
+    @stage
+    def f(x, seed):
+        ag.random.seed(seed)
+        return x + ag.random.normal((2,))
+
+    for seed in (3, 3, 2 ** 40, 3, 2 ** 40):
+        yield f(T(1, 2), seed), ag.random.get_state(), ag.random.normal((2,))
+
+
 test_staged_is_plain = case.test()
 
 
