@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from agog.compiler.ir import Value
-from agog.compiler.packing import Packing, transpose
+from agog.compiler.kernel import Kernel
+from agog.compiler.packing import Packing, shuffle, transpose
 
 __all__ = ["Edges"]
 
@@ -65,13 +66,52 @@ class Edges(Packing):
 
             k.loop(r0, r1, 1, one_row, [at, to])
 
+        def every_other(at: Value, to: Value) -> None:
+            def one_row(_: Value, at: Any, to: Any) -> list[Value]:
+                def copy(s: Value) -> None:
+                    s = k.hidden(s)
+                    place = k.at(at, s * 2, self.dtype)
+                    parts = (k.load(k.at(place, n, self.dtype), self.dtype, self.lanes) for n in (0, self.lanes - 1))
+                    k.store(self._every_other(k, *parts), k.at(to, s, self.dtype))
+
+                def few() -> None:
+                    place = k.at(at, s0 * 2, self.dtype)
+                    parts = (p.load(k.at(place, n, self.dtype), self.dtype) for p, n in zip(two, (0, self.lanes - 1)))
+                    partial.store(self._every_other(k, *parts), k.at(to, s0, self.dtype))
+
+                k.loop(s0, last, self.lanes, copy)
+                k.if_(last >= s0, lambda: copy(last), few)
+                return [k.offset(at, line), k.offset(to, row)]
+
+            k.loop(r0, r1, 1, one_row, [at, to])
+
+        vectors = k.eq(w_step, 2) & (k.const(self.target.masked, "bool") | (last >= s0))
+        reach = k.where(some & (last < s0), (s1 - s0) * 2 - 1, zero)
+        beyond = k.where(reach > self.lanes - 1, reach - (self.lanes - 1), zero)
+        two = [k.partial(k.where(reach < self.lanes, reach, self.lanes)), k.partial(beyond)]
+
         def one_plane(_: Value, at: Any, to: Any) -> list[Value]:
-            k.if_(k.eq(w_step, one), lambda: dense(at, to), lambda: sparse(at, to))
+            others = lambda: k.if_(vectors, lambda: every_other(at, to), lambda: sparse(at, to)) and None
+            k.if_(k.eq(w_step, one), lambda: dense(at, to), others)
             return [k.offset(at, x_plane), k.offset(to, plane)]
 
         k.loop(0, planes, 1, one_plane, [k.offset(source, begin), k.offset(destination, r0 * row)])
         k.ret()
         k.finish()
+
+    def _every_other(self, k: Kernel, a: Value, b: Value) -> Value:
+        """Every other element of those that two vectors hold, of which the second begins with the last of the first."""
+        lanes = self.lanes
+        return shuffle(k, a, b, [*range(0, lanes, 2), *range(lanes + 1, 2 * lanes, 2)])
+
+    def _spread(self, k: Kernel, value: Value, to: Value, count: Value) -> None:
+        """Store the first `count` lanes, one element left alone after each; for machines with masks."""
+        lane = k.iota("int32")
+        for half in range(2):
+            here = [half * (self.lanes // 2) + e // 2 for e in range(self.lanes)]
+            left = k.splat(k.cast(count * 2 - half * self.lanes, "int32"))
+            mask = (lane < left) & k.eq(k.bitwise_and(lane, 1), 0)
+            k.masked_store(shuffle(k, value, value, here), k.at(to, half * self.lanes, self.dtype), mask)
 
     def flush(self) -> None:
         """`flush(temp, y, bias, rows, temp_row, start, count, row, w_n, y_h, y_w, y_plane, relu)`.
@@ -125,7 +165,23 @@ class Edges(Packing):
 
                 k.loop(0, rows, 1, channel)
 
-            k.if_(k.eq(y_w, size), dense, sparse)
+            def spread() -> None:
+                def channel(o: Value) -> None:
+                    at, to = k.offset(source, o * temp_row), k.offset(line, o * y_plane)
+
+                    def chunk(s: Value) -> None:
+                        left = stop - s
+                        value = finished(k.load(k.at(at, s, dtype), dtype, lanes), o)
+                        self._spread(k, value, k.at(to, s * 2, dtype), k.where(left < lanes, left, lanes))
+
+                    k.loop(begin, stop, lanes, chunk)
+
+                k.loop(0, rows, 1, channel)
+
+            others = sparse
+            if self.target.masked:
+                others = lambda: k.if_(k.eq(y_w, 2 * size), spread, sparse) and None
+            k.if_(k.eq(y_w, size), dense, others)
 
         k.loop(first, last + 1, 1, segment)
         k.ret()
@@ -188,11 +244,12 @@ class Edges(Packing):
                     def channel(e: Value) -> None:
                         line, at = k.offset(buffer, e * self.vector_bytes), k.offset(to, e * y_plane)
                         one = lambda j: k.store(k.load(k.at(line, j, dtype), dtype), k.offset(at, j * y_w))
-                        k.if_(
-                            dense,
-                            lambda: partial.store(k.load(line, dtype, lanes), at),
-                            lambda: k.loop(0, left, 1, one) and None,
-                        )
+                        scattered = lambda: k.loop(0, left, 1, one) and None
+                        others = scattered
+                        if self.target.masked:
+                            spread = lambda: self._spread(k, k.load(line, dtype, lanes), at, left)
+                            others = lambda: k.if_(k.eq(y_w, 2 * self.size), spread, scattered) and None
+                        k.if_(dense, lambda: partial.store(k.load(line, dtype, lanes), at), others)
 
                     k.loop(0, rest, 1, channel)
 

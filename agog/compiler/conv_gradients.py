@@ -73,15 +73,22 @@ class Gradients(Writer):
     """Writes all functions."""
 
     def gradient_kernels(self) -> None:
-        """`grad_R_V(x, off, g, c, rows, columns, x_row, x_column, c_row, first)`: C [R][V] += x[off[r] + p] g[p][V]."""
-        dtype, lanes = self.dtype, self.lanes
+        """`grad_R_V(x, off, g, c, rows, columns, x_row, x_column, c_row, first)`: C [R][V] += x[off[r] + p] g[p][V].
+
+        V of 0 is the first half of a vector.
+        """
+        dtype = self.dtype
         kernels = Tiles.upto(self.tiles.gradient)
+        if self.lanes >= 8:
+            kernels += [(r, 0) for r in range(1, self.tiles.gradient[0] + 1)]
         for rows, vectors in kernels:
+            lanes, count = (self.lanes, vectors) if vectors else (self.lanes // 2, 1)
             k, (x, off, g, c, lines, columns, x_row, x_column, c_row, first) = self.function(
                 f"grad_{rows}_{vectors}", "x off g c", "lines columns x_row x_column c_row first"
             )
+            k.lanes = lanes
             starts = [k.offset(x, k.load(k.at(off, r, "int64"), "int64")) for r in range(rows)]
-            places = self._places(k, c, c_row, rows, vectors)
+            places = self._places(k, c, c_row, rows, count)
             zero = k.const(0.0, dtype, lanes)
             tile: Any = k.if_(
                 k.ne(first, 0), lambda: [zero] * len(places), lambda: [k.load(p, dtype, lanes) for p in places]
@@ -89,12 +96,12 @@ class Gradients(Writer):
 
             def line(i: Value, g: Any, *tile: Value) -> list[Value]:
                 def point(j: Value, g: Any, at: Any, *tile: Value) -> list[Value]:
-                    bs = [k.load(k.offset(g, v * self.vector_bytes), dtype, lanes) for v in range(vectors)]
+                    bs = [k.load(k.offset(g, v * self.vector_bytes), dtype, lanes) for v in range(count)]
                     out, here = [], k.hidden(at)  # see `Packing.pack_transposed`
                     for r in range(rows):
                         element = k.splat(k.load(k.offset(starts[r], here), dtype))
-                        out += [k.fma(element, bs[v], tile[r * vectors + v]) for v in range(vectors)]
-                    return [k.offset(g, vectors * self.vector_bytes), at + x_column, *out]
+                        out += [k.fma(element, bs[v], tile[r * count + v]) for v in range(count)]
+                    return [k.offset(g, count * self.vector_bytes), at + x_column, *out]
 
                 g, _, *sums = k.loop(0, columns, 1, point, [g, i * x_row, *tile])
                 return [g, *sums]
@@ -223,6 +230,7 @@ class Gradients(Writer):
                             left = f.outputs - o
                             count = k.where(left < widest * lanes, left, widest * lanes)
                             vectors = k.op(f"udiv i64 {(count + (lanes - 1)).text}, {lanes}", "int64")
+                            width = k.where(count > lanes // 2, vectors, 0) if lanes >= 8 else vectors
                             k.call_known(
                                 "turn", None, k.offset(source, o * f.g_plane), gt, f.g_plane, count, points,
                                 vectors * self.vector_bytes,
@@ -231,7 +239,7 @@ class Gradients(Writer):
                             def panel(p: Value) -> None:
                                 height = low + k.cast(p < longer, "int64")
                                 above = p * low + k.where(p < longer, p, longer)
-                                kernel = k.load(k.at(k.symbol("@grads"), height * 4 + vectors, "ptr"), "ptr")
+                                kernel = k.load(k.at(k.symbol("@grads"), height * 4 + width, "ptr"), "ptr")
                                 k.call_address(
                                     kernel, scratch, k.at(table, f.off_at + above, "int64"), gt,
                                     k.at(k.offset(sums, above * f.wide), o, self.dtype), rows, f.w_n,
