@@ -150,7 +150,7 @@ class _Walk:
         return strips
 
     def ahead(self, strips: Sequence[Any]) -> int:
-        """Where rows begin that the tile below is the first to read: from those of this tile."""
+        """How far from a tile of no rows those lie that none above has read."""
         return max([self.size, *(words[0] // self.pitch * self.pitch for words, _ in strips)])
 
     def tiles(self, subs: Sequence[Any]) -> list[int]:

@@ -154,7 +154,7 @@ class Writer(Gradients):
 
         def one(i: int, sums: list[Value], terms: Any, height: int, columns: Sequence[int]) -> None:
             """Multiply a row of x, if it exists, and add to the sums."""
-            pairs = [(a, i - a, c) for a in range(height) if 0 <= i - a < rows for c in columns]
+            pairs = [(a, i - a, c) for c in columns for a in range(height) if 0 <= i - a < rows]
             touched = sorted({terms(*pair)[0] for pair in pairs})
             kept = [sums[j] for j in touched]
 
@@ -225,12 +225,12 @@ class Writer(Gradients):
                 return [k.offset(p, step) for p, step in zip((x, w, b, y), steps, strict=True)]
 
             def come(x: Value) -> None:
-                """What the tile below reads comes near."""
-                at, parts = k.offset(x, ahead + pitch * rows), 2 if how == OTHER else 1
+                """What the second tile below reads comes to the second level cache."""
+                at, parts = k.offset(x, ahead + pitch * (2 * rows)), 2 if how == OTHER else 1
                 apart = k.shift_right(pitch, parts - 1)
                 for i in range(rows * parts):
                     for p in range(parts):
-                        k.prefetch(k.at(k.offset(at, apart * i), p * lanes, dtype))
+                        k.prefetch(k.at(k.offset(at, apart * i), p * lanes, dtype), 2)
 
             def store(to: Value, values: Sequence[Value], room: Value) -> None:
                 if how == TURNS:
