@@ -305,77 +305,90 @@ class _Case:
         y_row, y_slice, y_plane = shape[4] * size, prod(shape[3:]) * size, prod(shape[2:]) * size
         numbers: list[int] = []
         words: list[list[int]] = []
-        packed, scratch, work, useful, temp = 0, 0, 0, 0, 0
+        packed, work, useful, temp = 0, 0, 0, 0
         base = len(HEAD) + len(SUB) * len(subs)
 
         def array(values: Sequence[int]) -> int:
             numbers.extend(values)
             return base + len(numbers) - len(values)
 
-        for s in subs:
-            depths = sorted({at[0] for _, at in s.taps})
-            # Taps of one phase are a whole number of moves apart; a phase starts where its first tap does.
-            phases: dict[tuple[int, int], list[int]] = {}
-            for _, at in s.taps:
-                key = (at[1] % s.move[1], at[2] % s.move[2])
-                low = phases.setdefault(key, [at[1], at[2]])
-                low[0], low[1] = min(low[0], at[1]), min(low[1], at[2])
-            keys = list(phases)
-            shifts = []
+        # All subs read the same copy. Taps of one phase are a whole number of moves apart; a phase starts where its
+        # first tap does.
+        move, taps = subs[0].move, [at for s in subs for _, at in s.taps]
+        depths = sorted({at[0] for at in taps})
+        phases: dict[tuple[int, int], list[int]] = {}
+        for at in taps:
+            low = phases.setdefault((at[1] % move[1], at[2] % move[2]), [at[1], at[2]])
+            low[0], low[1] = min(low[0], at[1]), min(low[1], at[2])
+        keys = list(phases)
+
+        def shift(at: Sequence[int]) -> tuple[int, int]:
+            """The row and the column of a tap in its phase."""
+            h, w = ((a - b) // m for a, b, m in zip(at[1:], phases[at[1] % move[1], at[2] % move[2]], move[1:]))
+            return h, w
+
+        count = [max(s.count[j] for s in subs) for j in range(3)]
+        margin = max((shift(at)[0] for at in taps), default=0)
+        columns = max(s.count[2] + max((shift(at)[1] for _, at in s.taps), default=0) for s in subs)
+        # The zeros before a row are also those after the row above.
+        before, after = -min((at[2] for at in taps), default=0), 0
+        if move[2] == 1:
+            after = max(0, min(before, columns - before - places[2], columns - count[2]))
+        columns -= after
+        each = max(1, channels * len(depths) * len(keys) * columns * size)
+        band = max(1, min(count[1], _BAND // each - margin))
+        if by_pixel:
+            band = max(1, min(band, _BAND // (count[2] * wide)))
+        bands = -(-count[1] // band)
+        if samples * groups * outputs * channels * sum(prod(s.count) * len(s.taps) for s in subs) >= 2 * _PARALLEL:
+            bands = _even(bands, count[1], margin, samples * groups * count[0])
+        band = -(-count[1] // bands)
+        bands = -(-count[1] // band)
+        plane = _apart(((band + margin) * columns + after) * size)
+        area = plane * len(keys)
+        scratch = channels * len(depths) * area
+        least = [min((at[j] for at in taps), default=0) for j in range(3)]
+        inside = len(keys) <= 1 and min(least) >= 0 and all(
+            (s.count[j] - 1) * move[j] + max((at[j] for _, at in s.taps), default=0) < places[j]
+            for s in subs for j in range(3)
+        )
+        # One tap and nothing beside it needs no copy, unless channels compete for the same sets of a cache.
+        in_place = inside and move == (1, 1, 1) and columns == places[2]
+        in_place = in_place and all(len(s.taps) == 1 and s.count == tuple(places) or not s.taps for s in subs)
+        in_place = in_place and gcd(prod(places) * size, _WAY) <= 2 * band * columns * size
+        in_place = in_place and (by_pixel or count[2] >= lanes)  # beyond any unit but the last are so many more
+        units = samples * groups * count[0] * bands
+        # The next unit's input comes near a few lines at each product, where it is not expected in a cache.
+        ahead_row = min(places[1], (band + margin) * move[1]) * places[2] * size
+        ahead_lines = max(1, -(-ahead_row // LINE))
+        orders = [self._order(s, places, channels, by_pixel) for s in subs]
+        products = 0
+        for s, order in zip(subs, orders):
+            tiles = band * -(-s.count[2] // self.tiles.pixel[0])
+            run = (band - 1) * columns + s.count[2]
+            products += len(order.parts) * blocks * (tiles if by_pixel else -(-run // width))
+        geometry = {
+            "taps_d": len(depths), "d_at": array(depths), "t_step": move[0], "d_n": places[0], "phases": len(keys),
+            "phase_at": array([n for key in keys for n in phases[key]]), "h_step": move[1], "w_step": move[2],
+            "row": columns * size, "held": band + margin, "plane": plane, "band": band, "bands": bands,
+            "clear": not inside, "units": units, "in_place": in_place, "ahead_lines": ahead_lines,
+            "ahead": -(-ahead_lines * channels // products) if prod(self.x) * size > _FAR else 0,
+            "ahead_row": (ahead_lines - 1) * LINE,
+        }
+        for s, order in zip(subs, orders):
+            steps = channels * len(s.taps)
+            place_of = {}
             for i, at in s.taps:
-                key = (at[1] % s.move[1], at[2] % s.move[2])
-                h, w = ((a - b) // m for a, b, m in zip(at[1:], phases[key], s.move[1:]))
-                shifts.append((i, depths.index(at[0]), keys.index(key), h, w))
-            margin = max((h for *_, h, _ in shifts), default=0)
-            columns = s.count[2] + max((w for *_, w in shifts), default=0)
-            # The zeros before a row are also those after the row above.
-            before, after = -min((at[2] for _, at in s.taps), default=0), 0
-            if s.move[2] == 1:
-                after = max(0, min(before, columns - before - places[2], columns - s.count[2]))
-            columns -= after
-            each = max(1, channels * len(depths) * len(keys) * columns * size)
-            band = max(1, min(s.count[1], _BAND // each - margin))
-            if by_pixel:
-                band = max(1, min(band, _BAND // (s.count[2] * wide)))
-            bands = -(-s.count[1] // band)
-            if samples * groups * prod(s.count) * outputs * channels * len(s.taps) >= 2 * _PARALLEL:
-                bands = _even(bands, s.count[1], margin, samples * groups * s.count[0])
-            band = -(-s.count[1] // bands)
-            bands = -(-s.count[1] // band)
-            plane = _apart(((band + margin) * columns + after) * size)
-            held = channels * len(depths) * len(keys) * plane
-            area = plane * len(keys)
-            order = self._order(s, places, channels, by_pixel)
-            steps = channels * len(shifts)
-            place_of = {i: d * area + p * plane + (h * columns + w) * size for i, d, p, h, w in shifts}
+                h, w = shift(at)
+                phase = keys.index((at[1] % move[1], at[2] % move[2]))
+                place_of[i] = depths.index(at[0]) * area + phase * plane + (h * columns + w) * size
             off = [c * len(depths) * area + place_of[i] for c, i in order.steps]
             # Weights are read in the order of their places, and written in that of the steps.
             where = sorted(((c * w_channel + i) * size, at) for at, (c, i) in enumerate(order.steps))
             runs = _runs([at for at, _ in where], size, self.lanes)
-            last_h, last_w = (
-                (a - 1) * m + max((at[j] for _, at in s.taps), default=0) for j, a, m in
-                zip((1, 2), s.count[1:], s.move[1:])
-            )
-            first = [min((at[j] for _, at in s.taps), default=0) for j in range(3)]
-            last_d = (s.count[0] - 1) * s.move[0] + max(depths, default=0)
-            inside = first[1] >= 0 and first[2] >= 0 and last_h < places[1] and last_w < places[2]
-            inside = inside and first[0] >= 0 and last_d < places[0] and len(keys) <= 1
-            # One tap and nothing beside it needs no copy, unless channels compete for the same sets of a cache.
-            in_place = inside and len(s.taps) == 1 and s.move == (1, 1, 1) and s.count == tuple(places)
-            in_place = in_place and gcd(prod(places) * size, _WAY) <= 2 * band * columns * size
-            in_place = in_place and (by_pixel or s.count[2] >= lanes)  # beyond any unit but the last are so many more
             total = (band - 1) * columns + s.count[2]
             group = max(1, min(-(-total // width), _RESULTS // (outputs * width * size))) if len(order.parts) > 1 else 1
             contiguous = s.step[1:] == (1, 1) and y_row == s.count[2] * size
-            units = samples * groups * s.count[0] * bands
-            # The next unit's input comes near a few lines at each product, where it is not expected in a cache.
-            ahead_row = min(places[1], (band + margin) * s.move[1]) * places[2] * size
-            ahead_lines = max(1, -(-ahead_row // LINE))
-            if by_pixel:
-                products = len(order.parts) * blocks * band * -(-s.count[2] // self.tiles.pixel[0])
-            else:
-                products = len(order.parts) * blocks * -(-total // width)
-            ahead = -(-ahead_lines * channels // products) if prod(self.x) * size > _FAR else 0
             words.append(_words(
                 SUB, steps=steps, w_at=array([at for at, _ in where]), to_at=array([to for _, to in where]),
                 runs=len(runs), runs_at=array([n for run in runs for n in run]),
@@ -383,18 +396,13 @@ class _Case:
                 classes_at=array(order.classes), ranges_at=array(order.ranges), packed_at=packed, t_n=s.count[0],
                 h_n=s.count[1], w_n=s.count[2],
                 y_start=s.start[0] * y_slice + s.start[1] * y_row + s.start[2] * size, y_t=s.step[0] * y_slice,
-                y_h=s.step[1] * y_row, y_w=s.step[2] * size, taps_d=len(depths), d_at=array(depths), t_step=s.move[0],
-                d_n=places[0], phases=len(keys), phase_at=array([n for key in keys for n in phases[key]]),
-                h_step=s.move[1], w_step=s.move[2], row=columns * size, held=band + margin, plane=plane,
-                band=band, bands=bands, clear=not inside, group=group,
+                y_h=s.step[1] * y_row, y_w=s.step[2] * size, group=group,
                 run=_run(s.count[2], self.lanes) if contiguous else 1,
-                near=contiguous and prod(shape) * size > _NEAR, units=units,
-                in_place=in_place, place_at=array([c * prod(places) * size for c, _ in order.steps if in_place]),
-                ahead=ahead, ahead_lines=ahead_lines, ahead_row=(ahead_lines - 1) * LINE,
+                near=contiguous and prod(shape) * size > _NEAR,
+                place_at=array([c * prod(places) * size for c, _ in order.steps if in_place]), **geometry,
             ))
             packed += groups * wide * steps
             temp = max(temp, band * s.count[2] * wide if by_pixel else outputs * group * width * size)
-            scratch = max(scratch, held)
             vectors_all = -(-total // lanes) * outputs
             if by_pixel:
                 vectors_all = band * s.count[2] * (wide // (size * lanes))

@@ -178,7 +178,7 @@ class Edges(Packing):
 
                 k.loop(0, rows, 1, channel)
 
-            others = sparse
+            others: Any = sparse
             if self.target.masked:
                 others = lambda: k.if_(k.eq(y_w, 2 * size), spread, sparse) and None
             k.if_(k.eq(y_w, size), dense, others)
@@ -245,7 +245,7 @@ class Edges(Packing):
                         line, at = k.offset(buffer, e * self.vector_bytes), k.offset(to, e * y_plane)
                         one = lambda j: k.store(k.load(k.at(line, j, dtype), dtype), k.offset(at, j * y_w))
                         scattered = lambda: k.loop(0, left, 1, one) and None
-                        others = scattered
+                        others: Any = scattered
                         if self.target.masked:
                             spread = lambda: self._spread(k, k.load(line, dtype, lanes), at, left)
                             others = lambda: k.if_(k.eq(y_w, 2 * self.size), spread, scattered) and None

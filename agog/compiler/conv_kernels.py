@@ -312,7 +312,7 @@ class Writer(Edges):
         k.finish()
 
     def unit(self) -> None:
-        """Some rows of one sample's results."""
+        """Some rows of one sample's results, of all subs."""
         k, job, begin, end, thread = self._task("units")
         f, s = Words(k, job["table"], HEAD), Words(k, job["sub"], SUB)
         size, lanes = self.size, self.lanes
@@ -337,10 +337,7 @@ class Writer(Edges):
                 return group, sample * f.groups + group, t, band * s.band
 
             group, image, t, row = place(u)
-            left = s.h_n - row
-            rows = k.where(left < s.band, left, s.band)
             x = k.offset(job["x"], image * f.channels * f.x_plane)
-            y = k.offset(job["out"], image * f.outputs * f.y_plane + s.y_start + t * s.y_t + row * s.y_h)
             bias = job["bias"]
             (bias,) = k.if_(k.ne_null(bias), lambda: [k.at(bias, group * f.outputs, self.dtype)], lambda: [bias])
             area = s.plane * s.phases
@@ -376,7 +373,6 @@ class Writer(Edges):
 
             k.loop(0, k.where(in_place, 0, s.taps_d), 1, tap)
             held_at = k.where(in_place, k.offset(x, t * f.x_slice + row * f.x_w * size), scratch)
-            off_at = k.where(in_place, s.place_at, s.off_at)
             next_u = u + 1
             _, next_image, next_t, next_row = place(next_u)
             first = next_row * s.h_step + k.load(k.at(table, s.phase_at, "int64"), "int64")
@@ -387,6 +383,23 @@ class Writer(Edges):
             for i, value in enumerate(words):
                 k.store(value, k.at(state, i + 1, "int64"))
             fetch = lambda: k.if_(some > 0, lambda: k.call_known("ahead", None, state))
+            here = group, image, t, row, bias, in_place, held_at, columns, fetch
+
+            def sub(i: Value) -> None:
+                s = Words(k, k.at(table, i * len(SUB) + len(HEAD), "int64"), SUB)
+                k.if_((row < s.h_n) & (t < s.t_n), lambda: results(s, *here))
+
+            k.loop(0, f.subs, 1, sub)
+
+        def results(
+            s: Words, group: Value, image: Value, t: Value, row: Value, bias: Value, in_place: Value, held_at: Value,
+            columns: Value, fetch: Any,
+        ) -> None:
+            """The rows of one sub."""
+            left = s.h_n - row
+            rows = k.where(left < s.band, left, s.band)
+            y = k.offset(job["out"], image * f.outputs * f.y_plane + s.y_start + t * s.y_t + row * s.y_h)
+            off_at = k.where(in_place, s.place_at, s.off_at)
             total = (rows - 1) * columns + s.w_n
             weights = k.offset(job["packed"], s.packed_at + group * f.wide * s.steps)
 
@@ -538,7 +551,7 @@ class Writer(Edges):
         return k, k.arguments
 
     def conv(self) -> None:
-        """`conv(out, x, w, bias, table)`: pack the weights, then all units, for every sub-convolution."""
+        """`conv(out, x, w, bias, table)`: pack the weights of every sub-convolution, then make all units."""
         k, arguments = self._entry("conv")
         table = arguments[-1]
         f = Words(k, table, HEAD)
@@ -549,13 +562,14 @@ class Writer(Edges):
             k.store(value, k.at(job, i, "ptr"))
 
         def sub(i: Value) -> None:
-            place = k.at(table, i * len(SUB) + len(HEAD), "int64")
-            k.store(place, k.at(job, 6, "ptr"))
-            units = k.load(k.at(place, SUB.index("units"), "int64"), "int64")
+            k.store(k.at(table, i * len(SUB) + len(HEAD), "int64"), k.at(job, 6, "ptr"))
             self._share(k, "pack_weights", job, f.groups * f.blocks, f.alone)
-            self._share(k, "units", job, units, f.alone)
 
         k.loop(0, f.subs, 1, sub)
+        first = k.at(table, len(HEAD), "int64")
+        k.store(first, k.at(job, 6, "ptr"))
+        units = k.load(k.at(first, SUB.index("units"), "int64"), "int64")
+        self._share(k, "units", job, units, f.alone)
         k.call_known("give", None, memory, slot)
         k.ret()
         k.finish()
