@@ -333,7 +333,7 @@ class Writer(Edges):
                 """The group, image (one group of a sample), slice and first row of a unit."""
                 rest, band = split(u, s.bands)
                 rest, t = split(rest, s.t_n)
-                sample, group = split(rest, f.groups)
+                group, sample = split(rest, f.samples)  # so that the weights of a group stay near
                 return group, sample * f.groups + group, t, band * s.band
 
             group, image, t, row = place(u)
