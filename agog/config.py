@@ -112,7 +112,10 @@ op_hooks: list[Callable[..., None]] = []
 
 
 def add_op_hook(hook: Callable[..., None]) -> Callable[[], None]:
-    """Call `hook(op, inputs, outputs)` (raw arrays) after each operation; returns a function that removes it."""
+    """Call `hook(op, inputs, outputs)` (raw arrays) after each operation; returns a function that removes it.
+
+    While there is a hook, staged functions run as the plain Python they are.
+    """
     op_hooks.append(hook)
     enter_special()
 

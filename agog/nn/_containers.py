@@ -88,6 +88,21 @@ class _Numbered(Module):
         return self
 
 
+    def pop(self, i: int = -1) -> Any:
+        """Remove and return one, by default the last."""
+        items = self._items()
+        item = items.pop(self._index(i))
+        self._replace(items)
+        return item
+
+    def __iadd__(self, items: Iterable[Any]) -> Any:
+        return self.extend(items)
+
+    def __add__(self, items: Iterable[Any]) -> Any:
+        out = self[:]
+        return out.extend(items)
+
+
 class Sequential(_Numbered):
     """Modules that are called one after another: `Sequential(a, b)(x)` is `b(a(x))`. A dict gives them names."""
 
@@ -155,6 +170,17 @@ class ModuleDict(Module):
     def __delitem__(self, name: str) -> None:
         self[name]
         delattr(self, name)
+
+    def pop(self, name: str) -> Module:
+        """Remove and return a module."""
+        module = self[name]
+        del self[name]
+        return module
+
+    def clear(self) -> None:
+        """Remove all modules."""
+        for name in self:
+            del self[name]
 
     def __len__(self) -> int:
         return len(self._kinds)

@@ -10,8 +10,12 @@ from agog.nn._module import Module
 from agog.nn._parameter import Buffer
 
 
-def _loss(name: str, op: str, **defaults: Any) -> type[Module]:
-    """A module that calls the loss `op` with its settings; settings that are Tensors become buffers."""
+def _loss(name: str, op: str, also: tuple[str, ...] = (), **defaults: Any) -> type[Module]:
+    """A module that calls the loss `op` with its settings; settings that are Tensors become buffers.
+
+    also  reductions that this loss has besides the usual ones
+    """
+    known_reductions = ("mean", "sum", "none", *also)
     names = (*defaults, "reduction")
     values = {**defaults, "reduction": "mean"}
 
@@ -20,8 +24,9 @@ def _loss(name: str, op: str, **defaults: Any) -> type[Module]:
             known = ", ".join(f"{k}={v!r}" for k, v in values.items())
             raise ArgumentTypeError(f"{name}: takes {known}, not {args or kwargs}")
         given = {**values, **dict(zip(names, args)), **kwargs}
-        if given["reduction"] not in ("mean", "sum", "none"):
-            raise ArgumentError(f"{name}(reduction={given['reduction']!r}): use 'mean', 'sum' or 'none'")
+        if given["reduction"] not in known_reductions:
+            use = ", ".join(map(repr, known_reductions[:-1])) + f" or {known_reductions[-1]!r}"
+            raise ArgumentError(f"{name}(reduction={given['reduction']!r}): use {use}")
         for key, value in given.items():
             setattr(self, key, Buffer(value) if hasattr(value, "shape") else value)
 
@@ -47,7 +52,7 @@ MSELoss = _loss("MSELoss", "mse_loss")
 L1Loss = _loss("L1Loss", "l1_loss")
 SmoothL1Loss = _loss("SmoothL1Loss", "smooth_l1_loss", beta=1.0)
 HuberLoss = _loss("HuberLoss", "huber_loss", delta=1.0)
-KLDivLoss = _loss("KLDivLoss", "kl_div", log_target=False)
+KLDivLoss = _loss("KLDivLoss", "kl_div", ("batchmean",), log_target=False)
 PoissonNLLLoss = _loss("PoissonNLLLoss", "poisson_nll_loss", log_input=True, full=False, eps=1e-8)
 GaussianNLLLoss = _loss("GaussianNLLLoss", "gaussian_nll_loss", full=False, eps=1e-6)
 HingeEmbeddingLoss = _loss("HingeEmbeddingLoss", "hinge_embedding_loss", margin=1.0)

@@ -225,7 +225,7 @@ class Function:
         if isinstance(raised, Exception) and not isinstance(raised, GuardFailed):  # (a result of another shape)
             return self._failed(raised, args, kwargs)
         modes = config.modes
-        if modes.recorder is not None or not modes.staging:
+        if modes.recorder is not None or not modes.staging or config.op_hooks:  # (a hook is called for each operation)
             return self._fn(*args, **kwargs)
         try:
             key, tensors, others = forms.form(self._parameters, args, kwargs)

@@ -576,3 +576,13 @@ def test_pixels_similarity_and_decoder():
     tgt, memory = ag.random.normal((2, 4, 8)), ag.random.normal((2, 5, 8))
     assert ag.allclose(decoder(tgt, memory), decoder.norm(layer(layer(tgt, memory), memory)))
     assert nn.Linear(2, 2).bfloat16().weight.dtype == ag.bfloat16
+
+
+def test_kl_div_over_samples():
+    x, t = ag.random.normal((5, 3)).log_softmax(axis=1), ag.random.normal((5, 3)).softmax(axis=1)
+    want = ag.kl_div(x, t, reduction="sum") / 5
+    assert ag.allclose(nn.KLDivLoss(reduction="batchmean")(x, t), want)
+    with pytest.raises(errors.ArgumentError, match="'none' or 'batchmean'"):
+        nn.KLDivLoss(reduction="batch")
+    with pytest.raises(errors.ArgumentError, match="'sum' or 'none'"):
+        nn.MSELoss(reduction="batchmean")

@@ -340,6 +340,15 @@ def test_module_list_and_dict():
     assert [n for n, _ in table.items()] == ["a", "b"] and table.values()[0] is layers[0]
     del table["b"]
     assert "b" not in table
+    table["c"] = last = nn.ReLU()
+    assert table.pop("c") is last and table.keys() == ["a"]
+    more = layers + [last]
+    assert [*more] == [*layers, last] and len(layers) == 3 and type(more) is nn.ModuleList
+    layers += [last]
+    assert layers.pop() is last and layers.pop(0) is table["a"] and len(layers) == 2
+    other = nn.ModuleDict({"x": last, "y": nn.Tanh()})
+    other.clear()
+    assert len(other) == 0 and not list(other.modules())[1:]
     with pytest.raises(errors.ArgumentError, match="it has 'a'"):
         table["x"]
     with pytest.raises(errors.ArgumentTypeError, match="nn.Module"):

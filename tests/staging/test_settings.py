@@ -344,7 +344,62 @@ def attributes_of_a_module_that_are_set_around_it(stage):
     yield f(T(1)), f(T(2))
 
 
+@case(staged=True)
+def containers_of_modules_that_change(stage):
+    table = nn.ModuleDict({"a": nn.Linear(2, 2)})
+    layers = nn.ModuleList([nn.Linear(2, 2)])
+    f = stage(lambda x: sum(m(x) for m in table.values()).detach(), limit=100)
+    g = stage(lambda x: functools.reduce(lambda y, m: m(y), layers, x).detach(), limit=100)
+
+    def both():
+        return [h(T(1, s)) for h in (f, g) for s in (1, 2)]
+
+    yield both()
+    table["b"] = nn.Linear(2, 2)
+    layers.append(nn.Tanh())
+    yield both()
+    table.pop("a")
+    layers += [nn.Linear(2, 2)]
+    yield both()
+    table.update({"c": nn.Tanh()})
+    layers.pop(0)
+    yield both()
+    table.clear()
+    table["d"] = nn.Tanh()
+    layers[0] = nn.ReLU()
+    yield both()
+
+
+@case(staged=True)
+def the_code_of_a_function_that_is_staged_inside(stage):
+    def inner(x, k=1.0):
+        return x * 2 * k
+
+    staged = stage(inner)
+    f = stage(lambda x: staged(x) + 1)
+    yield f(T(1)), f(T(2)), staged(T(3))
+    inner.__code__ = (lambda x, k: x * 7 * k).__code__
+    yield f(T(1)), f(T(2)), staged(T(3))
+    inner.__defaults__ = (5.0,)
+    yield f(T(1)), f(T(2)), staged(T(3))
+
+
 test_staged_is_plain = case.test()
+
+
+def test_hooks_of_operations_see_those_of_staged_functions():
+    f, seen = ag.function(lambda x: ag.tanh(x) * 2), []
+    f(T(1))
+    f(T(1))
+    remove = ag.config.add_op_hook(lambda op, inputs, outputs: seen.append(op.name))
+    try:
+        assert f(T(1)).tolist() == (ag.tanh(T(1)) * 2).tolist()
+    finally:
+        remove()
+    assert seen == ["tanh", "multiply"] * 2
+    staged = f.calls_staged
+    f(T(1))
+    assert f.calls_staged == staged + 1
 
 
 def test_what_is_said_of_a_schedule_that_is_stepped_inside():
