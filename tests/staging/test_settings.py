@@ -377,11 +377,11 @@ def the_code_of_a_function_that_is_staged_inside(stage):
 
     staged = stage(inner)
     f = stage(lambda x: staged(x) + 1)
-    yield f(T(1)), f(T(2)), staged(T(3))
+    yield f(T(1)), f(T(2)), staged(T(3)), staged(T(4))
     inner.__code__ = (lambda x, k: x * 7 * k).__code__
-    yield f(T(1)), f(T(2)), staged(T(3))
+    yield f(T(1)), f(T(2)), staged(T(3)), staged(T(4))
     inner.__defaults__ = (5.0,)
-    yield f(T(1)), f(T(2)), staged(T(3))
+    yield f(T(1)), f(T(2)), staged(T(3)), staged(T(4))
 
 
 test_staged_is_plain = case.test()
