@@ -388,8 +388,9 @@ class Reach:
                 inner = None if isinstance(value, type) else inspect.getattr_static(value, "__wrapped__", None)
                 if inner is None:
                     return
-                if not isinstance(value, types.FunctionType) and isinstance(inner, types.FunctionType):
-                    self._note_function(inner)  # it may have been cached: its frame does not run
+                if isinstance(inner, types.FunctionType) and not (
+                        isinstance(value, types.FunctionType) and is_user_code(value.__code__.co_filename)):
+                    self._note_function(inner)  # (its frame may not run: it may have been cached)
                 value = inner
 
     def _note_closure(self, value: Any) -> None:

@@ -384,6 +384,20 @@ def the_code_of_a_function_that_is_staged_inside(stage):
     yield f(T(1)), f(T(2)), staged(T(3)), staged(T(4))
 
 
+@case(staged=True)
+def the_code_of_a_function_that_is_transformed_outside(stage):
+    def inner(x, k=1.0):
+        return (x * x * k).sum()
+
+    ways = [ag.vmap(inner), ag.grad(inner), ag.checkpoint(inner), ag.no_grad(inner), ag.jacfwd(inner)]
+    f = stage(lambda x: [way(x) for way in ways])
+    yield f(T(1, 2)), f(T(3, 4))
+    inner.__code__ = (lambda x, k: (x * x * x * k).sum()).__code__
+    yield f(T(1, 2)), f(T(3, 4))
+    inner.__defaults__ = (5.0,)
+    yield f(T(1, 2)), f(T(3, 4))
+
+
 test_staged_is_plain = case.test()
 
 
