@@ -7,6 +7,7 @@ Python cannot look at a value, and are what to write when a staged function take
 from __future__ import annotations
 
 import builtins
+import inspect
 from typing import Any, Callable
 
 from agog import config, tree
@@ -58,6 +59,9 @@ def while_loop(cond_fn: Callable[..., Any], body_fn: Callable[..., Any], state: 
     spread = isinstance(state, tuple)
     structure = tree.flatten(state)[1]
     call = (lambda f, s: f(*s)) if spread else (lambda f, s: f(s))
+    if spread:
+        _check_takes(cond_fn, state)
+        _check_takes(body_fn, state)
     recorder = config.modes.recorder
     turns = None if recorder is None else recorder.on_while((cond_fn, body_fn))
     while True:
@@ -80,6 +84,18 @@ def while_loop(cond_fn: Callable[..., Any], body_fn: Callable[..., Any], state: 
         if _many_valued(going):
             leaves = [tensors.where(going, a, b) for a, b in zip(leaves, tree.leaves(state))]
         state = tree.unflatten(structure, leaves)
+
+
+def _check_takes(fn: Callable[..., Any], state: tuple) -> None:
+    """Raise ArgumentTypeError for a function that wants a tuple as one argument, as JAX gives it."""
+    try:
+        inspect.signature(fn).bind(*state)
+    except TypeError as error:
+        raise ArgumentTypeError(f"while_loop: the {len(state)} parts of a tuple are arguments of their own ({error}); "
+                                "write `lambda a, b: ...`, or make the state a list or a dict, which is one argument"
+                                ) from None
+    except ValueError:  # a callable that does not state its arguments
+        pass
 
 
 def _any(x: Tensor) -> Tensor:

@@ -239,3 +239,22 @@ def test_hooks_are_removed_as_handles_are():
     handles[1]()
     layer(ag.ones(1, 2)).sum().backward()
     assert seen == [1, 2]
+
+
+def test_options_of_function_are_named():
+    for name, words in (("fullgraph", "strict= here"), ("static_argnums", "each value"), ("mode", "not needed"),
+                        ("wrong", "background, check, dynamic, limit, strict")):
+        with pytest.raises(errors.ArgumentTypeError, match=words):
+            ag.function(**{name: True})
+        with pytest.raises(errors.ArgumentTypeError, match=f"no {name}="):
+            ag.function(lambda x: x, **{name: True})
+
+
+def test_while_loop_says_that_tuples_are_spread():
+    state = (ag.asarray(0), ag.ones(2))
+    with pytest.raises(errors.ArgumentTypeError, match="arguments of their own"):
+        ag.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1]), state)
+    with pytest.raises(errors.ArgumentTypeError, match="arguments of their own"):
+        ag.while_loop(lambda i, x: i < 3, lambda c: (c[0] + 1, c[1]), state)
+    assert ag.while_loop(lambda i, *rest: i < 3, lambda i, x: (i + 1, x), state)[0].item() == 3
+    assert ag.while_loop(lambda c: c[0] < 3, lambda c: [c[0] + 1, c[1]], list(state))[0].item() == 3

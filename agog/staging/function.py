@@ -551,6 +551,18 @@ def _remake(fn: Any, options: dict[str, Any]) -> Function:
     return Function(fn, **options)
 
 
+_OPTIONS = frozenset({"strict", "check", "background", "limit", "dynamic"})
+_ELSEWHERE = {  # options of torch.compile, jax.jit and tf.function
+    "fullgraph": "strict= here",
+    "static_argnums": "not needed: each value of a Python argument is a form of its own",
+    "static_argnames": "not needed: each value of a Python argument is a form of its own",
+    "donate_argnums": "not needed: memory is reused where nobody can tell",
+    "reduce_retracing": "dynamic= here, for numbers; each shape is compiled by itself",
+    "input_signature": "not needed: the first call says it",
+    "jit_compile": "not needed",
+    "mode": "not needed",
+    "backend": "not needed",
+}
 _OWN = frozenset(vars(Function(lambda: None))) | {"__wrapped__"}
 
 
@@ -573,6 +585,11 @@ def function(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
                 (StagingError with `strict`). By default a number becomes an input when it has had a second value;
                 False keeps each value a form of the arguments. Shapes are constants in any case.
     """
+    if unknown := options.keys() - _OPTIONS:
+        said = [f"{name}= is {_ELSEWHERE[name]}" for name in sorted(unknown) if name in _ELSEWHERE]
+        names = ", ".join(f"{name}=" for name in sorted(unknown))
+        raise ArgumentTypeError(f"function: there is no {names}; the options are {', '.join(sorted(_OPTIONS))}"
+                                + "".join(f" ({text})" for text in said))
     if fn is None:
         return lambda f: Function(f, **options)
     return Function(fn, **options)
