@@ -410,8 +410,9 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
     return templates.make(
         templates.REVERSED if reverse else templates.BINARY, op.name, globals(), flags,
         {"PARENTS": "p, q", "ENV": f"({env})", "SHAPE": shape},
-        {"op": op, "fallback": fallback, "ufunc": op.raw, "plain": op.plain, "limit": LARGE,
-         "large_binary": large.binary, "derived": op.derived})
+        {"op": op, "fallback": fallback, "ufunc": op.raw, "plain": op.plain,
+         "limit": LARGE if op.choose is None or reverse else 0,
+         "large_binary": op.choose or large.binary, "derived": op.derived})
 
 
 def _derived(derived: tuple, values: tuple) -> tuple:

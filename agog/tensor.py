@@ -75,7 +75,8 @@ def _changing(name: str) -> Callable[..., Any]:
         if node is not None and config.modes.grad and type(node) is Leaf:
             raise GradientError("a leaf Tensor that requires a gradient cannot be changed in place, its gradient would "
                                 "be that of the old value; write x = x + y, or wrap an update in ag.no_grad()")
-        if node is None and not config.special and type(other) in (int, float) and _exclusive(self, _ALONE):
+        if node is None and not config.special and op.choose is None and type(other) in (int, float) and (
+                _exclusive(self, _ALONE)):
             try:
                 with np.errstate(all="ignore"):
                     ufunc(self._data, numbers.weak(other, self._data.dtype), self._data)

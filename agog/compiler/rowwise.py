@@ -31,8 +31,8 @@ class Rowwise:
     def table(self) -> dict[str, Callable[..., Any]]:
         """The methods under the names by which `large.native` knows them."""
         return {name: getattr(self, name) for name in (
-            "softmax", "log_softmax", "cumsum", "softmax_grad", "log_softmax_grad", "norm", "norm_grad", "column_sum",
-            "cross_entropy", "cross_entropy_grad")}
+            "softmax", "log_softmax", "logsumexp", "cumsum", "softmax_grad", "log_softmax_grad", "norm", "norm_grad",
+            "column_sum", "cross_entropy", "cross_entropy_grad")}
 
     def halves(self) -> dict[str, Callable[..., Any]]:
         """The rows among them that take 16-bit floats, as `large.halves` has them."""
@@ -72,6 +72,21 @@ class Rowwise:
     def log_softmax(self, x: Any, axis: int) -> Any:
         """The row `log_softmax`."""
         return self._map("log_softmax", axis, x)
+
+    def logsumexp(self, x: Any, axis: Any, keepdims: bool) -> Any:
+        """The row `logsumexp`, over the last axes."""
+        n = x.ndim
+        axes = range(n) if axis is None else [a % n for a in ((axis,) if type(axis) is int else axis)]
+        over = len(axes)
+        if not over or sorted(axes) != [*range(n - over, n)] or not x.size:
+            return None
+        kernel = self._kernel("logsumexp", x)
+        if kernel is None:
+            return None
+        kept = x.shape[:n - over]
+        out = np.empty(math.prod(kept), x.dtype)
+        kernel([out], [x.reshape(out.size, -1)])
+        return out.reshape((*kept, *(1,) * over) if keepdims else kept)
 
     def cumsum(self, x: Any, axis: int) -> Any:
         """The row `cumsum`."""

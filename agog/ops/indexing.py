@@ -24,7 +24,7 @@ from agog.array import dtypes
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
 from agog.ops import axes as ax
 from agog.ops.explain import describe
-from agog.ops.gathering import add_at, outside, still_written
+from agog.ops.gathering import add_at, add_rows, outside, still_written
 from agog.ops.joining import batched_all
 from agog.ops.pieces import cover
 from agog.ops.row import Op, composite
@@ -306,6 +306,9 @@ def _read_adjoint(np: Any, g: Any, *keys: Any) -> Any:
         out = np.zeros(shape, g.dtype)
         out[key] = g
         return out
+    if len(arrays) == 1 and template == ("@",) and len(shape) > 1:  # whole rows
+        rows = arrays[0].reshape(-1)
+        return add_rows(np, shape[0], rows, g.reshape(rows.size, ax.size(shape[1:]))).reshape(shape)
     return add_at(np, ax.size(shape), _places(np, shape, key).reshape(-1), g.reshape(-1)).reshape(shape)
 
 

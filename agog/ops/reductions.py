@@ -126,9 +126,10 @@ def _add(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     return np.add.reduce(x, axis, None, None, keepdims) if done is None else done
 
 
-def _natively(np: Any, name: str, x: Any, axis: Any, keepdims: bool) -> Any:
-    """The reduction of a large array by a kernel over all threads, or None."""
-    if np is numpy and x.size >= large.THRESHOLD and (x.dtype is dtypes.float32 or x.dtype is dtypes.float64):
+def _natively(np: Any, name: str, x: Any, axis: Any, keepdims: bool, by_rows: bool = False) -> Any:
+    """The reduction of a large array by a kernel over all threads, or None. by_rows: NumPy is slow over short rows."""
+    if np is numpy and x.size >= (_SHORT if by_rows and axis is not None else large.THRESHOLD) and (
+            x.dtype is dtypes.float32 or x.dtype is dtypes.float64):
         return large.native(name, 4 * x.size, x, axis, keepdims)
     return None
 
@@ -264,14 +265,14 @@ def _extreme_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any, keepdims: bool) -> 
 def _max(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and x.size and _half(x):
         return _reduced(np.maximum, "max", x, axis, keepdims)
-    done = _natively(np, "max", x, axis, keepdims)
+    done = _natively(np, "max", x, axis, keepdims, True)
     return np.maximum.reduce(x, axis, None, None, keepdims) if done is None else done
 
 
 def _min(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and x.size and _half(x):
         return _reduced(np.minimum, "min", x, axis, keepdims)
-    done = _natively(np, "min", x, axis, keepdims)
+    done = _natively(np, "min", x, axis, keepdims, True)
     return np.minimum.reduce(x, axis, None, None, keepdims) if done is None else done
 
 
@@ -353,6 +354,10 @@ std = Op("std(x; axis=None, correction=0.0, keepdims=False) -> y", lambda np, *a
 
 # --------------------------------------------------------------------------------------------- logsumexp and norms
 def _logsumexp(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    if np is numpy and x.size >= large.MIDDLE:
+        done = large.native("logsumexp", 32 * x.size, x, axis, keepdims)
+        if done is not None:
+            return done
     top = np.maximum.reduce(x, axis, None, None, True, -math.inf)
     infinite = ~np.isfinite(top)
     if top.ndim:

@@ -57,6 +57,7 @@ class Op:
     widen      16-bit floats are computed in float32
     reduce     the ufunc whose `reduce` is the computation, except for 16-bit floats: the fast path calls that
     check      `check(*inputs, *statics) -> statics`: normalises static parameters, raises the errors that teach
+    choose     `choose(ufunc, x, y)` for a row of two inputs: the computation, where some numbers have a quicker way
     sure       a condition on the static parameters under which the computation itself refuses whatever `check` refuses,
                and takes the rest as it is: where nothing is kept for a gradient, `check` need not be asked
     lower      `lower(k, *inputs)`: the scalar computation, for the compiler
@@ -85,7 +86,7 @@ class Op:
                  "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
                  "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic", "decompose",
                  "nest", "reduce", "factors", "reads", "selects", "straight", "pull_from", "plain", "intact",
-                 "sure")
+                 "sure", "choose")
 
     straight: tuple[Callable[..., Any], int, Any] | None
     """The rule of a row of one input that works element by element, if it takes one saved value or none."""
@@ -99,7 +100,7 @@ class Op:
                  reference: Any = None, smooth: bool = True, commutative: bool = False, view: Any = None,
                  infer: Any = None, dynamic: Any = None, decompose: Any = None, nest: Any = None,
                  reduce: str | None = None, factors: dict[str, Callable[..., Any]] | None = None, intact: Any = None,
-                 reads: str | None = None, sure: str | None = None):
+                 reads: str | None = None, sure: str | None = None, choose: Any = None):
         head, _, outs = signature.partition("->")
         name, _, params = head.strip().rstrip(")").partition("(")
         arrays, _, statics = params.partition(";")
@@ -126,6 +127,7 @@ class Op:
         self.check, self.lower, self.batch, self.elementwise = check, lower, batch, elementwise
         self.domain, self.samples, self.doc, self.error, self.kind = domain, samples, doc, error, kind
         self.reference, self.smooth, self.reduce, self.sure = reference, smooth, reduce, sure
+        self.choose = choose
         self.commutative, self.view, self.infer, self.dynamic = commutative, view, infer, dynamic
         self.decompose, self.nest, self.intact, self.selects = decompose, nest, intact, None
         self._index_rules()

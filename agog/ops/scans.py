@@ -91,9 +91,12 @@ def _accumulated(np: Any, ufunc: Any, x: Any, axis: int) -> Any:
     return y
 
 
+_LONG = 1 << 13  # elements from which a native kernel is worth its call
+
+
 def _cumsum(np: Any, x: Any, axis: Any) -> Any:
     x, axis = _flat(np, x, axis)
-    if x.size >= large.THRESHOLD:
+    if x.size >= _LONG:
         done = native(np, "cumsum", 2 * x.size, x, axis)
         if done is not None:
             return done

@@ -17,6 +17,7 @@ from agog.array import dtypes
 from agog.ops import random
 from agog.ops.attention import attention_slopes
 from agog.ops.blocks import BLOCK
+from agog.ops.elementwise import PRODUCTS, power_by_products
 from agog.ops.row import TABLE
 
 
@@ -706,7 +707,16 @@ def _dropout_mask(b: Any, inputs: Any, node: Any) -> Any:
     )
 
 
+def _pow(xp: Any, x: Any, y: Any) -> Any:
+    n = y.item() if isinstance(y, np.ndarray) and y.size == 1 else getattr(y, "number", None)
+    if n == 1 or n == -1 and x.dtype.char in "fd":
+        return x if n == 1 else xp.reciprocal(x)
+    exact = n == 2 and x.dtype.kind in "iuf"
+    return power_by_products(xp.multiply, x, n) if n in PRODUCTS and (exact or x.dtype.char in "fd") else None
+
+
 DECOMPOSE: dict[str, Any] = {
+    "pow": _pow,
     "mean": _mean,
     "count_nonzero": _count_nonzero,
     "var": _var,
