@@ -610,3 +610,58 @@ def test_slopes_for_each_column_are_numpys(rng):
         np.testing.assert_array_equal(got, np.where(x > 0, x, x * slopes))
     got = ag.leaky_relu(ag.asarray(x[:, :1].repeat(40, 0)), ag.asarray(slopes))
     assert got.shape == (1200, 40)
+
+
+@pytest.mark.parametrize("shape, axis", [((40, 33), 1), ((40, 33), None), ((6, 5, 70), (1, 2)), ((6, 5, 70), -1),
+                                         ((40, 33), 0), ((900,), 0), ((900,), None)])
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_logsumexp(shape, axis, keepdims, rng):
+    x = rng.standard_normal(shape).astype(np.float32) * 5
+    compare(lambda x: ag.logsumexp(x, axis=axis, keepdims=keepdims), x)
+    called = ag.logsumexp(ag.asarray(x), axis=axis, keepdims=keepdims)
+    assert called.shape == x.sum(axis=axis, keepdims=keepdims).shape
+    if shape == (40, 33) and axis == 1:
+        x[0], x[1], x[2, 3], x[3, 4], x[4, :5] = -np.inf, np.inf, np.inf, np.nan, -np.inf
+        with np.errstate(all="ignore"):
+            want = np.logaddexp.reduce(x.astype(np.float64), axis=1, keepdims=keepdims)
+        np.testing.assert_allclose(ag.logsumexp(ag.asarray(x), 1, keepdims).numpy(), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(70, 64), (3, 50, 60), (5000, 1)])
+def test_extremes_of_short_rows(shape, rng):
+    x = rng.standard_normal(shape).astype(np.float32)
+    x[0, 0] = np.nan
+    for _ in range(2):
+        for axis in (-1, 0, (0, 1)):
+            for name in ("max", "min"):
+                got = getattr(ag, name)(ag.asarray(x), axis=axis).numpy()
+                np.testing.assert_array_equal(got, getattr(np, name)(x, axis=axis))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 7, 16, 17, 500, 70_000])
+@pytest.mark.parametrize("power", [2, 3, 4, 5, 8, -1, -2, -3, 0, 1, 0.5, 1.5, 3.0, -0.5])
+def test_powers_of_numbers_of_either_sign(n, dtype, power, rng):
+    x = (rng.standard_normal(n) * 3).astype(dtype)
+    x[:5] = np.array([-0.0, 0.0, -np.inf, np.inf, np.nan])[:n]
+    with np.errstate(all="ignore"):
+        wide = x.astype(np.longdouble)
+        want = (np.sqrt(wide) if power == 0.5 else np.power(wide, power)).astype(dtype)  # (as NumPy has it: -0, -inf)
+    for _ in range(2):
+        for got in (ag.asarray(x) ** power, ag.asarray(x, requires_grad=True).__pow__(power).detach()):
+            got = got.numpy()
+            np.testing.assert_allclose(got, want, rtol=4 * np.finfo(dtype).eps)
+            np.testing.assert_array_equal(np.signbit(got[~np.isnan(want)]), np.signbit(want[~np.isnan(want)]))
+
+
+def test_rows_that_are_added(rng):
+    x, y = rng.standard_normal((50, 30)).astype(np.float32), rng.standard_normal((400, 30)).astype(np.float32)
+    rows = rng.integers(-50, 50, 400)
+    want = x.astype(np.float64)
+    np.add.at(want, rows, y)
+    for _ in range(2):
+        for key, value in ((rows, y), (rows.reshape(20, 20), y.reshape(20, 20, 30))):
+            got = ag.asarray(x).at[ag.asarray(key)].add(ag.asarray(value))
+            np.testing.assert_allclose(got.numpy(), want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(IndexingError, match="50"):
+        ag.asarray(x).at[ag.asarray(rows + 50)].add(ag.asarray(y))

@@ -711,7 +711,7 @@ def _pow(xp: Any, x: Any, y: Any) -> Any:
     n = y.item() if isinstance(y, np.ndarray) and y.size == 1 else getattr(y, "number", None)
     if n == 1 or n == -1 and x.dtype.char in "fd":
         return x if n == 1 else xp.reciprocal(x)
-    exact = n == 2 and x.dtype.kind in "iuf"
+    exact = n == 2 and dtypes.kind(x.dtype) in "iuf"
     return power_by_products(xp.multiply, x, n) if n in PRODUCTS and (exact or x.dtype.char in "fd") else None
 
 
