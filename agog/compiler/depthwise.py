@@ -22,6 +22,7 @@ from agog.compiler.depthwise_kernels import (
     GRADIENT,
     HEAD,
     IN_TURNS,
+    LONG,
     OTHER,
     STRAIGHT,
     SUB,
@@ -39,7 +40,7 @@ NAMES = ("depthwise", "depthwise_gradient")  # of the functions
 
 _LARGEST = 1 << 20  # bytes of a copied plane
 _PARALLEL, _GRAIN = 1 << 15, 1 << 13  # multiplications, results
-_FAR = 1 << 20  # bytes of x that is not expected in a second level cache
+_FAR = 1 << 20  # bytes of an array that is not expected in a second level cache
 _TOGETHER = 4 << 10  # bytes of planes that a tile is made for at once
 _ALL = 1 << 60  # rows, where none is missing
 
@@ -69,15 +70,15 @@ class _Walk:
     def __init__(self, case: Any, subs: Sequence[Any]) -> None:
         self.size, self.shapes = case.size, Shapes(case.target, f"float{8 * case.size}")
         #: One row of results is walked as if its vectors were rows.
-        self.flat = all(s.count[1] == 1 for s in subs) and subs[0].count[2] > self.shapes.kinds[0][1]
+        self.long = all(s.count[1] == 1 for s in subs) and subs[0].count[2] > self.shapes.kinds[0][1]
         _, h_step, w_step = subs[0].move
-        self.in_place = self.shapes.in_place and w_step <= 2 and not self.flat and case.x[4] < 1 << 30
+        self.in_place = self.shapes.in_place and w_step <= 2 and not self.long and case.x[4] < 1 << 30
         pairs = [s.start[1:] for s in subs if s.step[2] == 2]
         turns = bool(pairs) and len(pairs) == len(subs) and all(w == i % 2 for i, (_, w) in enumerate(pairs))
-        turns = turns and len(subs) % 2 == 0
-        self.how = TURNS if turns else OTHER if self.in_place and w_step == 2 else EACH
+        turns = turns and len(subs) % 2 == 0 and not self.long
+        self.how = LONG if self.long else TURNS if turns else OTHER if self.in_place and w_step == 2 else EACH
         self.lanes = self.shapes.lanes(subs[0].count[2])
-        self._cells = self.shapes.kernels((EACH, OTHER, TURNS))
+        self._cells = self.shapes.kernels((EACH, OTHER, TURNS, LONG))
         x_plane = prod(case.x[2:]) * self.size
         self.fields = {
             "samples": case.x[0], "channels": case.groups, "x_plane": x_plane, "x_h": case.x[3], "x_w": case.x[4],
@@ -86,7 +87,7 @@ class _Walk:
         }
         self.origins: list[int] = []  # of phases, row and column
         taps = self._in_place(case, subs) if self.in_place else self._copied(case, subs)
-        if self.flat:
+        if self.long:
             self.pitch = self.lanes * self.size
         n = 2 if turns else 1
         self.parts = []
@@ -139,12 +140,16 @@ class _Walk:
         heights = self.shapes.heights(self.how)
         kinds = [(height, columns) for height in reversed(heights) for columns in COLUMNS[self.how]]
         strips = []
-        for runs in _beside(_runs(taps, (1,) if self.flat else heights), self.how):
+        found = [[run] for run in _side(taps, heights)] if self.long else _beside(_runs(taps, heights), self.how)
+        for runs in found:
             first, start = runs[0][0], runs[len(runs) == 3][0]
             kind = kinds.index((len(runs[0]), tuple(range(first.turn, first.turn + len(runs)))))
+            apart = (runs[1][0].w - first.w) * self.size if len(runs) > 1 else 0
+            if self.long and len(runs[0]) > 1:
+                apart = runs[0][1].x - first.x
             words = [
-                start.x, start.row, start.rows, start.column, first.w * self.size, _step(runs[0]) * self.size,
-                (runs[1][0].w - first.w) * self.size if len(runs) > 1 else 0, kind,
+                start.x, start.row, start.rows, start.column, first.w * self.size, _step(runs[0]) * self.size, apart,
+                kind,
             ]
             strips.append((words, [t.w for run in runs for t in run]))
         return strips
@@ -162,7 +167,7 @@ class _Walk:
         def add(row: int, rows: int, column: int, had: int) -> None:
             tiles.extend([row, column, self._cells.index((self.how, lanes, rows)), rows, had])
 
-        if self.flat:
+        if self.long:
             whole = subs[-1].count[2] // lanes
             for row, rows in _cut(whole, sizes):
                 add(0, rows, row * lanes, 0)
@@ -200,6 +205,18 @@ def _runs(taps: Sequence[_Tap], heights: Sequence[int]) -> list[list[_Tap]]:
         run = runs[-1] if runs else []
         follows = run and place(tap) == place(run[-1]._replace(row=run[-1].row + 1))
         if follows and (len(run) == 1 or tap.w - run[-1].w == _step(run)):
+            run.append(tap)
+        else:
+            runs.append([tap])
+    return [run[first : first + n] for run in runs for first, n in _cut(len(run), heights)]
+
+
+def _side(taps: Sequence[_Tap], heights: Sequence[int]) -> list[list[_Tap]]:
+    """Taps of one row that are equally apart, as are their weights, as many as one of these heights."""
+    runs: list[list[_Tap]] = []
+    for tap in sorted(taps, key=lambda t: t.w):
+        run = runs[-1] if runs else []
+        if run and (len(run) == 1 or (tap.x - run[-1].x, tap.w - run[-1].w) == (run[1].x - run[0].x, _step(run))):
             run.append(tap)
         else:
             runs.append([tap])
@@ -248,6 +265,7 @@ def forward_table(case: Any, subs: Sequence[Any], shape: Any, bias: bool) -> np.
         return base + len(numbers) - len(values)
 
     y_row, results = shape[4] * size, prod(shape[3:])
+    far = max(prod(case.x), prod(shape)) * size > _FAR and case.x[4] * size >= 2 * LINE
     words = []
     for together, strips in walk.parts:
         s, tiles = together[0], walk.tiles(together)
@@ -256,11 +274,11 @@ def forward_table(case: Any, subs: Sequence[Any], shape: Any, bias: bool) -> np.
             SUB, strips=len(strips), strips_at=array([n for some, _ in strips for n in (*some, 0)]),
             tiles=len(tiles) // len(TILE), tiles_at=array(tiles), pitch=walk.pitch, across=walk.across,
             x_step=walk.x_step, y_start=s.start[1] * y_row + s.start[2] * size,
-            y_h=walk.lanes * y_w if walk.flat else s.step[1] * y_row, y_w=y_w,
+            y_h=walk.lanes * y_w if walk.long else s.step[1] * y_row, y_w=y_w,
             w_n=sum(m.count[2] for m in together),
             how=IN_TURNS if walk.how == TURNS else STRAIGHT if s.step[2] == 1 else APART,
             dense=s.step[2] == 1 and s.step[1] * y_row == s.count[2] * size,
-            ahead=walk.ahead(strips) if prod(case.x) * size > _FAR and case.x[4] * size >= 2 * LINE else 0,
+            ahead=walk.ahead(strips) if far else 0,
         )
     temp_at = -(-walk.fields["area"] // LINE) * LINE + lanes * size
     each = results * prod(case.w[2:]) * walk.fields["together"]
@@ -297,7 +315,7 @@ def gradient_table(case: Any, sub: Any) -> np.ndarray | None:
         bias_size=0, y_plane=prod(sub.count) * size, phase_at=array(walk.origins), sums_at=sums_at,
         scratch_size=sums_at + len(order) * case.lanes * size, strips=len(walk.parts[0][1]), strips_at=array(strips),
         tiles=len(tiles) // len(TILE), tiles_at=array(tiles), pitch=walk.pitch, across=walk.across, x_step=walk.x_step,
-        g_row=(walk.lanes if walk.flat else sub.count[2]) * size, w_n=sub.count[2], taps=len(order),
+        g_row=(walk.lanes if walk.long else sub.count[2]) * size, w_n=sub.count[2], taps=len(order),
         taps_at=array(order), alone=prod(case.w) * len(order) < _PARALLEL, **walk.fields,
     )
     return np.array([*head, *numbers], np.int64)

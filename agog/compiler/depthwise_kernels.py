@@ -12,11 +12,13 @@ is copied with its padding, in phases where there is a stride, to where it stays
 In the gradient of the input with a stride of two, a tile is of two vectors a row, whose results take turns in memory.
 Gradients of weights go the same way, with rows of g in registers, and a vector of sums for every tap.
 
-A tile is made for some planes at once, where they are small.
+A single row is walked as if its vectors were rows: a strip is of taps side by side. A tile is made for some planes at
+once, where they are small.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Callable, Sequence
 
 from agog.compiler import pool
@@ -40,15 +42,16 @@ GRADIENT = (
     "x_step g_row w_n taps taps_at alone"
 ).split()
 #: Of a strip: where x begins, the first row and how many the input has, the first column; where its weights are, how
-#: far one lies from the next, and those of the next column from these; its kind; which of all taps comes first.
+#: far one lies from the next, and those of the next column from these; its kind; the number of its first sum.
 STRIP = "x row rows column w w_step w_next kind first".split()
 #: Of a tile: its first row and column, its kernel, its rows, and how many lanes an earlier tile has had.
 TILE = "row column kernel rows had".split()
-#: How results of a row follow each other: as columns of x do, as every other does, or two for each column; and of which
-#: columns of taps there are strips of each height. Of three, x and its column are those of the second.
-EACH, OTHER, TURNS = "each", "other", "turns"
+#: How results of a row follow each other: as columns of x do, as every other does, or two for each column; or there is
+#: but one row, whose vectors are what rows are elsewhere. And of which columns of taps there are strips of each height.
+#: Of three, x and its column are those of the second; in one row, taps of a strip are `w_next` of x apart.
+EACH, OTHER, TURNS, LONG = "each", "other", "turns", "long"
 COLUMNS: dict[str, list[tuple[int, ...]]] = {
-    EACH: [(0,)], OTHER: [(0,), (0, 1), (0, 1, 2)], TURNS: [(0,), (1,), (0, 1)],
+    EACH: [(0,)], OTHER: [(0,), (0, 1), (0, 1, 2)], TURNS: [(0,), (1,), (0, 1)], LONG: [(0,)],
 }
 #: Where results of a sub go: side by side, two columns in turns, or one by one.
 STRAIGHT, IN_TURNS, APART = range(3)
@@ -62,12 +65,15 @@ class Shapes:
         lanes = target.lanes(dtype)
         self.in_place = target.masked
         lengths = [lanes, lanes // 2] if self.in_place else [lanes]
-        ways = [EACH, OTHER, TURNS] if self.in_place else [EACH, TURNS]
-        self.kinds = [(how, n) for how in ways for n in lengths]
+        # Those that gradients of weights have come first, so that a kernel's number is the same there.
+        ways = {EACH: lengths, OTHER: lengths if self.in_place else [], LONG: [lanes], TURNS: lengths}
+        self.kinds = [(how, n) for how, some in ways.items() for n in some]
         self._few = target.registers < 32
 
     def rows(self, how: str, lanes: int) -> tuple[int, ...]:
         """How many rows tiles may have, the most first."""
+        if how == LONG:
+            return (8, 4, 2, 1) if self._few else (16, 8, 4, 2, 1)
         if how != EACH:
             return (4, 2, 1) if how == TURNS and self._few else (7, 4, 2, 1)
         return (14, 8, 7, 4, 2, 1) if lanes == self.kinds[0][1] and not self._few else (8, 7, 4, 2, 1)
@@ -75,7 +81,7 @@ class Shapes:
     @staticmethod
     def heights(how: str) -> tuple[int, ...]:
         """How high strips may be, the highest first: kernels of odd sizes, and every other of their rows."""
-        return (7, 5, 3, 2, 1) if how == EACH else (3, 2, 1)
+        return {EACH: (7, 5, 3, 2, 1), LONG: (4, 3, 2, 1)}.get(how, (3, 2, 1))
 
     def lanes(self, width: int) -> int:
         """The lanes of tiles of rows that are as long as this."""
@@ -124,7 +130,7 @@ class Writer(Gradients):
         source, first, limit = k.offset(x, f.x), f.row + row, k.cast(f.rows, "uint64")
         parts = 2 if how == OTHER else 1
         masks: list[Value] = []
-        if self.target.masked:
+        if self.shapes.in_place and how != LONG:
             start, end = (k.splat(k.cast(v, "uint32")) for v in (f.column + column * parts, across))
             masks = [k.iota("uint32") + (start + p * k.lanes) < end for p in range(parts)]
             if wanted is not None and parts == 1:
@@ -135,9 +141,9 @@ class Writer(Gradients):
             exists = k.cast(f.column + column * 2 - 1, "uint64") < k.cast(across, "uint64")
             before = k.iota("uint32", 4) < k.splat(k.cast(exists, "uint32"), 4)
 
-        def load(i: int, columns: Sequence[int]) -> list[Value]:
+        def load(i: int, columns: Sequence[int], tap: int) -> list[Value]:
             """A row of x, for each column of taps."""
-            at = k.offset(source, pitch * i)
+            at = k.offset(source, pitch * i + f.w_next * tap if how == LONG else pitch * i)
             if not masks:
                 values = [k.load(at, self.dtype, k.lanes)]
             else:
@@ -150,29 +156,35 @@ class Writer(Gradients):
                 few = shuffle(k, few, few, [*range(4)] + [0] * (k.lanes - 4)) if k.lanes > 4 else few
                 values.insert(0, shuffle(k, few, values[1], [0, *range(k.lanes, 2 * k.lanes - 1)]))
             values = values if wanted is None else [k.where(wanted, value, 0.0) for value in values]
-            return values if how == OTHER else values * 2
+            return values if how == OTHER else values * 2  # results that take turns are made of the same
 
-        def one(i: int, sums: list[Value], terms: Any, height: int, columns: Sequence[int]) -> None:
-            """Multiply a row of x, if it exists, and add to the sums."""
-            pairs = [(a, i - a, c) for c in columns for a in range(height) if 0 <= i - a < rows]
+        def one(i: int, pairs: Sequence[tuple[int, int, int]], sums: list[Value], terms: Any, columns: Any) -> None:
+            """Multiply a row of x, if it exists, and add to the sums, for some (tap, row of the tile, column)."""
             touched = sorted({terms(*pair)[0] for pair in pairs})
             kept = [sums[j] for j in touched]
 
             def multiplied() -> list[Value]:
-                loaded, made = load(i, columns), dict(zip(touched, kept))
+                loaded, made = load(i, columns, pairs[0][0]), dict(zip(touched, kept))
                 for pair in pairs:
                     j, factor = terms(*pair)
                     made[j] = k.fma(factor, loaded[pair[2]], made[j])
                 return [made[j] for j in touched]
 
-            inside = k.cast(first + i, "uint64") < limit
-            for j, value in zip(touched, k.if_(inside, multiplied, lambda: kept)):
+            # A copy holds all rows.
+            exists = k.cast(first + i, "uint64") < limit
+            values = k.if_(exists, multiplied, lambda: kept) if self.shapes.in_place and how != LONG else multiplied()
+            for j, value in zip(touched, values):
                 sums[j] = value
 
         def whole(height: int, columns: Sequence[int]) -> Any:
             sums, terms, finish = case(f, height, columns)
+            if how == LONG:
+                for r, a in itertools.product(range(rows), range(height)):
+                    one(r, [(a, r, 0)], sums, terms, columns)
+                return finish(sums)
             for i in range(rows + height - 1):
-                one(i, sums, terms, height, columns)
+                pairs = [(a, i - a, c) for c in columns for a in range(height) if 0 <= i - a < rows]
+                one(i, pairs, sums, terms, columns)
             return finish(sums)
 
         kinds = [(h, c) for h in reversed(Shapes.heights(how)) for c in COLUMNS[how]]
@@ -217,20 +229,23 @@ class Writer(Gradients):
                     made = self._strip(k, how, rows, place, (x, row, column, pitch, across), case)
                     return [k.at(place, len(STRIP), "int64"), *made]
 
-                k.if_(k.ne(ahead, 0), lambda: come(x))
+                k.if_(k.ne(ahead, 0), lambda: come(x, y))
                 start = k.splat(k.load(b, dtype))
                 _, *tile = k.loop(0, count, 1, strip, [strips, *[start] * (rows * vectors)])
                 for r in range(rows):
                     store(k.offset(y, y_row * r), tile[r * vectors : r * vectors + vectors], room - y_row * r)
                 return [k.offset(p, step) for p, step in zip((x, w, b, y), steps, strict=True)]
 
-            def come(x: Value) -> None:
-                """What the second tile below reads comes to the second level cache."""
+            def come(x: Value, y: Value) -> None:
+                """What the second tile below reads, and where the next puts its results, comes to the second cache."""
                 at, parts = k.offset(x, ahead + pitch * (2 * rows)), 2 if how == OTHER else 1
                 apart = k.shift_right(pitch, parts - 1)
                 for i in range(rows * parts):
                     for p in range(parts):
                         k.prefetch(k.at(k.offset(at, apart * i), p * lanes, dtype), 2)
+                for r in range(rows):
+                    for v in range(vectors):
+                        k.prefetch(k.at(k.offset(y, y_row * (rows + r)), v * lanes, dtype), 2)
 
             def store(to: Value, values: Sequence[Value], room: Value) -> None:
                 if how == TURNS:
@@ -246,7 +261,7 @@ class Writer(Gradients):
             k.loop(0, planes, 1, plane, k.arguments[:4])
 
         self._kernels(
-            "rows", (EACH, OTHER, TURNS), "x w b y strips",
+            "rows", (EACH, OTHER, TURNS, LONG), "x w b y strips",
             "count row column pitch across y_row left room ahead planes x_plane w_plane b_plane y_plane", write,
         )
 
@@ -297,7 +312,7 @@ class Writer(Gradients):
             k.loop(0, planes, 1, plane, [x, g])
 
         self._kernels(
-            "sums", (EACH, OTHER), "x g sums strips",
+            "sums", (EACH, OTHER, LONG), "x g sums strips",
             "count row column pitch across g_row left had planes x_plane g_plane", write,
         )
 
