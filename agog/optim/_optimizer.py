@@ -106,15 +106,16 @@ class Optimizer:
 
     def _check(self, key: str, value: Any) -> Any:
         """A hyper-parameter as it is kept. Raises ArgumentError where it makes no sense."""
-        if key in ("lr", "eps", "weight_decay", "lr_decay", "initial_accumulator_value"):
+        if key in ("lr", "eps", "weight_decay", "lr_decay", "initial_accumulator_value", "momentum_decay"):
             return number(key, value)
-        if key in ("momentum", "alpha", "dampening"):
+        if key in ("momentum", "alpha", "dampening", "rho"):
             return number(key, value, high=1.0)
         if key == "betas":
             if not isinstance(value, tuple | list) or len(value) != 2:
                 raise ArgumentTypeError(f"betas must be two numbers, not {value!r}")
             return tuple(number("betas", b, high=1.0, open_high=True) for b in value)
-        if key in ("nesterov", "amsgrad", "maximize", "centered") and not isinstance(value, bool):
+        switches = ("nesterov", "amsgrad", "maximize", "centered", "decoupled_weight_decay")
+        if key in switches and not isinstance(value, bool):
             raise ArgumentTypeError(f"{key} must be True or False, not {value!r}")
         return value
 

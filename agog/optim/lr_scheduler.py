@@ -19,9 +19,9 @@ from agog.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from agog.optim._group import named, number
 from agog.optim._optimizer import Optimizer
 
-__all__ = ["ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "ExponentialLR", "LRScheduler",
-           "LambdaLR", "LinearLR", "LinearWarmup", "MultiStepLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau",
-           "SequentialLR", "StepLR"]
+__all__ = ["ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LRScheduler",
+           "LambdaLR", "LinearLR", "LinearWarmup", "MultiStepLR", "MultiplicativeLR", "OneCycleLR", "PolynomialLR",
+           "ReduceLROnPlateau", "SequentialLR", "StepLR"]
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -102,6 +102,17 @@ class LRScheduler(_Stateful):
         self._set()
 
 
+def _set_momentum(schedule: LRScheduler, group: Any, momentum: float) -> None:
+    """Give a group the momentum, or the first beta, that the schedule has come to."""
+    if "betas" in group:
+        group["betas"] = (momentum, group["betas"][1])
+    elif "momentum" in group:
+        group["momentum"] = momentum
+    else:
+        raise ArgumentError(f"{type(schedule).__name__}: {type(schedule.optimizer).__name__} has no momentum to cycle; "
+                            "pass cycle_momentum=False")
+
+
 class LambdaLR(LRScheduler):
     """base * factor(n); `factor` is a function of the number of steps, or a list with one for each group."""
 
@@ -114,6 +125,65 @@ class LambdaLR(LRScheduler):
 
     def _rate(self, index: int, base: float, n: int) -> float:
         return base * self.factors[index](n)
+
+
+class MultiplicativeLR(LRScheduler):
+    """base times factor(1) * ... * factor(n); `factor` is a function of the number of a step, or one for each group."""
+
+    def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]]):
+        groups = len(getattr(optimizer, "param_groups", ()))
+        self.factors = list(lr_lambda) if not callable(lr_lambda) else [lr_lambda] * groups
+        if len(self.factors) != groups:
+            raise ArgumentError(f"MultiplicativeLR: {len(self.factors)} functions for {groups} parameter groups")
+        super().__init__(optimizer)
+
+    def _rate(self, index: int, base: float, n: int) -> float:
+        for i in range(1, n + 1):
+            base *= self.factors[index](i)
+        return base
+
+
+class CyclicLR(LRScheduler):
+    """Up and down between base_lr and max_lr, again and again (Smith, 2017). Step it after each batch.
+
+    step_size_up, step_size_down  steps of the way up, and down (None: as many)
+    mode                          "triangular"; "triangular2" halves the height with each cycle; "exp_range" multiplies
+                                  it with gamma at each step
+    cycle_momentum                move the momentum (or the first beta) from max_momentum to base_momentum and back
+    """
+
+    def __init__(self, optimizer: Optimizer, base_lr: float | Sequence[float], max_lr: float | Sequence[float],
+                 step_size_up: int = 2000, step_size_down: int | None = None, mode: str = "triangular",
+                 gamma: float = 1.0, *, cycle_momentum: bool = False, base_momentum: float = 0.8,
+                 max_momentum: float = 0.9):
+        if mode not in ("triangular", "triangular2", "exp_range"):
+            raise ArgumentError(f"CyclicLR: mode={mode!r}; use 'triangular', 'triangular2' or 'exp_range'")
+        groups = len(getattr(optimizer, "param_groups", ()))
+        ends = []
+        for name, value in (("base_lr", base_lr), ("max_lr", max_lr)):
+            values = list(value) if isinstance(value, list | tuple) else [value] * groups
+            if len(values) != groups:
+                raise ArgumentError(f"CyclicLR: {len(values)} values of {name} for {groups} parameter groups")
+            ends.append([number(name, v) for v in values])
+        self.base_lr, self.max_lrs = ends
+        self.up = _whole("step_size_up", step_size_up, 1)
+        self.down = self.up if step_size_down is None else _whole("step_size_down", step_size_down, 1)
+        self.mode, self.gamma = mode, number("gamma", gamma)
+        self.cycle_momentum, self.base_momentum, self.max_momentum = cycle_momentum, base_momentum, max_momentum
+        super().__init__(optimizer)
+
+    def _rate(self, index: int, base: float, n: int) -> float:
+        cycle, at = divmod(n, self.up + self.down)
+        part = at / self.up if at <= self.up else 1.0 - (at - self.up) / self.down
+        if self.mode == "triangular2":
+            part /= 2.0 ** cycle
+        elif self.mode == "exp_range":
+            part *= self.gamma ** n
+        if self.cycle_momentum:
+            momentum = self.max_momentum - (self.max_momentum - self.base_momentum) * part
+            _set_momentum(self, self.optimizer.param_groups[index], momentum)
+        low = self.base_lr[index]
+        return low + (self.max_lrs[index] - low) * part
 
 
 class ConstantLR(LRScheduler):
@@ -274,13 +344,7 @@ class OneCycleLR(LRScheduler):
             group = self.optimizer.param_groups[index]
             momentum = self._between(self.max_momentum, self.base_momentum, part) if up else \
                 self._between(self.base_momentum, self.max_momentum, part)
-            if "betas" in group:
-                group["betas"] = (momentum, group["betas"][1])
-            elif "momentum" in group:
-                group["momentum"] = momentum
-            else:
-                raise ArgumentError(f"OneCycleLR: {type(self.optimizer).__name__} has no momentum to cycle; pass "
-                                    "cycle_momentum=False")
+            _set_momentum(self, group, momentum)
         return self._between(low, high, part) if up else self._between(high, low / self.final_div_factor, part)
 
 

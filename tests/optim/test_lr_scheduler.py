@@ -38,6 +38,12 @@ SIMPLE = {
     "LinearWarmup": (lambda o: schedules.LinearWarmup(o, 5, 0.0), lambda n: 0.1 * min(n / 5, 1.0)),
     "ConstantLR": (lambda o: schedules.ConstantLR(o, 0.25, 3), lambda n: 0.1 * (0.25 if n < 3 else 1)),
     "PolynomialLR": (lambda o: schedules.PolynomialLR(o, 8, 2.0), lambda n: 0.1 * (1 - min(n, 8) / 8) ** 2),
+    "MultiplicativeLR": (lambda o: schedules.MultiplicativeLR(o, lambda n: n / (n + 1)), lambda n: 0.1 / (n + 1)),
+    "CyclicLR": (lambda o: schedules.CyclicLR(o, 0.1, 0.5, 2), lambda n: [0.1, 0.3, 0.5, 0.3][n % 4]),
+    "CyclicLR triangular2": (lambda o: schedules.CyclicLR(o, 0.1, 0.5, 1, 3, "triangular2"),
+                             lambda n: 0.1 + 0.4 * [0, 1, 2 / 3, 1 / 3][n % 4] / 2 ** (n // 4)),
+    "CyclicLR exp_range": (lambda o: schedules.CyclicLR(o, 0.1, 0.5, 2, mode="exp_range", gamma=0.9),
+                           lambda n: 0.1 + 0.4 * [0, 0.5, 1, 0.5][n % 4] * 0.9 ** n),
     "LambdaLR": (lambda o: schedules.LambdaLR(o, lambda n: 1 / (n + 1)), lambda n: 0.1 / (n + 1)),
     "SequentialLR": (lambda o: schedules.SequentialLR(o, [schedules.LinearWarmup(o, 4, 0.0),
                                                           schedules.ExponentialLR(o, 0.8)],
@@ -180,3 +186,21 @@ def test_pickle():
 def test_bad_input(make, error, text):
     with pytest.raises(error, match=text):
         make(optimizer())
+
+
+def test_cyclic_momentum_and_what_cyclic_refuses():
+    for opt, read in ((optimizer(momentum=0.9), lambda o: o.param_groups[0]["momentum"]),
+                      (optim.Adam([ag.zeros(1, requires_grad=True)]), lambda o: o.param_groups[0]["betas"][0])):
+        schedule, found = schedules.CyclicLR(opt, 0.1, 0.5, 2, cycle_momentum=True), []
+        for _ in range(5):
+            found.append(read(opt))
+            schedule.step()
+        np.testing.assert_allclose(found, [0.9, 0.85, 0.8, 0.85, 0.9])
+    with pytest.raises(errors.ArgumentError, match="Adagrad has no momentum"):
+        schedules.CyclicLR(optim.Adagrad([ag.zeros(1, requires_grad=True)]), 0.1, 0.5, cycle_momentum=True)
+    with pytest.raises(errors.ArgumentError, match="triangular2"):
+        schedules.CyclicLR(optimizer(), 0.1, 0.5, mode="square")
+    with pytest.raises(errors.ArgumentError, match="2 values of max_lr for 1"):
+        schedules.CyclicLR(optimizer(), 0.1, [0.5, 0.6])
+    with pytest.raises(errors.ArgumentError, match="2 functions for 1"):
+        schedules.MultiplicativeLR(optimizer(), [lambda n: 1.0] * 2)

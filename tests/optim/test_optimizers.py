@@ -79,6 +79,67 @@ def adamw(p, gs, weight_decay=1e-2, **kw):
     return adam(p, gs, weight_decay=weight_decay, decoupled=True, **kw)
 
 
+def nadam(p, gs, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, momentum_decay=4e-3,
+          decoupled_weight_decay=False, maximize=False):
+    m = v = 0.0
+    product = 1.0
+    for t, g in enumerate(gs, 1):
+        g = -g if maximize else g
+        if decoupled_weight_decay:
+            p = p * (1 - lr * weight_decay)
+        else:
+            g = g + weight_decay * p
+        mu, after = (betas[0] * (1 - 0.5 * 0.96 ** (n * momentum_decay)) for n in (t, t + 1))
+        product *= mu
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g * g
+        m_hat = after * m / (1 - product * after) + (1 - mu) * g / (1 - product)
+        p = p - lr * m_hat / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
+    return p
+
+
+def radam(p, gs, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled_weight_decay=False,
+          maximize=False):
+    m = v = 0.0
+    most = 2 / (1 - betas[1]) - 1
+    for t, g in enumerate(gs, 1):
+        g = -g if maximize else g
+        if decoupled_weight_decay:
+            p = p * (1 - lr * weight_decay)
+        else:
+            g = g + weight_decay * p
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g * g
+        left = 1 - betas[1] ** t
+        step, rho = m / (1 - betas[0] ** t), most - 2 * t * betas[1] ** t / left
+        if rho > 5:
+            r = math.sqrt((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho))
+            step = step * r * math.sqrt(left) / (np.sqrt(v) + eps)
+        p = p - lr * step
+    return p
+
+
+def adamax(p, gs, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, maximize=False):
+    m = u = 0.0
+    for t, g in enumerate(gs, 1):
+        g = (-g if maximize else g) + weight_decay * p
+        m = betas[0] * m + (1 - betas[0]) * g
+        u = np.maximum(betas[1] * u, np.abs(g) + eps)
+        p = p - lr / (1 - betas[0] ** t) * m / u
+    return p
+
+
+def adadelta(p, gs, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False):
+    squares = steps = 0.0
+    for g in gs:
+        g = (-g if maximize else g) + weight_decay * p
+        squares = rho * squares + (1 - rho) * g * g
+        step = np.sqrt(steps + eps) / np.sqrt(squares + eps) * g
+        steps = rho * steps + (1 - rho) * step * step
+        p = p - lr * step
+    return p
+
+
 CASES = [
     (optim.SGD, sgd, {"lr": 0.1}),
     (optim.SGD, sgd, {"lr": 0.1, "weight_decay": 0.2}),
@@ -100,6 +161,17 @@ CASES = [
     (optim.Adagrad, adagrad, {"lr": 0.1}),
     (optim.Adagrad, adagrad, {"lr": 0.1, "lr_decay": 0.5, "weight_decay": 0.1, "initial_accumulator_value": 0.3}),
     (optim.Adagrad, adagrad, {"lr": 0.1, "maximize": True}),
+    (optim.NAdam, nadam, {"lr": 0.05}),
+    (optim.NAdam, nadam, {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1, "momentum_decay": 0.1, "eps": 1e-3}),
+    (optim.NAdam, nadam, {"lr": 0.05, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True}),
+    (optim.RAdam, radam, {"lr": 0.05}),
+    (optim.RAdam, radam, {"lr": 0.05, "betas": (0.8, 0.85), "weight_decay": 0.1, "eps": 1e-3}),
+    (optim.RAdam, radam, {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1, "decoupled_weight_decay": True,
+                          "maximize": True}),
+    (optim.Adamax, adamax, {"lr": 0.05}),
+    (optim.Adamax, adamax, {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.1, "eps": 1e-3, "maximize": True}),
+    (optim.Adadelta, adadelta, {"lr": 1.0}),
+    (optim.Adadelta, adadelta, {"lr": 0.5, "rho": 0.5, "eps": 1e-3, "weight_decay": 0.1, "maximize": True}),
     (optim.Lion, lion, {"lr": 0.01}),
     (optim.Lion, lion, {"lr": 0.01, "weight_decay": 0.1, "betas": (0.8, 0.9), "maximize": True}),
 ]
@@ -133,7 +205,7 @@ def test_float32_stays_float32(cls, formula, kw, rng):
     opt = cls([p], **kw)
     run(opt, p, gs)
     assert p.dtype == ag.float32
-    assert all(t.dtype == ag.float32 for k, t in opt.state.get(p, {}).items() if k != "step")
+    assert all(t.dtype == ag.float32 for k, t in opt.state.get(p, {}).items() if k not in ("step", "mu_product"))
     np.testing.assert_allclose(p.detach().numpy(), formula(x.astype(float), gs.astype(float), **kw), rtol=2e-5,
                                atol=2e-6)
 
@@ -178,7 +250,7 @@ def test_half_precision_is_computed_in_float32(cls, dtype, rng):
         np.testing.assert_array_equal(p.detach().numpy(), q.detach().astype(dtype).numpy())
         q.assign(p.detach().astype("float32"))
     assert p.dtype == getattr(ag, dtype)
-    assert all(t.dtype == ag.float32 for k, t in opt.state.get(p, {}).items() if k != "step")
+    assert all(t.dtype == ag.float32 for k, t in opt.state.get(p, {}).items() if k not in ("step", "mu_product"))
 
 
 def test_complex_is_a_pair_of_reals(rng):

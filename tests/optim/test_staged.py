@@ -35,7 +35,8 @@ def losses(cls, kw, staged):
     (optim.SGD, {"lr": 0.5}), (optim.SGD, {"lr": 0.5, "momentum": 0.9, "nesterov": True}),
     (optim.SGD, {"lr": 0.5, "momentum": 0.9, "dampening": 0.5}), (optim.Adam, {"lr": 0.05}),
     (optim.AdamW, {"lr": 0.05, "amsgrad": True}), (optim.RMSprop, {"lr": 0.01, "centered": True, "momentum": 0.5}),
-    (optim.Adagrad, {"lr": 0.1, "lr_decay": 0.1}), (optim.Lion, {"lr": 0.01}),
+    (optim.Adagrad, {"lr": 0.1, "lr_decay": 0.1}), (optim.Lion, {"lr": 0.01}), (optim.NAdam, {"lr": 0.05}),
+    (optim.RAdam, {"lr": 0.05, "betas": (0.8, 0.85), "eps": 1e-3}), (optim.Adamax, {"lr": 0.05}), (optim.Adadelta, {}),
 ], ids=lambda x: getattr(x, "__name__", str(x)))
 def test_a_staged_step_is_the_eager_step(cls, kw):
     eager, state = losses(cls, kw, False)
