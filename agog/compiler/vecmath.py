@@ -539,9 +539,21 @@ class Exponential(Precise):
     # -- float division with remainder, as NumPy defines it
 
     def fmod(self, a: Operand, b: Operand) -> Value:
-        """The remainder with the sign of a, exact (C's fmod)."""
+        """The remainder with the sign of a, exact (C's fmod).
+
+        The quotient is found by division: rounding may raise it to a whole number, never lower it below one. While it
+        is exact, one fused multiply-add gives the remainder, which is always a float. The library does the others.
+        """
         a, b = self.unify(a, b)
-        return self.per_lane("fmod", a, b)
+        ratio, size = a / b, self.abs(b)
+        r = self.exact_fma(-self.trunc(ratio), b, a)
+        r = self.where(self.ne(r, 0.0) & self.ne(r < 0.0, a < 0.0), r + self.copysign(size, a), r)
+        r = self.copysign(self.where(self.abs(a) < size, a, r), a)
+        unsure = ~(self.abs(ratio) < 2.0 ** (self.format(a)["digits"] - 1))  # not a number, too
+        if not self.target.fma:  # products in two parts need room below and above
+            far = 2.0 ** (self.format(a)["bias"] * 3 // 4)
+            unsure = unsure | (self.abs(a) > far) | (size < 1.0 / far)
+        return self.rare("fmod", unsure, r, a, b)
 
     def remainder(self, a: Operand, b: Operand) -> Value:
         """The remainder with the sign of b."""

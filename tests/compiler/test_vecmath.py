@@ -261,6 +261,29 @@ def test_division_with_remainder(name, numpy_name, dtype, target, rng):
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["fmod", "remainder", "floor_divide"])
+def test_division_with_remainder_is_exact_everywhere(name, dtype, target, rng):
+    """Random bits, quotients that are whole or just below, that are as large as they may be, and subnormal numbers."""
+    n, bits = 20_000, np.uint32 if dtype == "float32" else np.uint64
+    any_bits = lambda: rng.integers(0, np.iinfo(bits).max, n, bits, endpoint=True).view(dtype)
+    normal = lambda scale=1.0: (rng.standard_normal(n) * scale).astype(dtype)
+    a, b = normal(50), normal()
+    whole = (np.trunc(a / b) * b).astype(dtype)
+    most, least = 2.0 ** (np.finfo(dtype).nmant - 2), float(np.finfo(dtype).tiny)
+    cases = [(any_bits(), any_bits()), (a, b), (whole, b), (np.nextafter(whole, np.array(0, dtype)), b),
+             (normal(most), b), (normal(8 * most), b), (normal(least), normal(least / 100)),
+             (rng.integers(-(10**6), 10**6, n).astype(dtype), rng.integers(-1000, 1000, n).astype(dtype)),
+             (any_bits(), np.full(n, 1, dtype)), (a, np.full(n, np.inf, dtype))]
+    for a, b in cases:
+        with np.errstate(all="ignore"):
+            expected = getattr(np, name)(a, b)
+        got = evaluate(name, target, a, b)
+        np.testing.assert_array_equal(got, expected)
+        number = ~np.isnan(expected)
+        np.testing.assert_array_equal(np.signbit(got[number]), np.signbit(expected[number]))
+
+
 def test_huge_angles_go_to_the_library(target):
     x = np.array([1e22, 3e38, -1e30, 2.0**31, 1.5, np.inf, np.nan], np.float32)
     with np.errstate(all="ignore"):
