@@ -154,8 +154,15 @@ class _Walk:
             strips.append((words, [t.w for run in runs for t in run]))
         return strips
 
-    def ahead(self, strips: Sequence[Any]) -> int:
-        """How far from a tile of no rows those lie that none above has read."""
+    def ahead(self, strips: Sequence[Any], other: Sequence[int]) -> int:
+        """How far from a tile of no rows those lie that none above has read; 0 where all is expected to be near.
+
+        other : the shape of the array that x is read for
+        """
+        f = self.fields
+        far = max(f["samples"] * f["channels"] * f["x_plane"], prod(other) * self.size) > _FAR
+        if not far or f["x_w"] * self.size < 2 * LINE:  # short rows follow each other so closely that machines see it
+            return 0
         return max([self.size, *(words[0] // self.pitch * self.pitch for words, _ in strips)])
 
     def tiles(self, subs: Sequence[Any]) -> list[int]:
@@ -265,7 +272,6 @@ def forward_table(case: Any, subs: Sequence[Any], shape: Any, bias: bool) -> np.
         return base + len(numbers) - len(values)
 
     y_row, results = shape[4] * size, prod(shape[3:])
-    far = max(prod(case.x), prod(shape)) * size > _FAR and case.x[4] * size >= 2 * LINE
     words = []
     for together, strips in walk.parts:
         s, tiles = together[0], walk.tiles(together)
@@ -278,7 +284,7 @@ def forward_table(case: Any, subs: Sequence[Any], shape: Any, bias: bool) -> np.
             w_n=sum(m.count[2] for m in together),
             how=IN_TURNS if walk.how == TURNS else STRAIGHT if s.step[2] == 1 else APART,
             dense=s.step[2] == 1 and s.step[1] * y_row == s.count[2] * size,
-            ahead=walk.ahead(strips) if far else 0,
+            ahead=walk.ahead(strips, shape),
         )
     temp_at = -(-walk.fields["area"] // LINE) * LINE + lanes * size
     each = results * prod(case.w[2:]) * walk.fields["together"]
@@ -315,7 +321,8 @@ def gradient_table(case: Any, sub: Any) -> np.ndarray | None:
         bias_size=0, y_plane=prod(sub.count) * size, phase_at=array(walk.origins), sums_at=sums_at,
         scratch_size=sums_at + len(order) * case.lanes * size, strips=len(walk.parts[0][1]), strips_at=array(strips),
         tiles=len(tiles) // len(TILE), tiles_at=array(tiles), pitch=walk.pitch, across=walk.across, x_step=walk.x_step,
-        g_row=(walk.lanes if walk.long else sub.count[2]) * size, w_n=sub.count[2], taps=len(order),
+        g_row=(walk.lanes if walk.long else sub.count[2]) * size, w_n=sub.count[2],
+        ahead=walk.ahead(walk.parts[0][1], case.w), taps=len(order),
         taps_at=array(order), alone=prod(case.w) * len(order) < _PARALLEL, **walk.fields,
     )
     return np.array([*head, *numbers], np.int64)

@@ -39,7 +39,7 @@ HEAD = f"out_size x_size w_size bias_size {_COPY} scratch_size temp_at subs grai
 SUB = "strips strips_at tiles tiles_at pitch across x_step y_start y_h y_w w_n how dense ahead".split()
 GRADIENT = (
     f"out_size x_size w_size bias_size {_COPY} scratch_size sums_at strips strips_at tiles tiles_at pitch across "
-    "x_step g_row w_n taps taps_at alone"
+    "x_step g_row w_n ahead taps taps_at alone"
 ).split()
 #: Of a strip: where x begins, the first row and how many the input has, the first column; where its weights are, how
 #: far one lies from the next, and those of the next column from these; its kind; the number of its first sum.
@@ -197,6 +197,19 @@ class Writer(Gradients):
 
         return choose(0, len(kinds))
 
+    def _come(
+        self, k: Kernel, how: str, rows: int, x: Value, pitch: Value, ahead: Value, y: Value, y_row: Value, vectors: int
+    ) -> None:
+        """What the second tile below reads, and the next one's rows of y, come to the second level cache."""
+        parts = 2 if how == OTHER else 1
+        at, apart = k.offset(x, ahead + pitch * (2 * rows)), k.shift_right(pitch, parts - 1)
+        for i in range(rows * parts):
+            for p in range(parts):
+                k.prefetch(k.at(k.offset(at, apart * i), p * k.lanes, self.dtype), 2)
+        for r in range(rows):
+            for v in range(vectors):
+                k.prefetch(k.at(k.offset(y, y_row * (rows + r)), v * k.lanes, self.dtype), 2)
+
     def rows(self) -> None:
         """`rows(x, w, b, y, strips, count, row, column, pitch, across, y_row, left, room, planes, ...)`: a tile.
 
@@ -229,23 +242,12 @@ class Writer(Gradients):
                     made = self._strip(k, how, rows, place, (x, row, column, pitch, across), case)
                     return [k.at(place, len(STRIP), "int64"), *made]
 
-                k.if_(k.ne(ahead, 0), lambda: come(x, y))
+                k.if_(k.ne(ahead, 0), lambda: self._come(k, how, rows, x, pitch, ahead, y, y_row, vectors))
                 start = k.splat(k.load(b, dtype))
                 _, *tile = k.loop(0, count, 1, strip, [strips, *[start] * (rows * vectors)])
                 for r in range(rows):
                     store(k.offset(y, y_row * r), tile[r * vectors : r * vectors + vectors], room - y_row * r)
                 return [k.offset(p, step) for p, step in zip((x, w, b, y), steps, strict=True)]
-
-            def come(x: Value, y: Value) -> None:
-                """What the second tile below reads, and where the next puts its results, comes to the second cache."""
-                at, parts = k.offset(x, ahead + pitch * (2 * rows)), 2 if how == OTHER else 1
-                apart = k.shift_right(pitch, parts - 1)
-                for i in range(rows * parts):
-                    for p in range(parts):
-                        k.prefetch(k.at(k.offset(at, apart * i), p * lanes, dtype), 2)
-                for r in range(rows):
-                    for v in range(vectors):
-                        k.prefetch(k.at(k.offset(y, y_row * (rows + r)), v * lanes, dtype), 2)
 
             def store(to: Value, values: Sequence[Value], room: Value) -> None:
                 if how == TURNS:
@@ -273,7 +275,7 @@ class Writer(Gradients):
         """
 
         def write(k: Kernel, how: str, rows: int) -> None:
-            x, g, sums, strips, count, row, column, pitch, across, g_row, left, had, planes, *steps = k.arguments
+            x, g, sums, strips, count, row, column, pitch, across, g_row, left, had, ahead, planes, *steps = k.arguments
             dtype, lanes = self.dtype, k.lanes
             left = k.where(left < lanes, left, lanes)
             low, some = k.cast(had, "uint32"), k.cast(left - had, "uint32")
@@ -281,6 +283,7 @@ class Writer(Gradients):
             partial = None if self.target.masked else k.partial(left)
 
             def plane(_: Value, x: Any, g: Any) -> list[Value]:
+                k.if_(k.ne(ahead, 0), lambda: self._come(k, how, rows, x, pitch, ahead, g, g_row, 1))
                 places = [k.offset(g, g_row * r) for r in range(rows)]
                 if partial is None:
                     lines: Any = [k.masked_load(at, wanted, dtype) for at in places]
@@ -313,7 +316,7 @@ class Writer(Gradients):
 
         self._kernels(
             "sums", (EACH, OTHER, LONG), "x g sums strips",
-            "count row column pitch across g_row left had planes x_plane g_plane", write,
+            "count row column pitch across g_row left had ahead planes x_plane g_plane", write,
         )
 
     # -- whole planes
@@ -459,7 +462,7 @@ class Writer(Gradients):
                     k.call_address(
                         kernel, k.offset(x, row * f.pitch + column * f.x_step),
                         k.at(k.offset(g, row * f.g_row), column, dtype), sums, strips, f.strips, row, column, f.pitch,
-                        f.across, f.g_row, f.w_n - column, had, count, x_plane, g_plane,
+                        f.across, f.g_row, f.w_n - column, had, f.ahead, count, x_plane, g_plane,
                     )
 
                 k.loop(0, f.tiles, 1, tile)

@@ -12,6 +12,7 @@ from agog.compiler import call, conv_gradients, depthwise, eager, jit, pooling, 
 from agog.compiler import conv as planning
 from agog.compiler.conv import conv
 from agog.compiler.conv_kernels import HEAD, SUB
+from agog.compiler.depthwise_kernels import HEAD as HEAD_OF_DEPTHWISE
 from agog.compiler.program import compile
 from agog.ops import conv as rows
 from agog.ops import pooling as pool_rows
@@ -150,6 +151,20 @@ def test_depthwise_has_kernels_of_its_own(case, target, rng):
     assert k._plan("forward", x, w, (), *rest, groups).kind == planning.DEPTHWISE
     assert k._plan("input", y, w, sizes, *rest, groups).kind == planning.DEPTHWISE
     assert k._plan("weight", x, y, kernel, *rest, groups).kind == planning.DEPTHWISE_WEIGHTS
+
+
+def test_depthwise_reads_in_place_where_memory_can_be_masked(target):
+    """A copy is made for other machines, for longer strides and for single rows."""
+    k = conv("float32", target)
+    copied = lambda what, x, w, size, stride, pad: k._plan(
+        what, np.zeros(x, "f"), np.zeros(w, "f"), size, stride, pad, (1,) * len(stride), x[1]
+    ).table[HEAD_OF_DEPTHWISE.index("copied")]
+    for what, size in (("forward", ()), ("weight", (3, 3)), ("input", (40, 60))):
+        g = (1, 5, 20, 30)
+        x, w = (1, 5, 40, 60) if what != "input" else g, (5, 1, 3, 3) if what != "weight" else g
+        assert copied(what, x, w, size, (2, 2), ((1, 1), (1, 1))) == (not target.masked)
+    assert copied("forward", (1, 5, 40, 60), (5, 1, 3, 3), (), (1, 3), ((1, 1), (1, 1)))
+    assert copied("forward", (1, 5, 600), (5, 1, 3), (), (1,), ((1, 1),))
 
 
 @pytest.mark.parametrize("at_end", [True, False])
