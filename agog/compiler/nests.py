@@ -508,6 +508,10 @@ class NestCode(NestPlan):
             if lane_scope.partial is not None:
                 return lane_scope.partial.load(address, dtype)
             return k.load(address, dtype, self.lanes)
+        if step == -1 and lane_scope.mask is None and ITEMSIZE[dtype] >= 4:
+            last = k.sub(base, k.add(index, self.lanes - 1))
+            value = k.load(k.at(pointer, last, dtype), dtype, self.lanes)
+            return k.call(f"llvm.vector.reverse.{mangled(dtype, self.lanes)}", (dtype, self.lanes), value)
         places = k.mul(k.add(k.iota("int64"), index), step)
         return self._gathered(
             dtype,

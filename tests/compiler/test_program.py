@@ -530,6 +530,19 @@ def test_results_that_do_not_begin_with_a_line_are_stored_through_the_caches(rng
     agrees(compile(graph), graph, made(rng, (300, 512), (512,)))
 
 
+@pytest.mark.parametrize("at_end", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "int8", "bool"])
+def test_arrays_that_are_walked_backwards(dtype, at_end, rng, target, guarded):
+    """Vectors are loaded and reversed: nothing before the array is read."""
+    for n in (1, 3, 15, 16, 17, 31, 33, 70):
+        graph = build(lambda x, n=n: [xp.flip(x, axis=-1), xp.sum(x[:, ::-1], axis=1), x[::-1, ::-1][:, n // 2:]],
+                      ((3, n), dtype))
+        x = guarded.array((rng.standard_normal((3, n)) * 9).astype(dtype), at_end)
+        want = interpret.run(graph, [x])
+        for got, expected in zip(compile(graph, target)([x]), want, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "bool", "bfloat16"])
 def test_arrays_that_are_walked_across_their_lines(dtype, rng, target, guarded):
     cases = [((64, 100), (1, 0)), ((100, 64), (1, 0)), ((3, 70, 130), (0, 2, 1)), ((33, 50, 40), (2, 1, 0)),
