@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import agog as ag
-from agog.errors import ArgumentError
+from agog.errors import ArgumentError, ArgumentTypeError
 from agog.nn import init
+from agog.nn._activation import calling
 from agog.nn._check import bad_input, whole
 from agog.nn._module import Module
 from agog.nn._parameter import Buffer, Parameter
@@ -156,37 +157,61 @@ class _InstanceNorm(Module):
     _n = 0
     _axes = ""
 
-    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False, *, dtype: Any = None,
-                 device: Any = None):
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = False,
+                 track_running_stats: bool = False, *, dtype: Any = None, device: Any = None):
         n = self.num_features = whole(type(self).__name__, "num_features", num_features)
-        self.eps, self.affine = eps, affine
+        if isinstance(momentum, bool) or not isinstance(momentum, int | float):
+            raise ArgumentTypeError(f"{type(self).__name__}(momentum={momentum!r}): give a number; write affine= and "
+                                    "track_running_stats= with their names")
+        self.eps, self.momentum, self.affine, self.track_running_stats = eps, momentum, affine, track_running_stats
         self.weight = Parameter(ag.ones(n, dtype=dtype, device=device)) if affine else None
         self.bias = Parameter(ag.zeros(n, dtype=dtype, device=device)) if affine else None
+        if track_running_stats:
+            self.running_mean: Any = Buffer(ag.zeros(n, dtype=dtype, device=device))
+            self.running_var: Any = Buffer(ag.ones(n, dtype=dtype, device=device))
+            self.num_batches_tracked: Any = Buffer(ag.zeros((), dtype="int64", device=device))
+        else:
+            self.running_mean = self.running_var = self.num_batches_tracked = None
 
     def forward(self, x: Any) -> Any:
         if x.ndim != self._n + 2 or x.shape[1] != self.num_features:
             raise bad_input(self, x, f"(N, {self.num_features}, {self._axes})")
+        mean, var = self.running_mean, self.running_var
+        if mean is not None and not self.training:
+            return ag.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)[0]
         if math.prod(x.shape[2:]) == 1 and self.training:
             raise bad_input(self, x, "more than one value per channel when training")
+        if mean is not None:
+            seen, axes = x.detach().astype(mean.dtype), tuple(range(2, x.ndim))
+            mean.assign(mean + (seen.mean(axis=axes).mean(axis=0) - mean) * self.momentum)
+            var.assign(var + (ag.var(seen, axis=axes, correction=1.0).mean(axis=0) - var) * self.momentum)
         return ag.instance_norm(x, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
+        tracked = f", momentum={self.momentum}, track_running_stats=True" if self.track_running_stats else ""
+        return f"{self.num_features}, eps={self.eps}, affine={self.affine}{tracked}"
 
 
 class InstanceNorm1d(_InstanceNorm):
-    """Normalise each channel of each sample of x (N, C, L)."""
+    """Normalise each channel of each sample of x (N, C, L).
+
+    affine               learn a scale and a shift for each channel
+    track_running_stats  keep running statistics, which `momentum` moves, and normalise by them in evaluation mode
+    """
 
     _n, _axes = 1, "L"
 
 
 class InstanceNorm2d(_InstanceNorm):
-    """Normalise each channel of each sample of x (N, C, H, W)."""
+    """Normalise each channel of each sample of x (N, C, H, W); see InstanceNorm1d."""
 
     _n, _axes = 2, "H, W"
 
 
 class InstanceNorm3d(_InstanceNorm):
-    """Normalise each channel of each sample of x (N, C, D, H, W)."""
+    """Normalise each channel of each sample of x (N, C, D, H, W); see InstanceNorm1d."""
 
     _n, _axes = 3, "D, H, W"
+
+
+LocalResponseNorm = calling("LocalResponseNorm", "local_response_norm", size=..., alpha=1e-4, beta=0.75, k=1.0)

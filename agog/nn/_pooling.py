@@ -6,6 +6,7 @@ from typing import Any
 
 import agog as ag
 from agog.errors import ArgumentError
+from agog.nn._activation import calling
 from agog.nn._check import bad_input, each
 from agog.nn._module import Module
 
@@ -145,3 +146,9 @@ class AdaptiveMaxPool3d(_Adaptive):
     """The largest value of windows chosen so that the result has `output_size` positions."""
 
     _n, _what = 3, "max"
+
+
+LPPool1d = calling("LPPool1d", "lp_pool1d", norm_type=..., kernel_size=..., stride=None, ceil_mode=False)
+LPPool2d = calling("LPPool2d", "lp_pool2d", norm_type=..., kernel_size=..., stride=None, ceil_mode=False)
+Unfold = calling("Unfold", "unfold", kernel_size=..., dilation=1, padding=0, stride=1)
+Fold = calling("Fold", "fold", output_size=..., kernel_size=..., dilation=1, padding=0, stride=1)

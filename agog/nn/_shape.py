@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import agog as ag
+from agog.nn._activation import calling
 from agog.nn._check import bad_input, whole
 from agog.nn._module import Module
 
@@ -90,3 +91,19 @@ class CosineSimilarity(Module):
 
     def extra_repr(self) -> str:
         return f"axis={self.axis}, eps={self.eps}"
+
+
+ChannelShuffle = calling("ChannelShuffle", "channel_shuffle", groups=...)
+
+
+class PairwiseDistance(Module):
+    """The p-norm of the differences of two inputs along the last axis; see `agog.pairwise_distance`."""
+
+    def __init__(self, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False):
+        self.p, self.eps, self.keepdim = p, eps, keepdim
+
+    def forward(self, x1: Any, x2: Any) -> Any:
+        return ag.pairwise_distance(x1, x2, self.p, self.eps, self.keepdim)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, eps={self.eps}, keepdim={self.keepdim}"

@@ -245,6 +245,44 @@ def test_other_norms(rng):
     check(nn.InstanceNorm3d(4), x[..., None], want=normal(x, (2, 3))[..., None])
 
 
+def test_instance_norm_with_running_statistics(rng):
+    m = nn.InstanceNorm2d(4, 1e-3, 0.3, True, True)
+    p = values(m)
+    mean, var = p["running_mean"], p["running_var"]
+    for _ in range(2):
+        x = f32(rng, 3, 4, 2, 5)
+        check(m, x, want=normal(x, (2, 3), 1e-3) * along(p["weight"], 4) + along(p["bias"], 4))
+        wide = x.astype(float)
+        mean = 0.7 * mean + 0.3 * wide.mean((0, 2, 3))
+        var = 0.7 * var + 0.3 * wide.var((2, 3), ddof=1).mean(0)
+    np.testing.assert_allclose(m.running_mean.numpy(), mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(m.running_var.numpy(), var, rtol=1e-5)
+    want = (x - along(mean, 4)) / np.sqrt(along(var, 4) + 1e-3) * along(p["weight"], 4) + along(p["bias"], 4)
+    check(m.eval(), x, want=want)
+    assert m(ag.ones(1, 4, 1, 1)).shape == (1, 4, 1, 1) and "track_running_stats=True" in repr(m)
+    assert not list(nn.InstanceNorm1d(4).buffers())
+    with pytest.raises(errors.ArgumentTypeError, match="affine="):
+        nn.InstanceNorm1d(4, 1e-5, True)
+
+
+def test_modules_of_operations(rng):
+    x, flat = ag.asarray(f32(rng, 2, 4, 6, 6)), ag.asarray(f32(rng, 2, 8, 12))
+    for m, want in ((nn.LPPool2d(2.0, 2, stride=1), ag.lp_pool2d(x, 2.0, 2, stride=1)),
+                    (nn.LPPool1d(3.0, 2), ag.lp_pool1d(abs(x[0]), 3.0, 2)),
+                    (nn.LocalResponseNorm(3, beta=0.5), ag.local_response_norm(x, 3, beta=0.5)),
+                    (nn.Unfold((2, 3), padding=1), ag.unfold(x, (2, 3), padding=1)),
+                    (nn.Fold((4, 5), 2), ag.fold(flat, (4, 5), 2)),
+                    (nn.ChannelShuffle(2), ag.channel_shuffle(x, 2))):
+        given = flat if isinstance(m, nn.Fold) else abs(x[0]) if isinstance(m, nn.LPPool1d) else x
+        np.testing.assert_array_equal(m(given).numpy(), want.numpy())
+    a, b = ag.asarray(f32(rng, 5, 3)), ag.asarray(f32(rng, 5, 3))
+    np.testing.assert_array_equal(nn.PairwiseDistance(1.0, keepdim=True)(a, b).numpy(),
+                                  ag.pairwise_distance(a, b, 1.0, keepdims=True).numpy())
+    assert repr(nn.ChannelShuffle(2)) == "ChannelShuffle(groups=2)"
+    with pytest.raises(errors.ArgumentTypeError, match="takes size, alpha=0.0001.*size must be given"):
+        nn.LocalResponseNorm()
+
+
 # ------------------------------------------------------------------------------------------------------------ attention
 def softmax(x):
     e = np.exp(x - x.max(-1, keepdims=True))
