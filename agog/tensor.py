@@ -153,8 +153,8 @@ class Tensor(Methods):
         if type(dtype) is int:
             raise ArgumentTypeError("Tensor(data): the first argument is data, not a size; for a shape write "
                                     f"ag.empty({data}, {dtype})")
-        if _holds_tensors(data):
-            made = _stacked(data, dtype)
+        if isinstance(data, list | tuple):
+            made = _sequence(data, dtype)
             self._data, self._node = made._data, made._node
         else:
             self._data = _array(data, dtype)
@@ -330,6 +330,7 @@ class Tensor(Methods):
         return self._host("tolist()").tolist()
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        _handed[0] += 1
         data = self._host("np.asarray(tensor)")
         if dtype is not None and data.dtype != dtype:
             if copy is False:
@@ -519,7 +520,7 @@ class Tensor(Methods):
 
         The history of other results is untouched: they were computed from the old value.
         """
-        if _holds_tensors(value):
+        if isinstance(value, list | tuple) and _holds_tensors(value):
             value = _stacked(value, self.dtype)
         data = _array(value, self.dtype)
         if data.shape != self.shape:
@@ -777,6 +778,25 @@ def _array(data: Any, dtype: Any) -> Any:
     return data._data if dt is None or dt == data.dtype else data._data.astype(dt)
 
 
+_handed = [0]
+"""How often NumPy was handed the array of a Tensor, in all threads: it asks those in a list for theirs."""
+
+
+def _sequence(data: Any, dtype: Any, copy: bool | None = None) -> Tensor:
+    """A Tensor of nested sequences. That no Tensor is in them shows when NumPy has gone through them: it is faster."""
+    if not config.special:
+        before = _handed[0]
+        try:
+            array = to_array(data, dtype, copy)
+        except Exception:
+            if not _holds_tensors(data):
+                raise
+        else:
+            if _handed[0] == before:
+                return wrap(array)
+    return _stacked(data, dtype) if _holds_tensors(data) else wrap(to_array(data, dtype, copy))
+
+
 def _holds_tensors(data: Any) -> bool:
     """Whether a Tensor is in nested sequences."""
     if not isinstance(data, list | tuple):
@@ -860,10 +880,8 @@ def asarray(data: Any, /, *, dtype: Any = None, device: Any = None, copy: bool |
             out = tensors.astype(data, dt)
         else:
             out = data.clone() if copy else data
-    elif _holds_tensors(data):
-        out = _stacked(data, dtype)
     else:
-        out = wrap(to_array(data, dtype, copy))
+        out = _sequence(data, dtype, copy) if isinstance(data, list | tuple) else wrap(to_array(data, dtype, copy))
         _announce(out, data)
     if device is not None:
         out = out.to_device(device)
