@@ -247,6 +247,58 @@ def an_optimizer_of_the_users_with_attributes(stage):
     yield step(T(1)), w
 
 
+class Own(optim.Optimizer):
+    """One that keeps what it likes in `state`, and gives the names there other Tensors and numbers."""
+
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, {"lr": lr})
+
+    def _parts(self):
+        return [(g, p) for g in self.param_groups for p in g["params"] if p.grad is not None]
+
+    @ag.no_grad()
+    def step(self):
+        for group, p in self._parts():
+            kept = self.state.setdefault(p, {"mean": ag.zeros_like(p), "n": 0})
+            kept["mean"] = 0.9 * kept["mean"] + p.grad
+            kept["n"] += 1
+            p.assign(p - group["lr"] * kept["mean"] / kept["n"])
+
+
+class Assigning(Own):
+    @ag.no_grad()
+    def step(self):
+        for group, p in self._parts():
+            if p not in self.state:
+                self.state[p] = {"mean": ag.zeros_like(p.detach())}
+            mean = self.state[p]["mean"]
+            mean.assign(0.9 * mean + p.grad)
+            p.assign(p - group["lr"] * mean)
+
+
+class ByFormula(Own):
+    step = optim.Optimizer.step
+
+    def _init(self, p, group):
+        return {"mean": ag.zeros_like(p)}
+
+    def _update(self, xp, p, g, state, group):
+        mean = 0.9 * state["mean"] + g
+        return p - group["lr"] * mean, {"mean": mean}
+
+
+@case
+def optimizers_that_users_write(stage):
+    for cls in (Own, Assigning, ByFormula):
+        w = parameter(1.0, 2.0, 3.0)
+        opt = cls([w])
+        step = stage(training(opt, w))
+        for i in range(7):
+            if i == 4:
+                opt.lr = 0.01
+            yield step(T(i)), w.detach() + 0
+
+
 # -------------------------------------------------------------------------------------- what the library calls itself
 @case(staged=True)
 def several_hooks_of_one_module(stage):
