@@ -348,8 +348,24 @@ def _beside_number(ufunc: Any, a: Any, b: Any) -> Any:
         return None
 
 
+def _as_it_lies(ufunc: Any, a: Any, b: Any) -> Any:
+    """The same for arrays whose axes lie in another order than theirs, as those of a transpose; else None."""
+    arrays = [x for x in (a, b) if type(x) is np.ndarray and x.ndim]
+    first = arrays[0]
+    if first.ndim < 2 or any(x.shape != first.shape or x.strides != first.strides for x in arrays):
+        return None
+    order = sorted(range(first.ndim), key=lambda i: -first.strides[i])
+    if order == sorted(order) or not first.transpose(order).flags.c_contiguous:
+        return None
+    a, b = (x.transpose(order) if type(x) is np.ndarray and x.ndim else x for x in (a, b))
+    return binary(ufunc, a, b).transpose(sorted(range(len(order)), key=order.__getitem__))
+
+
 def _broadcast(ufunc: Any, a: Any, b: Any) -> Any:
     """The same for arrays that are stretched against each other, or lie otherwise in memory."""
+    done = _as_it_lies(ufunc, a, b)
+    if done is not None:
+        return done
     shape = np.broadcast_shapes(*[x.shape for x in (a, b) if type(x) is np.ndarray])
     if stretched is not None:
         if prod(shape) >= THRESHOLD and (done := stretched(ufunc, a, b, shape)) is not None:

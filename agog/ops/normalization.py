@@ -383,16 +383,16 @@ def group_norm(xp, x, num_groups, weight=None, bias=None, eps=1e-5):
     if num_groups < 1 or shape[1] % num_groups:
         raise ArgumentError(f"group_norm(x={_describe(x)}, num_groups={num_groups}): the {shape[1]} channels (axis "
                             f"1) do not divide into {num_groups} groups")
-    size = math.prod(shape[2:]) * (shape[1] // num_groups)
-    y = xp.reshape(xp._fused_norm(xp.reshape(x, (shape[0], num_groups, size)), eps=eps), shape)
+    groups = (num_groups, shape[1] // num_groups)
+    y = xp._fused_norm(xp.reshape(x, (shape[0], *groups, math.prod(shape[2:]))), n=2, eps=eps)
     for what, p in (("weight", weight), ("bias", bias)):
         if p is not None:
             if tuple(p.shape) != (shape[1],):
                 raise ShapeError(f"group_norm: {what} has shape {tuple(p.shape)}; it holds one number for each of the "
                                  f"{shape[1]} channels")
-            p = _along(xp, p, len(shape), 1)
+            p = xp.reshape(p, (*groups, 1))
             y = y * p if what == "weight" else y + p
-    return y
+    return xp.reshape(y, shape)
 
 
 @composite(samples=lambda s: [((s(2, 3, 4),), {}), ((s(2, 3, 4),), {"weight": s(3), "bias": s(3)})])

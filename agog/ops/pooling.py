@@ -276,7 +276,7 @@ def max_pool3d(xp, x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
 
 # ------------------------------------------------------------------------------------------------------------- average
 @lru_cache(maxsize=256)
-def _scale(sizes, kernel, stride, padding, bounds, dtype):
+def windows_scale(sizes, kernel, stride, padding, bounds, dtype):
     """1 / number of elements that count, for each window: an array (*out,), or one number if all are equal."""
     shares = np.ones(())
     for n, k, s, (lo, hi), (blo, bhi) in zip(sizes, kernel, stride, padding, bounds):
@@ -289,20 +289,25 @@ def _scale(sizes, kernel, stride, padding, bounds, dtype):
     return shares.astype(dtype)
 
 
+_LARGE = 1 << 14  # elements from which a native kernel is worth its call
+
+
 def _avg_pool(np, x, kernel, stride, padding, bounds):
     ones = (1,) * len(kernel)
-    scale = _scale(x.shape[2:], kernel, stride, padding, bounds, x.dtype)
+    scale = windows_scale(x.shape[2:], kernel, stride, padding, bounds, x.dtype)
     if not x.size:
         return np.zeros(x.shape[:2] + _out_sizes(x.shape[2:], kernel, stride, padding, ones), x.dtype)
     if stride == kernel and x.shape[2:] == kernel and not any(lo or hi for lo, hi in padding):
-        y = np.add.reduce(x, tuple(range(2, x.ndim)), None, None, True)
+        axes = tuple(range(2, x.ndim))
+        done = native(np, "sum", 4 * x.size, x, axes, True) if x.size >= _LARGE else None
+        y = np.add.reduce(x, axes, None, None, True) if done is None else done
     else:
         y = _along_windows(_padded(np, x, padding, 0), np.add, kernel, stride, ones)
     return y * scale
 
 
 def _avg_pool_adjoint(np, g, size, kernel, stride, padding, bounds):
-    g = g * _scale(size, kernel, stride, padding, bounds, g.dtype)
+    g = g * windows_scale(size, kernel, stride, padding, bounds, g.dtype)
     for i, (k, s, (lo, hi), n) in enumerate(zip(kernel, stride, padding, size)):
         axis, out = 2 + i, g.shape[2 + i]
         if k == s and not lo:

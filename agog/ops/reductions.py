@@ -117,6 +117,10 @@ _CALL = 1 << 13  # elements of a product with a vector up to which OpenBLAS wake
 
 def _add(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     """`np.add.reduce`. Sums over short axes are products with ones: NumPy's own take 20 ns for each turn of a loop."""
+    if x.size >= _SHORT and x.dtype.kind == "b" and np is numpy:
+        done = _counted(x, axis, keepdims)
+        if done is not None:
+            return done
     if x.size >= _SHORT and np is numpy and axis is not None and x.flags.c_contiguous and (
             x.dtype is dtypes.float32 or x.dtype is dtypes.float64):
         done = _by_products(x, axis if type(axis) is tuple else (axis,), keepdims)
@@ -124,6 +128,18 @@ def _add(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
             return done
     done = _natively(np, "sum", x, axis, keepdims)
     return np.add.reduce(x, axis, None, None, keepdims) if done is None else done
+
+
+def _counted(x: Any, axis: Any, keepdims: bool) -> Any:
+    """How many are True, over all axes or the last one; None for others. NumPy would cast each to 64 bits first."""
+    n = x.ndim
+    axes = [a % n for a in (range(n) if axis is None else axis if type(axis) is tuple else (axis,))]
+    if len(axes) == n:
+        return numpy.full((1,) * n if keepdims else (), numpy.count_nonzero(x), numpy.int64)
+    if axes == [n - 1]:
+        eights = numpy.bitwise_count(numpy.packbits(x, -1))
+        return eights.sum(axis=-1, dtype=numpy.int64, keepdims=bool(keepdims))
+    return None
 
 
 def _natively(np: Any, name: str, x: Any, axis: Any, keepdims: bool, by_rows: bool = False) -> Any:
@@ -395,6 +411,9 @@ def _norm(np: Any, x: Any, axis: Any, keepdims: bool, ord: float) -> Any:
             squares = x.real * x.real + x.imag * x.imag
         elif x.ndim == 1 and x.size < _SHORT and not keepdims and axis != ():
             return np.sqrt(x.dot(x))
+        elif axis == (x.ndim - 1,) and x.ndim > 1:
+            squares = np.vecdot(x, x)
+            return np.sqrt(squares[..., None] if keepdims else squares)
         else:
             squares = x * x
         return np.sqrt(np.add.reduce(squares, axis, None, None, keepdims))

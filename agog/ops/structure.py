@@ -18,6 +18,7 @@ from agog.ops import random
 from agog.ops.attention import attention_slopes
 from agog.ops.blocks import BLOCK
 from agog.ops.elementwise import PRODUCTS, power_by_products
+from agog.ops.pooling import windows_scale
 from agog.ops.row import TABLE
 
 
@@ -526,12 +527,15 @@ def _native(name: str) -> Any:
     return lambda b, inputs, node: b.native(name, inputs, node)
 
 
+_TAPS = 32  # of a window, that are read one by one at most
+
+
 def _avg_pool(b: Any, inputs: Any, node: Any) -> Any:
     (x,), (kernel, stride, padding, _) = inputs, node.statics
     out = node.outputs[0].shape
     if (
         not x.size
-        or math.prod(kernel) > 32
+        or math.prod(kernel) > _TAPS
         or any(lo or hi for lo, hi in padding)
         or any((n - k) % s for n, k, s in zip(x.shape[2:], kernel, stride))
     ):
@@ -551,7 +555,7 @@ def _avg_pool_adjoint(b: Any, inputs: Any, node: Any) -> Any:
     if (
         not g.size
         or kernel != stride
-        or math.prod(kernel) > 32
+        or math.prod(kernel) > _TAPS
         or any(lo or hi for lo, hi in padding)
         or any(n % k for n, k in zip(out[2:], kernel))
     ):
@@ -707,6 +711,42 @@ def _dropout_mask(b: Any, inputs: Any, node: Any) -> Any:
     )
 
 
+def _averages(xp: Any, x: Any, kernel: tuple, stride: tuple, padding: tuple, bounds: tuple) -> Any:
+    """`_avg_pool` with padding, or of large windows side by side, such as the whole image."""
+    lead, sizes = x.shape[:2], x.shape[2:]
+    padded, large = any(map(any, padding)), math.prod(kernel) > _TAPS
+    if not x.size or padded is large or large and (stride != kernel or any(n % k for n, k in zip(sizes, kernel))):
+        return None
+    scale = windows_scale(sizes, kernel, stride, padding, bounds, x.dtype)
+    if large:
+        out = tuple(n // k for n, k in zip(sizes, kernel))
+        pairs = [n for pair in zip(out, kernel) for n in pair]
+        total = xp.sum(xp.reshape(x, (*lead, *pairs)), axis=tuple(range(3, 3 + 2 * len(kernel), 2)))
+    else:
+        x = xp.pad(x, ((0, 0), (0, 0), *padding))
+        out = tuple((n + lo + hi - k) // s + 1 for n, (lo, hi), k, s in zip(sizes, padding, kernel, stride))
+        taps = [x[(..., *[slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(at, out, stride)])]
+                for at in product(*map(range, kernel))]
+        total = taps[0]
+        for tap in taps[1:]:
+            total = total + tap
+    return total * scale
+
+
+def _averages_adjoint(
+    xp: Any, g: Any, size: tuple, kernel: tuple, stride: tuple, padding: tuple, bounds: tuple
+) -> Any:
+    """`_avg_pool_adjoint` of large windows side by side."""
+    if math.prod(kernel) <= _TAPS or stride != kernel or any(map(any, padding)) or any(
+        n % k for n, k in zip(size, kernel)
+    ):
+        return None
+    g = g * windows_scale(size, kernel, stride, padding, bounds, g.dtype)
+    lead, out = g.shape[:2], g.shape[2:]
+    thin, wide = [n for m in out for n in (m, 1)], [n for pair in zip(out, kernel) for n in pair]
+    return xp.reshape(xp.broadcast_to(xp.reshape(g, (*lead, *thin)), (*lead, *wide)), (*lead, *size))
+
+
 def _pow(xp: Any, x: Any, y: Any) -> Any:
     n = y.item() if isinstance(y, np.ndarray) and y.size == 1 else getattr(y, "number", None)
     if n == 1 or n == -1 and x.dtype.char in "fd":
@@ -717,6 +757,8 @@ def _pow(xp: Any, x: Any, y: Any) -> Any:
 
 DECOMPOSE: dict[str, Any] = {
     "pow": _pow,
+    "_avg_pool": _averages,
+    "_avg_pool_adjoint": _averages_adjoint,
     "mean": _mean,
     "count_nonzero": _count_nonzero,
     "var": _var,

@@ -1,0 +1,103 @@
+"""Large arrays whose axes lie in another order, windows as large as the image, and what is counted: against NumPy."""
+
+import numpy as np
+import pytest
+
+import agog as ag
+import agog.nn.functional as f
+from agog import nn
+from agog.array import large
+
+
+@pytest.fixture(params=["NumPy", "native"], autouse=True)
+def kernels(request, monkeypatch):
+    if request.param == "native":
+        from agog.compiler import eager
+
+        def at_once(make, *key):
+            try:
+                make(*key)
+            except Exception:
+                pass
+
+        monkeypatch.setattr(eager, "_request", at_once)
+        eager.enable()
+    else:
+        for name in ("accelerate", "stretched"):
+            monkeypatch.setattr(large, name, None)
+        for name in ("ready", "kernels"):
+            monkeypatch.setattr(large, name, {})
+
+
+@pytest.mark.parametrize("shape, axes", [((300, 400), (1, 0)), ((20, 60, 100), (2, 0, 1)), ((20, 60, 100), (0, 2, 1))])
+def test_arithmetic_of_permuted_arrays_keeps_their_layout(shape, axes, rng):
+    x, y = (rng.standard_normal(shape).astype(np.float32) + 3 for _ in range(2))
+    a, b = (ag.permute_dims(ag.asarray(v), axes) for v in (x, y))
+    u, v = x.transpose(axes), y.transpose(axes)
+    for _ in range(2):
+        pairs = (a + 0.5, u + np.float32(0.5)), (2 - a, 2 - u), (a / b, u / v), (a * a, u * u), (a > b, u > v)
+        for got, want in pairs:
+            np.testing.assert_allclose(got.numpy(), want, rtol=1e-6)
+            assert got.numpy().strides == want.strides
+        whole = ag.asarray(np.ascontiguousarray(v))  # beside one that lies in the order of its axes
+        np.testing.assert_allclose((a - whole).numpy(), u - v, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, -1, (0, 1)])
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("shape", [(200, 131), (4097, 1), (3, 5)])
+def test_how_many_are_true(axis, keepdims, shape, rng):
+    x = rng.standard_normal(shape) > 0.3
+    for y, z in ((ag.asarray(x), x), (ag.asarray(x).T, x.T)):
+        got, want = ag.sum(y, axis=axis, keepdims=keepdims), z.sum(axis=axis, keepdims=keepdims)
+        assert got.dtype == np.int64 and got.shape == want.shape
+        np.testing.assert_array_equal(got.numpy(), want)
+
+
+@pytest.mark.parametrize("shape, axis", [((300, 300), 0), ((300, 300), 1), ((10, 70, 100), 1), ((90, 30, 40), 0)])
+def test_softmax_along_any_axis(shape, axis, rng):
+    x = rng.standard_normal(shape).astype(np.float32) * 9
+    e = np.exp(x.astype(np.float64) - x.max(axis, keepdims=True))
+    want = e / e.sum(axis, keepdims=True)
+    for _ in range(2):
+        np.testing.assert_allclose(f.softmax(ag.asarray(x), axis=axis).numpy(), want, rtol=2e-5, atol=1e-12)
+        np.testing.assert_allclose(f.log_softmax(ag.asarray(x), axis=axis).numpy(), np.log(want), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: f.adaptive_avg_pool2d(x, 1), lambda x: f.adaptive_avg_pool2d(x, (2, 1)),
+    lambda x: f.avg_pool2d(x, (8, 6)),
+    lambda x: f.avg_pool2d(x, 3, stride=2, padding=1), lambda x: f.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
+    lambda x: f.avg_pool2d(x, 3, ceil_mode=True), lambda x: f.avg_pool2d(x, 7, 1), lambda x: f.avg_pool2d(x, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_averages_of_windows_in_programs(call, dtype, rng):
+    x = ag.asarray(rng.standard_normal((2, 3, 16, 12)), dtype=dtype)
+    loss = lambda x: (call(x) * call(x)).sum()
+    staged, slope = ag.function(call), ag.function(ag.grad(loss))
+    tol = {"rtol": 1e-5, "atol": 1e-6} if dtype == "float32" else {"rtol": 3e-2, "atol": 3e-2}
+    as64 = lambda t: t.numpy().astype(np.float64)
+    for _ in range(3):
+        np.testing.assert_allclose(as64(staged(x)), as64(call(x)), **tol)
+        np.testing.assert_allclose(as64(slope(x)), as64(ag.grad(loss)(x)), **tol)
+
+
+def test_the_mean_of_an_image_is_in_the_program():
+    staged = ag.function(lambda x: ag.relu(f.adaptive_avg_pool2d(ag.relu(x), 1)))
+    x = ag.ones((2, 3, 16, 16))
+    for _ in range(3):
+        staged(x)
+    assert "1 native calls, 0 islands" in staged.explain(x)
+
+
+def test_group_norm_is_one_nest(rng):
+    norm = nn.GroupNorm(2, 4)
+    norm.weight.assign(rng.standard_normal(4).astype(np.float32))
+    norm.bias.assign(rng.standard_normal(4).astype(np.float32))
+    x = rng.standard_normal((3, 4, 5, 7)).astype(np.float32)
+    rows = x.reshape(3, 2, -1).astype(np.float64)
+    want = ((rows - rows.mean(2, keepdims=True)) / np.sqrt(rows.var(2, keepdims=True) + 1e-5)).reshape(x.shape)
+    want = want * norm.weight.detach().numpy()[:, None, None] + norm.bias.detach().numpy()[:, None, None]
+    staged = ag.function(lambda x: norm(x))
+    for _ in range(3):
+        np.testing.assert_allclose(staged(ag.asarray(x)).detach().numpy(), want, rtol=1e-4, atol=1e-5)
+    assert "nest1" not in staged.explain(ag.asarray(x))
