@@ -81,8 +81,12 @@ class Generator:
     def __reduce__(self) -> Any:
         return _restore, (self.state.tolist(),)
 
-    def __agog_watch__(self) -> tuple[Any, list[tuple[dict, str]]]:
-        return id(self.state), []  # the state itself is a Tensor, which a recording reads afresh
+    __agog_own__ = frozenset({"_lock", "state"})
+    """Attributes that it answers for itself; others, of a subclass, are watched where code names them."""
+
+    def __agog_watch__(self) -> tuple[Any, Any]:
+        others = ((self.__dict__, k) for k in self.__dict__ if k not in self.__agog_own__)
+        return id(self.state), others  # the state itself is a Tensor, which a recording reads afresh
 
     def __repr__(self) -> str:
         return f"Generator(state={self.state.tolist()})"

@@ -49,10 +49,6 @@ def own(t: Tensor) -> np.ndarray:
     return data
 
 
-_OWN = frozenset({"_kept", "param_groups", "_scratch", "_version", "_started"})
-"""Attributes of an optimizer that it answers for itself; of those of a subclass, each is watched where it is named."""
-
-
 class Optimizer:
     """The base class. An optimizer changes the parameters it was given by the gradients in their `.grad`.
 
@@ -61,6 +57,9 @@ class Optimizer:
 
     A subclass defines `_init`, `_update`, and for speed `_moments`, `_constants` and `_kernel`.
     """
+
+    __agog_own__ = frozenset({"_kept", "state", "param_groups", "_scratch", "_version", "_started"})
+    """Attributes that it answers for itself; others, of a subclass, are watched where code names them."""
 
     _started = 0  # how often the state of a parameter was made
 
@@ -364,7 +363,7 @@ class Optimizer:
     def __agog_watch__(self) -> tuple[Any, Any]:
         """What staging guards: everything but values of Tensors. See `agog.staging.observe`."""
         groups = [(id(g), g._versions[0]) for g in self.param_groups]
-        return (self._started, self._version, self._kept.version[0], *groups), named(self, _OWN)
+        return (self._started, self._version, self._kept.version[0], *groups), named(self, self.__agog_own__)
 
     def __agog_settled__(self, before: tuple, now: tuple) -> bool:
         """Whether between these tokens only moments were made: a step that makes them does what any other does."""

@@ -36,6 +36,7 @@ class _Stateful:
     """What staging is told of a schedule: its attributes are watched where code names them."""
 
     optimizer: Optimizer
+    __agog_own__: frozenset[str] = frozenset()
 
     def __agog_watch__(self) -> tuple[Any, Any]:
         return None, named(self)

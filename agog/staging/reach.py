@@ -240,6 +240,10 @@ class Reach:
             for holder, key in entries:
                 if wanted is None or key in wanted or key in holder.get("_rebound", ()):
                     self._note(Place(holder, key, f"{name}.{key}"))
+            own = getattr(type(value), "__agog_own__", None)
+            if own is not None and is_user_class(type(value)):  # it may be given attributes that are not there yet
+                for key in sorted((self._attributes if wanted is None else wanted) - own):
+                    self._note(Place(state, key, f"{name}.{key}"))
             for x in value.modules() if hasattr(value, "modules") else (value,):
                 of: Any = type(x)
                 for key in codes.cached_properties(of):  # they go around `__setattr__`

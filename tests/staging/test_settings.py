@@ -299,6 +299,56 @@ def optimizers_that_users_write(stage):
             yield step(T(i)), w.detach() + 0
 
 
+@case
+def subclasses_that_count(stage):
+    """An attribute that is there only from the first call on."""
+    class Counting(ag.random.Generator):
+        drawn = 0
+
+        def next_key(self):
+            self.drawn += 1
+            return super().next_key()
+
+    class Careful(optim.SGD):
+        steps = 0
+
+        def step(self):
+            self.steps += 1
+            super().step()
+
+    generator, w = Counting(3), parameter(1.0, 2.0, 3.0)
+    opt = Careful([w], lr=0.1)
+    f = stage(lambda x: x + ag.random.normal((2,), generator=generator))
+    step = stage(training(opt, w))
+    for i in range(4):
+        yield f(T(1, 2)), generator.drawn, step(T(i)), opt.steps, w
+
+
+@case(staged=True)
+def attributes_that_subclasses_read(stage):
+    class Scaled(ag.random.Generator):
+        skip = 0
+
+        def next_key(self):
+            for _ in range(self.skip):
+                super().next_key()
+            return super().next_key()
+
+    class Slower(optim.lr_scheduler.LRScheduler):
+        by = 1.0
+
+        def rate(self, base, n):
+            return base / (1 + self.by * n)
+
+    generator = Scaled(3)
+    schedule = Slower(optim.SGD([parameter(1.0)], lr=0.5))
+    f = stage(lambda x: x + ag.random.normal((2,), generator=generator))
+    g = stage(lambda x: x * schedule.rate(1.0, 2) + schedule.by)
+    yield f(T(1, 2)), f(T(1, 2)), g(T(1)), g(T(2))
+    generator.skip, schedule.by = 2, 5.0
+    yield f(T(1, 2)), f(T(1, 2)), g(T(1)), g(T(2))
+
+
 # -------------------------------------------------------------------------------------- what the library calls itself
 @case(staged=True)
 def several_hooks_of_one_module(stage):
