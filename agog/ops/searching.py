@@ -113,11 +113,13 @@ def _topk_indices(np: Any, x: Any, k: int, axis: int, largest: bool) -> Any:
     if 0 < k and 8 * k < n and x.dtype.kind in "iuf":  # few of many: find the last that counts, then sort the chosen
         edge = np.partition(x, n - k if largest else k - 1, -1)[..., n - k if largest else k - 1, None]
         if (edge == edge).all():
-            ahead = (x > edge) | (x != x) if largest else x < edge
-            equal = x == edge
-            room = k - np.add.reduce(ahead, -1, np.int64, None, True)
-            chosen = ahead | (equal & (np.add.accumulate(equal, -1, np.int64) <= room))  # the first of equal ones
-            part = np.nonzero(chosen)[-1].reshape(*x.shape[:-1], k)
+            chosen = ~(x < edge) if largest else x <= edge  # nan is the largest
+            if np.count_nonzero(chosen) > x.size // n * k:  # more are equal to the last: the first of them
+                ahead = (x > edge) | (x != x) if largest else x < edge
+                equal = x == edge
+                room = k - np.add.reduce(ahead, -1, np.int64, None, True)
+                chosen = ahead | (equal & (np.add.accumulate(equal, -1, np.int64) <= room))
+            part = (np.flatnonzero(chosen) % n).reshape(*x.shape[:-1], k)
             order = _argsort(np, np.take_along_axis(x, part, -1), x.ndim - 1, largest, True)
             return np.ascontiguousarray(np.moveaxis(np.take_along_axis(part, order, -1), -1, axis))
     return np.ascontiguousarray(np.moveaxis(_argsort(np, x, x.ndim - 1, largest, True)[..., :k], -1, axis))
@@ -174,8 +176,14 @@ searchsorted = Op("searchsorted(x1, x2, sorter=None; side='left') -> y", _search
                   doc="Where in the ascending `x1` the elements of `x2` belong, before equal ones (side='left') or "
                       "after: int64. `sorter` puts `x1` in order.")
 
-Op("_nonzero(x) -> indices", lambda np, x: np.stack(np.nonzero(x)).astype(np.int64, copy=False), result="int64",
-   kind="dynamic",
+def _nonzero(np: Any, x: Any) -> Any:
+    if x.ndim < 2 or not x.size:
+        return np.stack(np.nonzero(x)).astype(np.int64, copy=False)
+    # NumPy looks for places on several axes ten times as slowly as on one.
+    return np.stack(np.unravel_index(np.flatnonzero(x), x.shape)).astype(np.int64, copy=False)
+
+
+Op("_nonzero(x) -> indices", _nonzero, result="int64", kind="dynamic",
    check=lambda x: _check_nonzero(x), samples=lambda s: [((s.ints(2, 3, 4).astype(s.dtype),), {}), ((s(0),), {})],
    doc="The indices of what is not zero, one row for each axis.")
 
