@@ -64,6 +64,8 @@ def test_missing_names_say_what_to_write(call, words):
     (lambda: ag.softmax(X, dim=-1), ["axis="]),
     (lambda: ag.concat([X, X], dim=0), ["concat", "axis="]),
     (lambda: ag.var(X, dim=0), ["axis="]),
+    (lambda: X.var(unbiased=False), ["var", "correction (0 or 1)"]),
+    (lambda: X.std(ddof=1), ["std", "correction="]),
     (lambda: ag.logsumexp(X, dim=0), ["axis="]),
     (lambda: nn.Softmax(dim=1), ["Softmax", "axis="]),
     (lambda: ag.flatten(X, start_dim=1), ["start_axis="]),

@@ -29,10 +29,14 @@ def head(op: Op) -> tuple[str, dict[str, Any], tuple[str, ...]]:
         heads.append(name if default is REQUIRED else f"{name}=_d_{name}")
     if "axis" not in op.statics:
         return f"def {op.name}({', '.join(heads)}):\n", env, ()
-    env["_wrong"] = wrong_keywords  # PyTorch's names
-    return (f"def {op.name}({', '.join(heads)}, {'' if op.variadic else '*, '}dim=None, keepdim=None):\n"
-            f"    if dim is not keepdim: raise _wrong({op.name!r}, {{'dim': dim, 'keepdim': keepdim}})\n",
-            env, ("dim", "keepdim"))
+    env["_wrong"] = wrong_keywords  # PyTorch's names, and NumPy's
+    others, test = ("dim", "keepdim"), "dim is not keepdim"
+    if "correction" in op.statics:
+        others, test = (*others, "unbiased", "ddof"), f"{test} or unbiased is not None or ddof is not None"
+    said = ", ".join(f"{name!r}: {name}" for name in others)
+    return (f"def {op.name}({', '.join(heads)}, {'' if op.variadic else '*, '}"
+            f"{', '.join(f'{name}=None' for name in others)}):\n    if {test}: raise _wrong({op.name!r}, {{{said}}})\n",
+            env, others)
 
 
 def call_with_signature(op: Op, invoke: Invoke) -> Callable[..., Any]:
