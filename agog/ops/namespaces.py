@@ -30,7 +30,8 @@ def head(op: Op) -> tuple[str, dict[str, Any], tuple[str, ...]]:
     if "axis" not in op.statics:
         return f"def {op.name}({', '.join(heads)}):\n", env, ()
     env["_wrong"] = wrong_keywords  # PyTorch's names, and NumPy's
-    others, test = ("dim", "keepdim"), "dim is not keepdim"
+    others: tuple[str, ...] = ("dim", "keepdim")
+    test = "dim is not keepdim"
     if "correction" in op.statics:
         others, test = (*others, "unbiased", "ddof"), f"{test} or unbiased is not None or ddof is not None"
     said = ", ".join(f"{name!r}: {name}" for name in others)
