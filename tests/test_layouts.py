@@ -101,3 +101,29 @@ def test_group_norm_is_one_nest(rng):
     for _ in range(3):
         np.testing.assert_allclose(staged(ag.asarray(x)).detach().numpy(), want, rtol=1e-4, atol=1e-5)
     assert "nest1" not in staged.explain(ag.asarray(x))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 10), (1, 2, 7, 5)])
+@pytest.mark.parametrize("options", [
+    {"scale_factor": 2}, {"scale_factor": 3}, {"size": (5, 13)}, {"scale_factor": 1.7}, {"size": (4, 5)},
+    {"scale_factor": 2, "mode": "bilinear"}, {"size": (20, 7), "mode": "bilinear"}, {"size": 1, "mode": "bilinear"},
+    {"size": (20, 7), "mode": "bilinear", "align_corners": True}, {"scale_factor": 2, "mode": "nearest-exact"}])
+def test_resizing_in_programs(shape, options, rng):
+    x = ag.asarray(rng.standard_normal(shape).astype(np.float32))
+    call = lambda x: ag.relu(f.interpolate(ag.tanh(x), **options))
+    loss = lambda x: (call(x) * call(x)).sum()
+    staged, slope = ag.function(call), ag.function(ag.grad(loss))
+    for _ in range(3):
+        np.testing.assert_allclose(staged(x).numpy(), call(x).numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(slope(x).numpy(), ag.grad(loss)(x).numpy(), rtol=1e-4, atol=1e-5)
+    assert "0 islands" in staged.explain(x)
+
+
+def test_resizing_in_programs_keeps_infinity_where_it_is():
+    x = np.ones((1, 1, 4, 4), np.float32)
+    x[0, 0, 1, 1], x[0, 0, 3, 3] = np.inf, np.nan
+    for options in ({"scale_factor": 2}, {"size": (7, 7), "align_corners": True}, {"size": (4, 4)}):
+        staged = ag.function(lambda x, options=options: f.interpolate(x, mode="bilinear", **options))
+        for _ in range(3):
+            np.testing.assert_array_equal(np.isfinite(staged(ag.asarray(x)).numpy()),
+                                          np.isfinite(f.interpolate(ag.asarray(x), mode="bilinear", **options).numpy()))

@@ -36,18 +36,13 @@ def _matrix(kind):
             a, b = i * n // out, -(-(i + 1) * n // out)
             m[i, a:b] = 1 / (b - a)
         return m
-    if align:
-        source = np.arange(out) * ((n - 1) / (out - 1) if out > 1 else 0.0)
-    else:
-        source = (np.arange(out) + 0.5) * (n / out if scale is None else 1 / scale) - 0.5
     rows = np.arange(out)
     if name == "linear":
-        source = np.maximum(source, 0)
-        low = np.minimum(np.floor(source).astype(int), n - 1)
-        part = np.minimum(source - low, 1)
+        low, high, part = linear_sources(kind)
         np.add.at(m, (rows, low), 1 - part)
-        np.add.at(m, (rows, np.minimum(low + 1, n - 1)), part)
+        np.add.at(m, (rows, high), part)
         return m
+    source = _centres(kind)
     low = np.floor(source).astype(int)  # cubic: Keys' kernel with a = -0.75, as in torch
     t, a = source - low, -0.75
     for k, d in ((-1, t + 1), (0, t), (1, 1 - t), (2, 2 - t)):
@@ -56,8 +51,23 @@ def _matrix(kind):
     return m
 
 
+def _centres(kind):
+    """Where the elements of the result lie between those of the source."""
+    _, n, out, scale, align = kind
+    if align:
+        return np.arange(out) * ((n - 1) / (out - 1) if out > 1 else 0.0)
+    return (np.arange(out) + 0.5) * (n / out if scale is None else 1 / scale) - 0.5
+
+
+def linear_sources(kind):
+    """The elements between which those of the result lie, and the weight of the second ones."""
+    n, source = kind[1], np.maximum(_centres(kind), 0)
+    low = np.minimum(np.floor(source).astype(np.int64), n - 1)
+    return low, np.minimum(low + 1, n - 1), np.minimum(source - low, 1)
+
+
 @lru_cache(maxsize=256)
-def _sources(kind):
+def nearest_sources(kind):
     """Source index of each output position of nearest-neighbour resizing."""
     name, n, out, scale, _ = kind
     step = n / out if scale is None else 1 / scale
@@ -68,7 +78,7 @@ def _sources(kind):
 
 def _axis_map(np, x, axis, kind, transpose):
     if kind[0].startswith("nearest"):
-        index = _sources(kind)
+        index = nearest_sources(kind)
         if not transpose:
             return np.take(x, index, axis)
         out = np.zeros(x.shape[:axis] + (kind[1],) + x.shape[axis + 1:], x.dtype)

@@ -19,6 +19,7 @@ from agog.ops.attention import attention_slopes
 from agog.ops.blocks import BLOCK
 from agog.ops.elementwise import PRODUCTS, power_by_products
 from agog.ops.pooling import windows_scale
+from agog.ops.resizing import linear_sources, nearest_sources
 from agog.ops.row import TABLE
 
 
@@ -747,6 +748,27 @@ def _averages_adjoint(
     return xp.reshape(xp.broadcast_to(xp.reshape(g, (*lead, *thin)), (*lead, *wide)), (*lead, *size))
 
 
+def _axis_map(xp: Any, x: Any, axis: int, kind: tuple, transpose: bool) -> Any:
+    """Resizing an axis to the nearest elements, or linearly; None for other matrices."""
+    name, n, out, *_ = kind
+    shape = tuple(x.shape)
+    before, after = shape[:axis], shape[axis + 1 :]
+    if name.startswith("nearest"):
+        index = nearest_sources(kind)
+        if not transpose:
+            return xp.take(x, index, axis=axis)
+        times = out // n if n else 0
+        if not times or out != n * times or (index != np.arange(out) // times).any():
+            return None
+        return xp.sum(xp.reshape(x, (*before, n, times, *after)), axis=axis + 1)
+    if name != "linear" or transpose or not n:
+        return None
+    low, high, part = linear_sources(kind)
+    part = part.astype(x.dtype).reshape((-1,) + (1,) * len(after))
+    first, second = xp.take(x, low, axis=axis), xp.take(x, high, axis=axis)
+    return xp.where(part == 0, first, first * (1 - part) + second * part)  # a weight of 0 keeps infinity and nan out
+
+
 def _pow(xp: Any, x: Any, y: Any) -> Any:
     n = y.item() if isinstance(y, np.ndarray) and y.size == 1 else getattr(y, "number", None)
     if n == 1 or n == -1 and x.dtype.char in "fd":
@@ -757,6 +779,7 @@ def _pow(xp: Any, x: Any, y: Any) -> Any:
 
 DECOMPOSE: dict[str, Any] = {
     "pow": _pow,
+    "_axis_map": _axis_map,
     "_avg_pool": _averages,
     "_avg_pool_adjoint": _averages_adjoint,
     "mean": _mean,
