@@ -351,8 +351,8 @@ def _beside_number(ufunc: Any, a: Any, b: Any) -> Any:
 def _as_it_lies(ufunc: Any, a: Any, b: Any) -> Any:
     """The same for arrays whose axes lie in another order than theirs, as those of a transpose; else None."""
     arrays = [x for x in (a, b) if type(x) is np.ndarray and x.ndim]
-    first = arrays[0]
-    if first.ndim < 2 or any(x.shape != first.shape or x.strides != first.strides for x in arrays):
+    first = arrays[0] if arrays else None
+    if first is None or first.ndim < 2 or any(x.shape != first.shape or x.strides != first.strides for x in arrays):
         return None
     order = sorted(range(first.ndim), key=lambda i: -first.strides[i])
     if order == sorted(order) or not first.transpose(order).flags.c_contiguous:
