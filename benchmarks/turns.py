@@ -230,14 +230,15 @@ def least(fn, window):
             return best
 
 
-def arguments(description, turns):
-    """The arguments of a script that serves its `Sides`."""
+def arguments(description, turns, more=lambda parser: None):
+    """The arguments of a script that serves its `Sides`; `more(parser)` adds some."""
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--peer-python", default=".bench-venv/bin/python", help="the Python that has PyTorch")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--cases", default="", help="parts of names, comma list")
     p.add_argument("--turns", type=int, default=turns)
     p.add_argument("--serve", help=argparse.SUPPRESS)
+    more(p)
     a = p.parse_args()
     a.wants = lambda name: not a.cases or any(part in name for part in a.cases.split(","))
     return a
