@@ -19,7 +19,7 @@ SIZES, TURNS, SETTLE = (1 << 14, 1 << 20), 2, 0.25
 
 
 def cases(array, m, f, n, ours):
-    """{name: statement} on arrays of n elements in rows of 64; `m` is the module, `f` its neural networks' functions."""
+    """{name: statement} on arrays of n elements in rows of 64; `m` is the module, `f` the functions of `nn`."""
     rng = np.random.default_rng(0)
     rows = n // 64
     normal = lambda *s: array(rng.standard_normal(s).astype(np.float32))
@@ -38,7 +38,8 @@ def cases(array, m, f, n, ours):
         "erf": lambda: m.erf(x), "sqrt": lambda: m.sqrt(m.abs(x)), "floor": lambda: m.floor(x),
         "maximum": lambda: m.maximum(x, y), "clip": lambda: m.clip(x, -1.0, 1.0), "where": lambda: m.where(mask, x, y),
         "sigmoid": lambda: m.sigmoid(x), "relu": lambda: f.relu(x), "gelu": lambda: f.gelu(x),
-        "silu": lambda: f.silu(x), "elu": lambda: f.elu(x), "softplus": lambda: f.softplus(x), "mish": lambda: f.mish(x),
+        "silu": lambda: f.silu(x), "elu": lambda: f.elu(x), "softplus": lambda: f.softplus(x),
+        "mish": lambda: f.mish(x),
         "float64 exp": lambda: m.exp(double), "float64 x ** 3": lambda: double ** 3, "astype": lambda: (
             x.astype("float64") if ours else x.double()),
         "to integers": lambda: x.astype("int64") if ours else x.long(),
