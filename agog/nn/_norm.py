@@ -14,7 +14,27 @@ from agog.nn._module import Module
 from agog.nn._parameter import Buffer, Parameter
 
 
-class _BatchNorm(Module):
+class _Channels(Module):
+    """A norm of channels: a weight, a bias, and the statistics that it tracks."""
+
+    affine: bool
+    track_running_stats: bool
+    weight: Any
+    bias: Any
+    running_mean: Any
+    running_var: Any
+    num_batches_tracked: Any
+
+    def _begin(self, n: int, dtype: Any, device: Any) -> None:
+        self.weight = Parameter(ag.ones(n, dtype=dtype, device=device)) if self.affine else None
+        self.bias = Parameter(ag.zeros(n, dtype=dtype, device=device)) if self.affine else None
+        tracks = self.track_running_stats
+        self.running_mean = Buffer(ag.zeros(n, dtype=dtype, device=device)) if tracks else None
+        self.running_var = Buffer(ag.ones(n, dtype=dtype, device=device)) if tracks else None
+        self.num_batches_tracked = Buffer(ag.zeros((), dtype="int64", device=device)) if tracks else None
+
+
+class _BatchNorm(_Channels):
     _ranks: tuple[int, ...] = ()
     _shapes = ""
 
@@ -22,14 +42,7 @@ class _BatchNorm(Module):
                  track_running_stats: bool = True, *, dtype: Any = None, device: Any = None):
         n = self.num_features = whole(type(self).__name__, "num_features", num_features)
         self.eps, self.momentum, self.affine, self.track_running_stats = eps, momentum, affine, track_running_stats
-        self.weight = Parameter(ag.ones(n, dtype=dtype, device=device)) if affine else None
-        self.bias = Parameter(ag.zeros(n, dtype=dtype, device=device)) if affine else None
-        if track_running_stats:
-            self.running_mean: Any = Buffer(ag.zeros(n, dtype=dtype, device=device))
-            self.running_var: Any = Buffer(ag.ones(n, dtype=dtype, device=device))
-            self.num_batches_tracked: Any = Buffer(ag.zeros((), dtype="int64", device=device))
-        else:
-            self.running_mean = self.running_var = self.num_batches_tracked = None
+        self._begin(n, dtype, device)
 
     def reset_parameters(self) -> None:
         """Weights of one, biases of zero, and no statistics."""
@@ -153,7 +166,7 @@ class GroupNorm(Module):
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
 
 
-class _InstanceNorm(Module):
+class _InstanceNorm(_Channels):
     _n = 0
     _axes = ""
 
@@ -164,14 +177,7 @@ class _InstanceNorm(Module):
             raise ArgumentTypeError(f"{type(self).__name__}(momentum={momentum!r}): give a number; write affine= and "
                                     "track_running_stats= with their names")
         self.eps, self.momentum, self.affine, self.track_running_stats = eps, momentum, affine, track_running_stats
-        self.weight = Parameter(ag.ones(n, dtype=dtype, device=device)) if affine else None
-        self.bias = Parameter(ag.zeros(n, dtype=dtype, device=device)) if affine else None
-        if track_running_stats:
-            self.running_mean: Any = Buffer(ag.zeros(n, dtype=dtype, device=device))
-            self.running_var: Any = Buffer(ag.ones(n, dtype=dtype, device=device))
-            self.num_batches_tracked: Any = Buffer(ag.zeros((), dtype="int64", device=device))
-        else:
-            self.running_mean = self.running_var = self.num_batches_tracked = None
+        self._begin(n, dtype, device)
 
     def forward(self, x: Any) -> Any:
         if x.ndim != self._n + 2 or x.shape[1] != self.num_features:
