@@ -665,3 +665,19 @@ def test_rows_that_are_added(rng):
             np.testing.assert_allclose(got.numpy(), want, rtol=1e-4, atol=1e-5)
     with pytest.raises(IndexingError, match="50"):
         ag.asarray(x).at[ag.asarray(rows + 50)].add(ag.asarray(y))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int32"])
+@pytest.mark.parametrize("bounds", [(-1.0, 1.0), (1.0, -1.0), (-np.inf, 0.5), (np.nan, 1.0), (-1.0, np.nan)])
+def test_clip_of_many(dtype, bounds, rng):
+    x = (rng.standard_normal((100, 50)) * 3).astype(dtype)
+    if dtype != "int32":
+        x[0, :3] = np.nan, np.inf, -np.inf
+    elif not np.isfinite(bounds).all():
+        return
+    low, high = (int(b) if dtype == "int32" else b for b in bounds)
+    want = np.minimum(np.maximum(x, np.array(low, dtype)), np.array(high, dtype))
+    for a, b in ((low, high), (ag.asarray(low, dtype=dtype), ag.asarray(high, dtype=dtype))):
+        got = ag.clip(ag.asarray(x), a, b)
+        assert got.dtype == x.dtype
+        np.testing.assert_array_equal(got.numpy(), want)

@@ -232,7 +232,8 @@ def _clip(np: Any, x: Any, min: Any, max: Any) -> Any:
             return done
     if min is None:
         return np.positive(x) if max is None and x.dtype.kind != "b" else x if max is None else np.minimum(x, max)
-    if np is numpy and max is not None and x.size >= _MANY and type(min) is type(max) is float:
+    if np is numpy and max is not None and x.size >= _MANY and x.dtype.char in "fd" and not (
+            getattr(min, "ndim", 0) or getattr(max, "ndim", 0)):
         return np.clip(x, min, max)  # NumPy takes twice as long for the maximum with one number
     return np.maximum(x, min) if max is None else np.minimum(np.maximum(x, min), max)
 
