@@ -20,14 +20,14 @@ import numpy as np
 
 from agog import config
 from agog.compiler import call, conv_gradients, depthwise, jit, pool, targets
-from agog.compiler.conv_gradients import GRADIENT
+from agog.compiler.conv_gradients import GRADIENT, TAP
 from agog.compiler.conv_kernels import HEAD, LINE, SUB, Tiles
 from agog.compiler.targets import ITEMSIZE, Target
 
 __all__ = ["Conv", "Plan", "conv", "plan"]
 
 _BAND = 256 << 10  # bytes of input that one unit copies: it should stay in the second level cache
-_GRADIENT_BAND = 384 << 10  # the same of both operands of a gradient of weights: sums are stored once a band
+_GRADIENT_BAND = 192 << 10  # the same of both operands of a gradient of weights: sums are stored once a band
 _RESULTS = 256 << 10  # bytes of results that wait for further steps of k
 # Costs in multiplications of vectors: of storing a vector of results, of transposing it, of a tile that waits for its
 # own results, and how much longer a single vector takes, for which more is loaded than is multiplied.
@@ -42,6 +42,7 @@ _RUN = 128  # results of a channel that leave together, at most
 _PARALLEL = 1 << 17  # multiplications from which threads pay
 _SUMS = 4 << 20  # bytes of partial sums of a gradient of weights
 _MOST_UNITS = 16  # into how many partial sums a gradient of weights may be divided
+_BY_TAP = 3  # channels from which those of one tap make tiles of their own in a gradient of weights
 _ROWS = 256  # rows (channels times taps) that a part of them has at least: g is transposed anew for each
 _LONG = 512  # elements up to which rows are joined where that is possible
 _WASTE = 0.25  # of the products computed at least so many must be wanted
@@ -510,6 +511,7 @@ class _Case:
         parts = max(1, min(channels, most // (chunks * groups), channels * taps // _ROWS))
         parts = 1 << parts.bit_length() - 1  # so that the threads have equally much to do
         part = -(-channels // parts)
+        by_tap = part >= _BY_TAP
         row_bytes = (part * kernel[0] * columns * self.stride[1] + out[2] * self.tiles.gradient[1] * lanes) * size
         band = max(1, min(out[1], _GRADIENT_BAND // row_bytes))
         bands = -(-out[1] // band)
@@ -518,13 +520,21 @@ class _Case:
         if part > 1 and part * kernel[0] * plane > 4 * _GRADIENT_BAND:  # a part that is small enough for the cache
             part = max(1, 4 * _GRADIENT_BAND // (kernel[0] * plane))
         parts = -(-channels // part)
-        off = [
-            (c * kernel[0] + d) * plane + (h * self.dilation[1] * columns + w * self.dilation[2]) * size
-            for c in range(part) for d, h, w in itertools.product(*map(range, kernel))
-        ]
+        points = list(itertools.product(*map(range, kernel)))
+        rows = [(h * self.dilation[1] * columns + w * self.dilation[2]) * size for _, h, w in points]
+        off = [(c * kernel[0] + d) * plane + row for c in range(part) for (d, _, _), row in zip(points, rows)]
+        steps: list[int] = []
+        if by_tap:
+            off = [c * prod(places) * size for c in range(part)]
+            for d, h, w in points:
+                h, w = h * self.dilation[1] - self.padding[1][0], w * self.dilation[2] - self.padding[2][0]
+                (h0, h1), (w0, w1) = (
+                    _inside(start, self.stride[j], places[j], out[j]) for j, start in ((1, h), (2, w))
+                )
+                steps += _words(TAP, depth=depths[d], h=h, w=w, h0=h0, h1=h1, w0=w0, w1=w1)
         base = len(GRADIENT)
         work = samples * groups * channels * taps * o * prod(out)
-        gt_at = -(-(part * kernel[0] * plane) // 64) * 64 + 64
+        gt_at = 64 if by_tap else -(-(part * kernel[0] * plane) // 64) * 64 + 64
         shape = (o * groups, channels, *given)
         head = _words(
             GRADIENT, out_size=prod(shape) * size, x_size=prod(self.x) * size, w_size=prod(self.w) * size, bias_size=0,
@@ -536,9 +546,9 @@ class _Case:
             kept=kept, chunks=chunks, chunk=chunk, parts=parts, part=part, band=band, bands=bands, wide=wide,
             packed_size=chunks * groups * channels * taps * wide,
             scratch_size=gt_at + band * out[2] * self.tiles.gradient[1] * lanes * size + 64, gt_at=gt_at,
-            alone=work < _PARALLEL,
+            by_tap=by_tap, taps_at=base + len(depths) + len(off), alone=work < _PARALLEL,
         )
-        return np.array([*head, *depths, *off], np.int64), shape, WEIGHTS
+        return np.array([*head, *depths, *off, *steps], np.int64), shape, WEIGHTS
 
 
 def _parts(begin: int, end: int, most: int) -> list[tuple[int, int]]:

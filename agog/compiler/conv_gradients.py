@@ -2,8 +2,11 @@
 
     dw[k, o] = sum over p of x[offset[k] + p] g[p, o]
 
-with g transposed, and x read in place, one number after another. Samples are divided into as many sums as the sizes
-say, whatever the number of threads.
+with g transposed, and x read one number after another. k are channels times taps. Where there are several channels,
+those of one tap make a tile together. Then x needs no copy, and p are the points for which the tap reads a number and
+not one of the zeros around x, as it does for a fifth of the points of 7 x 7 images. Tiles of few channels hold several
+taps, and read a copy with the zeros. Samples are divided into as many sums as the sizes say, whatever the number of
+threads.
 """
 
 from __future__ import annotations
@@ -23,8 +26,11 @@ __all__ = ["GRADIENT", "PARAMETERS", "Gradients", "build", "code", "later"]
 GRADIENT = (
     "out_size x_size w_size bias_size samples groups channels outputs x_plane x_slice x_h x_w g_plane g_slice "
     "t_n h_n w_n taps taps_d d_at t_step d_n h_start w_start h_step w_step row plane off_at kept chunks chunk "
-    "parts part band bands wide packed_size scratch_size gt_at alone"
+    "parts part band bands wide packed_size scratch_size gt_at by_tap taps_at alone"
 ).split()
+#: Words of a tap in the table: where it reads x for the first result (the depth is counted from that of the slab), and
+#: the rows and columns of results for which there is something to read.
+TAP = "depth h w h0 h1 w0 w1".split()
 
 
 #: Of the callables over arrays: out, x, w, bias, table, and whether there is a bias.
@@ -73,9 +79,10 @@ class Gradients(Writer):
     """Writes all functions."""
 
     def gradient_kernels(self) -> None:
-        """`grad_R_V(x, off, g, c, rows, columns, x_row, x_column, c_row, first)`: C [R][V] += x[off[r] + p] g[p][V].
+        """`grad_R_V(x, off, g, c, lines, columns, x_row, x_column, c_row, skip, first)`: C[R][V] += x[off[r] + p] g[p].
 
-        V of 0 is the first half of a vector.
+        The points p are lines of columns, after each of which `skip` bytes of g are left out. V of 0 is the first half
+        of a vector.
         """
         dtype = self.dtype
         kernels = Tiles.upto(self.tiles.gradient)
@@ -83,8 +90,8 @@ class Gradients(Writer):
             kernels += [(r, 0) for r in range(1, self.tiles.gradient[0] + 1)]
         for rows, vectors in kernels:
             lanes, count = (self.lanes, vectors) if vectors else (self.lanes // 2, 1)
-            k, (x, off, g, c, lines, columns, x_row, x_column, c_row, first) = self.function(
-                f"grad_{rows}_{vectors}", "x off g c", "lines columns x_row x_column c_row first"
+            k, (x, off, g, c, lines, columns, x_row, x_column, c_row, skip, first) = self.function(
+                f"grad_{rows}_{vectors}", "x off g c", "lines columns x_row x_column c_row skip first"
             )
             k.lanes = lanes
             starts = [k.offset(x, k.load(k.at(off, r, "int64"), "int64")) for r in range(rows)]
@@ -104,7 +111,7 @@ class Gradients(Writer):
                     return [k.offset(g, count * self.vector_bytes), at + x_column, *out]
 
                 g, _, *sums = k.loop(0, columns, 1, point, [g, i * x_row, *tile])
-                return [g, *sums]
+                return [k.offset(g, skip), *sums]
 
             _, *tile = k.loop(0, lines, 1, line, [g, *tile])
             for value, place in zip(tile, places, strict=True):
@@ -154,11 +161,20 @@ class Gradients(Writer):
         memory = k.call_known("take", "ptr", thread, f.scratch_size)
         scratch = self._aligned(k, memory)
         gt = k.offset(scratch, f.gt_at)
-        state = k.alloca(48)
+        by_tap = k.ne(f.by_tap, 0)
+        state, x_state = k.alloca(48), k.alloca(48)
+        up = lambda a, by: k.op(f"udiv i64 {(a + (by - 1)).text}, {by if isinstance(by, int) else by.text}", "int64")
 
         def split(value: Value, by: Value) -> tuple[Value, Value]:
             quotient = k.op(f"udiv i64 {value.text}, {by.text}", "int64")
             return quotient, value - quotient * by
+
+        def expect(state: Value, start: Value, planes: Value, plane: Value, lines: Value, calls: Value) -> None:
+            """Some cache lines of planes shall come near during so many calls of `ahead`."""
+            some = lines * planes
+            k.store(start, state)
+            for i, value in enumerate((lines, some, plane - (lines - 1) * LINE, lines, up(some, calls))):
+                k.store(value, k.at(state, i + 1, "int64"))
 
         def one(u: Value) -> None:
             rest, part = split(u, f.parts)
@@ -166,15 +182,37 @@ class Gradients(Writer):
             c0 = part * f.part
             left = f.channels - c0
             channels = k.where(left < f.part, left, f.part)
-            taps = channels * f.taps
             sums = k.offset(job["packed"], ((chunk * f.groups + group) * f.channels + c0) * f.taps * f.wide)
             clear = channels * f.taps_d * f.plane
             n0 = chunk * f.chunk
             n1 = n0 + f.chunk
             n1 = k.where(n1 < f.samples, n1, f.samples)
-            panels = k.op(f"udiv i64 {(taps + (most - 1)).text}, {most}", "int64")
-            low = k.op(f"udiv i64 {taps.text}, {panels.text}", "int64")
-            longer = taps - panels * low
+            # Tiles of about equal heights: of channels, for every tap anew, or of channels times taps.
+            rows_all = k.where(by_tap, channels, channels * f.taps)
+            panels = up(rows_all, most)
+            low = k.op(f"udiv i64 {rows_all.text}, {panels.text}", "int64")
+            longer = rows_all - panels * low
+            times = k.where(by_tap, f.taps, 1)
+            between = times * f.wide  # from one row of a tile's sums to the next
+
+            def tiles(
+                x: Value, g: Value, to: Value, width: Value, lines: Value, columns: Value, line: Value, skip: Value,
+                first: Value,
+            ) -> None:
+                """All rows for one block of outputs."""
+
+                def panel(p: Value) -> None:
+                    height = low + k.cast(p < longer, "int64")
+                    above = p * low + k.where(p < longer, p, longer)
+                    kernel = k.load(k.at(k.symbol("@grads"), height * 4 + width, "ptr"), "ptr")
+                    k.call_address(
+                        kernel, x, k.at(table, f.off_at + above, "int64"), g, k.offset(to, above * between), lines,
+                        columns, line * f.h_step, f.w_step * size, between, skip, first,
+                    )
+                    k.call_known("ahead", None, state)
+                    k.if_(by_tap, lambda: k.call_known("ahead", None, x_state))
+
+                k.loop(0, panels, 1, panel)
 
             def sample(n: Value) -> None:
                 x = k.offset(job["x"], ((n * f.groups + group) * f.channels + c0) * f.x_plane)
@@ -186,68 +224,87 @@ class Gradients(Writer):
                         left = f.h_n - row
                         rows = k.where(left < f.band, left, f.band)
                         first = k.cast(k.eq(n, n0) & k.eq(t, 0) & k.eq(b, 0), "int64")
-                        no = k.const(False, "bool")
-                        k.call("llvm.memset.p0.i64", None, scratch, k.const(0, "uint8"), clear, no)
-                        held = (rows - 1) * f.h_step + f.kept
                         columns = k.op(f"udiv i64 {f.row.text}, {size}", "int64")
-                        step = k.const(1, "int64")
+                        line = f.x_w * size
+                        below = row + f.band < f.h_n
 
-                        def tap(d: Value) -> None:
-                            depth = t * f.t_step + k.load(k.at(table, f.d_at + d, "int64"), "int64")
+                        def copy() -> None:
+                            no, step = k.const(False, "bool"), k.const(1, "int64")
+                            k.call("llvm.memset.p0.i64", None, scratch, k.const(0, "uint8"), clear, no)
+                            held = (rows - 1) * f.h_step + f.kept
 
-                            def copy() -> None:
-                                k.call_known(
+                            def tap(d: Value) -> None:
+                                depth = t * f.t_step + k.load(k.at(table, f.d_at + d, "int64"), "int64")
+                                within = lambda: k.call_known(
                                     "pad", None, k.offset(x, depth * f.x_slice), k.offset(scratch, d * f.plane),
                                     channels, f.x_plane, f.taps_d * f.plane, held, f.row, columns,
                                     f.h_start + row * f.h_step, f.w_start, step, step, f.x_h, f.x_w,
                                 )
+                                k.if_((depth >= 0) & (depth < f.d_n), within)
 
-                            k.if_((depth >= 0) & (depth < f.d_n), copy)
+                            k.loop(0, f.taps_d, 1, tap)
 
-                        k.loop(0, f.taps_d, 1, tap)
+                        def come_x() -> None:
+                            """What is read next of x comes near."""
+                            down = f.band * f.h_step * line
+                            on = k.where(below, row * f.h_step * line + down, f.groups * f.channels * f.x_plane)
+                            lines = k.where(below | (n + 1 < n1), up(down, LINE), 0)
+                            blocks = up(f.outputs, widest * lanes)
+                            expect(x_state, k.offset(x, on), channels, f.x_plane, lines, blocks * times * panels)
+
+                        k.if_(by_tap, come_x, copy)
                         points = rows * f.w_n
                         source = k.offset(g, t * f.g_slice + row * f.w_n * size)
 
                         def come(o: Value) -> None:
-                            """What is transposed next comes near during the products: see `ahead`."""
+                            """What is transposed next comes near during the products."""
                             o = o + widest * lanes
                             down, right = f.band * f.w_n * size, k.where(o < f.outputs, o, 0) * f.g_plane
-                            below, beyond = row + f.band < f.h_n, n + 1 < n1
                             on = k.where(below, down, f.groups * f.outputs * f.g_plane - b * down)
                             on = k.where(o < f.outputs, 0, on)
                             left = f.outputs - k.where(o < f.outputs, o, 0)
                             planes = k.where(left < widest * lanes, left, widest * lanes)
-                            lines = k.op(f"udiv i64 {(points * size + (LINE - 1)).text}, {LINE}", "int64")
-                            each = k.op(f"udiv i64 {(lines * planes + (panels - 1)).text}, {panels.text}", "int64")
-                            each = k.where((o < f.outputs) | below | beyond, each, 0)
-                            last = f.g_plane - (lines - 1) * LINE
-                            k.store(k.offset(source, on + right), state)
-                            for i, value in enumerate((lines, lines * planes, last, lines, each)):
-                                k.store(value, k.at(state, i + 1, "int64"))
+                            planes = k.where((o < f.outputs) | below | (n + 1 < n1), planes, 0)
+                            expect(
+                                state, k.offset(source, on + right), planes, f.g_plane, up(points * size, LINE),
+                                times * panels,
+                            )
 
                         def outputs(o: Value) -> None:
                             come(o)
                             left = f.outputs - o
                             count = k.where(left < widest * lanes, left, widest * lanes)
-                            vectors = k.op(f"udiv i64 {(count + (lanes - 1)).text}, {lanes}", "int64")
+                            vectors = up(count, lanes)
                             width = k.where(count > lanes // 2, vectors, 0) if lanes >= 8 else vectors
+                            g_point = vectors * self.vector_bytes
                             k.call_known(
-                                "turn", None, k.offset(source, o * f.g_plane), gt, f.g_plane, count, points,
-                                vectors * self.vector_bytes,
+                                "turn", None, k.offset(source, o * f.g_plane), gt, f.g_plane, count, points, g_point
                             )
+                            to = k.at(sums, o, self.dtype)
 
-                            def panel(p: Value) -> None:
-                                height = low + k.cast(p < longer, "int64")
-                                above = p * low + k.where(p < longer, p, longer)
-                                kernel = k.load(k.at(k.symbol("@grads"), height * 4 + width, "ptr"), "ptr")
-                                k.call_address(
-                                    kernel, scratch, k.at(table, f.off_at + above, "int64"), gt,
-                                    k.at(k.offset(sums, above * f.wide), o, self.dtype), rows, f.w_n,
-                                    f.row * f.h_step, f.w_step * size, f.wide, first,
+                            def tap(i: Value) -> None:
+                                place = k.at(table, f.taps_at + i * len(TAP), "int64")
+                                at = dict(zip(TAP, (k.load(k.at(place, j, "int64"), "int64") for j in range(len(TAP)))))
+                                depth = t * f.t_step + at["depth"]
+                                r0 = k.where(at["h0"] > row, at["h0"], row)
+                                r1 = k.where(at["h1"] < row + rows, at["h1"], row + rows)
+                                some = (r0 < r1) & (at["w0"] < at["w1"]) & (depth >= 0) & (depth < f.d_n)
+                                lines, columns = k.where(some, r1 - r0, 0), at["w1"] - at["w0"]
+                                start = depth * f.x_slice + (r0 * f.h_step + at["h"]) * line
+                                start += (at["w0"] * f.w_step + at["w"]) * size
+                                before = ((r0 - row) * f.w_n + at["w0"]) * g_point
+                                call = lambda: tiles(
+                                    k.offset(x, start), k.offset(gt, before), k.offset(to, i * f.wide), width, lines,
+                                    columns, line, (f.w_n - columns) * g_point, first,
                                 )
-                                k.call_known("ahead", None, state)
+                                k.if_(some | k.ne(first, 0), call)
 
-                            k.loop(0, panels, 1, panel)
+                            zero = k.const(0, "int64")
+                            k.if_(
+                                by_tap,
+                                lambda: k.loop(0, f.taps, 1, tap) and None,
+                                lambda: tiles(scratch, gt, to, width, rows, f.w_n, f.row, zero, first),
+                            )
 
                         k.loop(0, f.outputs, widest * lanes, outputs)
 

@@ -273,6 +273,21 @@ def test_padding_is_left_out(target, rng):
         assert np.isfinite(y[..., edge]).all() and not np.isfinite(y[..., ~edge]).any()
 
 
+@pytest.mark.parametrize("channels", [16, 25])
+def test_gradients_of_weights_leave_padding_out(channels, target, rng):
+    """Taps that read the zeros around x for a result do not see its gradient; those that see none give zeros."""
+    k = conv("float32", target)
+    x, g = rng.standard_normal((3, channels, 7, 7)).astype("f"), rng.standard_normal((3, 9, 7, 7)).astype("f")
+    g[:, :, 0, 0] = np.inf
+    dw = k.weight_grad(x, g, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    seen = np.ones((3, 3), bool)
+    seen[0] = seen[:, 0] = False
+    assert not np.isfinite(dw[..., seen]).any() and np.isfinite(dw[..., ~seen]).all()
+    check_case(k, rng, (3, channels, 9, 1, (2, 2), (3, 5), (1, 1), ((4, 4), (4, 4)), (3, 2)))
+    dw = k.weight_grad(x[:, :, :1, :1], g[:, :, 1:2], (1, 9), (1, 1), ((0, 0), (7, 7)), (1, 1), 1)
+    assert not dw[..., 0].any() and not dw[..., -1].any()
+
+
 def test_there_is_a_kernel_for_ordinary_shapes(monkeypatch, rng):
     monkeypatch.undo()
     planning.plan.cache_clear()
