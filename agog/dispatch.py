@@ -461,8 +461,10 @@ def reduction(op: Op, typed: Callable[..., Any] | None = None) -> Callable[..., 
     """
     env = [*templates.saved(op, ["a", "c"], ["p"]), "axis", "keepdims", *["a.shape" for _ in op.derived]]
     fixed = op.result in ("int64", "bool") and not op.vjp  # whatever the operand is
+    widest = callable(op.result)  # integers have a result of 64 bits
     method = templates.make(
-        templates.REDUCTION, op.name, globals(), {"reduces": op.reduce, "fixed": fixed},
+        templates.REDUCTION, op.name, globals(),
+        {"reduces": op.reduce, "fixed": fixed, "widest": widest, "same": not fixed and not widest},
         {"PARENTS": "p", "ENV": f"({', '.join(env)})", "SHAPE": "c.shape"},
         {"op": op, "raw": op.raw, "reduce": getattr(np, op.reduce).reduce if op.reduce else None, "typed": typed,
          "wrong": wrong_keywords, "no_dtype": _no_dtype})

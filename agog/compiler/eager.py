@@ -10,7 +10,6 @@ import contextlib
 import os
 import queue
 import threading
-from math import prod
 from time import perf_counter
 from typing import Any
 
@@ -20,10 +19,11 @@ from agog import config
 from agog.array import large
 from agog.compiler import jit, targets
 from agog.compiler.elementwise import compile_elementwise
+from agog.compiler.folds import fold
 from agog.compiler.gemm import gemm
 from agog.compiler.ir import FLOATS
-from agog.compiler.rowprograms import PROGRAMS, compile_row_program
-from agog.compiler.rows import compile_rows
+from agog.compiler.reducing import Reductions, plan
+from agog.compiler.rowprograms import compile_row_program
 from agog.compiler.rowwise import Rowwise
 from agog.compiler.rules import compile_rule
 from agog.compiler.scatter import add_rows
@@ -355,54 +355,23 @@ class _Adam:
         return True
 
 
-class _Reductions:
-    """Reductions of floats over all or the last axes; those of 16 bits are float32 until the end."""
+class _Deviations:
+    """Sums of squared distances to the mean over all or the last axes, for the row `var`."""
 
     def __init__(self, dtype: str) -> None:
-        self.wide = "float32" if dtype in HALVES else dtype
-        self.programs = {
-            name: compile_rows(
-                name, PROGRAMS[name][0], [self.wide], ["column"], [dtype], ["row"], recipe=f"row program {name}"
-            )
-            for name in ("sum", "max", "min", "deviation")
-        }
-
-    def _reduced(self, name: str, ufunc: Any, x: Any, axis: Any, keepdims: bool) -> Any:
-        n = x.ndim
-        axes = tuple(range(n)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-        over = len(axes)
-        if not over or not x.flags.c_contiguous or not all(type(a) is int and -n <= a < n for a in axes) or sorted(
-                a % n for a in axes) != [*range(n - over, n)]:
-            return None
-        kept = x.shape[:n - over]
-        rows = prod(kept)
-        size = x.size // rows if rows else 0
-        if not size:
-            return None
-        few = rows < _FEW and ufunc is not None  # threads share out rows
-        pieces = next((p for p in _PIECES if size % p == 0), 1) if few else 1
-        out = np.empty(rows * pieces, self.wide)
-        self.programs[name]([out], [x.reshape(rows * pieces, size // pieces)])
-        if pieces > 1:
-            out = ufunc.reduce(out.reshape(rows, pieces), 1)
-        out = large.astype(out, x.dtype) if x.dtype != self.wide else out
-        return out.reshape((*kept, *(1,) * over) if keepdims else kept)
-
-    def sum(self, x: Any, axis: Any, keepdims: bool, empty: Any) -> Any:
-        """The row `sum`."""
-        return self._reduced("sum", np.add, x, axis, keepdims)
-
-    def max(self, x: Any, axis: Any, keepdims: bool, empty: Any) -> Any:
-        """The row `max`."""
-        return self._reduced("max", np.maximum, x, axis, keepdims)
-
-    def min(self, x: Any, axis: Any, keepdims: bool, empty: Any) -> Any:
-        """The row `min`."""
-        return self._reduced("min", np.minimum, x, axis, keepdims)
+        self.program = compile_row_program("deviation", dtype)
 
     def deviation(self, x: Any, axis: Any, keepdims: bool, empty: Any) -> Any:
-        """The sum of squared distances to the mean, for the row `var`."""
-        return self._reduced("deviation", None, x, axis, keepdims)
+        """Of each row, or of all."""
+        made = plan(x.shape, tuple(axis) if isinstance(axis, list) else axis, bool(keepdims))
+        if made is None or not x.flags.c_contiguous:
+            return None
+        shape, (outer, n, inner), more = made
+        if inner != 1 or more:
+            return None
+        out = np.empty(shape, x.dtype)
+        self.program([out], [x.reshape(outer, n)])
+        return out
 
 
 class _HalfProduct:
@@ -461,7 +430,7 @@ def _max_pool(dtype: str) -> Any:
 
 
 _families = (
-    _Family(_Reductions, sum="sum", max="max", min="min", deviation="deviation"),
+    _Family(_Deviations, deviation="deviation"),
     _Family(_Adam, adam="update"),
     _Family(_Product, matmul="matmul", affine="affine"),
     _Family(_attention, attention="forward", attention_grad="backward"),
@@ -469,9 +438,7 @@ _families = (
     _Family(_max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
 )
 
-_FEW, _PIECES = 64, (256, 128, 100, 96, 64, 60, 50, 49, 32, 30, 25, 16)
 _halves = (
-    _Family(_Reductions, HALVES, sum="sum", max="max", min="min"),
     _Family(_HalfProduct, HALVES, matmul="matmul", linear="linear", affine="affine"),
 )
 
@@ -551,6 +518,9 @@ def _add_rows(n: int, indices: Any, g: Any) -> Any:
     return out
 
 
+reductions = Reductions(lambda kind, dtype: _ready(fold, kind, dtype))
+
+
 def _after_fork() -> None:
     global _worker
     _worker = None
@@ -570,7 +540,7 @@ if hasattr(os, "register_at_fork"):
 def enable() -> None:
     """Let `agog.array.large` use these kernels."""
     if config.native:
-        large.accelerate, large.pull, large.stretched = accelerate, pull, stretched
+        large.accelerate, large.pull, large.stretched, large.reduced = accelerate, pull, stretched, reductions
         large.kernels |= {op.name: _with_numbers(op.name) for op in TABLE.values() if hasattr(op.impl, "mixed")}
         large.kernels |= {"where": _where, "clip": _clip, "astype": _astype, "add_rows": _add_rows}
         rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))

@@ -32,7 +32,7 @@ class Rowwise:
         """The methods under the names by which `large.native` knows them."""
         return {name: getattr(self, name) for name in (
             "softmax", "log_softmax", "logsumexp", "cumsum", "softmax_grad", "log_softmax_grad", "norm", "norm_grad",
-            "column_sum", "cross_entropy", "cross_entropy_grad")}
+            "cross_entropy", "cross_entropy_grad")}
 
     def halves(self) -> dict[str, Callable[..., Any]]:
         """The rows among them that take 16-bit floats, as `large.halves` has them."""
@@ -127,17 +127,6 @@ class Rowwise:
         sums = [np.empty((sum_blocks(x.shape[0]), x.shape[1]), x.dtype) for _ in affine]
         kernel([out, *sums], [g, x, *affine[:1], np.array(eps, x.dtype)])
         return [out, *[np.add.reduce(s, 0) for s in sums]]
-
-    def column_sum(self, x: Any, axes: int) -> Any:
-        """The sum of x over its first axes."""
-        kernel = self._kernel("column_sum", x)
-        if kernel is None:
-            return None
-        rows = math.prod(x.shape[:axes])
-        columns = x.size // rows
-        sums = np.empty((sum_blocks(rows), columns), x.dtype)
-        kernel([sums], [x.reshape(rows, columns)])
-        return np.add.reduce(sums, 0).reshape(x.shape[axes:])
 
     def cross_entropy(self, x: Any, index: Any) -> Any:
         """(logsumexp, loss) of each row of logits, for indices that are in range."""

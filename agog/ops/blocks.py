@@ -41,6 +41,15 @@ def native(np_like: Any, name: str, work: int, *arguments: Any) -> Any:
     return large.native(name, work, *arguments) if np_like is np else None
 
 
+def reduced(np_like: Any, kind: str, ufunc: Any, x: Any, axis: Any, keepdims: Any) -> Any:
+    """A reduction by a native kernel (see `large.reduced`) where there is one by now, else by a ufunc of NumPy's."""
+    if np_like is np and x.size >= large.REDUCE_FROM:
+        done = large.reduced(kind, x, axis, keepdims)
+        if done is not None:
+            return done
+    return ufunc.reduce(x, axis, None, None, keepdims)
+
+
 def over_rows(rows: int, row_size: int, work: Callable[[int, int], Any]) -> None:
     """Call work(i, j) for consecutive ranges that cover range(rows), on several threads if there is enough to do.
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from agog.errors import ArgumentError, ShapeError
-from agog.ops.blocks import native
+from agog.ops.blocks import native, reduced
 from agog.ops.conv import batched_form, each_axis, windows
 from agog.ops.row import Op, composite
 
@@ -289,7 +289,6 @@ def windows_scale(sizes, kernel, stride, padding, bounds, dtype):
     return shares.astype(dtype)
 
 
-_LARGE = 1 << 14  # elements from which a native kernel is worth its call
 
 
 def _avg_pool(np, x, kernel, stride, padding, bounds):
@@ -298,9 +297,7 @@ def _avg_pool(np, x, kernel, stride, padding, bounds):
     if not x.size:
         return np.zeros(x.shape[:2] + _out_sizes(x.shape[2:], kernel, stride, padding, ones), x.dtype)
     if stride == kernel and x.shape[2:] == kernel and not any(lo or hi for lo, hi in padding):
-        axes = tuple(range(2, x.ndim))
-        done = native(np, "sum", 4 * x.size, x, axes, True) if x.size >= _LARGE else None
-        y = np.add.reduce(x, axes, None, None, True) if done is None else done
+        y = reduced(np, "sum", np.add, x, tuple(range(2, x.ndim)), True)
     else:
         y = _along_windows(_padded(np, x, padding, 0), np.add, kernel, stride, ones)
     return y * scale
@@ -439,7 +436,9 @@ def _adaptive(xp, rank, x, output_size, largest):
     x, single = batched_form(xp, name, x, rank)
     out = _output_sizes(name, x, rank, output_size)
     sizes = tuple(x.shape[2:])
-    if all(n % o == 0 for n, o in zip(sizes, out)):
+    if not largest and out == (1,) * rank:
+        y = xp.mean(x, axis=tuple(range(2, 2 + rank)), keepdims=True)
+    elif all(n % o == 0 for n, o in zip(sizes, out)):
         kernel, none = tuple(n // o for n, o in zip(sizes, out)), ((0, 0),) * rank
         y = (xp._max_pool(x, kernel, kernel, none, (1,) * rank) if largest
              else xp._avg_pool(x, kernel, kernel, none, none))

@@ -16,12 +16,13 @@ import numpy
 from agog.array import dtypes, large
 from agog.errors import ArgumentError, ShapeError
 from agog.ops import axes as ax
+from agog.ops.blocks import reduced
 from agog.ops.explain import describe
 from agog.ops.row import Op, composite
 
 _f32 = numpy.dtype("float32")
-_FIRST = tuple(range(64))
-_LARGE = 1 << 14  # elements from which a native kernel is worth its call
+_FROM = large.REDUCE_FROM
+_DEVIATION = large.THRESHOLD  # elements from which the kernel for variances is worth its call
 
 
 def _half(x: Any) -> bool:
@@ -102,13 +103,17 @@ def _count(shape: tuple, axis: Any) -> int:
 
 
 # ------------------------------------------------------------------------------------------------ sums and products
-def _reduced(ufunc: Any, name: str, x: Any, axis: Any, keepdims: bool) -> Any:
+def _native(np: Any, kind: str, x: Any, axis: Any, keepdims: Any) -> Any:
+    """The reduction by a native kernel, or None: see `large.reduced`."""
+    return large.reduced(kind, x, axis, keepdims) if x.size >= _FROM and np is numpy else None
+
+
+def _in_float32(ufunc: Any, kind: str, x: Any, axis: Any, keepdims: bool) -> Any:
     """A reduction of 16-bit floats: in float32, and rounded once."""
-    if x.size >= large.HALVES_FROM and (kernel := large.halves.get(name)) is not None:
-        done = kernel(x, axis, keepdims)
-        if done is not None:
-            return done
-    return ufunc.reduce(large.astype(x, _f32), axis, None, None, keepdims).astype(x.dtype)
+    done = _native(numpy, kind, x, axis, keepdims)
+    if done is not None:
+        return done
+    return large.astype(reduced(numpy, kind, ufunc, large.astype(x, _f32), axis, keepdims), x.dtype)
 
 
 _SHORT = 1 << 12  # elements from which sums over short axes are products
@@ -117,17 +122,17 @@ _CALL = 1 << 13  # elements of a product with a vector up to which OpenBLAS wake
 
 def _add(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     """`np.add.reduce`. Sums over short axes are products with ones: NumPy's own take 20 ns for each turn of a loop."""
-    if x.size >= _SHORT and x.dtype.kind == "b" and np is numpy:
-        done = _counted(x, axis, keepdims)
+    if x.size >= _FROM and np is numpy:
+        done = large.reduced("sum", x, axis, keepdims)
+        if done is None and x.size >= _SHORT:
+            if x.dtype.kind == "b":
+                done = _counted(x, axis, keepdims)
+            elif axis is not None and x.flags.c_contiguous and (
+                    x.dtype is dtypes.float32 or x.dtype is dtypes.float64):
+                done = _by_products(x, axis if type(axis) is tuple else (axis,), keepdims)
         if done is not None:
             return done
-    if x.size >= _SHORT and np is numpy and axis is not None and x.flags.c_contiguous and (
-            x.dtype is dtypes.float32 or x.dtype is dtypes.float64):
-        done = _by_products(x, axis if type(axis) is tuple else (axis,), keepdims)
-        if done is not None:
-            return done
-    done = _natively(np, "sum", x, axis, keepdims)
-    return np.add.reduce(x, axis, None, None, keepdims) if done is None else done
+    return np.add.reduce(x, axis, None, None, keepdims)
 
 
 def _counted(x: Any, axis: Any, keepdims: bool) -> Any:
@@ -139,14 +144,6 @@ def _counted(x: Any, axis: Any, keepdims: bool) -> Any:
     if axes == [n - 1]:
         eights = numpy.bitwise_count(numpy.packbits(x, -1))
         return eights.sum(axis=-1, dtype=numpy.int64, keepdims=bool(keepdims))
-    return None
-
-
-def _natively(np: Any, name: str, x: Any, axis: Any, keepdims: bool, by_rows: bool = False) -> Any:
-    """The reduction of a large array by a kernel over all threads, or None. by_rows: NumPy is slow over short rows."""
-    if np is numpy and x.size >= (_SHORT if by_rows and axis is not None else large.THRESHOLD) and (
-            x.dtype is dtypes.float32 or x.dtype is dtypes.float64):
-        return large.native(name, 4 * x.size, x, axis, keepdims)
     return None
 
 
@@ -183,13 +180,7 @@ def _ones(n: int, dtype: Any) -> Any:
 
 def _sum(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and _half(x):
-        return _reduced(np.add, "sum", x, axis, keepdims)
-    if np is numpy and x.size >= _LARGE and axis is not None and not keepdims:
-        axes = axis if type(axis) is tuple else (axis,)
-        if 0 < len(axes) < x.ndim and axes == _FIRST[:len(axes)]:
-            done = large.native("column_sum", 4 * x.size, x, len(axes))
-            if done is not None:
-                return done
+        return _in_float32(np.add, "sum", x, axis, keepdims)
     return _add(np, x, axis, keepdims)
 
 
@@ -202,7 +193,12 @@ sum = Op("sum(x; axis=None, keepdims=False) -> y", _sum, kind="reduction", reduc
 
 def _mean(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and _half(x):
-        return _mean(np, large.astype(x, _f32), axis, keepdims).astype(x.dtype)
+        done = _native(np, "mean", x, axis, keepdims)
+        return _mean(np, large.astype(x, _f32), axis, keepdims).astype(x.dtype) if done is None else done
+    if x.size >= _FROM and x.dtype.kind == "f":
+        done = _native(np, "mean", x, axis, keepdims)
+        if done is not None:
+            return done
     s = _add(np, x, axis, keepdims)
     return s / (x.size // (s.size or 1))
 
@@ -219,8 +215,8 @@ mean = Op("mean(x; axis=None, keepdims=False) -> y", _mean, kind="reduction", li
 
 def _prod(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and _half(x):
-        return _reduced(np.multiply, "prod", x, axis, keepdims)
-    return np.multiply.reduce(x, axis, None, None, keepdims)
+        return _in_float32(np.multiply, "prod", x, axis, keepdims)
+    return reduced(np, "prod", np.multiply, x, axis, keepdims)
 
 
 def _others(xp: Any, x: Any) -> Any:
@@ -280,16 +276,14 @@ def _extreme_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any, keepdims: bool) -> 
 
 def _max(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and x.size and _half(x):
-        return _reduced(np.maximum, "max", x, axis, keepdims)
-    done = _natively(np, "max", x, axis, keepdims, True)
-    return np.maximum.reduce(x, axis, None, None, keepdims) if done is None else done
+        return _in_float32(np.maximum, "max", x, axis, keepdims)
+    return reduced(np, "max", np.maximum, x, axis, keepdims)
 
 
 def _min(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and x.size and _half(x):
-        return _reduced(np.minimum, "min", x, axis, keepdims)
-    done = _natively(np, "min", x, axis, keepdims, True)
-    return np.minimum.reduce(x, axis, None, None, keepdims) if done is None else done
+        return _in_float32(np.minimum, "min", x, axis, keepdims)
+    return reduced(np, "min", np.minimum, x, axis, keepdims)
 
 
 max = Op("max(x; axis=None, keepdims=False) -> y", _max, reduce="maximum",
@@ -308,17 +302,29 @@ def _truth(x: Any) -> Any:
     return x if x.dtype.kind in "biufc" else x != 0
 
 
-any = Op("any(x; axis=None, keepdims=False) -> y",
-         lambda np, x, axis, keepdims: np.logical_or.reduce(_truth(x), axis, None, None, keepdims), kind="reduction",
+def _logical(kind: str, name: str) -> Any:
+    """Over all axes NumPy looks no further than the first that decides."""
+    def compute(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+        ufunc = getattr(np, name)
+        if axis is not None and x.dtype.kind == "b":
+            return reduced(np, kind, ufunc, x, axis, keepdims)
+        return ufunc.reduce(_truth(x), axis, None, None, keepdims)
+    return compute
+
+
+any = Op("any(x; axis=None, keepdims=False) -> y", _logical("any", "logical_or"), kind="reduction",
          result="bool", check=_checked("any"), batch=_batch("any"), samples=_with_empty,
          doc="True where any element over `axis` is true (not zero); False of nothing.")
-all = Op("all(x; axis=None, keepdims=False) -> y",
-         lambda np, x, axis, keepdims: np.logical_and.reduce(_truth(x), axis, None, None, keepdims), kind="reduction",
+all = Op("all(x; axis=None, keepdims=False) -> y", _logical("all", "logical_and"), kind="reduction",
          result="bool", check=_checked("all"), batch=_batch("all"), samples=_with_empty,
          doc="True where all elements over `axis` are true (not zero); True of nothing.")
-count_nonzero = Op("count_nonzero(x; axis=None, keepdims=False) -> y",
-                   lambda np, x, axis, keepdims: np.add.reduce(x != 0, axis, np.int64, None, keepdims),
-                   kind="reduction",
+def _nonzeros(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    x = x if x.dtype.kind == "b" else x != 0
+    done = _native(np, "sum", x, axis, keepdims)
+    return np.add.reduce(x, axis, np.int64, None, keepdims) if done is None else done
+
+
+count_nonzero = Op("count_nonzero(x; axis=None, keepdims=False) -> y", _nonzeros, kind="reduction",
                    result="int64", check=_checked("count_nonzero"), batch=_batch("count_nonzero"), samples=_with_empty,
                    reference=lambda np, x, axis, keepdims: np.sum(np.not_equal(x, 0), axis=axis, keepdims=keepdims),
                    doc="How many elements over `axis` are not zero: int64.")
@@ -326,7 +332,9 @@ count_nonzero = Op("count_nonzero(x; axis=None, keepdims=False) -> y",
 
 # ---------------------------------------------------------------------------------------------------------- moments
 def _var(np: Any, x: Any, axis: Any, correction: float, keepdims: bool) -> Any:
-    done = _natively(np, "deviation", x, axis, keepdims)
+    done = None
+    if np is numpy and x.size >= _DEVIATION and (x.dtype is dtypes.float32 or x.dtype is dtypes.float64):
+        done = large.native("deviation", 4 * x.size, x, axis, keepdims)
     if done is not None:
         free = x.size // (done.size or 1) - correction
         return done / (free if free > 0 else 0)
@@ -405,7 +413,14 @@ logsumexp = Op("logsumexp(x; axis=None, keepdims=False) -> y", _logsumexp, kind=
                doc="`log(sum(exp(x)))` over `axis` without overflow; -inf of nothing.")
 
 
+_NORMS = {1.0: "abs_sum", 2.0: "norm", math.inf: "abs_max"}
+
+
 def _norm(np: Any, x: Any, axis: Any, keepdims: bool, ord: float) -> Any:
+    if x.size >= _FROM and x.dtype.kind == "f" and ord in _NORMS:
+        done = _native(np, _NORMS[ord], x, axis, keepdims)
+        if done is not None:
+            return done
     if ord == 2:
         if x.dtype.kind == "c":
             squares = x.real * x.real + x.imag * x.imag

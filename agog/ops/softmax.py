@@ -6,11 +6,12 @@ import numpy
 
 from agog.array import large
 from agog.errors import AxisError
-from agog.ops.blocks import fresh, native, over_rows
+from agog.ops.blocks import fresh, native, over_rows, reduced
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
 
 _LARGE = large.MIDDLE  # elements from which a native kernel is worth its call
+_MANY = 1 << 13  # from which that is so for exp alone
 
 
 def _check_axis(name):
@@ -32,10 +33,14 @@ def _softmax(np, x, axis):
             return _by_rows(np, _softmax, x, axis)
     if not x.size:
         return x.copy()
-    y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
-    np.exp(y, y)
-    y /= np.add.reduce(y, axis, None, None, True)
+    y = np.subtract(x, reduced(np, "max", np.maximum, x, axis, True))
+    y = _exp(np, y, y)
+    y /= reduced(np, "sum", np.add, y, axis, True)
     return y
+
+
+def _exp(np, y, out=None):
+    return large.unary(np.exp, y) if np is numpy and y.size >= _MANY else np.exp(y, out)
 
 
 def _log_softmax(np, x, axis):
@@ -47,8 +52,8 @@ def _log_softmax(np, x, axis):
             return _by_rows(np, _log_softmax, x, axis)
     if not x.size:
         return x.copy()
-    y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
-    s = np.add.reduce(np.exp(y), axis, None, None, True)
+    y = np.subtract(x, reduced(np, "max", np.maximum, x, axis, True))
+    s = reduced(np, "sum", np.add, _exp(np, y), axis, True)
     y -= np.log(s, s)
     return y
 
@@ -72,9 +77,9 @@ def _by_rows(np, compute, x, axis):
     """A large softmax, block by block along its rows, on several threads."""
     if np is numpy and axis % x.ndim < x.ndim - 1 and x.flags.c_contiguous and x.shape[-1] >= _WIDE:
         # whole rows at a time
-        y = large.binary(np.subtract, x, np.maximum.reduce(x, axis, None, None, True))
+        y = large.binary(np.subtract, x, reduced(np, "max", np.maximum, x, axis, True))
         e = large.unary(np.exp, y)
-        s = np.add.reduce(e, axis, None, None, True)
+        s = reduced(np, "sum", np.add, e, axis, True)
         return large.binary(np.divide, e, s) if compute is _softmax else large.binary(np.subtract, y, np.log(s, s))
     rows = np.ascontiguousarray(np.moveaxis(x, axis, -1))
     y = fresh(np, rows.shape, x.dtype)

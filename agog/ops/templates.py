@@ -187,11 +187,13 @@ def method(x, /, axis=None, keepdims=False, dtype=None, *, dim=None, keepdim=Non
         if config.special:
             return apply(op, (x,), (axis, keepdims))
         a = x._data
-        own = a.size > 4095 or a.itemsize == 2                                  #? reduces
+        own = a.size > 511 or a.itemsize == 2                                   #? reduces
         c = raw(a, axis, keepdims) if own else reduce(a, axis, None, None, keepdims)    #? reduces
         c = raw(a, axis, keepdims)                                              #? !reduces
-        if c.dtype is not a.dtype:                                              #? !fixed
-            return apply(op, (x,), (axis, keepdims))                            #? !fixed
+        if c.dtype is not a.dtype and (c.dtype.kind not in "iu" or a.dtype.kind not in "biu"):    #? widest
+            return apply(op, (x,), (axis, keepdims))                            #? widest
+        if c.dtype is not a.dtype:                                              #? same
+            return apply(op, (x,), (axis, keepdims))                            #? same
         if type(c) is not _nd:
             c = _asarray(c)
         t = next(_blanks)

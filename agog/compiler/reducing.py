@@ -1,0 +1,112 @@
+"""Reductions of eager code by the kernels of `folds`: how axes become (outer, n, inner)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, Callable
+
+import numpy as np
+
+from agog.compiler import pool
+from agog.compiler.folds import KINDS, out_dtype
+from agog.compiler.targets import HALVES, ITEMSIZE
+
+__all__ = ["Reductions", "plan"]
+
+_ALONE = 1 << 15  # elements of 8 bytes up to which no kernel asks for threads
+_STEPS = ("sum", "prod", "max", "min", "any", "all")
+"""Kinds of which axes that are apart can be reduced one after another."""
+
+
+class Reductions:
+    """`kernel(kind, dtype)` gives one of `folds`, or None as long as there is none."""
+
+    def __init__(self, kernel: Callable[[str, str], Any]) -> None:
+        self.kernel = kernel
+        self.ready: dict[tuple[str, Any], tuple[Any, Any] | None] = {}
+
+    def __call__(self, kind: str, x: Any, axis: Any, keepdims: Any) -> Any:
+        """The reduction of an array over `axis`, as `large.reduced` has it."""
+        if type(axis) is tuple:
+            for a in axis:
+                if type(a) is not int:
+                    return None
+        elif axis is not None and type(axis) is not int:
+            return None
+        found = self.ready.get((kind, x.dtype)) or self._wanted(kind, x.dtype)
+        if not found:
+            return None
+        made = plan(x.shape, axis, keepdims)
+        if made is None or not x.flags.c_contiguous:
+            return None
+        shape, (outer, n, inner), more = made
+        run, dtype = found
+        if x.size >= _ALONE:
+            pool.refresh()
+        if more:
+            return self._further(kind, x, made, found)
+        out = np.empty(shape, dtype)
+        run(out, x, outer, n, inner)
+        return out
+
+    def _wanted(self, kind: str, dtype: Any) -> Any:
+        """A kernel, when it is ready, and the dtype of its results."""
+        if (kind, dtype) in self.ready:
+            return None
+        name = dtype.name
+        takes = KINDS[kind]
+        if name not in ITEMSIZE or ("f" if name in HALVES else dtype.kind.replace("u", "i")) not in takes:
+            self.ready[kind, dtype] = None
+            return None
+        run = self.kernel(kind, name)
+        if run is None:
+            return None
+        result = out_dtype(kind, name)
+        found = self.ready[kind, dtype] = run, dtype if result == name else np.dtype(result)
+        return found
+
+    def _further(self, kind: str, x: Any, made: Any, found: Any) -> Any:
+        """A reduction over axes that are apart: over the last of them, then over those before."""
+        shape, first, more = made
+        run, dtype = found
+        if kind not in _STEPS or dtype.itemsize == 2 and kind in ("sum", "prod"):  # (16 bits are rounded once)
+            return None
+        after = self.ready.get((kind, dtype)) or self._wanted(kind, dtype)
+        if not after:
+            return None
+        for step in (first, *more):
+            outer, n, inner = step
+            y = np.empty(outer * inner, dtype)
+            run(y, x, outer, n, inner)
+            x, (run, dtype) = y, after
+        return x.reshape(shape)
+
+
+@functools.lru_cache(4096)
+def plan(shape: tuple[int, ...], axis: Any, keepdims: Any) -> Any:
+    """(shape of the result, (outer, n, inner), the same of further steps) of a reduction over `axis`: an int, a tuple
+    of ints, or None for all. None where there is nothing to reduce, or no such axis.
+    """
+    rank = len(shape)
+    axes = range(rank) if axis is None else (axis,) if type(axis) is int else axis
+    over = {a % rank for a in axes if -rank <= a < rank} if rank else set()
+    if len(over) != len(axes) or 0 in shape:
+        return None
+    result = [1 if a in over else n for a, n in enumerate(shape) if keepdims or a not in over]
+    groups: list[list[int]] = []  # sizes of neighbours that are reduced (1) or not (0)
+    for a, n in enumerate(shape):
+        if n > 1:
+            if groups and groups[-1][0] == (a in over):
+                groups[-1][1] *= n
+            else:
+                groups.append([a in over, n])
+    steps = []
+    while any(reduced for reduced, _ in groups):
+        last = max(i for i, (reduced, _) in enumerate(groups) if reduced)
+        outer, inner = (math.prod(n for _, n in part) for part in (groups[:last], groups[last + 1:]))
+        steps.append((outer, groups[last][1], inner))
+        del groups[last]
+        if 0 < last < len(groups):
+            groups[last - 1][1] *= groups.pop(last)[1]
+    return (tuple(result), steps[0], tuple(steps[1:])) if steps else None
