@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 
 import agog as ag
+from agog import config
 from agog.errors import ArgumentError, AxisError, DTypeError, GradientError, ShapeError
 
 
@@ -285,6 +286,24 @@ def test_vectors_without_a_gradient_say_so():
 
 # ------------------------------------------------------------------------------------------------------------ Fourier
 FFT = ["fft", "ifft", "rfft", "irfft", "hfft", "ihfft"]
+
+
+@pytest.mark.parametrize("name", ["fft", "ifft", "rfft", "irfft"])
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64, np.float64])
+def test_large_transforms_use_scipy_and_threads_change_no_bit(name, dtype, monkeypatch):
+    if name == "rfft" and dtype == np.complex64:
+        return
+    x = data(300, 256, dtype=dtype)
+    want = getattr(np.fft, name)(x.astype(np.complex128 if dtype == np.complex64 else np.float64))
+    monkeypatch.setattr(np.fft, name, None)  # whose transforms of float32 are several times slower
+    got = []
+    for threads in (1, 3):
+        monkeypatch.setattr(config, "num_threads", threads)
+        got.append(getattr(ag.fft, name)(ag.asarray(x)).numpy())
+    np.testing.assert_array_equal(*got)
+    narrow = {"c": np.complex64, "f": np.float32}[want.dtype.kind]
+    assert got[0].dtype == (want.dtype if dtype == np.float64 else narrow)
+    np.testing.assert_allclose(got[0], want, atol=1e-4 if dtype != np.float64 else 1e-12)
 
 
 @pytest.mark.parametrize("name", FFT)

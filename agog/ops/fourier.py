@@ -1,15 +1,20 @@
 """Discrete Fourier transforms, as in NumPy, in single precision for single precision input.
 
+SciPy computes them (on arrays of NumPy), whose library is the same, but works on several elements at a time also in
+single precision, on the half of the result that counts where the input is real, and shares transforms out to threads.
+
 The matrix of a transform is symmetric, so a complex transform is its own transpose. Those between real and complex
 follow from it: rfft keeps half of the result, irfft reads each of its inner frequencies twice.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy
 
+from agog import config
 from agog.array import dtypes
 from agog.errors import ArgumentError
 from agog.ops import axes as ax
@@ -50,6 +55,29 @@ def _something(np: Any, x: Any, axis: int) -> Any:
     return x if x.shape[axis] else np.zeros(x.shape[:axis] + (1,) + x.shape[axis + 1:], x.dtype)
 
 
+_THREADS_FROM = 1 << 15
+"""Elements from which threads share transforms out; the results do not depend on it."""
+
+
+def _computed(name: str) -> Any:
+    """The computation of a row: `f(np, x, n, axis, norm)`."""
+    def compute(np: Any, x: Any, n: int, axis: int, norm: str) -> Any:
+        x = _something(np, x, axis)
+        if np is not numpy:
+            return getattr(np.fft, name)(x, n, axis, norm)
+        threads = config.num_threads if x.size >= _THREADS_FROM and x.ndim > 1 else 1
+        return _scipy(name)(x, n, axis, norm, False, threads)
+
+    return compute
+
+
+@functools.cache
+def _scipy(name: str) -> Any:
+    import scipy.fft
+
+    return getattr(scipy.fft, name)
+
+
 def _like(xp: Any, g: Any, shape: tuple, dtype: Any, axis: int) -> Any:
     """A cotangent for an input of `shape` and `dtype` from one for the n elements that were transformed."""
     g = _fitted(xp, g, shape[axis], axis)
@@ -58,8 +86,8 @@ def _like(xp: Any, g: Any, shape: tuple, dtype: Any, axis: int) -> Any:
 
 def _transform(name: str, rule: Any, length: Any, samples: Any, doc: str, **kw: Any) -> Op:
     return Op(f"{name}(x; n=None, axis=-1, norm=None) -> y",
-              lambda np, x, n, axis, norm: getattr(np.fft, name)(_something(np, x, axis), n, axis, norm),
-              check=_checked(name, length), vjp={"x": rule}, linear_in="all", to_float=True, widen=True, kind="fourier",
+              _computed(name), check=_checked(name, length), vjp={"x": rule}, linear_in="all", to_float=True,
+              widen=True, kind="fourier",
               error=32, samples=samples, doc=doc,
               batch=lambda xp, batched, inputs, statics: getattr(xp, name)(
                   inputs[0], statics[0], ax.shifted(statics[1]), statics[2]), **kw)
