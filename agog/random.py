@@ -18,20 +18,18 @@ import numpy as np
 
 from agog import config, hints
 from agog.array import dtypes
-from agog.autodiff.batching import for_each_example
-from agog.autodiff.functional import draw
+from agog.autodiff.batching import for_each_example, in_vmap
+from agog.autodiff.functional import draw, draws_kept
 from agog.dispatch import operand, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
-from agog.ops.row import TABLE
+from agog.ops.random import advance, key_of
+from agog.ops.row import TABLE, Op
 from agog.tensor import Tensor, asarray
 
 __all__ = ["Generator", "bernoulli", "beta", "categorical", "choice", "default_generator", "dirichlet", "dropout",
            "exponential", "fold_in", "gamma", "get_state", "gumbel", "integers", "key", "next_key", "normal",
            "permutation", "poisson", "rand", "rand_like", "randint", "randn", "randn_like", "randperm", "seed",
            "set_state", "split", "truncated_normal", "uniform"]
-
-
-_split = TABLE["random_split"].raw
 
 
 class Generator:
@@ -61,11 +59,22 @@ class Generator:
     def _advance(self) -> Tensor:
         with self._lock:
             if not config.special and self.state._node is None and type(self.state._data) is np.ndarray:
-                self.state._data, key = _split(self.state._data, 2)
-                return wrap(key)
+                self.state._data, word = advance(self.state._data)
+                return wrap(key_of(word))
             pair = tensors.random_split(self.state, 2)
             self.state.assign(pair[0])
         return pair[1]
+
+    def _word(self) -> int | None:
+        """The key that `next_key` would give, as one whole number; None where more is to be done than that."""
+        if config.special or type(self) is not Generator or draws_kept() or in_vmap():
+            return None
+        with self._lock:
+            state = self.state
+            if state._node is not None or type(state._data) is not np.ndarray:
+                return None
+            state._data, word = advance(state._data)
+        return word
 
     def get_state(self) -> Tensor:
         """The state, for `set_state`: a uint32 Tensor of shape (2,)."""
@@ -160,6 +169,23 @@ def _key(key: Any, generator: Generator | None) -> Any:
     return next_key(generator) if key is None else key
 
 
+def _drawn(row: Op, key: Any, generator: Generator | None, *statics: Any) -> Tensor:
+    """A row of a key and static parameters, from a fresh key if none is given: that needs no Tensor."""
+    if key is None:
+        word = (generator or _global or default_generator())._word()
+        if word is not None:
+            try:
+                return wrap(row.raw(word, *row.check(_ANY, *statics)))  # type: ignore[misc]
+            except Exception:  # the general path says what is wrong
+                key = wrap(key_of(word))
+    return getattr(tensors, row.name)(_key(key, generator), *statics)
+
+
+_ANY = np.zeros(2, np.uint32)
+_UNIFORM, _NORMAL, _EXPONENTIAL, _INTEGERS, _PERMUTATION, _MASK = (TABLE[name] for name in (
+    "random_uniform", "random_normal", "random_exponential", "random_integers", "_random_permutation", "_dropout_mask"))
+
+
 def _shape(shape: Any) -> tuple[int, ...]:
     if isinstance(shape, float):
         raise ArgumentTypeError(f"shape={shape!r}: the shape comes first and holds whole numbers, as in "
@@ -184,8 +210,11 @@ def uniform(shape: Any = (), low: Any = 0.0, high: Any = 1.0, *, dtype: Any = No
     """Uniform numbers in [low, high). low and high may be Tensors that broadcast, and get gradients."""
     if type(low) is not float or type(high) is not float:
         _numbers("uniform", low=low, high=high)
-    u = tensors.random_uniform(_key(key, generator), _shape(shape), _float(dtype))
-    return u if _is_number(low, 0.0) and _is_number(high, 1.0) else u * (high - low) + low
+        plain = _is_number(low, 0.0) and _is_number(high, 1.0)
+    else:
+        plain = low == 0.0 and high == 1.0
+    u = _drawn(_UNIFORM, key, generator, _shape(shape), _float(dtype))
+    return u if plain else u * (high - low) + low
 
 
 def normal(shape: Any = (), mean: Any = 0.0, std: Any = 1.0, *, dtype: Any = None, key: Any = None,
@@ -193,10 +222,13 @@ def normal(shape: Any = (), mean: Any = 0.0, std: Any = 1.0, *, dtype: Any = Non
     """Normal numbers. mean and std may be Tensors that broadcast to `shape`, and get gradients."""
     if type(mean) is not float or type(std) is not float:
         _numbers("normal", mean=mean, std=std)
-    z = tensors.random_normal(_key(key, generator), _shape(shape), _float(dtype))
-    if not _is_number(std, 1.0):
+        scaled, moved = not _is_number(std, 1.0), not _is_number(mean, 0.0)
+    else:
+        scaled, moved = std != 1.0, mean != 0.0
+    z = _drawn(_NORMAL, key, generator, _shape(shape), _float(dtype))
+    if scaled:
         z = z * std
-    return z if _is_number(mean, 0.0) else z + mean
+    return z + mean if moved else z
 
 
 def _is_number(x: Any, value: float) -> bool:
@@ -212,7 +244,7 @@ def truncated_normal(shape: Any = (), mean: Any = 0.0, std: Any = 1.0, low: floa
 def exponential(shape: Any = (), scale: Any = 1.0, *, dtype: Any = None, key: Any = None,
                 generator: Generator | None = None) -> Tensor:
     """Exponential numbers of mean `scale`."""
-    return tensors.random_exponential(_key(key, generator), _shape(shape), _float(dtype)) * scale
+    return _drawn(_EXPONENTIAL, key, generator, _shape(shape), _float(dtype)) * scale
 
 
 def gumbel(shape: Any = (), *, dtype: Any = None, key: Any = None, generator: Generator | None = None) -> Tensor:
@@ -226,7 +258,7 @@ def integers(low: int, high: int | None = None, shape: Any = (), *, dtype: Any =
     if isinstance(high, tuple | list):
         raise ArgumentTypeError(f"integers: high={high!r} is a {type(high).__name__}; write integers(0, n, shape)")
     low, high = (0, low) if high is None else (low, high)
-    return tensors.random_integers(_key(key, generator), low, high, _shape(shape), dtypes.dtype(dtype))
+    return _drawn(_INTEGERS, key, generator, low, high, _shape(shape), dtypes.dtype(dtype))
 
 
 def bernoulli(p: Any = 0.5, shape: Any = None, *, key: Any = None, generator: Generator | None = None) -> Tensor:
@@ -248,6 +280,8 @@ def choice(x: Any, shape: Any = (), replace: bool = True, p: Any = None, axis: i
 
 def permutation(x: Any, axis: int = 0, *, key: Any = None, generator: Generator | None = None) -> Tensor:
     """The numbers below a whole number x in random order, or x with its slices along `axis` shuffled."""
+    if type(x) is int:
+        return _drawn(_PERMUTATION, key, generator, x)
     return tensors.random_permutation(_key(key, generator), x, axis)
 
 
@@ -288,6 +322,8 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, *, noise_shape: Any =
         if not 0 <= p <= 1:
             raise ArgumentError(f"dropout: p={p}; give a probability from 0 to 1")
         return x if isinstance(x, Tensor) else asarray(x)
+    if type(x) is Tensor and type(p) is float and 0 < p <= 1 and noise_shape is None and not config.special:
+        return x * _drawn(_MASK, key, generator, x.shape, p, x.dtype)
     return tensors.dropout(operand(x), p, _key(key, generator), True, noise_shape)
 
 

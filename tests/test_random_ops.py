@@ -152,6 +152,58 @@ def test_truncated_normal(low, high):
     assert ks(x, st.truncnorm(low, high).cdf) > 0.01
 
 
+DRAWS = {
+    "uniform": (lambda key, **kw: ag.random.uniform((2, 3), **kw), lambda key: ag.random_uniform(key, shape=(2, 3))),
+    "normal": (lambda key, **kw: ag.random.normal((5,), **kw), lambda key: ag.random_normal(key, shape=(5,))),
+    "doubles": (lambda key, **kw: ag.random.normal(3, dtype="float64", **kw),
+                lambda key: ag.random_normal(key, shape=3, dtype="float64")),
+    "exponential": (lambda key, **kw: ag.random.exponential((4,), **kw),
+                    lambda key: ag.random_exponential(key, shape=(4,))),
+    "integers": (lambda key, **kw: ag.random.integers(-5, 50, (7,), **kw),
+                 lambda key: ag.random_integers(key, -5, 50, shape=(7,))),
+    "permutation": (lambda key, **kw: ag.random.permutation(9, **kw), lambda key: ag.random_permutation(key, 9)),
+    "dropout": (lambda key, **kw: ag.random.dropout(ag.ones(3, 5), 0.25, **kw),
+                lambda key: tensors.dropout(ag.ones(3, 5), 0.25, key)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_are_those_of_the_key_that_the_generator_gives_next(name):
+    """Where nobody looks, no key is made: the numbers and the state after them are the same as with one."""
+    drawn, of_key = DRAWS[name]
+    one, two = ag.random.Generator(2 ** 63 + 12345), ag.random.Generator(2 ** 63 + 12345)
+    for _ in range(3):
+        got, want = drawn(None, generator=one), of_key(two.next_key())
+        assert got.dtype == want.dtype and got.shape == want.shape
+        np.testing.assert_array_equal(got.numpy(), want.numpy())
+        assert one.get_state().tolist() == two.get_state().tolist()
+    with ag.no_grad():  # the general path
+        np.testing.assert_array_equal(drawn(None, generator=one).numpy(), of_key(two.next_key()).numpy())
+
+
+def test_draws_make_no_key_where_nobody_looks(monkeypatch):
+    monkeypatch.setattr(ag.random.Generator, "next_key", None)
+    for drawn, _ in DRAWS.values():
+        drawn(None, generator=ag.random.Generator(3))
+
+
+def test_subclasses_of_generators_are_asked_for_their_keys():
+    class Fixed(ag.random.Generator):
+        def next_key(self):
+            return ag.random.key(5)
+
+    g = Fixed(0)
+    for drawn, of_key in DRAWS.values():
+        np.testing.assert_array_equal(drawn(None, generator=g).numpy(), of_key(ag.random.key(5)).numpy())
+
+
+def test_a_refused_draw_says_why():
+    with pytest.raises(ShapeError, match="negative"):
+        ag.random.normal((2, -1))
+    with pytest.raises(DTypeError, match="floating"):
+        ag.random.uniform((2,), dtype="int32")
+
+
 def test_permutation_and_choice():
     order = ag.random_permutation(KEY, 1000).numpy()
     assert order.dtype == np.int64 and (np.sort(order) == np.arange(1000)).all() and (order != np.arange(1000)).any()

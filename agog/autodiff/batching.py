@@ -110,6 +110,11 @@ def for_each_example(key: Any, split: Callable[[Any, int], Any]) -> Any:
     return key
 
 
+def in_vmap() -> bool:
+    """Whether this thread is in a call of vmap."""
+    return bool(_running.batches)
+
+
 def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., Any]:
     """`fn` over a batch: as if called for each example, and run as one computation.
 

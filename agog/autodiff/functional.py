@@ -313,6 +313,11 @@ class _Draws(threading.local):
 _draws = _Draws()
 
 
+def draws_kept() -> bool:
+    """Whether `checkpoint` wants to know, or gives, the keys that are drawn."""
+    return bool(_draws.logs) or _draws.replay is not None
+
+
 def draw(fresh_key: Callable[[], Any]) -> Any:
     """A key for random numbers: a fresh one, or while `checkpoint` runs a function again, that of the first time."""
     if _draws.replay is None:

@@ -10,6 +10,7 @@ Only bits come from NumPy's generator (whose Philox is specified and stable); ev
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from typing import Any
@@ -32,9 +33,9 @@ class _Source:
 
     def __init__(self):
         self.philox = np.random.Philox(key=0)
-        self.at = self.philox.state
-        self.key, self.counter = self.at["state"]["key"], self.at["state"]["counter"]
-        self.key[1] = 0
+        self.place: dict[str, Any] = {}
+        # NumPy takes the elements of lists and tuples in a third of the time of those of its own arrays.
+        self.at = self.philox.state | {"state": self.place, "buffer": (0, 0, 0, 0)}
 
 
 _local = threading.local()  # a source for each thread
@@ -43,23 +44,37 @@ _local = threading.local()  # a source for each thread
 def _before(block):
     """The counter before the one of a block: it counts up, then draws."""
     before = block - 1 & _MASK
-    return np.array([before >> 64 * i & _WORD for i in range(4)], np.uint64)
+    return tuple([before >> 64 * i & _WORD for i in range(4)])
 
 
 _BEGINNINGS = [_before(purpose << 192) for purpose in (DRAW, SPLIT, FOLD)]
 
 
 def _words(key, start, count, purpose=DRAW, number=0):
-    """`count` 64-bit words of a stream, from word `start` (a multiple of 4)."""
+    """`count` 64-bit words of a stream, from word `start` (a multiple of 4). The key may be one whole number."""
     try:
         s = _local.source
     except AttributeError:
         s = _local.source = _Source()
-    low, high = key.tolist()
-    s.key[0] = low | high << 32
-    s.counter[...] = _before(purpose << 192 | number << 128 | start >> 2) if start or number else _BEGINNINGS[purpose]
+    if type(key) is not int:
+        low, high = key.tolist()
+        key = low | high << 32
+    place = s.place
+    place["key"] = key, 0
+    place["counter"] = _before(purpose << 192 | number << 128 | start >> 2) if start or number else _BEGINNINGS[purpose]
     s.philox.state = s.at
     return s.philox.random_raw(count)
+
+
+def advance(state):
+    """`random_split(state; n=2)` for a generator: its next state, and the fresh key as one whole number."""
+    words = _words(state, 0, 2, SPLIT)
+    return words.view(np.uint32)[:2], words.item(1)
+
+
+def key_of(word):
+    """The key that is the whole number `word`."""
+    return np.array([word & 0xFFFFFFFF, word >> 32], np.uint32)
 
 
 def _fill(key, out, per_word, transform, number=0):
@@ -83,18 +98,20 @@ def _half(words, n):
     return words.view(np.uint32)[:n]
 
 
-def _uniform32(words, out):
-    bits = _half(words, out.size)
+def _top24(bits):
+    """The upper 24 bits of uint32 as float32: they fit. As int32, because unsigned ones take NumPy longer."""
     np.right_shift(bits, _EIGHT, bits)
-    out[...] = bits.view(np.int32)
-    np.multiply(out, _UNIT32, out)
+    return bits.view(np.int32).astype(np.float32)
+
+
+def _uniform32(words, out):
+    np.multiply(_top24(_half(words, out.size)), _UNIT32, out)
 
 
 def _uniform64(words, out):
     bits = words[:out.size]
     np.right_shift(bits, _ELEVEN, bits)
-    out[...] = bits.view(np.int64)
-    np.multiply(out, _UNIT64, out)
+    np.multiply(bits.view(np.int64), _UNIT64, out)
 
 
 def _open32(bits):
@@ -115,35 +132,36 @@ def _open64(words):
 _EIGHT, _ELEVEN, _TWELVE = np.array(8, np.uint32), np.array(11, np.uint64), np.array(12, np.uint64)
 _UNIT32, _STEP32, _HALF_STEP32 = (np.array(2.0 ** -n, np.float32) for n in (24, 32, 33))
 _UNIT64, _STEP64, _HALF64 = np.array(2.0 ** -53), np.array(2.0 ** -52), np.array(0.5)
-_CIRCLE = {np.dtype(d): (np.array(-2, d), np.array(2 * math.pi, d)) for d in (np.float32, np.float64)}
+_MINUS_TWO = {np.dtype(d): np.array(-2, d) for d in (np.float32, np.float64)}
+_TURN32, _TURN64 = np.array(2 * math.pi, np.float32) * _UNIT32, np.array(2 * math.pi)
 
 
 def _box_muller(radius, angle, out):
-    """Two independent normals for each pair of uniforms (Box and Muller 1958)."""
-    minus_two, turn = _CIRCLE[angle.dtype]
+    """Two independent normals for each pair of uniforms (Box and Muller 1958), of which one is an angle by now."""
     np.log(radius, radius)
-    np.multiply(radius, minus_two, radius)
+    np.multiply(radius, _MINUS_TWO[radius.dtype], radius)
     np.sqrt(radius, radius)
-    np.multiply(angle, turn, angle)
-    n = radius.size
-    np.multiply(radius, np.cos(angle), out[:n])
-    rest = out.size - n
+    n, rest = radius.size, out.size - radius.size
+    first, second = out[:n], out[n:]
+    np.cos(angle, first)
+    np.multiply(first, radius, first)
     if rest != n:
         radius, angle = radius[:rest], angle[:rest]
-    np.multiply(radius, np.sin(angle, angle), out[n:])
+    np.sin(angle, second)
+    np.multiply(second, radius, second)
 
 
 def _normal32(words, out):
     n = -(-out.size // 2)
     bits = words.view(np.uint32)
-    angle = np.right_shift(bits[n:2 * n], _EIGHT).view(np.int32).astype(np.float32)
-    np.multiply(angle, _UNIT32, angle)
-    _box_muller(_open32(bits[:n]), angle, out)
+    angle = _top24(bits[n:2 * n])
+    _box_muller(_open32(bits[:n]), np.multiply(angle, _TURN32, angle), out)
 
 
 def _normal64(words, out):
     n = -(-out.size // 2)
-    _box_muller(_open64(words[:n]), _open64(words[n:2 * n]), out)
+    angle = _open64(words[n:2 * n])
+    _box_muller(_open64(words[:n]), np.multiply(angle, _TURN64, angle), out)
 
 
 def _exponential32(words, out):
@@ -167,6 +185,8 @@ def _floating(key, shape, dtype, narrow, wide, number=0):
 
 # ------------------------------------------------------------------------------------------------------------- checks
 def check_key(name, key):
+    if type(key) is np.ndarray and key.dtype is dtypes.uint32 and key.shape == _KEY_SHAPE:
+        return
     dtype = getattr(key, "dtype", None)
     if dtype is not dtypes.uint32 and dtype != np.uint32 or key.shape != (2,):
         given = f"{key.dtype}{list(key.shape)}" if hasattr(key, "shape") else repr(key)
@@ -174,9 +194,14 @@ def check_key(name, key):
                                 "random_key(seed), random_split or random_fold_in")
 
 
+_KEY_SHAPE = (2,)
+
+
 def _float_dtype(name, dtype):
+    if dtype is dtypes.float32:
+        return dtype
     dtype = dtypes.default_float() if dtype is None else dtypes.dtype(dtype)
-    if dtype is not dtypes.float32 and not dtypes.is_floating(dtype):
+    if not dtypes.is_floating(dtype):
         raise DTypeError(f"{name}: dtype={dtype}; give a floating dtype")
     return dtype
 
@@ -621,6 +646,11 @@ random_poisson = Op(
 # ------------------------------------------------------------------------------------------------------------ dropout
 def kept(p, dtype):
     """(limit, scale): what has 16 bits below the limit is dropped, the rest is scaled, in expectation exactly 1."""
+    return _kept(float(p), dtype)
+
+
+@functools.lru_cache(64)
+def _kept(p, dtype):
     limit = round(p * 65536)
     return limit, np.asarray(65536 / (65536 - limit) if limit < 65536 else 0, dtype)
 
