@@ -10,6 +10,7 @@ of `agog.ops.random`. With `key=` (see `key` and `split`) a function is pure: th
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from typing import Any
@@ -17,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from agog import config, hints
-from agog.array import dtypes
+from agog.array import dtypes, large
 from agog.autodiff.batching import for_each_example, in_vmap
 from agog.autodiff.functional import draw, draws_kept
 from agog.dispatch import operand, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
-from agog.ops.random import advance, key_of
+from agog.ops.draws import EXPONENTIAL, NORMAL, UNIFORM, Law, advance, key_of, mask_drawn
 from agog.ops.row import TABLE, Op
 from agog.tensor import Tensor, asarray
 
@@ -182,8 +183,49 @@ def _drawn(row: Op, key: Any, generator: Generator | None, *statics: Any) -> Ten
 
 
 _ANY = np.zeros(2, np.uint32)
-_UNIFORM, _NORMAL, _EXPONENTIAL, _INTEGERS, _PERMUTATION, _MASK = (TABLE[name] for name in (
-    "random_uniform", "random_normal", "random_exponential", "random_integers", "_random_permutation", "_dropout_mask"))
+_INTEGERS, _PERMUTATION, _MASK = (TABLE[name] for name in ("random_integers", "_random_permutation", "_dropout_mask"))
+_LAWS = {law: TABLE[name] for law, name in (
+    (UNIFORM, "random_uniform"), (NORMAL, "random_normal"), (EXPONENTIAL, "random_exponential"))}
+_empty, _uint32 = np.empty, dtypes.uint32
+_WIDTHS = (dtypes.float32, dtypes.float64)
+_AT_ONCE = 1 << 17  # numbers up to which the generator is kept from other threads while they are drawn
+
+
+def _natively(generator: Generator | None, drawn: Any, shape: Any, dtype: Any, *more: Any) -> Tensor | None:
+    """What `drawn` makes of the generator's state, which it advances, in one native draw; None where that cannot be."""
+    native = large.draws
+    if native is None or config.special or dtype not in _WIDTHS or draws_kept() or in_vmap():
+        return None
+    source = generator or _global or default_generator()
+    if type(source) is not Generator:
+        return None
+    for n in shape:
+        if type(n) is not int or n > _AT_ONCE:
+            return None
+    if len(shape) > 1 and math.prod(shape) > _AT_ONCE:
+        return None
+    following = _empty(2, _uint32)
+    with source._lock:
+        state = source.state
+        if state._node is not None:
+            return None
+        try:
+            out = drawn(native, following, state._data, shape, dtype, *more)
+        except Exception:  # the general path says what is wrong
+            return None
+        state._data = following
+    return wrap(out)
+
+
+def _floats(law: Law, shape: Any, dtype: Any, key: Any, generator: Generator | None) -> Tensor:
+    if type(shape) is not tuple:
+        shape = _shape(shape)
+    dtype = dtypes.default_float() if dtype is None else dtypes.dtype(dtype)
+    if key is None:
+        done = _natively(generator, law.drawn, shape, dtype)
+        if done is not None:
+            return done
+    return _drawn(_LAWS[law], key, generator, shape, dtype)
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
@@ -213,7 +255,7 @@ def uniform(shape: Any = (), low: Any = 0.0, high: Any = 1.0, *, dtype: Any = No
         plain = _is_number(low, 0.0) and _is_number(high, 1.0)
     else:
         plain = low == 0.0 and high == 1.0
-    u = _drawn(_UNIFORM, key, generator, _shape(shape), _float(dtype))
+    u = _floats(UNIFORM, shape, dtype, key, generator)
     return u if plain else u * (high - low) + low
 
 
@@ -225,7 +267,7 @@ def normal(shape: Any = (), mean: Any = 0.0, std: Any = 1.0, *, dtype: Any = Non
         scaled, moved = not _is_number(std, 1.0), not _is_number(mean, 0.0)
     else:
         scaled, moved = std != 1.0, mean != 0.0
-    z = _drawn(_NORMAL, key, generator, _shape(shape), _float(dtype))
+    z = _floats(NORMAL, shape, dtype, key, generator)
     if scaled:
         z = z * std
     return z + mean if moved else z
@@ -244,7 +286,7 @@ def truncated_normal(shape: Any = (), mean: Any = 0.0, std: Any = 1.0, low: floa
 def exponential(shape: Any = (), scale: Any = 1.0, *, dtype: Any = None, key: Any = None,
                 generator: Generator | None = None) -> Tensor:
     """Exponential numbers of mean `scale`."""
-    return _drawn(_EXPONENTIAL, key, generator, _shape(shape), _float(dtype)) * scale
+    return _floats(EXPONENTIAL, shape, dtype, key, generator) * scale
 
 
 def gumbel(shape: Any = (), *, dtype: Any = None, key: Any = None, generator: Generator | None = None) -> Tensor:
@@ -323,7 +365,8 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, *, noise_shape: Any =
             raise ArgumentError(f"dropout: p={p}; give a probability from 0 to 1")
         return x if isinstance(x, Tensor) else asarray(x)
     if type(x) is Tensor and type(p) is float and 0 < p <= 1 and noise_shape is None and not config.special:
-        return x * _drawn(_MASK, key, generator, x.shape, p, x.dtype)
+        mask = _natively(generator, mask_drawn, x.shape, x.dtype, p) if key is None else None
+        return x * (_drawn(_MASK, key, generator, x.shape, p, x.dtype) if mask is None else mask)
     return tensors.dropout(operand(x), p, _key(key, generator), True, noise_shape)
 
 

@@ -239,6 +239,19 @@ def native(name: str, work: int, *arguments: Any) -> Any:
     return None
 
 
+draws: Any = None
+"""Native draws of random numbers (`agog.compiler.draws`), once they were asked for and are ready."""
+
+
+def ask_draws(work: int) -> Any:
+    """Ask for `draws`, as `native` does for a kernel: NumPy draws numbers in so many steps. Returns None."""
+    if kernels:
+        kernels["draws"]()
+    else:
+        _count(work)
+    return None
+
+
 def _count(work: int) -> None:
     """Work that a native kernel would have done faster; enough of it calls for the compiler."""
     global _done

@@ -18,6 +18,7 @@ import numpy as np
 from agog import config
 from agog.array import large
 from agog.compiler import jit, targets
+from agog.compiler.draws import draws
 from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.folds import fold
 from agog.compiler.gemm import gemm
@@ -521,6 +522,11 @@ def _add_rows(n: int, indices: Any, g: Any) -> Any:
 reductions = Reductions(lambda kind, dtype: _ready(fold, kind, dtype))
 
 
+def _draws() -> None:
+    """Let random numbers be drawn natively, once that is compiled."""
+    large.draws = _ready(draws)
+
+
 def _after_fork() -> None:
     global _worker
     _worker = None
@@ -542,7 +548,7 @@ def enable() -> None:
     if config.native:
         large.accelerate, large.pull, large.stretched, large.reduced = accelerate, pull, stretched, reductions
         large.kernels |= {op.name: _with_numbers(op.name) for op in TABLE.values() if hasattr(op.impl, "mixed")}
-        large.kernels |= {"where": _where, "clip": _clip, "astype": _astype, "add_rows": _add_rows}
+        large.kernels |= {"where": _where, "clip": _clip, "astype": _astype, "add_rows": _add_rows, "draws": _draws}
         rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
         large.kernels |= rowwise.table()
         large.halves |= rowwise.halves()

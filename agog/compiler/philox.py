@@ -77,20 +77,25 @@ def _chunk(module: Module) -> None:
     first, number, purpose = (k.load(k.at(job, i, "int64"), "int64") for i in (1, 2, 3))
 
     def block(i: Value) -> None:
-        c = [i, k.const(0, "int64"), number, purpose]
-        keys = [first, k.const(0, "int64")]
-        for turn in range(_ROUNDS):
-            if turn:
-                keys = [key + k.const(weyl, "int64") for key, weyl in zip(keys, _WEYL, strict=True)]
-            (high0, low0), (high1, low1) = _product(k, c[0], _MULTIPLIERS[0]), _product(k, c[2], _MULTIPLIERS[1])
-            c = [high1 ^ c[1] ^ keys[0], low1, high0 ^ c[3] ^ keys[1], low0]
         place = k.at(out, i * 4, "int64")
-        for j, word in enumerate(c):
+        for j, word in enumerate(rounds(k, first, [i, k.const(0, "int64"), number, purpose])):
             k.store(word, k.at(place, j, "int64"))
 
     k.loop(begin, end, 1, block)
     k.ret()
     k.finish()
+
+
+def rounds(k: Kernel, key: Value, counter: list[Value]) -> list[Value]:
+    """The four words of a block: of the counter, which is its number, 0, what numbers the stream, and its purpose."""
+    c = counter
+    keys = [key, k.const(0, "int64")]
+    for turn in range(_ROUNDS):
+        if turn:
+            keys = [key + k.const(weyl, "int64") for key, weyl in zip(keys, _WEYL, strict=True)]
+        (high0, low0), (high1, low1) = _product(k, c[0], _MULTIPLIERS[0]), _product(k, c[2], _MULTIPLIERS[1])
+        c = [high1 ^ c[1] ^ keys[0], low1, high0 ^ c[3] ^ keys[1], low0]
+    return c
 
 
 def _product(k: Kernel, a: Value, factor: int) -> tuple[Value, Value]:

@@ -1,18 +1,15 @@
 """Random numbers as pure functions of a key: the same key gives the same numbers, on any number of threads.
 
 A key is an array of two uint32 words. The bits are those of Philox-4x64-10 (Salmon et al., "Parallel random numbers:
-as easy as 1, 2, 3", 2011) under that key: word i of a stream is word i % 4 of the block with counter i // 4, so that
-any part of it can be made on its own. The top word of the counter says what the stream is for, which keeps the keys
-made by `random_split` and `random_fold_in` apart from the numbers drawn.
+as easy as 1, 2, 3", 2011) under that key, in streams for different purposes (see `draws`), which keeps the keys made by
+`random_split` and `random_fold_in` apart from the numbers drawn.
 
 Only bits come from NumPy's generator (whose Philox is specified and stable); every distribution is made here.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-import threading
 from typing import Any
 
 import numpy as np
@@ -20,167 +17,10 @@ import numpy as np
 from agog.array import dtypes
 from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError
 from agog.ops import axes as ax
-from agog.ops.blocks import BLOCK, fresh, over_rows
+from agog.ops.draws import EXPONENTIAL, FOLD, NORMAL, SPLIT, UNIFORM, exponential64, fill, normal64, uniform64
+from agog.ops.draws import mask as dropout_mask
+from agog.ops.draws import words as _words
 from agog.ops.row import Op, composite
-
-DRAW, SPLIT, FOLD = 0, 1, 2
-_MASK, _WORD = (1 << 256) - 1, (1 << 64) - 1
-
-
-# --------------------------------------------------------------------------------------------------------------- bits
-class _Source:
-    """A generator that is pointed anew at every use: making one costs far more than four words from it."""
-
-    def __init__(self):
-        self.philox = np.random.Philox(key=0)
-        self.place: dict[str, Any] = {}
-        # NumPy takes the elements of lists and tuples in a third of the time of those of its own arrays.
-        self.at = self.philox.state | {"state": self.place, "buffer": (0, 0, 0, 0)}
-
-
-_local = threading.local()  # a source for each thread
-
-
-def _before(block):
-    """The counter before the one of a block: it counts up, then draws."""
-    before = block - 1 & _MASK
-    return tuple([before >> 64 * i & _WORD for i in range(4)])
-
-
-_BEGINNINGS = [_before(purpose << 192) for purpose in (DRAW, SPLIT, FOLD)]
-
-
-def _words(key, start, count, purpose=DRAW, number=0):
-    """`count` 64-bit words of a stream, from word `start` (a multiple of 4). The key may be one whole number."""
-    try:
-        s = _local.source
-    except AttributeError:
-        s = _local.source = _Source()
-    if type(key) is not int:
-        low, high = key.tolist()
-        key = low | high << 32
-    place = s.place
-    place["key"] = key, 0
-    place["counter"] = _before(purpose << 192 | number << 128 | start >> 2) if start or number else _BEGINNINGS[purpose]
-    s.philox.state = s.at
-    return s.philox.random_raw(count)
-
-
-def advance(state):
-    """`random_split(state; n=2)` for a generator: its next state, and the fresh key as one whole number."""
-    words = _words(state, 0, 2, SPLIT)
-    return words.view(np.uint32)[:2], words.item(1)
-
-
-def key_of(word):
-    """The key that is the whole number `word`."""
-    return np.array([word & 0xFFFFFFFF, word >> 32], np.uint32)
-
-
-def _fill(key, out, per_word, transform, number=0):
-    """out[...] = transform(words, part of out) over blocks; each word gives `per_word` numbers."""
-    flat = out.reshape(-1)
-    words = -(-flat.size // per_word)
-    if 0 < words <= BLOCK:
-        transform(_words(key, 0, words + (words & 1), number=number), flat)
-        return out
-
-    def work(i, j):
-        part = flat[i * per_word:min(j * per_word, flat.size)]
-        transform(_words(key, i, j - i + (j - i & 1), number=number), part)
-
-    if words:
-        over_rows(words, 1, work)
-    return out
-
-
-def _half(words, n):
-    return words.view(np.uint32)[:n]
-
-
-def _top24(bits):
-    """The upper 24 bits of uint32 as float32: they fit. As int32, because unsigned ones take NumPy longer."""
-    np.right_shift(bits, _EIGHT, bits)
-    return bits.view(np.int32).astype(np.float32)
-
-
-def _uniform32(words, out):
-    np.multiply(_top24(_half(words, out.size)), _UNIT32, out)
-
-
-def _uniform64(words, out):
-    bits = words[:out.size]
-    np.right_shift(bits, _ELEVEN, bits)
-    np.multiply(bits.view(np.int64), _UNIT64, out)
-
-
-def _open32(bits):
-    """Uniform in (0, 1] from uint32, fine near 0."""
-    u = bits.astype(np.float32)
-    np.multiply(u, _STEP32, u)
-    return np.add(u, _HALF_STEP32, u)
-
-
-def _open64(words):
-    """Uniform in (0, 1) from uint64."""
-    u = np.right_shift(words, _TWELVE).view(np.int64).astype(np.float64)
-    np.add(u, _HALF64, u)
-    return np.multiply(u, _STEP64, u)
-
-
-# NumPy takes a number of Python's in twice the time.
-_EIGHT, _ELEVEN, _TWELVE = np.array(8, np.uint32), np.array(11, np.uint64), np.array(12, np.uint64)
-_UNIT32, _STEP32, _HALF_STEP32 = (np.array(2.0 ** -n, np.float32) for n in (24, 32, 33))
-_UNIT64, _STEP64, _HALF64 = np.array(2.0 ** -53), np.array(2.0 ** -52), np.array(0.5)
-_MINUS_TWO = {np.dtype(d): np.array(-2, d) for d in (np.float32, np.float64)}
-_TURN32, _TURN64 = np.array(2 * math.pi, np.float32) * _UNIT32, np.array(2 * math.pi)
-
-
-def _box_muller(radius, angle, out):
-    """Two independent normals for each pair of uniforms (Box and Muller 1958), of which one is an angle by now."""
-    np.log(radius, radius)
-    np.multiply(radius, _MINUS_TWO[radius.dtype], radius)
-    np.sqrt(radius, radius)
-    n, rest = radius.size, out.size - radius.size
-    first, second = out[:n], out[n:]
-    np.cos(angle, first)
-    np.multiply(first, radius, first)
-    if rest != n:
-        radius, angle = radius[:rest], angle[:rest]
-    np.sin(angle, second)
-    np.multiply(second, radius, second)
-
-
-def _normal32(words, out):
-    n = -(-out.size // 2)
-    bits = words.view(np.uint32)
-    angle = _top24(bits[n:2 * n])
-    _box_muller(_open32(bits[:n]), np.multiply(angle, _TURN32, angle), out)
-
-
-def _normal64(words, out):
-    n = -(-out.size // 2)
-    angle = _open64(words[n:2 * n])
-    _box_muller(_open64(words[:n]), np.multiply(angle, _TURN64, angle), out)
-
-
-def _exponential32(words, out):
-    u = _open32(_half(words, out.size))
-    np.negative(np.log(u, u), out)
-
-
-def _exponential64(words, out):
-    u = _open64(words[:out.size])
-    np.negative(np.log(u, u), out)
-
-
-def _floating(key, shape, dtype, narrow, wide, number=0):
-    """A float array filled by `narrow` (in float32) or `wide` (in float64)."""
-    dtype = dtypes.dtype(dtype)
-    if dtype is dtypes.float64:
-        return _fill(key, fresh(np, shape, dtype), 1, wide, number)
-    out = _fill(key, fresh(np, shape, dtypes.float32), 2, narrow, number)
-    return out if dtype is dtypes.float32 else out.astype(dtype, copy=False)
 
 
 # ------------------------------------------------------------------------------------------------------------- checks
@@ -273,7 +113,7 @@ def _bits(np, key, shape, dtype):
     def copy(words, part):
         np.copyto(part, words.view(dtype)[:part.size])
 
-    return _fill(key, out, 8 // dtype.itemsize, copy)
+    return fill(key, out, 8 // dtype.itemsize, copy)
 
 
 def _check_bits(key, shape, dtype):
@@ -291,26 +131,26 @@ random_bits = Op("random_bits(key; shape=(), dtype=uint32) -> x", _bits, check=_
                  samples=_samples({"shape": (3, 4)}), doc="Uniform bits: unsigned integers over their whole range.")
 random_uniform = Op(
     "random_uniform(key; shape=(), dtype=None) -> x",
-    lambda np, key, shape, dtype: _floating(key, shape, _default(dtype), _uniform32, _uniform64),
-    reference=lambda np, key, shape, dtype: _floating(key, shape, "float32", _uniform32, _uniform64), **_KEYED,
+    lambda np, key, shape, dtype: UNIFORM(key, shape, _default(dtype)),
+    reference=lambda np, key, shape, dtype: UNIFORM(key, shape, dtypes.float32), **_KEYED,
     check=_check("random_uniform"), samples=_samples(_FLOAT32),
     doc="Uniform in [0, 1): multiples of 2**-24 (float32) or 2**-53 (float64).")
 random_normal = Op(
     "random_normal(key; shape=(), dtype=None) -> x",
-    lambda np, key, shape, dtype: _floating(key, shape, _default(dtype), _normal32, _normal64),
-    reference=lambda np, key, shape, dtype: _floating(key, shape, "float32", _normal32, _normal64), **_KEYED,
+    lambda np, key, shape, dtype: NORMAL(key, shape, _default(dtype)),
+    reference=lambda np, key, shape, dtype: NORMAL(key, shape, dtypes.float32), **_KEYED,
     check=_check("random_normal"), samples=_samples(_FLOAT32),
     doc="The standard normal distribution, by Box and Muller's transform. Scale and shift it: loc + scale * x.")
 random_exponential = Op(
     "random_exponential(key; shape=(), dtype=None) -> x",
-    lambda np, key, shape, dtype: _floating(key, shape, _default(dtype), _exponential32, _exponential64),
-    reference=lambda np, key, shape, dtype: _floating(key, shape, "float32", _exponential32, _exponential64), **_KEYED,
+    lambda np, key, shape, dtype: EXPONENTIAL(key, shape, _default(dtype)),
+    reference=lambda np, key, shape, dtype: EXPONENTIAL(key, shape, dtypes.float32), **_KEYED,
     check=_check("random_exponential"), samples=_samples(_FLOAT32),
     doc="The exponential distribution of rate 1.")
 
 
 def _default(dtype):
-    return dtypes.default_float() if dtype is None else dtype
+    return dtypes.default_float() if dtype is None else dtypes.dtype(dtype)
 
 
 @composite(samples=_samples(_FLOAT32))
@@ -324,7 +164,7 @@ def _bounded(key, n, span, number=0):
     """n unbiased numbers from 0 to span - 1 (uint64): Lemire's method, "Fast random integer generation", 2019."""
     out = np.empty(n, np.uint64)
     if span == 1 << 64:
-        return _fill(key, out, 1, lambda words, part: np.copyto(part, words[:part.size]), number)
+        return fill(key, out, 1, lambda words, part: np.copyto(part, words[:part.size]), number)
     rejected = []
     if span <= 1 << 32:
         limit, factor = (1 << 32) % span, np.uint64(span)
@@ -337,7 +177,7 @@ def _bounded(key, n, span, number=0):
                 bad = np.flatnonzero(wide & np.uint64(0xFFFFFFFF) < limit)
                 if bad.size:
                     rejected.append((part, bad))
-        _fill(key, out, 2, work, number)
+        fill(key, out, 2, work, number)
     else:
         limit, factor = (1 << 64) - (1 << 64) % span, np.uint64(span)
 
@@ -348,7 +188,7 @@ def _bounded(key, n, span, number=0):
                 bad = np.flatnonzero(words >= np.uint64(limit))
                 if bad.size:
                     rejected.append((part, bad))
-        _fill(key, out, 1, work, number)
+        fill(key, out, 1, work, number)
     if rejected:
         base = out.__array_interface__["data"][0]
         rejected.sort(key=lambda pb: pb[0].__array_interface__["data"][0] - base)
@@ -472,7 +312,7 @@ def _truncated(np, key, lower, upper, shape, dtype):
 
     flip = lower > 0  # work in the left tail, where the distribution function is precise
     low, high = (-upper, -lower) if flip else (lower, upper)
-    u = _fill(key, np.empty(shape, np.float64), 1, _uniform64)
+    u = fill(key, np.empty(shape, np.float64), 1, uniform64)
     a, b = ndtr(low), ndtr(high)
     x = np.clip(ndtri(a + (b - a) * u), low, high)
     return (-x if flip else x).astype(dtypes.dtype(_default(dtype)), copy=False)
@@ -494,7 +334,7 @@ random_truncated_normal = Op(
 
 # -------------------------------------------------------------------------------------------------- gamma and its kin
 def _draw(key, number, n, wide):
-    return _fill(key, np.empty(n, np.float64), 1, wide, number)
+    return fill(key, np.empty(n, np.float64), 1, wide, number)
 
 
 def _log_gamma_variate(np, key, alpha, shape):
@@ -511,7 +351,7 @@ def _log_gamma_variate(np, key, alpha, shape):
     todo = np.flatnonzero(alpha > 0)
     number = 1
     while todo.size:
-        x, u = _draw(key, number, todo.size, _normal64), _draw(key, number + 1, todo.size, _exponential64)
+        x, u = _draw(key, number, todo.size, normal64), _draw(key, number + 1, todo.size, exponential64)
         number += 2
         v = 1 + c[todo] * x
         good = v > 0
@@ -522,7 +362,7 @@ def _log_gamma_variate(np, key, alpha, shape):
         found[done] = np.log(dd[good] * v[good])
         todo = todo[~good]
     if boost.any():
-        e = _draw(key, 0, n, _exponential64)
+        e = _draw(key, 0, n, exponential64)
         with np.errstate(all="ignore"):
             found = np.where(boost, found - e / alpha, found)
     return found.reshape(shape)
@@ -596,7 +436,7 @@ def _poisson(np, key, rate, shape, dtype):
     if small.size:  # count the exponential waiting times that fit
         left, todo = lam[small].copy(), np.arange(small.size)
         while todo.size:
-            left[todo] -= _draw(key, number, todo.size, _exponential64)
+            left[todo] -= _draw(key, number, todo.size, exponential64)
             number += 1
             todo = todo[left[todo] > 0]
             out[small[todo]] += 1
@@ -621,8 +461,8 @@ def _poisson_large(np, key, lam, out, todo, number):
         rate = lam[todo]
         b = 0.931 + 2.53 * np.sqrt(rate)
         a = -0.059 + 0.02483 * b
-        u = _draw(key, number, todo.size, _uniform64) - 0.5
-        v = _draw(key, number + 1, todo.size, _uniform64)
+        u = _draw(key, number, todo.size, uniform64) - 0.5
+        v = _draw(key, number + 1, todo.size, uniform64)
         number += 2
         us = 0.5 - np.abs(u)
         with np.errstate(all="ignore"):
@@ -644,29 +484,8 @@ random_poisson = Op(
 
 
 # ------------------------------------------------------------------------------------------------------------ dropout
-def kept(p, dtype):
-    """(limit, scale): what has 16 bits below the limit is dropped, the rest is scaled, in expectation exactly 1."""
-    return _kept(float(p), dtype)
-
-
-@functools.lru_cache(64)
-def _kept(p, dtype):
-    limit = round(p * 65536)
-    return limit, np.asarray(65536 / (65536 - limit) if limit < 65536 else 0, dtype)
-
-
-def _dropout_mask(np, key, shape, p, dtype):
-    """0 with probability p, else 1 / (1 - p); 16 bits for each, so that the expectation is exactly 1."""
-    dtype = dtypes.dtype(dtype)
-    limit, scale = kept(p, dtype)
-
-    def work(words, part):
-        np.multiply(words.view(np.uint16)[:part.size] >= limit, scale, out=part)
-
-    return _fill(key, fresh(np, shape, dtype), 4, work)
-
-
-Op("_dropout_mask(key; shape, p, dtype) -> mask", _dropout_mask, **_KEYED,
+Op("_dropout_mask(key; shape, p, dtype) -> mask",
+   lambda np, key, shape, p, dtype: dropout_mask(key, shape, p, dtypes.dtype(dtype)), **_KEYED,
    check=lambda key, shape, p, dtype: (check_key("dropout", key), shape, p, dtype)[1:],
    samples=_samples({"shape": (3, 4), "p": 0.5, "dtype": np.dtype("float32")}),
    doc="0 with probability p (to 16 bits), else 1 / (1 - p).")

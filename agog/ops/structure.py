@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from agog.array import dtypes
-from agog.ops import random
+from agog.ops import draws
 from agog.ops.attention import attention_slopes
 from agog.ops.blocks import BLOCK
 from agog.ops.elementwise import PRODUCTS, power_by_products
@@ -615,21 +615,21 @@ def _astype(b: Any, inputs: Any, node: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ random numbers
-# The bits are those of `ops.random`, and so are uniform numbers and masks. Normal and exponential ones go through
+# The bits are those of `ops.draws`, and so are uniform numbers and masks. Normal and exponential ones go through
 # functions that differ from NumPy's by an ulp or two.
 def _random_bits(b: Any, inputs: Any, node: Any) -> Any:
     out = node.outputs[0]
-    return b.reshape(b.random_words(inputs[0], math.prod(out.shape), str(out.dtype), random.DRAW), out.shape)
+    return b.reshape(b.random_words(inputs[0], math.prod(out.shape), str(out.dtype), draws.DRAW), out.shape)
 
 
 def _random_split(b: Any, inputs: Any, node: Any) -> Any:
     shape = node.outputs[0].shape
-    return b.reshape(b.random_words(inputs[0], math.prod(shape), "uint32", random.SPLIT), shape)
+    return b.reshape(b.random_words(inputs[0], math.prod(shape), "uint32", draws.SPLIT), shape)
 
 
 def _random_fold_in(b: Any, inputs: Any, node: Any) -> Any:
     key, data = inputs
-    return b.random_words(key, 2, "uint32", random.FOLD, b.cast(data, "int64"))
+    return b.random_words(key, 2, "uint32", draws.FOLD, b.cast(data, "int64"))
 
 
 def _uniform(k: Any, bits: Any) -> Any:
@@ -658,11 +658,11 @@ def _floating(make: Any) -> Any:
 
 
 def _uniforms(b: Any, key: Any, n: int, word: str, dtype: str) -> Any:
-    return b.point("_uniform", _uniform, (b.random_words(key, n, word, random.DRAW),), (n,), dtype)
+    return b.point("_uniform", _uniform, (b.random_words(key, n, word, draws.DRAW),), (n,), dtype)
 
 
 def _exponentials(b: Any, key: Any, n: int, word: str, dtype: str) -> Any:
-    bits = b.random_words(key, n, word, random.DRAW)
+    bits = b.random_words(key, n, word, draws.DRAW)
     return b.point("_exponential", lambda k, x: k.neg(k.log(_open_uniform(k, x))), (bits,), (n,), dtype)
 
 
@@ -671,7 +671,7 @@ def _normals(b: Any, key: Any, n: int, word: str, dtype: str) -> Any:
     block = BLOCK * (2 if word == "uint32" else 1)
     whole, rest = divmod(n, block)
     half = -(-rest // 2)
-    bits = b.random_words(key, whole * block + 2 * half, word, random.DRAW)
+    bits = b.random_words(key, whole * block + 2 * half, word, draws.DRAW)
     parts = []
 
     def pair(radius: Any, angle: Any, first: Any, second: Any, odd: bool) -> None:
@@ -701,8 +701,8 @@ def _normals(b: Any, key: Any, n: int, word: str, dtype: str) -> Any:
 
 def _dropout_mask(b: Any, inputs: Any, node: Any) -> Any:
     out = node.outputs[0]
-    limit, scale = random.kept(node.static["p"], out.dtype)
-    bits = b.random_words(inputs[0], math.prod(out.shape), "uint16", random.DRAW)
+    limit, scale = draws.kept(node.static["p"], out.dtype)
+    bits = b.random_words(inputs[0], math.prod(out.shape), "uint16", draws.DRAW)
     return b.point(
         "_dropped",
         lambda k, x, limit, scale: k.where(k.ge(k.cast(x, "int32"), limit), scale, 0),
