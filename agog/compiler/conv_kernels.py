@@ -49,6 +49,8 @@ SUB = (
 #: What a task is told: addresses, then the sub-convolution.
 JOB = ("out", "x", "w", "bias", "table", "packed", "sub")
 
+_RUNS_AHEAD = 6  # runs of weights that are on their way while one is packed
+
 
 class Tiles:
     """The register tiles of a machine, (rows, vectors): outputs by pixels, pixels by outputs, taps by outputs."""
@@ -233,10 +235,13 @@ class Writer(Edges):
 
             def run(i: Value) -> None:
                 """Up to as many steps as a vector has lanes, whose weights of an output lie side by side."""
-                place = k.at(job["table"], s.runs_at + i * 2, "int64")
-                j, steps = (k.load(k.at(place, n, "int64"), "int64") for n in range(2))
+                j, steps = (k.load(k.at(job["table"], s.runs_at + i * 2 + n, "int64"), "int64") for n in range(2))
                 at = k.offset(source, k.load(k.at(places, j, "int64"), "int64"))
                 to = k.at(destinations, j, "int64")
+                # Rows are far apart, and more than the processor looks ahead in.
+                later = k.where(i + _RUNS_AHEAD < s.runs, i + _RUNS_AHEAD, s.runs - 1)
+                later = k.load(k.at(job["table"], s.runs_at + later * 2, "int64"), "int64")
+                later = k.load(k.at(places, later, "int64"), "int64") - k.load(k.at(places, j, "int64"), "int64")
 
                 def square(r: Value) -> None:
                     r = k.hidden(r)
@@ -246,6 +251,7 @@ class Writer(Edges):
                     def loaded(load: Any) -> list[Value]:
                         at, values = line, []
                         for n in range(lanes):
+                            k.prefetch(k.offset(at, later), 2)
                             values.append(load(at))
                             at = k.offset(at, k.where(left > n + 1, f.w_row, 0))  # the last output again
                         return values
