@@ -1,9 +1,12 @@
 import agog.ops.activations  # noqa: F401
 import agog.ops.attention  # noqa: F401
+import agog.ops.bags  # noqa: F401
 import agog.ops.contraction  # noqa: F401
 import agog.ops.conv  # noqa: F401
 import agog.ops.creation  # noqa: F401
+import agog.ops.ctc  # noqa: F401
 import agog.ops.decompositions  # noqa: F401
+import agog.ops.distances  # noqa: F401
 import agog.ops.einsum  # noqa: F401
 import agog.ops.elementwise  # noqa: F401
 import agog.ops.fourier  # noqa: F401
@@ -12,12 +15,14 @@ import agog.ops.indexing  # noqa: F401
 import agog.ops.joining  # noqa: F401
 import agog.ops.linalg  # noqa: F401
 import agog.ops.losses  # noqa: F401
+import agog.ops.margins  # noqa: F401
 import agog.ops.movement  # noqa: F401
 import agog.ops.normalization  # noqa: F401
 import agog.ops.pooling  # noqa: F401
 import agog.ops.random  # noqa: F401
 import agog.ops.reductions  # noqa: F401
 import agog.ops.resizing  # noqa: F401
+import agog.ops.sampling  # noqa: F401
 import agog.ops.scans  # noqa: F401
 import agog.ops.searching  # noqa: F401
 import agog.ops.softmax  # noqa: F401

@@ -230,3 +230,30 @@ eye = Op("eye(; n_rows, n_cols=None, k=0, dtype=None) -> y",
 def tri(xp, n, m=None, k=0, dtype=None):
     """A matrix (n, m) with ones at and below diagonal `k`, zeros above; m: n."""
     return xp.tril(xp.ones((n, n if m is None else m), dtype), k)
+
+
+Op("_literal(; values) -> y", lambda np, values: np.asarray(values, np.int64).reshape(len(values)), result="int64",
+   kind="creation", samples=lambda s: [((), {"values": (3, 1, 2)}), ((), {"values": ()})],
+   doc="The integers of a tuple, int64 (n,).")
+
+
+def _check_triangle(name: str) -> Any:
+    def check(n: Any, m: Any, k: Any) -> tuple:
+        n, = ax.shape(name, ax.integer(name, "n", n), "n")
+        m, = (n,) if m is None else ax.shape(name, ax.integer(name, "m", m), "m")
+        return n, m, ax.integer(name, "k", k)
+
+    return check
+
+
+def _triangle(name: str, what: str) -> Op:
+    return Op(f"{name}(; n, m=None, k=0) -> i, j",
+              lambda np, n, m, k: tuple(i.astype(np.int64, copy=False) for i in getattr(np, name)(n, k, m)),
+              check=_check_triangle(name), result=lambda *a: (dtypes.int64,) * 2, kind="creation",
+              samples=lambda s: [((), {"n": 3}), ((), {"n": 2, "m": 4, "k": 1}), ((), {"n": 3, "m": 2, "k": -1})],
+              doc=f"Rows and columns of the elements {what} diagonal `k` of a matrix (n, m), row by row: two int64 "
+                  f"vectors, for x[ag.{name}(n)]. m: n.")
+
+
+tril_indices = _triangle("tril_indices", "at and below")
+triu_indices = _triangle("triu_indices", "at and above")

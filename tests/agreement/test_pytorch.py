@@ -12,6 +12,7 @@ import itertools
 import agreement.algebra
 import agreement.arrays
 import agreement.elementwise
+import agreement.further
 import agreement.models  # noqa: F401
 import numpy as np
 import pytest

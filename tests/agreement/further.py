@@ -1,0 +1,134 @@
+"""PyTorch's equivalents of what came later: CTC, margins, bags, distances, and images read between their pixels."""
+
+import numpy as np
+from agreement.models import FLOATS
+from agreement.peer import Differs, F, equal, excuse, not_finite, torch
+
+HALVES = {"float16": "PyTorch has none in 16 bits", "bfloat16": "PyTorch has none in 16 bits"}
+SMALL = "labels and lengths are for this many classes and steps"
+
+
+# ------------------------------------------------------------------------------------------------------------- sequences
+def sequences(s):
+    def of(t, n, c):
+        x = s(t, n, c).astype(np.float64)
+        return (x - np.log(np.exp(x).sum(-1, keepdims=True))).astype(s.dtype)
+
+    padded = np.array([[1, 2, 2], [3, 1, 3]])
+    return [
+        ((of(6, 2, 4), padded, np.array([6, 5]), np.array([3, 2])), {}),
+        ((of(6, 2, 4), padded, np.array([6, 6]), np.array([3, 0])), {"reduction": "sum"}),
+        ((of(7, 2, 4), np.array([1, 1, 2, 1]), np.array([7, 4]), np.array([3, 1])), {"blank": 3, "reduction": "none"}),
+        ((of(2, 2, 4), padded, np.array([2, 2]), np.array([3, 1])), {"zero_infinity": True, "reduction": "none"}),
+    ]
+
+
+equal(
+    "ctc_loss",
+    lambda x, *more, **kw: F.ctc_loss(F.log_softmax(x, -1), *more, **kw),
+    own=lambda xp, x, *more, **kw: xp.ctc_loss(xp.log_softmax(x, axis=-1), *more, **kw),
+    cases=sequences,
+    skip=FLOATS | HALVES,
+    fixed=SMALL,
+    sized=SMALL,
+    plain="one nan among the classes is nan in all of them",
+    order=1,
+    why="PyTorch has no second derivative",
+)
+excuse("what ctc_loss runs", "_ctc_plan _literal")
+
+# --------------------------------------------------------------------------------------------------------------- margins
+equal("multilabel_soft_margin_loss", "nn.functional.multilabel_soft_margin_loss", skip=FLOATS, constant=(1, 2))
+equal(
+    "multi_margin_loss",
+    "nn.functional.multi_margin_loss",
+    skip=FLOATS | HALVES,
+    constant=(2,),
+    order=1,
+    why="PyTorch has no second derivative",
+    sized="PyTorch's mean of no losses is whatever the memory held",
+    differs=(Differs("values first", not_finite, "what is not a number counts in agog's, PyTorch compares it with 0"),),
+)
+equal(
+    "multilabel_margin_loss",
+    "nn.functional.multilabel_margin_loss",
+    skip=FLOATS | HALVES,
+    order=1,
+    why="PyTorch has no second derivative",
+    sized="PyTorch's mean of no losses is whatever the memory held",
+    differs=(Differs("values first", not_finite, "what is not a number counts in agog's, PyTorch compares it with 0"),),
+)
+equal(
+    "triplet_margin_with_distance_loss",
+    "nn.functional.triplet_margin_with_distance_loss",
+    skip=FLOATS,
+    cases=lambda s: [((s(5, 3), s(5, 3), s(5, 3)), {}), ((s(5, 3), s(5, 3), s(5, 3)), {"swap": True, "margin": 0.5})],
+)
+
+# ------------------------------------------------------------------------------------------------------------------ bags
+equal(
+    "embedding_bag",
+    lambda x, weight, offsets=None, padding_idx=None, per_sample_weights=None, **kw: F.embedding_bag(
+        x, weight, offsets, padding_idx=padding_idx, per_sample_weights=per_sample_weights, **kw
+    ),
+    skip=FLOATS | HALVES,
+    fixed="indices are for this table",
+    sized="indices are for this table",
+    order=1,
+    why="PyTorch has no second derivative",
+    differs=(Differs("values first", not_finite, "nan and infinity in maxima, where PyTorch looks for what is larger"),),
+)
+excuse("what embedding_bag runs", "_bags _bag_argmax")
+
+# ------------------------------------------------------------------------------------------------------------- distances
+equal(
+    "cdist",
+    "cdist",
+    cases=lambda s: [
+        *(((s(4, 3), s(5, 3)), {"p": p}) for p in (2.0, 1.0, 3.0, 0.5)),
+        ((s(2, 4, 3), s(2, 1, 3)), {}),
+        ((s(4, 3), s(5, 3)), {"compute_mode": "use_mm_for_euclid_dist"}),
+        ((s(30, 2), s(3, 2)), {}),
+    ],
+    skip=FLOATS | HALVES,
+    order=1,
+    why="PyTorch has no second derivative for every p",
+    differs=(Differs("first", not_finite, "PyTorch's derivative at an infinite distance is 0"),),
+)
+equal("pdist", "nn.functional.pdist", skip=FLOATS | HALVES, order=0, why="PyTorch's crashes for a gradient of stride 0")
+for _name in ("tril_indices", "triu_indices"):
+    equal(_name, lambda n, m, k, _name=_name: tuple(getattr(torch, _name)(n, n if m is None else m, k)))
+
+# ---------------------------------------------------------------------------------------------------------------- images
+def sampled(s):
+    grid = s(2, 3, 2, 2, lo=-1.4, hi=1.4)
+    return [
+        ((s(2, 3, 4, 5), grid), {"mode": m, "padding_mode": p, "align_corners": a})
+        for m in ("bilinear", "nearest", "bicubic")
+        for p in ("zeros", "border", "reflection")
+        for a in (False, True)
+    ] + [
+        ((s(1, 2, 3, 4, 2), s(1, 2, 2, 3, 3, lo=-1.3, hi=1.3)), {"mode": m, "padding_mode": p, "align_corners": a})
+        for m in ("bilinear", "nearest")
+        for p in ("zeros", "border", "reflection")
+        for a in (False, True)
+    ]
+
+
+equal(
+    "grid_sample",
+    "nn.functional.grid_sample",
+    cases=sampled,
+    skip=FLOATS | HALVES,
+    sized="PyTorch raises",
+    plant=(0,),
+    order=1,
+    why="PyTorch has no second derivative",
+    error={"float32": 512, "float64": 512},
+)
+equal(
+    "affine_grid",
+    lambda theta, size, align_corners=False: F.affine_grid(theta, list(size), align_corners),
+    skip=FLOATS | HALVES,
+    sized="PyTorch raises",
+)
