@@ -58,8 +58,9 @@ from agog.namespace import (
     tensor as tensor, tri as tri, zeros as zeros, zeros_like as zeros_like,
 )
 from agog.random import (
-    dropout as dropout, rand as rand, rand_like as rand_like, randint as randint, randn as randn,
-    randn_like as randn_like, randperm as randperm,
+    alpha_dropout as alpha_dropout, dropout as dropout, dropout1d as dropout1d, dropout2d as dropout2d,
+    dropout3d as dropout3d, gumbel_softmax as gumbel_softmax, rand as rand, rand_like as rand_like, randint as randint,
+    randn as randn, randn_like as randn_like, randperm as randperm,
 )
 from agog.staging.function import Function as Function, eager as eager, function as function
 from agog.staging.tracing import Spec as Spec, trace as trace
@@ -96,8 +97,10 @@ __all__ = [
     "add",
     "add_along_axis",
     "affine",
+    "affine_grid",
     "all",
     "allclose",
+    "alpha_dropout",
     "angle",
     "any",
     "arange",
@@ -143,6 +146,7 @@ __all__ = [
     "callback",
     "can_cast",
     "cbrt",
+    "cdist",
     "ceil",
     "celu",
     "channel_shuffle",
@@ -174,6 +178,7 @@ __all__ = [
     "count_nonzero",
     "cross",
     "cross_entropy",
+    "ctc_loss",
     "cummax",
     "cummin",
     "cumprod",
@@ -194,6 +199,9 @@ __all__ = [
     "dispatch",
     "divide",
     "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
     "e",
     "eager",
     "eig",
@@ -203,6 +211,7 @@ __all__ = [
     "einsum",
     "elu",
     "embedding",
+    "embedding_bag",
     "empty",
     "empty_like",
     "enable_grad",
@@ -254,7 +263,9 @@ __all__ = [
     "graph",
     "greater",
     "greater_equal",
+    "grid_sample",
     "group_norm",
+    "gumbel_softmax",
     "hard_sigmoid",
     "hard_swish",
     "hardshrink",
@@ -355,7 +366,10 @@ __all__ = [
     "mish",
     "moveaxis",
     "mse_loss",
+    "multi_margin_loss",
     "multigammaln",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
     "multiply",
     "nan",
     "nanmean",
@@ -379,6 +393,7 @@ __all__ = [
     "outer",
     "pad",
     "pairwise_distance",
+    "pdist",
     "percentile",
     "permute_dims",
     "pi",
@@ -487,6 +502,7 @@ __all__ = [
     "tensor",
     "tensordot",
     "testing",
+    "threshold",
     "tile",
     "topk",
     "trace",
@@ -494,8 +510,11 @@ __all__ = [
     "tri",
     "triangular_solve",
     "tril",
+    "tril_indices",
     "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
     "triu",
+    "triu_indices",
     "trunc",
     "uint16",
     "uint32",
@@ -560,6 +579,14 @@ def add_along_axis(x: Array, indices: Array, values: Any, axis: int | Sequence[i
 
 def affine(x: Array, w: Array, bias: Array | None = None) -> Tensor:
     """x @ w + bias: x (..., inputs), w (inputs, outputs), bias (outputs,) or None. Raises ShapeError."""
+
+def affine_grid(theta: Any, size: Any, align_corners: builtins.bool = False) -> Tensor:
+    """The places that affine maps `theta` send the pixels of an image to: a grid for `grid_sample`.
+
+    theta (N, 2, 3) and size (N, C, H, W) give (N, H, W, 2); theta (N, 3, 4) and (N, C, D, H, W) give (N, D, H, W, 3).
+    Places are (x, y) or (x, y, z) from -1 to 1: the centres of the first and last pixel with align_corners=True, else
+    their outer edges. Raises ShapeError.
+    """
 
 def all(x: Array, /, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
     """True where all elements over `axis` are true (not zero); True of nothing."""
@@ -705,6 +732,17 @@ def broadcast_to(x: Array, shape: int | Sequence[int]) -> Tensor:
 def cbrt(x: Array, /) -> Tensor:
     """The real cube root, also of negative `x`."""
 
+def cdist(x1: Array, x2: Array, p: float = 2.0, compute_mode: Any = 'use_mm_for_euclid_dist_if_necessary') -> Tensor:
+    """The p-norm of the difference of every row of x1 (..., P, M) and every row of x2 (..., R, M): (..., P, R).
+
+    p             from 0 (how many elements differ) to inf (the largest difference)
+    compute_mode  for p=2: with a product of matrices, |a|² + |b|² - 2ab, which is faster, and inaccurate for rows that
+                  are nearly equal: 'use_mm_for_euclid_dist_if_necessary' (with more than 25 rows),
+                  'use_mm_for_euclid_dist', 'donot_use_mm_for_euclid_dist'
+
+    The derivative where a distance is 0 counts as 0. Raises ShapeError, DTypeError and ArgumentError.
+    """
+
 def ceil(x: Array, /) -> Tensor:
     """The smallest whole number that is not less, in x's dtype."""
 
@@ -827,6 +865,25 @@ def cross_entropy(
     label_smoothing  mixes the target with the uniform distribution over the classes
     """
 
+def ctc_loss(
+    log_probs: Array, targets: Any, input_lengths: Any, target_lengths: Any, blank: Any = 0, reduction: str = 'mean',
+    zero_infinity: builtins.bool = False,
+) -> Tensor:
+    """The CTC loss: minus the log probability of `targets`, summed over all ways to spread them over time.
+
+    log_probs       (T, N, C), or (T, C) of one sequence: logarithms of probabilities, as of `log_softmax`
+    targets         (N, S) integers, padded with anything; or (sum of target_lengths,), one target after another
+    input_lengths   (N,): how many steps of T count; a tuple or integers
+    target_lengths  (N,): how many labels of the target count
+    blank           the class that stands for no label
+    reduction       'mean' divides each loss by its target's length (at least 1), then takes the mean over N
+    zero_infinity   a target for which there are too few steps has loss 0, not infinity; no gradient in either case
+
+    Raises ShapeError for shapes that do not go together, ArgumentError for lengths and IndexingError for labels that
+    are out of range. The gradient is that of the formula: PyTorch's of `log_probs` itself differs by exp(log_probs),
+    which is right below a `log_softmax`, and only there; with one, both give the same. Graves et al., 2006.
+    """
+
 def cummax(x: Array, axis: int | Sequence[int] | None) -> tuple[Tensor, Tensor]:
     """Running maxima along `axis` and where they are: a pair of values and int64 indices, as in PyTorch."""
 
@@ -911,6 +968,22 @@ def elu(x: Array, alpha: Array = 1.0) -> Tensor:
 
 def embedding(indices: Array, weight: Array, padding_idx: Any = None) -> Tensor:
     """Rows of weight (rows, D) at integer indices (...): result (..., D). Rows at padding_idx get no gradient. Raises IndexingError for an index outside 0..rows-1."""
+
+def embedding_bag(
+    x: Array, weight: Array, offsets: Any = None, mode: Any = 'mean', per_sample_weights: Any = None,
+    include_last_offset: builtins.bool = False, padding_idx: Any = None,
+) -> Tensor:
+    """The sum, mean or maximum of bags of rows of `weight` (num_embeddings, d): (B, d). An empty bag gives zeros.
+
+    x                    integers (B, L), a bag in each row; or (n,), one bag after another, with `offsets`
+    offsets              (B,) integers: where each bag of x (n,) begins; the first is 0
+    mode                 'sum', 'mean' or 'max'
+    per_sample_weights   of x's shape: factors of the rows, with mode='sum'
+    include_last_offset  offsets has one more number at its end, n
+    padding_idx          an index that does not count, and whose row gets no gradient
+
+    Raises IndexingError for an index that the table does not have, ShapeError, DTypeError and ArgumentError.
+    """
 
 def entr(x: Array, /) -> Tensor:
     """`-x * log(x)`: 0 at 0, -inf for negative `x`."""
@@ -1021,6 +1094,20 @@ def greater(x: Array, y: Array, /) -> Tensor:
 
 def greater_equal(x: Array, y: Array, /) -> Tensor:
     """`x >= y`. Complex numbers compare by their real, then by their imaginary parts, as in NumPy."""
+
+def grid_sample(
+    x: Array, grid: Any, mode: Any = 'bilinear', padding_mode: Any = 'zeros', align_corners: builtins.bool = False,
+) -> Tensor:
+    """x (N, C, H, W) read at the places `grid` (N, H', W', 2): (N, C, H', W'). Also (N, C, D, H, W) with (..., 3).
+
+    grid           places (x, y) or (x, y, z), from -1 at the left or top to 1 at the right or bottom of the image
+    mode           'bilinear' (of volumes: trilinear), 'nearest', or 'bicubic' (of images)
+    padding_mode   what there is outside: 'zeros', 'border' (the nearest pixel), or 'reflection' at the borders
+    align_corners  -1 and 1 are the centres of the outermost pixels, else their outer edges
+
+    Differentiable in x and in grid (mode 'nearest': in x). Raises ShapeError, DTypeError, and ArgumentError for an
+    unknown mode. Jaderberg et al., 2015.
+    """
 
 def group_norm(
     x: Array, num_groups: Any, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-05,
@@ -1314,8 +1401,33 @@ def moveaxis(x: Array, source: Any, destination: Any) -> Tensor:
 def mse_loss(input: Array, target: Array, weight: Array | None = None, reduction: str = 'mean') -> Tensor:
     """(input - target)², of equal shapes (or a single number as target)."""
 
+def multi_margin_loss(
+    input: Array, target: Array, p: Any = 1, margin: float = 1.0, weight: Array | None = None, reduction: str = 'mean',
+) -> Tensor:
+    """The sum over all other classes i of max(0, margin - input[y] + input[i])^p / C: a hinge loss of C classes.
+
+    input (N, C) or (C,); target (N,) or () integers from 0 to C - 1, the class y; p 1 or 2; weight (C,): factor of the
+    terms of each class y, inside of the power. Raises IndexingError for a class that there is not.
+    """
+
 def multigammaln(x: Array, p: Any) -> Tensor:
     """The logarithm of the multivariate gamma function of dimension `p`, for `x > (p - 1) / 2`."""
+
+def multilabel_margin_loss(input: Array, target: Array, reduction: str = 'mean') -> Tensor:
+    """The sum over labels j and all other classes i of max(0, 1 - (input[j] - input[i])) / C.
+
+    input (N, C) or (C,); target of the same shape: the labels of each row, integers from 0 to C - 1, of which all from
+    the first -1 on do not count. Raises IndexingError for other numbers.
+    """
+
+def multilabel_soft_margin_loss(
+    input: Array, target: Array, weight: Array | None = None, reduction: str = 'mean',
+) -> Tensor:
+    """Binary cross entropy of logits, the mean over classes: -mean(t log s + (1 - t) log(1 - s)), s = sigmoid(input).
+
+    input and target (..., C), target from 0 to 1 (which labels are there); weight (C,): factor of each class. The
+    reduction is over what is in front.
+    """
 
 def multiply(x: Array, y: Array, /) -> Tensor:
     """`x * y`."""
@@ -1375,6 +1487,12 @@ def pairwise_distance(
     x1: Array, x2: Array, p: float = 2.0, eps: float = 1e-06, keepdims: builtins.bool = False,
 ) -> Tensor:
     """The p-norm of x1 - x2 + eps along the last axis (as torch defines it)."""
+
+def pdist(x: Array, p: float = 2.0) -> Tensor:
+    """The p-norm of the difference of every two rows of x (N, M): (N (N - 1) / 2,), the pairs (i, j) with i < j.
+
+    The derivative where a distance is 0 counts as 0. Raises ShapeError, DTypeError and ArgumentError.
+    """
 
 def percentile(x: Array, q: Array, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
     """`quantile` with `q` from 0 to 100."""
@@ -1708,6 +1826,9 @@ def tensordot(x: Array, y: Array, axes: int | Sequence[int] = 2) -> Tensor:
     The result has the remaining axes of x, then those of y. Raises ShapeError.
     """
 
+def threshold(x: Array, threshold: Any, value: Array) -> Tensor:
+    """x where it is above `threshold`, else `value`; the derivative at the threshold is 0."""
+
 def tile(x: Array, repetitions: Any) -> Tensor:
     """`x` repeated `repetitions[i]` times along axis i; fewer axes on either side are filled up in front."""
 
@@ -1722,6 +1843,9 @@ def triangular_solve(a: Array, b: Array, lower: builtins.bool = True, unit_diago
 def tril(x: Array, k: Any = 0) -> Tensor:
     """The lower triangle of the matrices in the last two axes: what lies above the k-th diagonal is 0."""
 
+def tril_indices(n: Any, m: Any = None, k: Any = 0) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the elements at and below diagonal `k` of a matrix (n, m), row by row: two int64 vectors, for x[ag.tril_indices(n)]. m: n."""
+
 def triplet_margin_loss(
     anchor: Array, positive: Array, negative: Array, margin: float = 1.0, p: float = 2.0, eps: float = 1e-06,
     swap: builtins.bool = False, reduction: str = 'mean',
@@ -1731,8 +1855,21 @@ def triplet_margin_loss(
     swap=True takes the smaller of d(anchor, negative) and d(positive, negative).
     """
 
+def triplet_margin_with_distance_loss(
+    anchor: Array, positive: Array, negative: Array, distance_function: Any = None, margin: float = 1.0,
+    swap: builtins.bool = False, reduction: str = 'mean',
+) -> Tensor:
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin) with a distance d of two batches of vectors.
+
+    distance_function  `d(x1, x2)` gives one number for each row; `pairwise_distance` by default
+    swap               takes the smaller of d(anchor, negative) and d(positive, negative)
+    """
+
 def triu(x: Array, k: Any = 0) -> Tensor:
     """The upper triangle of the matrices in the last two axes: what lies below the k-th diagonal is 0."""
+
+def triu_indices(n: Any, m: Any = None, k: Any = 0) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the elements at and above diagonal `k` of a matrix (n, m), row by row: two int64 vectors, for x[ag.triu_indices(n)]. m: n."""
 
 def trunc(x: Array, /) -> Tensor:
     """`x` without its fraction, in x's dtype."""

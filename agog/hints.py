@@ -67,7 +67,6 @@ MODULE = {
     "vsplit": "ag.split(x, n, axis=0)", "append": "ag.concat([x, y])", "masked_fill": "ag.where(mask, value, x)",
     "index_select": "ag.take(x, indices, axis=axis)", "average": "ag.mean(x), or (x * w).sum() / w.sum()",
     "cov": "(d.T @ d) / (n - 1) with d = x - x.mean(axis=0)", "ptp": "ag.max(x) - ag.min(x)",
-    "tril_indices": "ag.nonzero(ag.tril(ag.ones(n, n)))", "triu_indices": "ag.nonzero(ag.triu(ag.ones(n, n)))",
     "nanmax": "ag.max(ag.where(ag.isnan(x), -ag.inf, x))", "nanmin": "ag.min(ag.where(ag.isnan(x), ag.inf, x))",
     "nan_to_num": "ag.where(ag.isfinite(x), x, 0.0)", "FloatTensor": "ag.asarray(data, dtype=ag.float32)",
     "LongTensor": "ag.asarray(data, dtype=ag.int64)", "BoolTensor": "ag.asarray(data, dtype=ag.bool)",
@@ -92,7 +91,6 @@ MODULE = {
     "distributions": "ag.random for samples; write the log density",
     "amp": "model.to(ag.bfloat16)", "autocast": "model.to(ag.bfloat16)", "special": "ag.erf, ag.lgamma, ...",
     "functional": "ag.nn.functional",
-    "gumbel_softmax": "ag.softmax((x + ag.random.gumbel(x.shape)) / tau)", "threshold": "ag.where(x > t, x, value)",
     "array_equal": "ag.all(x == y)", "identity": "ag.eye(n)", "degrees": "ag.rad2deg(x)", "radians": "ag.deg2rad(x)",
     "around": "ag.round(x)", "convolve": "ag.conv1d(x, w)", "flatnonzero": "ag.nonzero(x.ravel())[0]",
     "copy": "x.clone()",
@@ -114,11 +112,10 @@ MODULE = {
     "fill_diagonal": "ag.where(ag.eye(n, dtype=ag.bool), value, x)", "gradient": "ag.grad(f)(x), or ag.diff(x)",
 }
 NN = {
-    "Softmax2d": "nn.Softmax(axis=1)", "DataParallel": "the model itself", "Transformer": "nn.TransformerEncoder",
+    "DataParallel": "the model itself",
     "BCEWithLogits": "nn.BCEWithLogitsLoss()", "NLLLoss2d": "nn.NLLLoss()",
     "LazyLinear": "nn.Linear(in_features, out_features)",
-    "ParameterDict": "nn.ModuleDict, or register_parameter",
-    "AlphaDropout": "nn.Dropout", "SyncBatchNorm": "nn.BatchNorm2d",
+    "SyncBatchNorm": "nn.BatchNorm2d",
     "UpsamplingNearest2d": "nn.Upsample", "UpsamplingBilinear2d": "nn.Upsample",
 }
 RANDOM = {

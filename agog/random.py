@@ -27,8 +27,9 @@ from agog.ops.draws import EXPONENTIAL, NORMAL, UNIFORM, Law, advance, key_of, m
 from agog.ops.row import TABLE, Op
 from agog.tensor import Tensor, asarray
 
-__all__ = ["Generator", "bernoulli", "beta", "categorical", "choice", "default_generator", "dirichlet", "dropout",
-           "exponential", "fold_in", "gamma", "get_state", "gumbel", "integers", "key", "next_key", "normal",
+__all__ = ["Generator", "alpha_dropout", "bernoulli", "beta", "categorical", "choice", "default_generator", "dirichlet",
+           "dropout", "dropout1d", "dropout2d", "dropout3d", "exponential", "fold_in", "gamma", "get_state", "gumbel",
+           "gumbel_softmax", "integers", "key", "next_key", "normal",
            "permutation", "poisson", "rand", "rand_like", "randint", "randn", "randn_like", "randperm", "seed",
            "set_state", "split", "truncated_normal", "uniform"]
 
@@ -368,6 +369,71 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, *, noise_shape: Any =
         mask = _natively(generator, mask_drawn, x.shape, x.dtype, p) if key is None else None
         return x * (_drawn(_MASK, key, generator, x.shape, p, x.dtype) if mask is None else mask)
     return tensors.dropout(operand(x), p, _key(key, generator), True, noise_shape)
+
+
+def _channels(name: str, n: int, x: Any, p: float, training: bool) -> Tensor:
+    x = x if isinstance(x, Tensor) else asarray(x)
+    if x.ndim not in (n + 1, n + 2):
+        raise ShapeError(f"{name}: x has shape {x.shape}; it has {n + 2} axes (N, C, ...), or {n + 1} without N")
+    return dropout(x, p, training, noise_shape=(*x.shape[:x.ndim - n], *(1,) * n))
+
+
+def dropout1d(x: Any, p: float = 0.5, training: bool = True) -> Tensor:
+    """`dropout` of whole channels of x (N, C, L)."""
+    return _channels("dropout1d", 1, x, p, training)
+
+
+def dropout2d(x: Any, p: float = 0.5, training: bool = True) -> Tensor:
+    """`dropout` of whole channels of x (N, C, H, W)."""
+    return _channels("dropout2d", 2, x, p, training)
+
+
+def dropout3d(x: Any, p: float = 0.5, training: bool = True) -> Tensor:
+    """`dropout` of whole channels of x (N, C, D, H, W)."""
+    return _channels("dropout3d", 3, x, p, training)
+
+
+_LOW = -1.7580993408473766  # what selu tends to far to the left
+
+
+def alpha_dropout(x: Any, p: float = 0.5, training: bool = True, *, key: Any = None,
+                  generator: Generator | None = None) -> Tensor:
+    """Dropout that keeps the mean and variance of standard normal numbers: for networks of `selu`.
+
+    An element that is dropped becomes selu(-inf), and a linear map corrects both. Klambauer et al., 2017, section 3.
+    """
+    if not 0 <= p <= 1:
+        raise ArgumentError(f"alpha_dropout: p={p}; give a probability from 0 to 1")
+    x = x if isinstance(x, Tensor) else asarray(x)
+    if not training or p == 0:
+        return x
+    if p == 1:
+        return x * 0
+    kept = dropout(tensors.ones(x.shape, dtype=x.dtype), p, key=key, generator=generator) > 0
+    a = ((1 - p) * (1 + p * _LOW ** 2)) ** -0.5
+    return tensors.where(kept, x * a, tensors.zeros((), dtype=x.dtype) + a * _LOW) - a * _LOW * p
+
+
+def gumbel_softmax(logits: Any, tau: float = 1.0, hard: bool = False, axis: int = -1, *, key: Any = None,
+                   generator: Generator | None = None) -> Tensor:
+    """Samples of categories that have a gradient: softmax((logits + gumbel noise) / tau) along `axis`.
+
+    tau   the temperature: samples are nearly one-hot where it is small
+    hard  one-hot samples, with the gradient of the soft ones
+
+    Jang et al., 2017, arXiv:1611.01144; Maddison et al., 2017, arXiv:1611.00712.
+    """
+    if not tau > 0:
+        raise ArgumentError(f"gumbel_softmax: tau={tau}; it must be positive")
+    logits = logits if isinstance(logits, Tensor) else asarray(logits)
+    noise = gumbel(logits.shape, dtype=logits.dtype, key=key, generator=generator)
+    soft = tensors.softmax((logits + noise) / tau, axis=axis)
+    if not hard:
+        return soft
+    value = soft.detach()
+    places = tensors.argmax(value, axis=axis, keepdims=True)
+    one = tensors.put_along_axis(tensors.zeros_like(value), places, 1, axis=axis)
+    return one - value + soft
 
 
 def randn(*shape: int, dtype: Any = None, requires_grad: bool = False) -> Tensor:

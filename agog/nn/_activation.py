@@ -7,6 +7,7 @@ from typing import Any
 import agog as ag
 from agog.hints import wrong_keywords
 from agog.nn import init
+from agog.nn._check import bad_input
 from agog.nn._module import Module
 from agog.nn._parameter import Parameter
 
@@ -67,6 +68,16 @@ Softmax = calling("Softmax", "softmax", axis=-1)
 LogSoftmax = calling("LogSoftmax", "log_softmax", axis=-1)
 Softmin = calling("Softmin", "softmin", axis=-1)
 GLU = calling("GLU", "glu", axis=-1)
+Threshold = calling("Threshold", "threshold", threshold=..., value=...)
+
+
+class Softmax2d(Module):
+    """`softmax` over the channels of x (N, C, H, W) or (C, H, W)."""
+
+    def forward(self, x: Any) -> Any:
+        if x.ndim not in (3, 4):
+            raise bad_input(self, x, "4 axes (N, C, H, W), or 3 without N")
+        return ag.softmax(x, axis=-3)
 
 
 class PReLU(Module):

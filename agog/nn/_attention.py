@@ -266,3 +266,49 @@ class TransformerDecoderLayer(_TransformerLayer):
         x = self.norm1(x + attend(x))
         x = self.norm2(x + remember(x))
         return self.norm3(x + feed(x))
+
+
+class Transformer(Module):
+    """An encoder and a decoder (Vaswani et al., 2017): (T, N, d_model) of tgt, from src (S, N, d_model).
+
+    custom_encoder, custom_decoder  modules in place of `TransformerEncoder` and `TransformerDecoder`
+
+    For the other arguments see TransformerEncoderLayer. Matrices start as `init.xavier_uniform_` makes them.
+    """
+
+    def __init__(self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6, num_decoder_layers: int = 6,
+                 dim_feedforward: int = 2048, dropout: float = 0.1, activation: Any = "relu",
+                 custom_encoder: Module | None = None, custom_decoder: Module | None = None,
+                 layer_norm_eps: float = 1e-5, batch_first: bool = False, norm_first: bool = False, bias: bool = True,
+                 *, dtype: Any = None, device: Any = None):
+        self.d_model, self.nhead, self.batch_first = d_model, nhead, batch_first
+        settings = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias)
+        kw: Any = {"dtype": dtype, "device": device}
+        norm_settings: Any = {"bias": bias, **kw}
+        self.encoder = custom_encoder if custom_encoder is not None else TransformerEncoder(
+            TransformerEncoderLayer(*settings, **kw), num_encoder_layers,
+            LayerNorm(d_model, layer_norm_eps, **norm_settings))
+        self.decoder = custom_decoder if custom_decoder is not None else TransformerDecoder(
+            TransformerDecoderLayer(*settings, **kw), num_decoder_layers,
+            LayerNorm(d_model, layer_norm_eps, **norm_settings))
+        for p in self.parameters():
+            if p.ndim > 1:
+                init.xavier_uniform_(p)
+
+    def forward(self, src: Any, tgt: Any, src_mask: Any = None, tgt_mask: Any = None, memory_mask: Any = None,
+                src_key_padding_mask: Any = None, tgt_key_padding_mask: Any = None,
+                memory_key_padding_mask: Any = None, src_is_causal: bool = False, tgt_is_causal: bool = False) -> Any:
+        batch = 0 if self.batch_first else 1
+        for name, x in (("src", src), ("tgt", tgt)):
+            if x.ndim not in (2, 3) or x.shape[-1] != self.d_model:
+                raise bad_input(self, x, f"({'N, L' if self.batch_first else 'L, N'}, {self.d_model}) for {name}")
+        if src.ndim != tgt.ndim or src.ndim == 3 and src.shape[batch] != tgt.shape[batch]:
+            raise bad_input(self, tgt, f"as many sequences as src has, which has shape {src.shape}")
+        memory = self.encoder(src, src_mask, src_key_padding_mask, src_is_causal)
+        return self.decoder(tgt, memory, tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask,
+                            tgt_is_causal)
+
+    @staticmethod
+    def generate_square_subsequent_mask(size: int, *, dtype: Any = None) -> Any:
+        """(size, size): 0 on and below the diagonal, -inf above: nothing is attended to that comes later."""
+        return ag.triu(ag.full((size, size), -float("inf"), dtype=dtype), 1)

@@ -7,6 +7,7 @@ from typing import Any, Iterable, Iterator
 from agog.errors import ArgumentError, ArgumentTypeError, IndexingError
 from agog.nn._module import MODULE, PARAMETER, Module
 from agog.nn._parameter import Parameter
+from agog.tensor import Tensor
 
 
 class _Numbered(Module):
@@ -146,39 +147,45 @@ class ParameterList(_Numbered):
         return ", ".join(str(p.shape) for p in self._items())
 
 
-class ModuleDict(Module):
-    """A dict of modules whose parameters are found. Names are strings without dots."""
+class _Named(Module):
+    """Parts by name; what dicts of modules and dicts of parameters share."""
 
-    def __init__(self, modules: dict[str, Module] | None = None):
-        self.update(modules or {})
+    _part: type = Module
+    _kind = MODULE
 
-    def update(self, modules: Any) -> None:
-        """Add or replace modules."""
-        for name, m in dict(modules).items():
+    def __init__(self, parts: Any = None):
+        self.update(parts or {})
+
+    def update(self, parts: Any) -> None:
+        """Add or replace parts, of a dict or of pairs."""
+        for name, m in dict(parts).items():
             self[name] = m
 
-    def __setitem__(self, name: str, module: Module) -> None:
-        if not isinstance(module, Module):
-            raise ArgumentTypeError(f"ModuleDict[{name!r}]: give an nn.Module, not a {type(module).__name__}")
-        self.add_module(name, module)
+    def __setitem__(self, name: str, part: Any) -> None:
+        if not isinstance(part, self._part):
+            raise ArgumentTypeError(f"{type(self).__name__}[{name!r}]: give an nn.{self._part.__name__}, not a "
+                                    f"{type(part).__name__}")
+        self._check_name(name)
+        setattr(self, name, part)
 
-    def __getitem__(self, name: str) -> Module:
+    def __getitem__(self, name: str) -> Any:
         if name not in self._kinds:
-            raise ArgumentError(f"ModuleDict has no {name!r}; it has {', '.join(map(repr, self._kinds)) or 'nothing'}")
+            raise ArgumentError(f"{type(self).__name__} has no {name!r}; it has "
+                                f"{', '.join(map(repr, self._kinds)) or 'nothing'}")
         return self.__dict__[name]
 
     def __delitem__(self, name: str) -> None:
         self[name]
         delattr(self, name)
 
-    def pop(self, name: str) -> Module:
-        """Remove and return a module."""
-        module = self[name]
+    def pop(self, name: str) -> Any:
+        """Remove and return a part."""
+        part = self[name]
         del self[name]
-        return module
+        return part
 
     def clear(self) -> None:
-        """Remove all modules."""
+        """Remove all parts."""
         for name in self:
             del self[name]
 
@@ -195,10 +202,29 @@ class ModuleDict(Module):
         """The names."""
         return list(self._kinds)
 
-    def values(self) -> list[Module]:
-        """The modules."""
+    def values(self) -> list[Any]:
+        """The parts."""
         return [self.__dict__[n] for n in self._kinds]
 
-    def items(self) -> list[tuple[str, Module]]:
-        """(name, module)."""
+    def items(self) -> list[tuple[str, Any]]:
+        """(name, part)."""
         return [(n, self.__dict__[n]) for n in self._kinds]
+
+
+class ModuleDict(_Named):
+    """A dict of modules whose parameters are found. Names are strings without dots."""
+
+
+class ParameterDict(_Named):
+    """A dict of parameters that are found. Names are strings without dots; a Tensor becomes a Parameter."""
+
+    _part: type = Parameter
+    _kind = PARAMETER
+
+    def __setitem__(self, name: str, part: Any) -> None:
+        if isinstance(part, Tensor) and not isinstance(part, Parameter):
+            part = Parameter(part.detach())
+        super().__setitem__(name, part)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}: {p.shape}" for name, p in self.items())

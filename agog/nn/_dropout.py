@@ -53,3 +53,10 @@ class Dropout3d(_ChannelDropout):
     """Dropout of whole channels of x (N, C, D, H, W)."""
 
     _n = 3
+
+
+class AlphaDropout(Dropout):
+    """Dropout that keeps mean and variance, for networks of SELU; see `agog.alpha_dropout`."""
+
+    def forward(self, x: Any) -> Any:
+        return ag.alpha_dropout(x, self.p, self.training)

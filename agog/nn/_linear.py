@@ -150,6 +150,29 @@ class Embedding(Module):
         return f"{self.num_embeddings}, {self.embedding_dim}{pad}"
 
 
+class EmbeddingBag(Embedding):
+    """The sum, mean or maximum of bags of rows of a table; see `agog.embedding_bag`.
+
+    weight (num_embeddings, embedding_dim) starts normal(0, 1); row `padding_idx` starts as zeros and does not count.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, *, mode: str = "mean",
+                 include_last_offset: bool = False, padding_idx: int | None = None, dtype: Any = None,
+                 device: Any = None):
+        if mode not in ("sum", "mean", "max"):
+            raise ArgumentError(f"EmbeddingBag(mode={mode!r}): use 'sum', 'mean' or 'max'")
+        self.mode, self.include_last_offset = mode, include_last_offset
+        super().__init__(num_embeddings, embedding_dim, padding_idx, dtype=dtype, device=device)
+
+    def forward(self, x: Any, offsets: Any = None, per_sample_weights: Any = None) -> Any:
+        """(B, embedding_dim), from x (B, L), or x (n,) with the places `offsets` (B,) at which bags begin."""
+        return ag.embedding_bag(x, self.weight, offsets, self.mode, per_sample_weights, self.include_last_offset,
+                                self.padding_idx)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, mode={self.mode!r}"
+
+
 class Upsample(Module):
     """Images (N, C, ...) made larger: `size` gives the sizes of the result, or `scale_factor` multiplies them.
 

@@ -16,8 +16,8 @@ def _loss(name: str, op: str, also: tuple[str, ...] = (), **defaults: Any) -> ty
     also  reductions that this loss has besides the usual ones
     """
     known_reductions = ("mean", "sum", "none", *also)
-    names = (*defaults, "reduction")
-    values = {**defaults, "reduction": "mean"}
+    values = defaults if "reduction" in defaults else {**defaults, "reduction": "mean"}
+    names = tuple(values)
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if len(args) > len(names) or kwargs.keys() - set(names):
@@ -60,3 +60,9 @@ SoftMarginLoss = _loss("SoftMarginLoss", "soft_margin_loss")
 MarginRankingLoss = _loss("MarginRankingLoss", "margin_ranking_loss", margin=0.0)
 CosineEmbeddingLoss = _loss("CosineEmbeddingLoss", "cosine_embedding_loss", margin=0.0)
 TripletMarginLoss = _loss("TripletMarginLoss", "triplet_margin_loss", margin=1.0, p=2.0, eps=1e-6, swap=False)
+CTCLoss = _loss("CTCLoss", "ctc_loss", blank=0, reduction="mean", zero_infinity=False)
+MultiMarginLoss = _loss("MultiMarginLoss", "multi_margin_loss", p=1, margin=1.0, weight=None)
+MultiLabelMarginLoss = _loss("MultiLabelMarginLoss", "multilabel_margin_loss")
+MultiLabelSoftMarginLoss = _loss("MultiLabelSoftMarginLoss", "multilabel_soft_margin_loss", weight=None)
+TripletMarginWithDistanceLoss = _loss("TripletMarginWithDistanceLoss", "triplet_margin_with_distance_loss",
+                                      distance_function=None, margin=1.0, swap=False)

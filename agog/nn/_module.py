@@ -10,6 +10,7 @@ from typing import Any, Callable, Iterator, NamedTuple
 from agog.array import device as devices
 from agog.array import dtypes
 from agog.errors import AgogError, ArgumentError, ArgumentTypeError, CheckpointError, user_frame
+from agog.nn._hooks import Pulled
 from agog.nn._parameter import Buffer, Parameter
 from agog.tape import Leaf
 from agog.tensor import Tensor
@@ -117,6 +118,10 @@ class Module:
 
     # ---------------------------------------------------------------------------------------------- attributes
     def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(getattr(type(self), name, None), "__set__"):  # a property: what it sets, it sets under another name
+            object.__setattr__(self, name, value)
+            self._changed()
+            return
         kinds, old = self._kinds, self.__dict__.get(name, self)
         if isinstance(value, Parameter):
             kind = PARAMETER
@@ -280,6 +285,21 @@ class Module:
             module = found
         return module
 
+    def get_parameter(self, path: str) -> Parameter:
+        """The parameter of the dotted name `path`. Raises ArgumentError when there is none."""
+        return self._get("parameter", path, PARAMETER)
+
+    def get_buffer(self, path: str) -> Tensor:
+        """The buffer of the dotted name `path`. Raises ArgumentError when there is none."""
+        return self._get("buffer", path, BUFFER, TRANSIENT)
+
+    def _get(self, what: str, path: str, *kinds: str) -> Any:
+        owner, _, name = path.rpartition(".")
+        found = dict(self.get_submodule(owner)._own(*kinds)).get(name)
+        if found is None:
+            raise ArgumentError(f"{type(self).__name__} has no {what} {path!r}")
+        return found
+
     def num_parameters(self, trainable: bool = False) -> int:
         """How many numbers the parameters hold (with trainable=True, of those that require a gradient)."""
         return sum(p.size for p in self.parameters() if p.requires_grad or not trainable)
@@ -413,49 +433,86 @@ class Module:
         self._changed()
 
     # ---------------------------------------------------------------------------------------------------- hooks
-    def register_forward_pre_hook(self, hook: Callable[..., Any]) -> Callable[[], None]:
+    def register_forward_pre_hook(self, hook: Callable[..., Any], *, prepend: bool = False,
+                                  with_kwargs: bool = False) -> Callable[[], None]:
         """Call `hook(module, args)` before forward; what it returns, if not None, replaces the arguments.
 
+        prepend      before the hooks that there are
+        with_kwargs  call `hook(module, args, kwargs)`, which returns None or (args, kwargs)
+
         Returns a function that removes the hook.
         """
-        return self._hook(0, hook)
+        return self._hook(0, hook, prepend, with_kwargs)
 
-    def register_forward_hook(self, hook: Callable[..., Any]) -> Callable[[], None]:
+    def register_forward_hook(self, hook: Callable[..., Any], *, prepend: bool = False,
+                              with_kwargs: bool = False) -> Callable[[], None]:
         """Call `hook(module, args, output)` after forward; what it returns, if not None, replaces the output.
 
+        prepend      before the hooks that there are
+        with_kwargs  call `hook(module, args, kwargs, output)`
+
         Returns a function that removes the hook.
         """
-        return self._hook(1, hook)
+        return self._hook(1, hook, prepend, with_kwargs)
 
-    def _hook(self, when: int, hook: Callable[..., Any]) -> Callable[[], None]:
-        hooks = self._hooks or ((), ())
-        entry = (hook,)  # one function may be there twice: what is removed is what was added here
+    def register_full_backward_pre_hook(self, hook: Callable[..., Any], *,
+                                        prepend: bool = False) -> Callable[[], None]:
+        """Call `hook(module, grad_output)` when the gradients of the outputs are there; see the hook below.
+
+        What it returns, if not None, replaces them: a tuple of as many. Returns a function that removes the hook.
+        """
+        return self._hook(2, hook, prepend, False)
+
+    def register_full_backward_hook(self, hook: Callable[..., Any], *, prepend: bool = False) -> Callable[[], None]:
+        """Call `hook(module, grad_input, grad_output)` when the gradients of the inputs have been computed.
+
+        grad_input   one for each positional argument, None for those that are no Tensors with a gradient; what the hook
+                     returns, if not None, replaces it
+        grad_output  one for each output: forward returns a Tensor, or a tuple or list of Tensors and other values
+
+        Where no input has a gradient, the hook is called when those of the outputs are there. Returns a function that
+        removes the hook.
+        """
+        return self._hook(3, hook, prepend, False)
+
+    def _hook(self, when: int, hook: Callable[..., Any], first: bool, named: bool) -> Callable[[], None]:
+        if not callable(hook):
+            raise ArgumentTypeError(f"a hook is a function, not a {type(hook).__name__}")
+        hooks = self._hooks or ((),) * 4
+        entry = (hook, named)  # one function may be there twice: what is removed is what was added here
 
         def changed(of: tuple[Any, ...]) -> None:
-            both = [*(self._hooks or ((), ()))]
-            both[when] = of
-            self._hooks = tuple(both) if any(both) else None  # (another object, so that it is a new version)
+            every = [*(self._hooks or ((),) * 4)]
+            every[when] = of
+            self._hooks = tuple(every) if any(every) else None  # (another object, so that it is a new version)
 
         def remove() -> None:
             if self._hooks:
                 changed(tuple(e for e in self._hooks[when] if e is not entry))
 
-        changed((*hooks[when], entry))
+        changed((entry, *hooks[when]) if first else (*hooks[when], entry))
         remove.remove = remove  # type: ignore[attr-defined]  # PyTorch's handles have it as a method
         return remove
 
     def _call_hooked(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        before, after = self._hooks
-        for hook, in before:
-            new = hook(self, args)
-            if new is not None:
+        before, after, *backward = self._hooks
+        for hook, named in before:
+            new = hook(self, args, kwargs) if named else hook(self, args)
+            if new is not None and named:
+                if not (isinstance(new, tuple) and len(new) == 2 and isinstance(new[1], dict)):
+                    raise ArgumentTypeError("a forward pre-hook with with_kwargs=True returns None or (args, kwargs)")
+                args, kwargs = new
+            elif new is not None:
                 args = new if isinstance(new, tuple) else (new,)
+        pulled = Pulled(self, *backward) if any(backward) else None
+        if pulled is not None:
+            args = pulled.inputs(args)
         out = self.forward(*args, **kwargs)
-        for hook, in after:
-            new = hook(self, args, out)
+        for hook, named in after:
+            new = hook(self, args, kwargs, out) if named else hook(self, args, out)
             if new is not None:
                 out = new
-        return out
+        return out if pulled is None else pulled.outputs(out)
 
     # ------------------------------------------------------------------------------------------------ in words
     def extra_repr(self) -> str:

@@ -10,6 +10,7 @@ from agog.errors import ArgumentError
 from agog.nn import init
 from agog.nn._check import bad_input, whole
 from agog.nn._module import Module
+from agog.nn._packed import PackedSequence
 from agog.nn._parameter import Parameter
 
 
@@ -76,7 +77,11 @@ class _Recurrent(Module):
 
         x   (L, N, input_size), (N, L, input_size) with batch_first, or (L, input_size)
         hx  the first state, zeros by default; for an LSTM a pair (h, c)
+
+        With a PackedSequence for x the outputs are one too, and the last state of a sequence is that at its own end.
         """
+        if isinstance(x, PackedSequence):
+            return self._packed(x, hx)
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
             lead = "N, L" if self.batch_first else "L, N"
             raise bad_input(self, x, f"({lead}, {self.input_size}) or (L, {self.input_size})")
@@ -87,33 +92,50 @@ class _Recurrent(Module):
             x = ag.swapaxes(x, 0, 1)
         if x.shape[0] == 0:
             raise bad_input(self, x, "at least one step in time")
-        states = self._first(x, hx, batched)
-        last: list[tuple] = []
-        for layer in range(self.num_layers):
-            if layer and self.dropout and self.training:
-                x = ag.dropout(x, self.dropout, training=True)
-            parts = []
-            for suffix in self._suffixes(layer):
-                ys, state = self._run(x, tuple(s[len(last)] for s in states), suffix)
-                parts.append(ys)
-                last.append(state)
-            x = parts[0] if len(parts) == 1 else ag.concat(parts, axis=-1)
-        final = tuple(ag.stack([s[i] for s in last]) for i in range(self._states))
+        x, final = self._layers(x, self._first(x, hx, batched))
         if not batched:
             x, final = x[:, 0], tuple(s[:, 0] for s in final)
         elif self.batch_first:
             x = ag.swapaxes(x, 0, 1)
         return x, (final if self._states > 1 else final[0])
 
-    def _run(self, x: Any, state: tuple, suffix: str) -> tuple[Any, tuple]:
-        d = self.__dict__
-        b = d.get("bias_hh" + suffix)
-        xs = ag.unstack(ag.linear(x, d["weight_ih" + suffix], d.get("bias_ih" + suffix)))
-        w = d["weight_hh" + suffix]
+    def _packed(self, packed: PackedSequence, hx: Any) -> tuple[Any, Any]:
+        x = packed.padded
+        if x.ndim != 3 or x.shape[-1] != self.input_size:
+            raise bad_input(self, x, f"a PackedSequence of (L, N, {self.input_size})")
+        mask = ag.expand_dims(packed.mask(), axis=-1)
+        y, final = self._layers(x, self._first(x, hx, True), mask)
+        y = ag.where(mask, y, ag.zeros((), dtype=y.dtype))
+        return PackedSequence(y, packed.lengths), (final if self._states > 1 else final[0])
+
+    def _layers(self, x: Any, states: tuple, mask: Any = None) -> tuple[Any, tuple]:
+        """(outputs, last states) of x (L, N, input_size); mask (L, N, 1): where a sequence goes on."""
+        going = None if mask is None else ag.unstack(mask)
+        last: list[tuple] = []
+        for layer in range(self.num_layers):
+            if layer and self.dropout and self.training:
+                x = ag.dropout(x, self.dropout, training=True)
+            parts = []
+            for suffix in self._suffixes(layer):
+                ys, state = self._run(x, tuple(s[len(last)] for s in states), suffix, going)
+                parts.append(ys)
+                last.append(state)
+            x = parts[0] if len(parts) == 1 else ag.concat(parts, axis=-1)
+        return x, tuple(ag.stack([s[i] for s in last]) for i in range(self._states))
+
+    def _run(self, x: Any, state: tuple, suffix: str, going: Any = None) -> tuple[Any, tuple]:
+        b = getattr(self, "bias_hh" + suffix, None)
+        xs = ag.unstack(ag.linear(x, getattr(self, "weight_ih" + suffix), getattr(self, "bias_ih" + suffix, None)))
+        w = getattr(self, "weight_hh" + suffix)
         step, ys = self._step, []
-        for xi in reversed(xs) if suffix.endswith("reverse") else xs:
-            state = step(xi, state, w, b)
-            ys.append(state[0])
+        if going is None:
+            for xi in reversed(xs) if suffix.endswith("reverse") else xs:
+                state = step(xi, state, w, b)
+                ys.append(state[0])
+        else:  # what is over keeps its state
+            for i in range(len(xs))[::-1 if suffix.endswith("reverse") else 1]:
+                state = tuple(ag.where(going[i], new, old) for new, old in zip(step(xs[i], state, w, b), state))
+                ys.append(state[0])
         return ag.stack(ys[::-1] if suffix.endswith("reverse") else ys), state
 
     def _first(self, x: Any, hx: Any, batched: bool) -> tuple:

@@ -17,7 +17,9 @@ _NAMES = (
     "nll_loss binary_cross_entropy binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss "
     "kl_div poisson_nll_loss gaussian_nll_loss hinge_embedding_loss soft_margin_loss margin_ranking_loss "
     "cosine_embedding_loss triplet_margin_loss cosine_similarity pairwise_distance bilinear interpolate upsample "
-    "unfold fold pixel_shuffle pixel_unshuffle channel_shuffle lp_pool1d lp_pool2d"
+    "unfold fold pixel_shuffle pixel_unshuffle channel_shuffle lp_pool1d lp_pool2d ctc_loss multi_margin_loss "
+    "multilabel_margin_loss multilabel_soft_margin_loss triplet_margin_with_distance_loss embedding_bag grid_sample "
+    "affine_grid pdist threshold gumbel_softmax alpha_dropout dropout1d dropout2d dropout3d"
 ).split()
 __all__ = list(_NAMES)
 

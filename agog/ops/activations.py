@@ -262,3 +262,9 @@ selu = elementwise("selu(x) -> y", _selu, **_real, domain=(-3, 3), error=8,
 softsign = elementwise("softsign(x) -> y", lambda np, x: x / (1 + np.absolute(x)), **_real, domain=(0.3, 3),
                        vjp={"x": lambda xp, g, x: g / xp.square(1 + xp.abs(x))},
                        lower=lambda k, x: k.div(x, k.add(k.abs(x), 1)), doc="`x / (1 + abs(x))`.")
+
+
+@composite(samples=lambda s: [((s(3, 4),), {"threshold": 0.3, "value": -1.5})])
+def threshold(xp, x, threshold, value):
+    """x where it is above `threshold`, else `value`; the derivative at the threshold is 0."""
+    return xp.where(x <= threshold, value, x)

@@ -57,6 +57,13 @@ def _plan_batch(xp: Any, batched: tuple, inputs: tuple, statics: tuple) -> Any:
     return tuple(xp.stack(parts, axis=0) for parts in zip(*plans))
 
 
+def _plan_shapes(targets: Any, input_lengths: Any, target_lengths: Any, steps: int, classes: int, blank: int,
+                 longest: int) -> tuple:
+    n, wide = input_lengths.shape[0], 2 * (longest if len(targets.shape) == 1 else targets.shape[1]) + 1
+    whole = numpy.dtype(numpy.int64)
+    return ((n, wide), whole), ((n, wide), numpy.dtype(bool)), ((n,), whole), ((n,), whole)
+
+
 def _check_plan(targets: Any, input_lengths: Any, target_lengths: Any, steps: int, classes: int, blank: int,
                 longest: int) -> tuple:
     for name, x in (("targets", targets), ("input_lengths", input_lengths), ("target_lengths", target_lengths)):
@@ -68,7 +75,7 @@ def _check_plan(targets: Any, input_lengths: Any, target_lengths: Any, steps: in
 Op("_ctc_plan(targets, input_lengths, target_lengths; steps, classes, blank=0, longest=0) "
    "-> states, skips, times, lengths", _plan, check=_check_plan, takes="i", promotes=(), smooth=False, kind="other",
    result=lambda *d: (numpy.dtype(numpy.int64), numpy.dtype(bool), numpy.dtype(numpy.int64), numpy.dtype(numpy.int64)),
-   batch=_plan_batch,
+   batch=_plan_batch, infer=_plan_shapes,
    samples=lambda s: [((s.ints(3, 2, 4) + 1, numpy.array([5, 4]), numpy.array([4, 2])), {"steps": 5, "classes": 4}),
                       ((s.ints(3, 5), numpy.array([5, 4]), numpy.array([2, 3])),
                        {"steps": 5, "classes": 4, "blank": 3, "longest": 3})],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any
 
 from agog.array import dtypes
 from agog.errors import ArgumentError, DTypeError, ShapeError
@@ -99,9 +99,8 @@ def multilabel_margin_loss(xp, input, target, reduction="mean"):
 
 
 @composite(samples=lambda s: [((s(5, 3), s(5, 3), s(5, 3)), {})])
-def triplet_margin_with_distance_loss(xp, anchor, positive, negative,
-                                      distance_function: Callable[..., Any] | None = None, margin=1.0, swap=False,
-                                      reduction="mean"):
+def triplet_margin_with_distance_loss(xp, anchor, positive, negative, distance_function: Any = None, margin=1.0,
+                                      swap=False, reduction="mean"):
     """max(0, d(anchor, positive) - d(anchor, negative) + margin) with a distance d of two batches of vectors.
 
     distance_function  `d(x1, x2)` gives one number for each row; `pairwise_distance` by default

@@ -274,7 +274,7 @@ class Reach:
         for base in dict.fromkeys(b for m in modules for b in type(m).__mro__ if "forward" in vars(b)):
             self._note_method(base, "forward")  # somebody may replace it, or a part of a layer of the library
         for m in modules:
-            for f in [*m.__dict__.values(), *(hook for hooks in m._hooks or () for hook, in hooks)]:
+            for f in [*m.__dict__.values(), *(hook for hooks in m._hooks or () for hook, _ in hooks)]:
                 if isinstance(f, types.FunctionType):
                     self._note_callable(f)
 

@@ -8,7 +8,7 @@ HALVES = {"float16": "PyTorch has none in 16 bits", "bfloat16": "PyTorch has non
 SMALL = "labels and lengths are for this many classes and steps"
 
 
-# ------------------------------------------------------------------------------------------------------------- sequences
+# ----------------------------------------------------------------------------------------------------------- sequences
 def sequences(s):
     def of(t, n, c):
         x = s(t, n, c).astype(np.float64)
@@ -35,9 +35,10 @@ equal(
     order=1,
     why="PyTorch has no second derivative",
 )
+equal("threshold", "nn.functional.threshold", skip=FLOATS)
 excuse("what ctc_loss runs", "_ctc_plan _literal")
 
-# --------------------------------------------------------------------------------------------------------------- margins
+# ------------------------------------------------------------------------------------------------------------- margins
 equal("multilabel_soft_margin_loss", "nn.functional.multilabel_soft_margin_loss", skip=FLOATS, constant=(1, 2))
 equal(
     "multi_margin_loss",
@@ -65,7 +66,7 @@ equal(
     cases=lambda s: [((s(5, 3), s(5, 3), s(5, 3)), {}), ((s(5, 3), s(5, 3), s(5, 3)), {"swap": True, "margin": 0.5})],
 )
 
-# ------------------------------------------------------------------------------------------------------------------ bags
+# ---------------------------------------------------------------------------------------------------------------- bags
 equal(
     "embedding_bag",
     lambda x, weight, offsets=None, padding_idx=None, per_sample_weights=None, **kw: F.embedding_bag(
@@ -76,11 +77,11 @@ equal(
     sized="indices are for this table",
     order=1,
     why="PyTorch has no second derivative",
-    differs=(Differs("values first", not_finite, "nan and infinity in maxima, where PyTorch looks for what is larger"),),
+    differs=(Differs("values first", not_finite, "maxima of nan, where PyTorch looks for what is larger"),),
 )
 excuse("what embedding_bag runs", "_bags _bag_argmax")
 
-# ------------------------------------------------------------------------------------------------------------- distances
+# ----------------------------------------------------------------------------------------------------------- distances
 equal(
     "cdist",
     "cdist",
@@ -99,7 +100,7 @@ equal("pdist", "nn.functional.pdist", skip=FLOATS | HALVES, order=0, why="PyTorc
 for _name in ("tril_indices", "triu_indices"):
     equal(_name, lambda n, m, k, _name=_name: tuple(getattr(torch, _name)(n, n if m is None else m, k)))
 
-# ---------------------------------------------------------------------------------------------------------------- images
+# -------------------------------------------------------------------------------------------------------------- images
 def sampled(s):
     grid = s(2, 3, 2, 2, lo=-1.4, hi=1.4)
     return [

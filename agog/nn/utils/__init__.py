@@ -9,10 +9,13 @@ import agog as ag
 from agog.array import dtypes
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.nn._module import Module
+from agog.nn.utils import parametrizations, parametrize, rnn
+from agog.nn.utils.parametrizations import spectral_norm, weight_norm
 from agog.tensor import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "functional_call", "get_total_norm", "parameters_to_vector",
-           "vector_to_parameters"]
+           "parametrizations", "parametrize", "remove_spectral_norm", "remove_weight_norm", "rnn", "spectral_norm",
+           "vector_to_parameters", "weight_norm"]
 
 
 def _list(parameters: Any) -> list[Tensor]:
@@ -112,3 +115,11 @@ def functional_call(module: Module, values: dict[str, Any], *args: Any, **kwargs
             owner.__dict__[last] = old
 
 
+def remove_weight_norm(module: Module, name: str = "weight") -> Module:
+    """Undo `weight_norm`: the weight is a parameter again, with the value that it has. Returns the module."""
+    return parametrize.remove_parametrizations(module, name)
+
+
+def remove_spectral_norm(module: Module, name: str = "weight") -> Module:
+    """Undo `spectral_norm`: the weight is a parameter again, with the value that it has. Returns the module."""
+    return parametrize.remove_parametrizations(module, name)
