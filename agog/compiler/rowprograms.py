@@ -131,6 +131,39 @@ def _moments(row: Row, x: Array, epsilon: Value, centered: bool) -> tuple[Any, V
     return m, row.k.rsqrt(row.sum(squared) / length + epsilon)
 
 
+def moments(row: Row, mean: Array, deviation: Array, x: Array) -> None:
+    """The mean of each row, and the sum of the squared distances to it."""
+    wide = _summed(mean)
+    m = row.sum(lambda v: row.k.cast(v.soon(x)[x], wide)) / row.length_as(x.dtype)
+
+    def squared(v: Place) -> Value:
+        d = row.k.cast(v[x], wide) - m
+        return d * d
+
+    row.result(mean, m)
+    row.result(deviation, row.sum(squared))
+
+
+def rescaled(row: Row, out: Array, x: Array, mean: Value, scale: Value, shift: Value) -> None:
+    """(x - mean) scale + shift."""
+    row.each(lambda v: v.write(out, row.k.fma(v.soon(x)[x] - mean, scale, shift)))
+
+
+def rescaled_sums(row: Row, total: Array, dot: Array, g: Array, x: Array, mean: Value) -> None:
+    """What gradients of `rescaled` add up: the sum of g, and of g (x - mean)."""
+    passed = lambda v: (v.soon(g, x)[g], v[g] * (v[x] - mean))
+    for out, value in zip((total, dot), row.reduce(["sum", "sum"], passed)):
+        row.result(out, value)
+
+
+def rescaled_backward(
+    row: Row, out: Array, g: Array, x: Array, mean: Value, scale: Value, slope: Value, level: Value
+) -> None:
+    """g scale + (x - mean) slope + level."""
+    k = row.k
+    row.each(lambda v: v.write(out, k.fma(v.soon(g, x)[g], scale, k.fma(v[x] - mean, slope, level))))
+
+
 def column_sum(row: Row, out: Array, x: Array) -> None:
     """The sum of all rows."""
     row.each(lambda v: v.add(out, v[x]))
@@ -210,6 +243,10 @@ PROGRAMS: dict[str, tuple[Callable[..., None], list[str], list[str]]] = {
     "sum": (row_sum, ["column"], ["row"]),
     "mean": (row_mean, ["column"], ["row"]),
     "cumsum": (cumsum, ["row"], ["row"]),
+    "moments": (moments, ["column", "column"], ["row"]),
+    "rescaled": (rescaled, ["row"], ["row", "column", "column", "column"]),
+    "rescaled_sums_backward": (rescaled_sums, ["column", "column"], ["row", "row", "column"]),
+    "rescaled_backward": (rescaled_backward, ["row"], ["row", "row", "column", "column", "column", "column"]),
     "deviation": (row_deviation, ["column"], ["row"]),
     "max": (row_max, ["column"], ["row"]),
     "min": (row_min, ["column"], ["row"]),

@@ -32,7 +32,7 @@ class Rowwise:
         """The methods under the names by which `large.native` knows them."""
         return {name: getattr(self, name) for name in (
             "softmax", "log_softmax", "logsumexp", "cumsum", "softmax_grad", "log_softmax_grad", "norm", "norm_grad",
-            "cross_entropy", "cross_entropy_grad")}
+            "cross_entropy", "cross_entropy_grad", "batch_norm", "batch_norm_x", "batch_norm_weight")}
 
     def halves(self) -> dict[str, Callable[..., Any]]:
         """The rows among them that take 16-bit floats, as `large.halves` has them."""
@@ -146,3 +146,58 @@ class Rowwise:
         columns = [np.ascontiguousarray(np.broadcast_to(np.asarray(v, x.dtype), n)) for v in (weight, scale)]
         kernel([out], [x, lse, np.ascontiguousarray(index), *columns])
         return out
+
+    def batch_norm(self, x: Any, weight: Any, bias: Any, eps: float) -> Any:
+        """(y, mean, variance) of the row `batch_norm_train` for x (outer, channels, inner)."""
+        moments, rescaled = self._kernel("moments", x), self._kernel("rescaled", x)
+        if moments is None or rescaled is None:
+            return None
+        outer, channels, inner = x.shape
+        rows = x.reshape(-1, inner)
+        means, deviations = np.empty((2, outer * channels), x.dtype)
+        moments([means, deviations], [rows])
+        means, deviations = means.reshape(outer, channels), deviations.reshape(outer, channels)
+        mean = np.add.reduce(means, 0) / outer
+        apart = means - mean
+        var = (np.add.reduce(deviations, 0) + inner * np.add.reduce(apart * apart, 0)) / (outer * inner)
+        scale = 1.0 / np.sqrt(var + eps)
+        y = large.empty(x.shape, x.dtype, x)
+        rescaled([y.reshape(-1, inner)], [rows, *_repeated(
+            outer, mean, scale if weight is None else scale * weight, np.zeros_like(mean) if bias is None else bias)])
+        return y, mean, var
+
+    def _batch_sums(self, g: Any, x: Any, mean: Any) -> Any:
+        """The sums over each channel of g, and of g (x - mean)."""
+        kernel = self._kernel("rescaled_sums_backward", g, x) if g.shape == x.shape else None
+        if kernel is None:
+            return None
+        outer, channels, inner = x.shape
+        sums = np.empty((2, outer * channels), x.dtype)
+        kernel([*sums], [g.reshape(-1, inner), x.reshape(-1, inner), *_repeated(outer, mean)])
+        return np.add.reduce(sums.reshape(2, outer, channels), 1)
+
+    def batch_norm_x(self, g: Any, gm: Any, gv: Any, x: Any, weight: Any, mean: Any, var: Any, eps: float) -> Any:
+        """The cotangent of x (outer, channels, inner) from those of the result, the mean and the variance."""
+        kernel, sums = self._kernel("rescaled_backward", x), self._batch_sums(g, x, mean)
+        if kernel is None or sums is None:
+            return None
+        outer, channels, inner = x.shape
+        total, dot = sums
+        r = 1.0 / np.sqrt(var + eps)
+        scale = r if weight is None else r * weight
+        slope = (2.0 * gv - scale * r * r * dot) / (outer * inner)
+        level = (gm - scale * total) / (outer * inner)
+        dx = large.empty(x.shape, x.dtype, g, x)
+        kernel([dx.reshape(-1, inner)],
+               [g.reshape(-1, inner), x.reshape(-1, inner), *_repeated(outer, mean, scale, slope, level)])
+        return dx
+
+    def batch_norm_weight(self, g: Any, x: Any, mean: Any, r: Any) -> Any:
+        """The cotangent of the weight; r is 1 / deviation."""
+        sums = self._batch_sums(g, x, mean)
+        return None if sums is None else sums[1] * r
+
+
+def _repeated(outer: int, *columns: Any) -> list[Any]:
+    """Numbers for each channel (channels,) as numbers for each row (outer * channels,)."""
+    return [np.concatenate([c] * outer) if outer > 1 else np.ascontiguousarray(c) for c in columns]

@@ -222,8 +222,22 @@ def _dots(np, x, y):
     return np.add.reduce(np.vecdot(x, y), 0)
 
 
+_BLOCKS, _INNER = 1 << 13, 16
+"""Elements, and elements side by side of one channel, from which a native kernel of batch norm is worth its calls."""
+
+
+def _by_kernel(np, name, x, *arguments):
+    """A native computation on blocks (outer, channels, inner), or None."""
+    if x.size >= _BLOCKS and x.shape[2] >= _INNER:
+        return native(np, name, 32 * x.size, *arguments)
+    return None
+
+
 def _batch_norm(np, x, weight, bias, eps, axis):
     blocks = _as_blocks(x, axis)
+    done = _by_kernel(np, "batch_norm", blocks, blocks, weight, bias, eps)
+    if done is not None:
+        return done[0].reshape(x.shape), *done[1:]
     count = blocks.shape[0] * blocks.shape[2]
     mean = _sums(np, blocks) / count
     y = np.subtract(blocks, mean[:, None], fresh(np, blocks.shape, x.dtype))
@@ -258,6 +272,9 @@ def _batch_norm_x(xp, g, x, weight, mean, var, eps, axis):
 def _batch_norm_x_raw(gy, gm, gv, x, weight, mean, var, eps, axis):
     """The same, in two arrays."""
     blocks, gs = _as_blocks(x, axis), _as_blocks(gy, axis)
+    done = _by_kernel(np, "batch_norm_x", blocks, gs, gm, gv, blocks, weight, mean, var, eps)
+    if done is not None:
+        return done.reshape(x.shape)
     count = blocks.shape[0] * blocks.shape[2]
     dx = np.subtract(blocks, mean[:, None], fresh(np, blocks.shape, x.dtype))
     r = 1.0 / np.sqrt(var + eps)
@@ -282,8 +299,9 @@ def _batch_norm_weight(xp, g, x, mean, var, eps, axis):
 
 @in_float32
 def _batch_norm_weight_raw(gy, x, mean, r, axis):
-    x = _as_blocks(x, axis)
-    return _dots(np, np.subtract(x, mean[:, None], fresh(np, x.shape, x.dtype)), _as_blocks(gy, axis)) * r
+    x, g = _as_blocks(x, axis), _as_blocks(gy, axis)
+    done = _by_kernel(np, "batch_norm_weight", x, g, x, mean, r)
+    return _dots(np, np.subtract(x, mean[:, None], fresh(np, x.shape, x.dtype)), g) * r if done is None else done
 
 
 def _batch_norm_bias(xp, g, axis):

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from scipy import special
 
+import agog as ag
 from agog import config
+from agog.array import large
 from agog.compiler import targets
 from agog.compiler.rowprograms import PROGRAMS, compile_row_program
 from agog.compiler.rows import compile_rows, sum_blocks
+from agog.compiler.rowwise import Rowwise
 from agog.errors import AgogError
+from agog.ops import normalization
 
 SHAPES = [(1, 1), (3, 5), (7, 16), (2, 17), (5, 64), (3, 131), (2, 1000), (1, 9001), (150, 67), (0, 4), (4, 0)]
 
@@ -53,6 +57,11 @@ REFERENCE = {
     "cross_entropy_backward": cross_entropy_backward,
     "sum": lambda x: x.sum(-1),
     "deviation": lambda x: ((x - x.mean(-1, keepdims=True)) ** 2).sum(-1),
+    "moments": lambda x: (x.mean(-1), ((x - x.mean(-1, keepdims=True)) ** 2).sum(-1)),
+    "rescaled": lambda x, mean, scale, shift: (x - mean[:, None]) * scale[:, None] + shift[:, None],
+    "rescaled_sums_backward": lambda g, x, mean: (g.sum(-1), (g * (x - mean[:, None])).sum(-1)),
+    "rescaled_backward": lambda g, x, mean, scale, slope, level: (
+        g * scale[:, None] + (x - mean[:, None]) * slope[:, None] + level[:, None]),
     "mean": lambda x: x.mean(-1),
     "cumsum": lambda x: x.cumsum(-1),
     "max": lambda x: x.max(-1),
@@ -70,6 +79,8 @@ def arguments(name, rows, d, dtype, rng):
     ins = [rng.standard_normal(shapes[kind]).astype(dtype) for kind in in_kinds]
     if "norm" in name:
         ins[-1] = np.array(0.01, dtype)
+    if name == "rescaled_sums_backward":  # what cancels has fewer digits
+        ins = [np.abs(ins[0]), np.abs(ins[1]), -np.abs(ins[2])]
     if "cross_entropy" in name:
         ins[2 if "backward" in name else 1] = rng.integers(0, d, rows)
     return [np.full(shapes[kind], 7, dtype) for kind in out_kinds], ins
@@ -145,6 +156,42 @@ def test_own_programs_and_integers(target, rng):
     kernel([total, largest], [x])
     np.testing.assert_array_equal(total, x.sum(-1, dtype=np.int64))
     np.testing.assert_array_equal(largest, x.max(-1))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16), (5, 7, 33), (1, 4, 100), (9, 1, 17)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm(shape, affine, target, rng):
+    """As NumPy has it in float64, also where the mean is large beside the deviation."""
+    rowwise = Rowwise(lambda name, dtype: compile_row_program(name, dtype, target))
+    channels = shape[1]
+    x = (rng.standard_normal(shape) + 100).astype(np.float32)
+    g, gm, gv = (rng.standard_normal(s).astype(np.float32) for s in (shape, channels, channels))
+    weight, bias = (rng.random(channels, np.float32) if affine else None for _ in range(2))
+    exact = [None if a is None else a.astype(np.float64) for a in (x, weight, bias)]
+    got, expected = rowwise.batch_norm(x, weight, bias, 1e-5), normalization._batch_norm(np, *exact, 1e-5, 1)
+    for a, e, tolerance in zip(got, expected, (5e-5, 1e-5, 1e-4), strict=True):
+        np.testing.assert_allclose(a, e, tolerance, tolerance)
+    _, mean, var = expected
+    x64, r = exact[0], 1 / np.sqrt(var + 1e-5)
+    dx = rowwise.batch_norm_x(g, gm, gv, x, weight, *(a.astype(np.float32) for a in (mean, var)), 1e-5)
+    exact_dx = normalization._batch_norm_x_raw(g, gm, gv, x64, exact[1], mean, var, 1e-5, 1)
+    np.testing.assert_allclose(dx, exact_dx, 1e-3, 1e-3)
+    dw = rowwise.batch_norm_weight(g, x, mean.astype(np.float32), r.astype(np.float32))
+    np.testing.assert_allclose(dw, np.einsum("ncp,ncp->c", g, x64 - mean[:, None]) * r, 1e-3, 1e-3)
+
+
+def test_eager_batch_norm_takes_the_kernels(monkeypatch, rng):
+    known = Rowwise(lambda name, dtype: compile_row_program(name, dtype)).table()
+    asked = []
+    monkeypatch.setattr(large, "native", lambda name, work, *a: asked.append(name) or known[name](*a)
+                        if name in known else None)
+    x = ag.asarray(rng.standard_normal((4, 16, 12, 12)).astype(np.float32)).requires_grad_()
+    weight = ag.asarray(rng.random(16, np.float32)).requires_grad_()
+    y = ag.batch_norm_train(x, weight, None)[0]
+    y.sum().backward()
+    assert {"batch_norm", "batch_norm_x", "batch_norm_weight"} <= set(asked)
+    few = ag.batch_norm_train(x[:1, :, :2], weight, None)[0]
+    assert asked.count("batch_norm") == 1 and few.shape == (1, 16, 2, 12)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
