@@ -411,8 +411,8 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
         templates.REVERSED if reverse else templates.BINARY, op.name, globals(), flags,
         {"PARENTS": "p, q", "ENV": f"({env})", "SHAPE": shape},
         {"op": op, "fallback": fallback, "ufunc": op.raw, "plain": op.plain,
-         "limit": LARGE if op.choose is None or reverse else 0,
-         "large_binary": op.choose or large.binary, "derived": op.derived})
+         "limit": op.slow or LARGE if op.choose is None or reverse else 0,
+         "large_binary": op.choose or (large.slow if op.slow else large.binary), "derived": op.derived})
 
 
 def _derived(derived: tuple, values: tuple) -> tuple:
@@ -586,5 +586,59 @@ def join(joins: Callable[..., Any], general: Callable[..., Any]) -> Callable[...
     return joined
 
 
-tensors = Namespace("tensor", function, join)
+def total() -> Callable[..., Any]:
+    """The function of a composite that sums the terms of a row: without storing them, where a kernel does that."""
+    def summed(terms: str, inputs: tuple, mean: bool) -> Any:
+        if not config.special and type(inputs[0]) is Tensor and inputs[0]._data.size >= large.SLOW:
+            try:
+                done = _total(TABLE[terms], inputs, mean)
+                if done is not None:
+                    return done
+            except Exception:
+                pass  # the general path says what is wrong
+        loss = getattr(tensors, terms)(*inputs)
+        return tensors.mean(loss) if mean else tensors.sum(loss)
+
+    return summed
+
+
+def _total(op: Op, inputs: tuple, mean: bool) -> Any:
+    first = inputs[0]._data
+    dtype, shape = first.dtype, first.shape
+    if type(first) is not _nd or dtype is not _f32 and dtype is not dtypes.float64:
+        return None
+    datas: list[Any] = []
+    parents: list[Any] = []
+    for x, rule in zip(inputs, op.rules):
+        if type(x) is Tensor:
+            data = x._data
+            if type(data) is not _nd or data.dtype is not dtype or data.shape != shape:
+                return None
+            datas.append(data)
+            parents.append(x._node if rule is not None else None)
+        elif type(x) is float or type(x) is int:
+            datas.append(_number(x, dtype))
+            parents.append(None)
+        else:
+            return None
+    out = large.native("total", 16 * first.size, op.name, mean, datas)
+    if out is None:
+        return None
+    t = next(_blanks)
+    t._data = out
+    t._node = None
+    if parents.count(None) != len(parents):  # as the row and the reduction would have recorded it
+        node = tape.record(op, tuple(parents), (*datas, None), (), shape)
+        t._node = tape.record(TABLE["mean" if mean else "sum"], (node,), (first, out), (None, False), ())
+    return t
+
+
+def quick(composite: Any, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a composite, which is `fn`, with the quick way that there is for it."""
+    if composite.joins is not None:
+        return join(composite.joins, fn)
+    return total() if composite.totals else fn
+
+
+tensors = Namespace("tensor", function, quick)
 """The world of Tensors: what `agog.exp`, `agog.sum`, ... are, and what rules run in with `create_graph`."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
+from math import prod
 from typing import Any, Callable, Sequence
 from weakref import WeakKeyDictionary
 
@@ -26,7 +27,8 @@ from agog.ops.row import Op
 _tickets = count(-1, -1)  # younger is smaller: what a heap hands out first
 _ticket = _tickets.__next__
 _new = object.__new__
-_ndarray, _PULL_FROM = np.ndarray, large.PULL_FROM
+_ndarray, _PULL_FROM, _raw = np.ndarray, large.PULL_FROM, (np.ndarray, np.generic)
+_NEVER = 1 << 30  # saved values from which a gradient rule is computed by a kernel, where none is
 
 
 class Node:
@@ -213,7 +215,9 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
             at, split, saved = op.factors
             if gather(products, parents[at], *split(g, env[saved])):
                 parents = (*parents[:at], None, *parents[at + 1:])
-        wide = elementwise and type(g) is _ndarray and g.size >= _PULL_FROM
+        least = 0 if elementwise and type(g) is _ndarray and g.size >= _PULL_FROM else _NEVER
+        if elementwise and not whole and not g.shape and isinstance(g, _raw) and prod(shape) >= _PULL_FROM:
+            least = 2  # of a sum, g is one number for all: what goes over one array is as quick in NumPy
         if not op.variadic and op.reads is not None and config.modes.recorder is None:
             # (A recorder looks for loops among the operations, one turn like the other.)
             pieces = True
@@ -233,7 +237,7 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
                 continue
             fn, count, pick = rule
             try:
-                if not wide or (part := large.pull(rule, g, env)) is None:
+                if count < least or (part := large.pull(rule, g, env)) is None:
                     part = (fn(xp, g, env[pick]) if count == 1 else fn(xp, g, *pick(env)) if count > 0 else
                             pick if count else fn(xp, g))
             except FloatingPointError:

@@ -13,6 +13,7 @@ from agog import config
 from agog.array import large
 from agog.compiler import codegen, eager, jit
 from agog.compiler.elementwise import compile_elementwise
+from agog.compiler.mixed import Mixed, compile_mixed
 from agog.errors import AxisError, IndexingError
 from agog.ops.namespaces import raw
 from agog.ops.row import TABLE
@@ -142,7 +143,7 @@ def test_clipping(dtype, rng):
         want = x if bounds[0] is None else np.maximum(x, bounds[0])
         want = want if bounds[1] is None else np.minimum(want, bounds[1])
         assert all(g.dtype == x.dtype and np.array_equal(g, want, equal_nan=dtype != "int32") for g in got)
-    assert any(v for k, v in eager._kernels.items() if k[:2] == ("mixed", "clip")), "no kernel was made"
+    assert any(v for k, v in eager._kernels.items() if k[0] is compile_mixed and k[1] == "clip"), "no kernel was made"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
@@ -570,11 +571,11 @@ def test_a_recording_takes_what_is_on_disk_and_compiles_nothing(monkeypatch, tmp
             return out
 
     x = np.ones(1000, np.float32)
-    row = "mixed", "clip", x.dtype, "contiguous", "scalar", "scalar"
+    row, bounds = (compile_mixed, "clip", x.dtype, "ann"), (np.array(0.2, x.dtype), np.array(0.4, x.dtype))
     for found in (False, True):
         gc.collect()  # code that is still loaded would be used again
         family = eager._Family(Twice, twice="run")
-        twice, clip = family.kernel("run"), lambda: eager._clip(x, 0.2, 0.4)
+        twice, clip = family.kernel("run"), lambda: large.kernels["clip"](x, *bounds)
         monkeypatch.setattr(eager, "_kernels", {})
         before = len(compiled)
         with recording(Recorder()):
@@ -660,8 +661,8 @@ def test_a_number_for_all_as_a_cotangent(rng):
 def test_rows_with_numbers(f, reference, dtype, rng, monkeypatch):
     x = rng.normal(size=(30, 40)).astype(dtype)
     x[0, :4] = np.nan, np.inf, -np.inf, -0.0
-    done, mixed = [], eager._mixed
-    monkeypatch.setattr(eager, "_mixed", lambda *a: done.append(mixed(*a)) or done[-1])
+    done, run = [], Mixed._run
+    monkeypatch.setattr(Mixed, "_run", lambda *a: done.append(run(*a)) or done[-1])
     f(ag.asarray(x))  # asks for the kernel
     got = f(ag.asarray(x)).numpy()
     assert done[-1] is not None and got.dtype == dtype

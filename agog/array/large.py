@@ -16,12 +16,19 @@ import numpy as np
 
 from agog import config
 from agog.array import dtypes
+from agog.array.numbers import weak
 
 THRESHOLD = 1 << 16
 """Elements from which a native kernel is worth its call."""
 
 MIDDLE = 1 << 9
 """The same where NumPy goes over the array several times, as for a sigmoid."""
+
+SLOW = 1 << 10
+"""The same where a ufunc takes long for an element, and the kernel may differ in the last digit."""
+
+_WHOLE_FROM = 1 << 14
+"""The same for quotients of integers, which no vector instruction computes; NumPy multiplies where one is a number."""
 
 _THREADS_FROM = 1 << 19
 """Elements from which waking a Python thread (some 70 µs) pays, and loading the compiler is called for."""
@@ -164,6 +171,9 @@ ready: dict[tuple[Any, ...], tuple[Callable[..., None], np.dtype]] = {}
 for an array and a number, as an array of no axes, by the ufunc, the dtype and the number's place. Set by the compiler
 for what `accelerate` was asked for, and has compiled. Raises ValueError for what is not C-contiguous."""
 
+wanted: Callable[..., None] | None = None
+"""Set by the compiler when it is loaded: `wanted(ufunc, dtype, *place)` has the kernel made that `ready` then holds."""
+
 stretched: Callable[..., Any] | None = None
 """Set by the compiler when it is loaded: `stretched(ufunc, a, b, shape)`, the result for arrays that broadcast to
 `shape`, or None where there is no kernel, or none yet."""
@@ -187,13 +197,17 @@ HALVES_FROM = 1 << 12
 
 
 def astype(x: Any, dtype: np.dtype) -> Any:
-    """`x.astype(dtype)`, natively where one of the dtypes is a 16-bit float and the array is large."""
-    if x.size >= HALVES_FROM:
+    """`x.astype(dtype)`, natively where the array is large, or NumPy takes long for an element."""
+    if x.size >= HALVES_FROM and x.dtype is not dtype and (
+            x.size >= _CAST_FROM or 2 in (x.itemsize, dtype.itemsize) or dtype.kind == "i" and x.dtype.kind == "f"):
         done = native("astype", 4 * x.size, x, dtype)
         if done is not None:
             return done
     return x.astype(dtype)
 
+
+_CAST_FROM = 1 << 14
+"""The same for an array that is cast to a dtype that NumPy has."""
 
 PULL_FROM = 1 << 13
 """Elements of a cotangent from which the gradient rule of an elementwise row goes to `pull`; rules that call other rows
@@ -356,6 +370,42 @@ def binary(ufunc: Any, a: Any, b: Any) -> Any:
     return out
 
 
+def slow(ufunc: Any, a: Any, b: Any) -> Any:
+    """`binary` for a ufunc that takes long for an element: a kernel pays for fewer of them (`Op.slow`)."""
+    array = a if type(a) is _ndarray else b
+    if array.size >= THRESHOLD or type(array) is not _ndarray:
+        return binary(ufunc, a, b)
+    dtype = array.dtype
+    place: tuple[int, ...] = ()
+    if dtype.kind in "iub" and (array.size < _WHOLE_FROM or type(a) is not type(b)):
+        return ufunc(a if type(a) is _ndarray else weak(a, dtype), b if type(b) is _ndarray else weak(b, dtype))
+    if type(a) is not _ndarray or type(b) is not _ndarray:
+        done, place = _beside_number(ufunc, a, b), (1 if array is a else 0,)
+    elif a.shape == b.shape:
+        done, made = None, ready.get((ufunc, dtype))
+        if made is not None and b.dtype is dtype:
+            run, result = made
+            done = _empty(a.shape, result)
+            try:
+                run(done, a, b)
+            except ValueError:
+                done = _as_it_lies(ufunc, a, b)
+    else:
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        done = None if stretched is None else stretched(ufunc, a, b, shape)
+        if done is None:
+            if stretched is None:
+                _count(64 * prod(shape))
+            return ufunc(a, b)
+    if done is not None:
+        return done
+    if wanted is None:
+        _count(64 * array.size)
+    else:
+        wanted(ufunc, dtype, *place)
+    return ufunc(a if type(a) is _ndarray else weak(a, dtype), b if type(b) is _ndarray else weak(b, dtype))
+
+
 def _beside_number(ufunc: Any, a: Any, b: Any) -> Any:
     """`ufunc(a, b)` of an array and a number of Python's by a kernel; None if none is ready, or NumPy has to decide."""
     array, number, place = (a, b, 1) if type(a) is _ndarray else (b, a, 0)
@@ -365,9 +415,11 @@ def _beside_number(ufunc: Any, a: Any, b: Any) -> Any:
             -1e9 < number < 1e9):
         return None
     run, result = made
-    out, number = empty(array.shape, result, array), np.array(number, dtype)
+    out, one = empty(array.shape, result, array), weak(number, dtype)
+    if type(one) is not _ndarray:
+        one = np.array(number, dtype)
     try:
-        run(out, array, number) if place else run(out, number, array)
+        run(out, array, one) if place else run(out, one, array)
         return out
     except ValueError:
         return None

@@ -23,13 +23,14 @@ from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.folds import fold
 from agog.compiler.gemm import gemm
 from agog.compiler.ir import FLOATS
+from agog.compiler.mixed import Mixed
 from agog.compiler.reducing import Reductions, plan
 from agog.compiler.rowprograms import compile_row_program
 from agog.compiler.rowwise import Rowwise
 from agog.compiler.rules import compile_rule
 from agog.compiler.scatter import add_rows
 from agog.compiler.stretched import compile_stretched, layout
-from agog.compiler.targets import HALVES, ITEMSIZE
+from agog.compiler.targets import HALVES
 from agog.ops.row import TABLE, Op
 
 _DTYPES = {"float32", "float64", "float16", "bfloat16", "int32", "int64", "bool"}
@@ -54,11 +55,7 @@ def accelerate(ufunc: Any, inputs: tuple, out: np.ndarray) -> bool:
     key = (ufunc, dtype, out.dtype, *[type(x) is np.ndarray and x.ndim for x in inputs])
     kernel = _kernels.get(key)
     if kernel is None:
-        if key not in _kernels:
-            _kernels[key] = None  # asked for once
-            if ufunc in _rows and dtype.name in _DTYPES and (
-                    out.dtype == dtype or out.dtype == np.bool_ and dtype.kind != "i"):
-                _request(_compile, key)
+        _ask(key)
         return False
     arrays = [x if type(x) is np.ndarray else np.array(x, dtype) for x in inputs]
     for x in arrays:
@@ -66,6 +63,27 @@ def accelerate(ufunc: Any, inputs: tuple, out: np.ndarray) -> bool:
             return False
     kernel([out], arrays)
     return True
+
+
+def wanted(ufunc: Any, dtype: Any, *place: int) -> None:
+    """Ask for the kernel of arrays of one shape, or of an array and a number, which is at `place`."""
+    result = _results.get((ufunc, dtype))
+    if result is None:
+        result = _results[ufunc, dtype] = ufunc(*[np.empty(0, dtype)] * ufunc.nin).dtype
+    _ask((ufunc, dtype, result, *[i not in place for i in range(ufunc.nin)]))
+
+
+_results: dict[Any, Any] = {}
+
+
+def _ask(key: Any) -> None:
+    """Have the kernel of a key of `accelerate` compiled, once."""
+    if key in _kernels:
+        return
+    _kernels[key] = None
+    ufunc, dtype, result, *_ = key
+    if ufunc in _rows and dtype.name in _DTYPES and (result == dtype or result == np.bool_ and dtype.kind != "i"):
+        _request(_compile, key)
 
 
 def stretched(ufunc: Any, a: Any, b: Any, shape: tuple[int, ...]) -> Any:
@@ -178,28 +196,6 @@ def _compile(key: Any) -> None:
     _kernels[key] = kernel
     place = () if all(whole) else (whole.index(0),)  # of a number
     large.ready[ufunc, dtype, *place] = kernel.run, result
-
-
-def _astype(x: Any, dtype: Any) -> Any:
-    """A large array in another dtype, one of the two a 16-bit float."""
-    key = ("astype", x.dtype, dtype)
-    kernel = _kernels.get(key)
-    if kernel is None:
-        names = x.dtype.name, dtype.name
-        if key not in _kernels and ITEMSIZE.keys() >= {*names} and not {*names}.isdisjoint(HALVES):
-            _kernels[key] = None  # asked for once
-            _request(_compile_astype, key)
-        return None
-    if type(x) is not np.ndarray or not x.flags.c_contiguous:
-        return None
-    out = large.empty(x.shape, dtype, x)
-    kernel([out], [x])
-    return out
-
-
-def _compile_astype(key: Any) -> None:
-    _, given, wanted = key
-    _kernels[key] = compile_elementwise("astype", lambda k, x: k.cast(x, wanted.name), [given.name], [wanted.name])
 
 
 _f32 = np.dtype(np.float32)
@@ -444,64 +440,6 @@ _halves = (
 )
 
 
-def _mixed(name: str, shape: tuple[int, ...], dtype: Any, values: tuple[Any, ...]) -> Any:
-    """An elementwise row of C-contiguous arrays of one shape and numbers, which are of `dtype`; bools come first."""
-    kinds = []
-    for i, v in enumerate(values):
-        if type(v) is np.ndarray:
-            if v.ndim and (v.shape != shape or not v.flags.c_contiguous) or v.dtype != (
-                    np.bool_ if name == "where" and not i else dtype):
-                return None
-            kinds.append("contiguous" if v.ndim else "scalar")
-        elif v is None:
-            kinds.append("absent")
-        elif type(v) in (int, float):  # only a Python number is weak
-            kinds.append("scalar")
-        else:
-            return None
-    key = ("mixed", name, dtype, *kinds)
-    kernel = _kernels.get(key)
-    if kernel is None:
-        if key not in _kernels:
-            _kernels[key] = None  # asked for once
-            if dtype.name in _DTYPES:
-                _request(_compile_mixed, key)
-        return None
-    out = large.empty(shape, dtype, *values)
-    kernel([out], [v if type(v) is np.ndarray else np.array(v, dtype) for v in values if v is not None])
-    return out
-
-
-def _compile_mixed(key: Any) -> None:
-    _, name, dtype, *kinds = key
-    lower: Any = TABLE[name].lower
-
-    def row(k: Any, *values: Any) -> Any:
-        given = iter(values)
-        return lower(k, *[None if kind == "absent" else next(given) for kind in kinds])
-
-    dtypes = [dtype.name] * (len(kinds) - kinds.count("absent"))
-    if name == "where":
-        dtypes[0] = "bool"
-    _kernels[key] = compile_elementwise(name, row, dtypes, [dtype.name], [k for k in kinds if k != "absent"])
-
-
-def _where(condition: Any, x: Any, y: Any) -> Any:
-    """The row `where` of arrays of one shape and numbers."""
-    wholes = [v for v in (x, y) if type(v) is np.ndarray and v.ndim]
-    return _mixed("where", condition.shape, wholes[0].dtype, (condition, x, y)) if wholes else None
-
-
-def _with_numbers(name: str) -> Any:
-    """A row whose first array says the shape and the dtype."""
-    return lambda x, *others: _mixed(name, x.shape, x.dtype, (x, *others))
-
-
-def _clip(x: Any, low: Any, high: Any) -> Any:
-    """The row `clip` of arrays of one shape and numbers."""
-    return None if low is None and high is None else _mixed("clip", x.shape, x.dtype, (x, low, high))
-
-
 def _add_rows(n: int, indices: Any, g: Any) -> Any:
     """Zeros (n, d) to which the rows of g (m, d) are added at indices (m,), which may be out of range."""
     if type(g) is not np.ndarray or g.dtype.name not in FLOATS or not g.flags.c_contiguous or not g.size:
@@ -546,9 +484,10 @@ if hasattr(os, "register_at_fork"):
 def enable() -> None:
     """Let `agog.array.large` use these kernels."""
     if config.native:
-        large.accelerate, large.pull, large.stretched, large.reduced = accelerate, pull, stretched, reductions
-        large.kernels |= {op.name: _with_numbers(op.name) for op in TABLE.values() if hasattr(op.impl, "mixed")}
-        large.kernels |= {"where": _where, "clip": _clip, "astype": _astype, "add_rows": _add_rows, "draws": _draws}
+        large.accelerate, large.wanted, large.pull, large.stretched = accelerate, wanted, pull, stretched
+        large.reduced = reductions
+        large.kernels |= Mixed(_ready).table()
+        large.kernels |= {"add_rows": _add_rows, "draws": _draws}
         rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
         large.kernels |= rowwise.table()
         large.halves |= rowwise.halves()

@@ -25,10 +25,10 @@ STREAM_BYTES = 32 << 20
 # Costs are counted in instructions of one vector, some 0.1 ns each.
 _UNROLL = ((16, 4), (48, 2))  # up to this cost, this many vectors in the loop: out-of-order execution does the rest
 _LIGHT = 40  # up to this cost a kernel waits for memory
-_LINE = 7  # what 64 bytes of an array cost that is not in the first cache
-_CHUNK = 1 << 14  # in a chunk
-_AWAKE = 1 << 15  # from which threads take part that are awake
-_WAKE = 1 << 19  # from which waking a thread pays for one call, with its 10 us here and 40 there
+LINE = 7  # what 64 bytes of an array cost that is not in the first cache
+CHUNK = 1 << 14  # in a chunk
+AWAKE = 1 << 15  # from which threads take part that are awake
+WAKE = 1 << 19  # from which waking a thread pays for one call, with its 10 us here and 40 there
 
 
 class ElementwiseKernel:
@@ -288,7 +288,7 @@ class _Expression:
         stream = (k.load(sizes, "int64") >= STREAM_BYTES) | (total >= (targets.last_cache() or 1 << 60))
         k.store(k.cast(stream, "int64"), k.at(slots, len(self.outs) + len(self.ins), "int64"))
         moved = [dtype for dtype, kind in zip(self.ins, self.kinds, strict=True) if kind != "scalar"] + self.outs
-        traffic = sum(_LINE * self.lanes * ITEMSIZE[dtype] // 64 for dtype in moved)
+        traffic = sum(LINE * self.lanes * ITEMSIZE[dtype] // 64 for dtype in moved)
         cost = max(self.cost, traffic)
 
         def elements(work: int) -> int:
@@ -296,7 +296,7 @@ class _Expression:
 
         # Enough chunks that small work can be divided, and none so small that beginning it counts.
         eighth = k.bitwise_and(k.op(f"lshr i64 {n.text}, 3", "int64") + 1023, -1024)
-        most = max(4096, min(elements(_CHUNK), 65536) // 1024 * 1024)
+        most = max(4096, min(elements(CHUNK), 65536) // 1024 * 1024)
         grain = k.where(eighth < most, eighth, most)
         grain = k.where(grain < 4096, 4096, grain)
         chunk = k.symbol("@chunk")
@@ -307,6 +307,6 @@ class _Expression:
         def alone() -> None:
             k.call_known("chunk", None, slots, k.const(0, "int64"), n, k.const(0, "int32"))
 
-        k.if_(n < elements(_AWAKE), alone, lambda: k.if_(n < elements(_WAKE), share(pool.AWAKE), share(pool.SYMBOL)))
+        k.if_(n < elements(AWAKE), alone, lambda: k.if_(n < elements(WAKE), share(pool.AWAKE), share(pool.SYMBOL)))
         k.ret()
         k.finish()

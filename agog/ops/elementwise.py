@@ -6,7 +6,6 @@ bounds, and functions that are constant almost everywhere have the gradient zero
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -103,10 +102,10 @@ sign = elementwise("sign(x) -> y", takes="ifc", vjp={"x": _sign_vjp}, jvp={"x": 
                    lower=lambda k, x: k.sign(x), domain=(0.3, 3),
                    doc="-1, 0 or 1 by the sign of `x`; of complex `x`, `x / abs(x)`, and 0 at 0.")
 
-floor_divide = elementwise("floor_divide(x, y) -> z", takes="if", vjp={"x": _none, "y": _none},
+floor_divide = elementwise("floor_divide(x, y) -> z", takes="if", slow=large.MIDDLE, vjp={"x": _none, "y": _none},
                            lower=lambda k, x, y: k.floor_divide(x, y), domain=((-5, 5), (0.7, 4)), smooth=False,
                            doc="`floor(x / y)` in the operands' dtype. Integers divided by zero give 0.")
-remainder = elementwise("remainder(x, y) -> z", takes="if",
+remainder = elementwise("remainder(x, y) -> z", takes="if", slow=large.MIDDLE,
                         vjp={"x": lambda xp, g: g, "y": lambda xp, g, x, y: -g * xp.floor_divide(x, y)},
                         lower=lambda k, x, y: k.remainder(x, y), domain=((0.1, 0.8), (0.9, 2)),
                         doc="`x - floor_divide(x, y) * y`: it has the sign of `y`. Integers modulo zero give 0.")
@@ -119,7 +118,7 @@ def _fmod_lower(k: Any, x: Any, y: Any) -> Any:
     return k.where(k.logical_and(k.ne(r, 0), k.ne(k.lt(x, 0), k.lt(y, 0))), k.sub(r, y), r)
 
 
-fmod = elementwise("fmod(x, y) -> z", takes="if",
+fmod = elementwise("fmod(x, y) -> z", takes="if", slow=large.MIDDLE,
                    vjp={"x": lambda xp, g: g, "y": lambda xp, g, x, y: -g * xp.trunc(xp.divide(x, y))},
                    lower=_fmod_lower, domain=((0.1, 0.8), (0.9, 2)),
                    doc="The remainder of `x / y` that has the sign of `x`, as in C.")
@@ -156,7 +155,18 @@ def power_by_products(multiply: Any, x: Any, n: float) -> Any:
     return square if n == 2 else multiply(square, x if n == 3 else square)
 
 
-_multiply_large = functools.partial(large.binary, numpy.multiply)
+def _products(n: int) -> Op:
+    def impl(np: Any, x: Any) -> Any:
+        y = np.square(x)
+        if np is not numpy or not y.shape:
+            return y * (x if n == 3 else y)
+        return np.multiply(y, x if n == 3 else y, y)
+
+    return elementwise(f"_power{n}(x) -> y", impl, takes="ifc", vjp={"x": lambda xp, g, x: g * n * x ** (n - 1)},
+                       lower=lambda k, x: power_by_products(k.mul, x, n), domain=(-2, 2), doc=f"`x ** {n}`.")
+
+
+_cube, _fourth = _products(3), _products(4)
 _FEW = 16  # elements up to which nothing is quicker than one call
 
 
@@ -164,13 +174,17 @@ def _power(ufunc: Any, x: Any, y: Any) -> Any:
     """x ** y. NumPy takes 60 ns for the power of a negative number, and as long for a cube as for any other power."""
     if type(x) is not numpy.ndarray or type(y) is not int and type(y) is not float or x.dtype.char not in "fd":
         return large.binary(ufunc, x, y) if getattr(x, "size", 0) >= large.THRESHOLD else ufunc(x, y)
-    if x.size >= large.THRESHOLD:
-        by_products = y in PRODUCTS and y != 2  # (which is one ufunc)
-        return power_by_products(_multiply_large, x, y) if by_products else large.binary(ufunc, x, y)
-    if x.size <= _FEW or y == 2:
+    if y == 2:
+        return numpy.square(x) if x.size < large.THRESHOLD else large.unary(numpy.square, x)
+    if x.size <= _FEW:
         return ufunc(x, weak(y, x.dtype))
     if y in PRODUCTS:
-        return power_by_products(numpy.multiply, x, y)
+        if x.size >= large.PULL_FROM:
+            return large.several(_cube.raw if y == 3 else _fourth.raw, x)
+        z = numpy.multiply(x, x)
+        return numpy.multiply(z, x if y == 3 else z, z)
+    if x.size >= large.THRESHOLD:
+        return large.binary(ufunc, x, y)
     if y != y // 1 or not -_WHOLE < y < _WHOLE:
         return ufunc(x, weak(y, x.dtype))
     z = ufunc(numpy.absolute(x), weak(y, x.dtype))
@@ -225,20 +239,22 @@ fmin = elementwise("fmin(x, y) -> z", vjp={"x": _fextreme_vjp(True, False), "y":
                    doc="The smaller of `x` and `y`; the other one where one is nan. Ties go to `x`.")
 
 
+_CLIP_FROM = 1 << 15  # elements from which a kernel pays
+_clip_once = getattr(getattr(getattr(numpy, "_core", None), "umath", None), "clip", numpy.clip)
+"""The ufunc of `numpy.clip`, which is quick, while what NumPy has around it takes 2 us."""
+
+
 def _clip(np: Any, x: Any, min: Any, max: Any) -> Any:
-    if np is numpy and x.size >= large.THRESHOLD and type(x) is numpy.ndarray:
+    if np is numpy and x.size >= _CLIP_FROM and type(x) is numpy.ndarray:
         done = large.native("clip", 4 * x.size, x, min, max)
         if done is not None:
             return done
     if min is None:
         return np.positive(x) if max is None and x.dtype.kind != "b" else x if max is None else np.minimum(x, max)
-    if np is numpy and max is not None and x.size >= _MANY and x.dtype.char in "fd" and not (
+    if np is numpy and max is not None and x.size >= large.SLOW and x.dtype.char in "fd" and not (
             getattr(min, "ndim", 0) or getattr(max, "ndim", 0)):
-        return np.clip(x, min, max)  # NumPy takes twice as long for the maximum with one number
+        return _clip_once(x, min, max)  # NumPy takes twice as long for the maximum with one number
     return np.maximum(x, min) if max is None else np.minimum(np.maximum(x, min), max)
-
-
-_MANY = 1 << 10
 
 
 def _clip_vjp(xp: Any, g: Any, x: Any, min: Any, max: Any) -> Any:
@@ -265,9 +281,12 @@ clip = elementwise(
     doc="`x` brought into `[min, max]`; a bound of None is absent, and `max` wins where the bounds cross. At a bound "
         "the gradient goes to `x`.")
 
+_BRANCHES = 1 << 11  # elements from which a kernel pays: NumPy has a branch for each
+
+
 def _where(np: Any, condition: Any, x: Any, y: Any) -> Any:
-    if type(condition) is numpy.ndarray and condition.size >= large.THRESHOLD:
-        done = large.native("where", condition.size, condition, x, y)
+    if type(condition) is numpy.ndarray and condition.size >= _BRANCHES:
+        done = large.native("where", 8 * condition.size, condition, x, y)
         if done is not None:
             return done
     return np.where(condition, x, y)
@@ -376,7 +395,7 @@ nextafter = elementwise("nextafter(x, y) -> z", takes="f", domain=(-3, 3), error
                         vjp={"x": lambda xp, g, x, y: xp.where(x == y, 0, g),
                              "y": _none},
                         doc="The next number that x's dtype has after `x`, towards `y`.")
-heaviside = elementwise("heaviside(x, y) -> z", to_float=True, takes="f", vjp={"x": _none,
+heaviside = elementwise("heaviside(x, y) -> z", to_float=True, takes="f", slow=large.MIDDLE, vjp={"x": _none,
                         "y": lambda xp, g, x: xp.where(x == 0, g, 0)}, domain=(0.3, 3),
                         lower=lambda k, x, y: k.where(k.lt(x, 0), 0, k.where(k.eq(x, 0), y, k.where(k.gt(x, 0), 1, x))),
                         doc="The step function: 0 below zero, `y` at zero, 1 above.")

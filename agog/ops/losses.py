@@ -13,6 +13,7 @@ import numpy as np
 
 from agog.array import dtypes, large
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
+from agog.ops.activations import _softplus
 from agog.ops.blocks import fresh, in_float32, native, over_rows
 from agog.ops.explain import describe
 from agog.ops.namespaces import raw
@@ -201,6 +202,21 @@ def _reduce(xp, name, loss, reduction):
     return loss
 
 
+@composite(totals=True)
+def _total_terms(xp, terms, inputs, mean):
+    """The sum or the mean of what the row `terms` gives for inputs of one shape (or numbers)."""
+    loss = getattr(xp, terms)(*inputs)
+    return xp.mean(loss) if mean else xp.sum(loss)
+
+
+def _loss(xp, name, reduction, terms, *inputs):
+    """The loss whose terms are the row `terms`, reduced."""
+    if reduction == "mean" or reduction == "sum":
+        return xp._total_terms(terms, inputs, reduction == "mean")
+    _reduction(name, reduction)
+    return getattr(xp, terms)(*inputs)
+
+
 def _shape(x):
     return getattr(x, "shape", ())
 
@@ -352,10 +368,15 @@ def binary_cross_entropy(xp, probs, target, weight=None, reduction="mean"):
     Prefer `binary_cross_entropy_with_logits`, which loses no precision.
     """
     _same_shape("binary_cross_entropy", probs, target, "probs")
-    loss = xp._binary_cross_entropy_terms(probs, target)
-    if weight is not None:
-        loss = loss * weight
-    return _reduce(xp, "binary_cross_entropy", loss, reduction)
+    if weight is None:
+        return _loss(xp, "binary_cross_entropy", reduction, "_binary_cross_entropy_terms", probs, target)
+    return _reduce(xp, "binary_cross_entropy", xp._binary_cross_entropy_terms(probs, target) * weight, reduction)
+
+
+elementwise(
+    "_logits_terms(x, t) -> y", lambda np, x, t: _softplus(np, x) - x * t, to_float=True, takes="f", widen=True,
+    vjp={"x": lambda xp, g, x, t: g * (xp.sigmoid(x) - t), "t": lambda xp, g, x: g * -x}, error=16,
+    lower=lambda k, x, t: k.sub(k.softplus(x), k.mul(x, t)), domain=((-4, 4), (0, 1)), doc="softplus(x) - x t.")
 
 
 @composite(samples=lambda s: [((s(4, 3), s(4, 3, lo=0.1, hi=0.9)), {}),
@@ -367,13 +388,31 @@ def binary_cross_entropy_with_logits(xp, logits, target, weight=None, pos_weight
     pos_weight  factor of the positive term (one per class, broadcasts)
     """
     _same_shape("binary_cross_entropy_with_logits", logits, target, "logits")
+    if pos_weight is None and weight is None:
+        return _loss(xp, "binary_cross_entropy_with_logits", reduction, "_logits_terms", logits, target)
     if pos_weight is None:
-        loss = xp.softplus(logits) - logits * target
+        loss = xp._logits_terms(logits, target)
     else:
         loss = (1.0 - target) * logits + (1.0 + (pos_weight - 1.0) * target) * xp.softplus(-logits)
     if weight is not None:
         loss = loss * weight
     return _reduce(xp, "binary_cross_entropy_with_logits", loss, reduction)
+
+
+def _kl_terms(np, p, t):
+    return t * (np.log(np.where(t > 0, t, np.ones((), t.dtype))) - p)
+
+
+elementwise(
+    "_kl_terms(p, t) -> y", _kl_terms, to_float=True, takes="f", widen=True, error=16,
+    vjp={"p": lambda xp, g, t: g * -t,
+         "t": lambda xp, g, p, t: g * (xp.where(t > 0, xp.log(xp.where(t > 0, t, 1)) + 1, 0) - p)},
+    lower=lambda k, p, t: k.mul(t, k.sub(k.log(k.where(k.gt(t, 0), t, 1.0)), p)),
+    domain=((-3, 0), (0.1, 0.9)), doc="t (log t - p), with 0 where t = 0.")
+elementwise(
+    "_kl_log_terms(p, t) -> y", lambda np, p, t: np.exp(t) * (t - p), to_float=True, takes="f", widen=True, error=16,
+    vjp={"p": lambda xp, g, t: g * -xp.exp(t), "t": lambda xp, g, p, t: g * xp.exp(t) * (t - p + 1)},
+    lower=lambda k, p, t: k.mul(k.exp(t), k.sub(t, p)), domain=((-3, 0), (-3, 0)), doc="e^t (t - p).")
 
 
 @composite(samples=lambda s: [((s(4, 3), s(4, 3, lo=0.1, hi=0.9)), {}), ((s(4, 3), s(4, 3)), {"log_target": True})])
@@ -383,50 +422,76 @@ def kl_div(xp, log_probs, target, reduction="mean", log_target=False):
     `target` holds probabilities, or log-probabilities with log_target=True.
     """
     _same_shape("kl_div", log_probs, target, "log_probs")
-    if log_target:
-        loss = xp.exp(target) * (target - log_probs)
-    else:
-        positive = target > 0
-        loss = target * (xp.log(xp.where(positive, target, 1.0)) - log_probs)
+    terms = "_kl_log_terms" if log_target else "_kl_terms"
     if reduction == "batchmean":
-        return xp.sum(loss) / log_probs.shape[0]
+        return _loss(xp, "kl_div", "sum", terms, log_probs, target) / log_probs.shape[0]
     if reduction not in ("mean", "sum", "none"):
         raise ArgumentError(f"kl_div: reduction={reduction!r}; use 'batchmean' (the mathematical mean over samples), "
                             "'mean', 'sum' or 'none'")
-    return _reduce(xp, "kl_div", loss, reduction)
+    return _loss(xp, "kl_div", reduction, terms, log_probs, target)
 
 
 # --------------------------------------------------------------------------------------------------- regression
+def _squared_error(np, x, y):
+    d = x - y
+    d *= d
+    return d
+
+
+elementwise("_squared_error(x, y) -> z", _squared_error, takes="ifc", widen=True, domain=(-3, 3),
+            vjp={"x": lambda xp, g, x, y: (x - y) * (g * 2), "y": lambda xp, g, x, y: (y - x) * (g * 2)},
+            lower=lambda k, x, y: k.mul(k.sub(x, y), k.sub(x, y)), doc="(x - y)².")
+
+
 @composite(samples=lambda s: [((s(4, 3), s(4, 3)), {}), ((s(2, 3), s(2, 3)), {"reduction": "sum"})])
 def mse_loss(xp, input, target, weight=None, reduction="mean"):
     """(input - target)², of equal shapes (or a single number as target)."""
     _same_shape("mse_loss", input, target)
-    loss = xp.square(input - target)
-    return _reduce(xp, "mse_loss", loss if weight is None else loss * weight, reduction)
+    if weight is None:
+        return _loss(xp, "mse_loss", reduction, "_squared_error", input, target)
+    return _reduce(xp, "mse_loss", xp._squared_error(input, target) * weight, reduction)
+
+
+elementwise("_absolute_error(x, y) -> z", lambda np, x, y: np.absolute(x - y), takes="if", widen=True,
+            vjp={"x": lambda xp, g, x, y: g * xp.sign(x - y), "y": lambda xp, g, x, y: g * xp.sign(y - x)},
+            lower=lambda k, x, y: k.abs(k.sub(x, y)), domain=((0.5, 3), (-3, 0.2)), doc="|x - y| of real numbers.")
+
+
+def _is_complex(x):
+    return x.dtype.kind == "c" if hasattr(x, "dtype") else isinstance(x, complex)
 
 
 @composite(samples=lambda s: [((s(4, 3, lo=1, hi=2), s(4, 3, lo=-2, hi=0.5)), {})])
 def l1_loss(xp, input, target, weight=None, reduction="mean"):
     """|input - target|, of equal shapes."""
     _same_shape("l1_loss", input, target)
+    if weight is None and not _is_complex(input) and not _is_complex(target):
+        return _loss(xp, "l1_loss", reduction, "_absolute_error", input, target)
     loss = xp.abs(input - target)
     return _reduce(xp, "l1_loss", loss if weight is None else loss * weight, reduction)
 
 
-def _huber(np, d, delta):
-    size = np.absolute(d)
+def _huber(np, x, y, delta):
+    size = np.absolute(np.subtract(x, y))
     inner = np.minimum(size, delta)
     size = size - inner * 0.5
     size *= inner
     return size
 
 
-elementwise("_huber(d, delta) -> y", _huber, takes="f", to_float=True, widen=True, domain=(0.2, 0.9),
-            vjp={"d": lambda xp, g, d, delta: g * xp.maximum(xp.minimum(d, delta), -delta),
-                 "delta": lambda xp, g, d, delta: g * xp.maximum(xp.abs(d) - delta, 0.0)},
-            lower=lambda k, d, delta: k.mul(k.min(k.abs(d), delta), k.sub(
-                k.abs(d), k.mul(0.5, k.min(k.abs(d), delta)))),
-            doc="d²/2 where |d| <= delta, else delta (|d| - delta/2).")
+def _huber_lower(k, x, y, delta):
+    size = k.abs(k.sub(x, y))
+    inner = k.min(size, delta)
+    return k.mul(inner, k.sub(size, k.mul(0.5, inner)))
+
+
+elementwise("_huber(x, y, delta) -> z", _huber, takes="f", to_float=True, widen=True,
+            lower=_huber_lower,
+            samples=lambda s: [((s(3, 4, lo=0.5, hi=1.5), s(3, 4, lo=-0.5, hi=0.3), s(4, lo=0.2, hi=0.9)), {})],
+            vjp={"x": lambda xp, g, x, y, delta: g * xp.maximum(xp.minimum(x - y, delta), -delta),
+                 "y": lambda xp, g, x, y, delta: g * xp.maximum(xp.minimum(y - x, delta), -delta),
+                 "delta": lambda xp, g, x, y, delta: g * xp.maximum(xp.abs(x - y) - delta, 0.0)},
+            doc="d²/2 where |d| <= delta, else delta (|d| - delta/2), with d = x - y.")
 
 
 @composite(samples=lambda s: [((s(4, 3), s(4, 3)), {"delta": 0.8})])
@@ -435,7 +500,7 @@ def huber_loss(xp, input, target, delta=1.0, reduction="mean"):
     if delta <= 0:
         raise ArgumentError(f"huber_loss: delta={delta}; it must be positive")
     _same_shape("huber_loss", input, target)
-    return _reduce(xp, "huber_loss", xp._huber(input - target, delta), reduction)
+    return _loss(xp, "huber_loss", reduction, "_huber", input, target, delta)
 
 
 @composite(samples=lambda s: [((s(4, 3), s(4, 3)), {"beta": 0.8})])
@@ -444,8 +509,10 @@ def smooth_l1_loss(xp, input, target, beta=1.0, reduction="mean"):
     if beta < 0:
         raise ArgumentError(f"smooth_l1_loss: beta={beta}; it must not be negative")
     _same_shape("smooth_l1_loss", input, target)
-    d = input - target
-    return _reduce(xp, "smooth_l1_loss", xp._huber(d, beta) / beta if beta else xp.abs(d), reduction)
+    if not beta:
+        return xp.l1_loss(input, target, reduction=reduction)
+    loss = _loss(xp, "smooth_l1_loss", reduction, "_huber", input, target, beta)
+    return loss if beta == 1 else loss / beta
 
 
 @composite(samples=lambda s: [((s(4, 3), s(4, 3), s(4, 3, lo=0.5)), {"full": True})])

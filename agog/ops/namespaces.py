@@ -72,8 +72,8 @@ def hide(fn: Any, *names: str) -> None:
 class Namespace:
     """Rows and composites as attributes, made when first used."""
 
-    def __init__(self, name: str, make: Callable[[Op], Callable[..., Any]], join: Any = None):
-        self._name, self._make, self._join = name, make, join
+    def __init__(self, name: str, make: Callable[[Op], Callable[..., Any]], quick: Any = None):
+        self._name, self._make, self._quick = name, make, quick
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         op = TABLE.get(name)
@@ -81,9 +81,8 @@ class Namespace:
             fn = self._make(op)
         elif name in COMPOSITES:
             fn = bind_composite(COMPOSITES[name], self)
-            joins = getattr(COMPOSITES[name], "joins", None)
-            if self._join is not None and joins is not None:
-                fn = self._join(joins, fn)
+            if self._quick is not None:
+                fn = self._quick(COMPOSITES[name], fn)
         else:
             raise AttributeError(f"the {self._name} namespace has no operation {name!r}")
         setattr(self, name, fn)

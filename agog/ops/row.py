@@ -58,6 +58,7 @@ class Op:
     reduce     the ufunc whose `reduce` is the computation, except for 16-bit floats: the fast path calls that
     check      `check(*inputs, *statics) -> statics`: normalises static parameters, raises the errors that teach
     choose     `choose(ufunc, x, y)` for a row of two inputs: the computation, where some numbers have a quicker way
+    slow       elements from which `large.slow` computes a row of a ufunc of two operands that takes long for each
     sure       a condition on the static parameters under which the computation itself refuses whatever `check` refuses,
                and takes the rest as it is: where nothing is kept for a gradient, `check` need not be asked
     lower      `lower(k, *inputs)`: the scalar computation, for the compiler
@@ -86,7 +87,7 @@ class Op:
                  "doc", "error", "names", "keeps", "rules", "derived", "raw", "signature", "lazy", "static_names",
                  "kind", "reference", "smooth", "optional", "commutative", "view", "infer", "dynamic", "decompose",
                  "nest", "reduce", "factors", "reads", "selects", "straight", "pull_from", "plain", "intact",
-                 "sure", "choose")
+                 "sure", "choose", "slow")
 
     straight: tuple[Callable[..., Any], int, Any] | None
     """The rule of a row of one input that works element by element, if it takes one saved value or none."""
@@ -100,7 +101,7 @@ class Op:
                  reference: Any = None, smooth: bool = True, commutative: bool = False, view: Any = None,
                  infer: Any = None, dynamic: Any = None, decompose: Any = None, nest: Any = None,
                  reduce: str | None = None, factors: dict[str, Callable[..., Any]] | None = None, intact: Any = None,
-                 reads: str | None = None, sure: str | None = None, choose: Any = None):
+                 reads: str | None = None, sure: str | None = None, choose: Any = None, slow: int = 0):
         head, _, outs = signature.partition("->")
         name, _, params = head.strip().rstrip(")").partition("(")
         arrays, _, statics = params.partition(";")
@@ -127,7 +128,7 @@ class Op:
         self.check, self.lower, self.batch, self.elementwise = check, lower, batch, elementwise
         self.domain, self.samples, self.doc, self.error, self.kind = domain, samples, doc, error, kind
         self.reference, self.smooth, self.reduce, self.sure = reference, smooth, reduce, sure
-        self.choose = choose
+        self.choose, self.slow = choose, slow
         self.commutative, self.view, self.infer, self.dynamic = commutative, view, infer, dynamic
         self.decompose, self.nest, self.intact, self.selects = decompose, nest, intact, None
         self._index_rules()
@@ -248,17 +249,18 @@ def elementwise(signature: str, impl: Any = None, **kw: Any) -> Op:
     return Op(signature, impl, elementwise=True, kind="elementwise", **kw)
 
 
-def composite(fn: Any = None, /, *, samples: Any = None, joins: Any = None) -> Any:
+def composite(fn: Any = None, /, *, samples: Any = None, joins: Any = None, totals: bool = False) -> Any:
     """Declare `fn(xp, ...)`, an operation made of others; every namespace has it, bound to itself.
 
     A trailing underscore of the Python name is dropped (`any_` is the operation `any`). joins: `joins(arrays, axis)` is
-    what `fn(xp, arrays, axis=0)` computes of NumPy arrays, or None, or an error, where that needs the rows.
+    what `fn(xp, arrays, axis=0)` computes of NumPy arrays, or None, or an error, where that needs the rows. totals:
+    it is `fn(xp, terms, inputs, mean)`, the sum or the mean of what the elementwise row `terms` gives for the inputs.
     """
     if fn is None:
-        return lambda f: composite(f, samples=samples, joins=joins)
+        return lambda f: composite(f, samples=samples, joins=joins, totals=totals)
     name = fn.__name__.rstrip("_")
     if name in TABLE or name in COMPOSITES:
         raise ValueError(f"two rows for {name}")
-    fn.samples, fn.joins = samples, joins
+    fn.samples, fn.joins, fn.totals = samples, joins, totals
     COMPOSITES[name] = fn
     return fn

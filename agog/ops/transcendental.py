@@ -31,7 +31,7 @@ def _hypot_vjp(xp: Any, g: Any, a: Any, z: Any) -> Any:
     return xp.where(z == 0, 0, g * a / xp.where(z == 0, 1, z))
 
 
-hypot = elementwise("hypot(x, y) -> z", **_real, vjp={"x": lambda xp, g, x, z: _hypot_vjp(xp, g, x, z),
+hypot = elementwise("hypot(x, y) -> z", **_real, slow=large.SLOW, vjp={"x": lambda xp, g, x, z: _hypot_vjp(xp, g, x, z),
                     "y": lambda xp, g, y, z: _hypot_vjp(xp, g, y, z)}, lower=lambda k, x, y: k.hypot(x, y),
                     domain=(0.3, 3), doc="`sqrt(x*x + y*y)` without overflow; its gradient at the origin is 0.")
 
@@ -76,7 +76,7 @@ def _share(xp: Any, a: Any, b: Any, z: Any, unit: float) -> Any:
         infinite, 0, a - b) * unit)))
 
 
-logaddexp = elementwise("logaddexp(x, y) -> z", **_real, vjp={
+logaddexp = elementwise("logaddexp(x, y) -> z", **_real, slow=large.SLOW, vjp={
     "x": lambda xp, g, x, y, z: g * _share(xp, x, y, z, 1), "y": lambda xp, g, x, y, z: g * _share(xp, y, x, z, 1)},
     domain=(-3, 3), error=8, lower=lambda k, x, y: k.logaddexp(x, y), doc="`log(exp(x) + exp(y))` without overflow.")
 logaddexp2 = elementwise("logaddexp2(x, y) -> z", **_real, vjp={
