@@ -24,6 +24,7 @@ from agog.compiler.folds import fold
 from agog.compiler.gemm import gemm
 from agog.compiler.ir import FLOATS
 from agog.compiler.mixed import Mixed
+from agog.compiler.permutation import permutation
 from agog.compiler.reducing import Reductions, plan
 from agog.compiler.rowprograms import compile_row_program
 from agog.compiler.rowwise import Rowwise
@@ -465,6 +466,12 @@ def _draws() -> None:
     large.draws = _ready(draws)
 
 
+def _permutation(key: Any, n: int) -> Any:
+    """The order that sorts the first n words of a key."""
+    kernel = _ready(permutation) if n < 1 << 31 else None
+    return None if kernel is None else kernel(key, n)
+
+
 def _after_fork() -> None:
     global _worker
     _worker = None
@@ -487,7 +494,7 @@ def enable() -> None:
         large.accelerate, large.wanted, large.pull, large.stretched = accelerate, wanted, pull, stretched
         large.reduced = reductions
         large.kernels |= Mixed(_ready).table()
-        large.kernels |= {"add_rows": _add_rows, "draws": _draws}
+        large.kernels |= {"add_rows": _add_rows, "draws": _draws, "permutation": _permutation}
         rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
         large.kernels |= rowwise.table()
         large.halves |= rowwise.halves()

@@ -75,6 +75,11 @@ def key_of(word: int) -> Any:
     return np.array([word & 0xFFFFFFFF, word >> 32], np.uint32)
 
 
+def array_of(key: Any) -> Any:
+    """A key, which may be one whole number, as an array without gaps."""
+    return key_of(key) if type(key) is int else np.ascontiguousarray(key)
+
+
 def fill(key: Any, out: Any, per_word: int, transform: Callable[..., Any], number: int = 0) -> Any:
     """out[...] = transform(words, part of out) over blocks; each word gives `per_word` numbers."""
     flat = out.reshape(-1)
@@ -247,7 +252,7 @@ class Law:
         made = dtypes.float64 if wide else dtypes.float32
         found = native(math.prod(shape))
         if found is not None:
-            out = self.drawn(found, NOTHING, key_of(key) if type(key) is int else key, shape, made)
+            out = self.drawn(found, NOTHING, array_of(key), shape, made)
         elif wide:
             return fill(key, fresh(np, shape, made), 1, self.wide)
         else:
@@ -292,7 +297,7 @@ def mask(key: Any, shape: tuple[int, ...], p: float, dtype: Any) -> Any:
     limit, scale, told = _kept(float(p), dtype)
     found = None if told is None else native(math.prod(shape))
     if found is not None:
-        return mask_drawn(found, NOTHING, key_of(key) if type(key) is int else key, shape, dtype, p)
+        return mask_drawn(found, NOTHING, array_of(key), shape, dtype, p)
 
     def work(words: Any, part: Any) -> None:
         np.multiply(words.view(np.uint16)[:part.size] >= limit, scale, out=part)

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from agog.array import dtypes
+from agog.array import dtypes, large
 from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError
 from agog.ops import axes as ax
-from agog.ops.draws import EXPONENTIAL, FOLD, NORMAL, SPLIT, UNIFORM, exponential64, fill, normal64, uniform64
+from agog.ops.draws import EXPONENTIAL, FOLD, NORMAL, SPLIT, UNIFORM, array_of, exponential64, fill, normal64, uniform64
 from agog.ops.draws import mask as dropout_mask
 from agog.ops.draws import words as _words
 from agog.ops.row import Op, composite
@@ -228,6 +228,9 @@ random_integers = Op(
 
 
 def _permutation(np, key, n):
+    done = large.native("permutation", (1 << 16) + 512 * n, array_of(key), n)
+    if done is not None:
+        return done
     return np.argsort(_words(key, 0, n), kind="stable")
 
 

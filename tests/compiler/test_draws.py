@@ -8,6 +8,7 @@ from agog import config
 from agog.array import large
 from agog.compiler import draws as compiled
 from agog.compiler import jit, targets
+from agog.compiler.permutation import permutation
 from agog.ops import draws
 from agog.random import Generator
 
@@ -122,6 +123,20 @@ def test_the_generator_draws_the_same_natively(name, monkeypatch):
     for one, two in zip(*got, strict=True):
         assert one.dtype == two.dtype and one.shape == two.shape
         np.testing.assert_array_equal(one, two)
+
+
+def test_keys_may_lie_anyhow(monkeypatch):
+    keys = ag.asarray(np.array([[1, 9], [2, 9]], np.uint32)).T[0]
+    calls = [lambda k: ag.random.normal((5,), key=k), lambda k: ag.random.dropout(ag.ones(9), 0.5, key=k),
+             lambda k: ag.random.permutation(9, key=k)]
+    want = [fn(ag.asarray(np.array([1, 2], np.uint32))).numpy() for fn in calls]
+    monkeypatch.setattr(large, "draws", compiled.draws())
+    monkeypatch.setitem(large.kernels, "permutation", permutation())
+    for fn, x in zip(calls, want, strict=True):
+        np.testing.assert_array_equal(fn(keys).numpy(), x)
+    g = Generator(0)
+    g.state = keys
+    assert ag.random.normal((5,), generator=g).shape == (5,)
 
 
 def test_a_native_draw_is_one_call(monkeypatch):
