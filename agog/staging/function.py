@@ -343,6 +343,7 @@ class Function:
         evidence = Evidence(parameters.code, candidates, constants) if candidates else None
         recorder = Recorder(watch, evidence)
         recorder.turns = watch.turns = Turns(recorder, watch)
+        watch.tensors = tensors
         for i, t in enumerate(tensors):
             recorder.add_argument(t, i)
         try:
@@ -385,6 +386,7 @@ class Function:
                 self._say(str(error))
             return result
         finally:
+            watch.tensors = []
             recorder.turns = watch.turns = None  # no cycle: what was only looked at goes now
         form.reason, form.attempts = None, 0
         form.recordings = [made, *form.recordings]

@@ -21,10 +21,11 @@ from typing import Any, Callable, Iterable
 
 import numpy as np
 
-from agog import config
+from agog import config, tree
 from agog.array import dtypes
 from agog.staging import codes
 from agog.staging.codes import DYNAMIC, from_user, is_agog, is_user_class, is_user_code
+from agog.staging.identity import UNKNOWN, asked, handed_on
 from agog.staging.reach import RAN, Reach
 from agog.staging.rebinding import (
     FOLLOWED,
@@ -192,6 +193,8 @@ class Watch(Reach):
         self.rebindings: list[Rebinding] = []
         self.held: dict[tuple[int, Any], tuple[Place, Any]] = {}  # with the Tensors that were there before
         self.free: set[int] = set()  # arguments whose contents do not matter
+        self.tensors: list[Any] = []  # the arguments that are Tensors
+        self._identified: dict[int, Any] = {}  # whose identity code has asked for
         self.holes: dict[int, set[Any]] = {}
         self._new: dict[int, Any] = {}
         self._methods: set[int] = set()  # codes of methods that have begun
@@ -335,6 +338,9 @@ class Watch(Reach):
         owner = getattr(fn, "__self__", None)
         if module == "builtins" and name in _IMPURE_BUILTINS:
             self.refuse(f"it calls {name}()")
+        elif module == "builtins" and name in ("id", "hash"):
+            if is_user_code(frame.f_code.co_filename):
+                self._identity(name, asked(frame))
         elif isinstance(owner, IMPURE_TYPES):
             self.refuse(f"it draws from {type(owner).__module__}.{type(owner).__name__}.{name}; use agog.random")
         elif isinstance(owner, type) and owner.__name__ in _IMPURE_CLASS_NAMES and name in ("now", "today", "utcnow"):
@@ -361,6 +367,14 @@ class Watch(Reach):
             and type(owner).__module__.partition(".")[0] not in _KNOWN_MODULES
         ):
             self.refuse(f"it calls {type(owner).__name__}.{name}() of an object whose state cannot be seen")
+
+    def _identity(self, name: str, value: Any) -> None:
+        """Code asks for the identity of an object: of an argument, it is another one at each call."""
+        if is_tensor(value):
+            self._identified[id(value)] = value
+        elif value is UNKNOWN and name == "id" and (self.tensors or self.given) or id(value) in self.given or any(
+                value is given for _, given, _ in self.arguments if isinstance(given, np.ndarray)):
+            self.refuse(f"it asks which object an argument is ({name})")
 
     def around_effect(self, fn: Any) -> tuple[Callable[..., None], Callable[[], None]]:
         """A profile hook for while a staged effect, `fn`, is delivered, and what to call after it.
@@ -461,6 +475,10 @@ class Watch(Reach):
         if verdict is not None:
             return verdict
         self._settle(changed, varying)
+        moving = [*self.tensors, *(t for _, before in self.held.values() for t in tree.leaves(before))]
+        if any(id(t) in self._identified for t in moving) or (self.tensors or self.given) and any(
+                handed_on(code) for code in self.codes.values() if is_user_code(code.co_filename)):
+            return "it asks which Tensor an argument is (id), or a place that holds one after another", False
         state = (random.getstate(), _numpy_random())
         if state[0] != self._random[0] or not _same_random(state[1], self._random[1]):
             return "it draws random numbers from Python's or NumPy's generator; use agog.random", False

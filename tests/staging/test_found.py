@@ -265,3 +265,61 @@ def test_a_result_does_not_depend_on_what_it_is_not_made_of(native):
         assert x.grad.tolist() == [2, 2] and p.grad is None
         z.backward()
         assert p.grad.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("number", [
+    lambda x, known: known[id(x)], lambda x, known: known[hash(x)], lambda x, known: known.get(hash(x), 7),
+    lambda x, known: sum(known[k] for k in map(id, [x])), lambda x, known: known[min([x], key=id).shape[0] and id(x)],
+    lambda x, known: known[id([x][0])]])
+def test_the_number_that_says_which_tensor_an_argument_is(number):
+    """`id(x)` of an argument is another one with the next: what was looked up with it is no constant."""
+    a, b = ag.ones(2), ag.ones(2)
+    known = {id(a): 2.0, id(b): 3.0, hash(a): 4.0, hash(b): 5.0}
+    f = ag.function(lambda x: x * number(x, known))
+    with pytest.warns(ag.errors.StagingWarning, match="asks which"):
+        for x in (a, b, a, b):
+            assert f(x).tolist() == [number(x, known)] * 2
+
+
+def test_the_number_that_says_which_list_an_argument_is():
+    one, other = [ag.ones(2)], [ag.ones(2)]
+    seen = {id(one): 2.0, id(other): 3.0}
+    f = ag.function(lambda xs: xs[0] * seen[id(xs)])
+    with pytest.warns(ag.errors.StagingWarning, match="asks which object"):
+        assert [f(xs).tolist()[0] for xs in (one, other, one, other)] == [2, 3, 2, 3]
+
+
+def test_the_number_that_says_which_tensor_from_outside_it_is(native):
+    """State that is kept by `id` of parameters, as optimizers of one's own do, is staged."""
+    class Momentum:
+        def __init__(self, params):
+            self.params = params
+            self.kept = {id(p): ag.zeros(2) for p in params}
+
+        def step(self):
+            for p in self.params:
+                v = self.kept[id(p)]
+                v.assign(0.9 * v + p)
+                p.assign(p - v)
+
+    def run(stage):
+        params = [ag.ones(2), ag.ones(2) * 2]
+        own = Momentum(params)
+        step = stage(lambda x: (own.step(), x * 2)[1])
+        return [[step(ag.ones(2) * i), *[p.tolist() for p in params]][1:] for i in range(4)]
+
+    assert run(lambda f: ag.function(f, strict=True)) == run(lambda f: f)
+
+
+@pytest.mark.filterwarnings("ignore:agog.function. <lambda> runs eagerly. it asks which")
+def test_the_number_that_says_which_tensor_a_place_holds(native):
+    class Net:
+        state = ag.ones(2)
+
+    net, known = Net(), {}
+    f = ag.function(lambda x: x * known.get(id(net.state), 0.0))
+    for i in range(6):
+        net.state = ag.ones(2) * i
+        known[id(net.state)] = float(i)
+        assert f(ag.ones(1)).item() == i
+        known.clear()
