@@ -25,10 +25,11 @@ from agog.compiler.gemm import gemm
 from agog.compiler.ir import FLOATS
 from agog.compiler.mixed import Mixed
 from agog.compiler.permutation import permutation
-from agog.compiler.reducing import Reductions, plan
+from agog.compiler.reducing import Reductions, Scans, plan
 from agog.compiler.rowprograms import compile_row_program
 from agog.compiler.rowwise import Rowwise
 from agog.compiler.rules import compile_rule
+from agog.compiler.scans import scan
 from agog.compiler.scatter import add_rows
 from agog.compiler.stretched import compile_stretched, layout
 from agog.compiler.targets import HALVES
@@ -496,7 +497,7 @@ def enable() -> None:
         large.kernels |= Mixed(_ready).table()
         large.kernels |= {"add_rows": _add_rows, "draws": _draws, "permutation": _permutation}
         rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
-        large.kernels |= rowwise.table()
+        large.kernels |= rowwise.table() | Scans(lambda dtype: _ready(scan, dtype)).table()
         large.halves |= rowwise.halves()
         for family in _halves:
             large.halves |= {row: family.kernel(method) for row, method in family.methods.items()}

@@ -503,6 +503,17 @@ class Lowering:
         inputs = [*map(self.solid, inputs), *[None] * (3 - len(inputs)), table]
         return self.call(inputs, [Buffer(out.shape, dtype, name=name)], made)[0]
 
+    def scan(self, kind, x, axis):
+        """A running sum, product, ... of x along an axis, or None: see `scans`."""
+        from agog.compiler import scans  # not for who finds a program on disk
+
+        if not scans.takes(kind, x.dtype):
+            return None
+        made = scans.plan(kind, x.dtype, x.shape, axis)
+        table = Buffer(made.table.shape, "int64", data=made.table, name=f"{kind} table")
+        out = Buffer(x.shape, scans.out_dtype(kind, x.dtype), name=kind)
+        return self.call([self.solid(x), None, None, table], [out], made)[0]
+
     def call(self, inputs, outputs, made):
         """A call of a Native that fills the Buffers `outputs`."""
         step = Call(inputs, made, self.position)

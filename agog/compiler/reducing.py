@@ -1,4 +1,4 @@
-"""Reductions of eager code by the kernels of `folds`: how axes become (outer, n, inner)."""
+"""Reductions and scans of eager code by the kernels of `folds` and `scans`: how axes become (outer, n, inner)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any, Callable
 
 import numpy as np
 
-from agog.compiler import pool
+from agog.array import large
+from agog.compiler import pool, scans
 from agog.compiler.folds import KINDS, out_dtype
 from agog.compiler.targets import HALVES, ITEMSIZE
 
-__all__ = ["Reductions", "plan"]
+__all__ = ["Reductions", "Scans", "plan"]
 
 _ALONE = 1 << 15  # elements of 8 bytes up to which no kernel asks for threads
 _STEPS = ("sum", "prod", "max", "min", "any", "all")
@@ -110,3 +111,45 @@ def plan(shape: tuple[int, ...], axis: Any, keepdims: Any) -> Any:
         if 0 < last < len(groups):
             groups[last - 1][1] *= groups.pop(last)[1]
     return (tuple(result), steps[0], tuple(steps[1:])) if steps else None
+
+
+class Scans:
+    """`kernel(dtype)` gives the object of `scans` of a dtype, or None as long as there is none."""
+
+    def __init__(self, kernel: Callable[[str], Any]) -> None:
+        self.kernel = kernel
+        self.ready: dict[tuple[str, Any], tuple[Any, Any] | None] = {}
+
+    def table(self) -> dict[str, Callable[..., Any]]:
+        """Functions of (x, axis) under the names by which `large.native` knows them."""
+        return {kind: functools.partial(self.run, kind, number) for number, kind in enumerate(scans.KINDS)}
+
+    def run(self, kind: str, number: int, x: Any, axis: int) -> Any:
+        """A running sum, product, ... of x along an axis."""
+        if type(x) is not np.ndarray:
+            return None
+        found = self.ready.get((kind, x.dtype)) or self._wanted(kind, x.dtype)
+        if not found or not x.ndim or not x.flags.c_contiguous:
+            return None
+        kernel, dtype = found
+        pool.refresh()
+        out = large.empty(x.shape, dtype, x)
+        kernel(out, x, *_seen(x.shape, axis), number)
+        return out
+
+    def _wanted(self, kind: str, dtype: Any) -> Any:
+        """A kernel, when it is ready, and the dtype of its results."""
+        if (kind, dtype) in self.ready:
+            return None
+        if not scans.takes(kind, dtype.name):
+            self.ready[kind, dtype] = None
+            return None
+        kernel = self.kernel(dtype.name)
+        if kernel is None:
+            return None
+        result = scans.out_dtype(kind, dtype.name)
+        found = self.ready[kind, dtype] = kernel, dtype if result == dtype.name else np.dtype(result)
+        return found
+
+
+_seen = functools.lru_cache(4096)(scans.seen)

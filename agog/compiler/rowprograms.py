@@ -215,11 +215,6 @@ def row_deviation(row: Row, out: Array, x: Array) -> None:
     row.result(out, row.sum(squared))
 
 
-def cumsum(row: Row, out: Array, x: Array) -> None:
-    """The running sum along each row."""
-    row.running_sum(out, x)
-
-
 def row_max(row: Row, out: Array, x: Array) -> None:
     """The largest element of each row."""
     row.result(out, row.max(lambda v: v[x]))
@@ -242,7 +237,6 @@ PROGRAMS: dict[str, tuple[Callable[..., None], list[str], list[str]]] = {
     "cross_entropy_backward": (cross_entropy_backward, ["row"], ["row", "column", "column", "column", "column"]),
     "sum": (row_sum, ["column"], ["row"]),
     "mean": (row_mean, ["column"], ["row"]),
-    "cumsum": (cumsum, ["row"], ["row"]),
     "moments": (moments, ["column", "column"], ["row"]),
     "rescaled": (rescaled, ["row"], ["row", "column", "column", "column"]),
     "rescaled_sums_backward": (rescaled_sums, ["column", "column"], ["row", "row", "column"]),

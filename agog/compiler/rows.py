@@ -222,29 +222,6 @@ class Row:
         """Their smallest element, NaN if there is a NaN."""
         return self.reduce(["min"], lambda v: (body(v),))[0]
 
-    def running_sum(self, out: Array, x: Array) -> None:
-        """The sums of the elements of x up to each place, this one included.
-
-        Inside of a vector they are made by doubling; from one vector to the next goes only its last one.
-        """
-        k, lanes, dtype = self.k, self.k.lanes, "float32" if x.dtype in HALVES else x.dtype
-        nothing = k.const(-0.0 if dtype in FLOATS else 0, dtype, lanes)  # which leaves -0 as it is
-        self.cost += 4 * lanes.bit_length()
-
-        def vector(i: Value, before: Value, count: Value | None = None) -> list[Value]:
-            v = Place(k, i, self.length, k.partial(count) if count is not None else None)
-            sums, reach = v[x], 1
-            while reach < lanes:
-                order = ", ".join(f"i32 {lanes + j - reach if j >= reach else 0}" for j in range(lanes))
-                text = f"shufflevector {nothing.typed}, {sums.typed}, <{lanes} x i32> <{order}>"
-                sums, reach = sums + k.op(text, dtype, lanes), 2 * reach
-            v.put(out, sums + before)
-            return [before + k.splat(k.extract(sums, lanes - 1))]
-
-        whole = k.bitwise_and(self.length, -lanes)
-        (before,) = k.loop(0, whole, lanes, vector, [nothing])
-        k.loop(whole, self.length, lanes, lambda i, carried: vector(i, carried, self.length - i), [before])
-
     def reduce(self, kinds: Sequence[str], body: Callable[[Place], Any]) -> list[Value]:
         """Several reductions in one pass: `body(v)` returns one vector per kind ("sum", "max", "min").
 

@@ -31,7 +31,7 @@ class Rowwise:
     def table(self) -> dict[str, Callable[..., Any]]:
         """The methods under the names by which `large.native` knows them."""
         return {name: getattr(self, name) for name in (
-            "softmax", "log_softmax", "logsumexp", "cumsum", "softmax_grad", "log_softmax_grad", "norm", "norm_grad",
+            "softmax", "log_softmax", "logsumexp", "softmax_grad", "log_softmax_grad", "norm", "norm_grad",
             "cross_entropy", "cross_entropy_grad", "batch_norm", "batch_norm_x", "batch_norm_weight")}
 
     def halves(self) -> dict[str, Callable[..., Any]]:
@@ -87,10 +87,6 @@ class Rowwise:
         out = np.empty(math.prod(kept), x.dtype)
         kernel([out], [x.reshape(out.size, -1)])
         return out.reshape((*kept, *(1,) * over) if keepdims else kept)
-
-    def cumsum(self, x: Any, axis: int) -> Any:
-        """The row `cumsum`."""
-        return self._map("cumsum", axis, x)
 
     def softmax_grad(self, g: Any, y: Any, axis: int) -> Any:
         """Softmax's gradient, from its result y."""

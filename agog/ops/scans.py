@@ -91,16 +91,17 @@ def _accumulated(np: Any, ufunc: Any, x: Any, axis: int) -> Any:
     return y
 
 
-_LONG = 1 << 13  # elements from which a native kernel is worth its call
+_LONG = 1 << 9  # elements from which a native kernel is worth its call
+
+
+def _natively(np: Any, kind: str, x: Any, axis: int) -> Any:
+    return native(np, kind, 32 * x.size, x, axis) if x.size >= _LONG else None
 
 
 def _cumsum(np: Any, x: Any, axis: Any) -> Any:
     x, axis = _flat(np, x, axis)
-    if x.size >= _LONG:
-        done = native(np, "cumsum", 2 * x.size, x, axis)
-        if done is not None:
-            return done
-    return _accumulated(np, np.add, x, axis)
+    done = _natively(np, "cumsum", x, axis)
+    return _accumulated(np, np.add, x, axis) if done is None else done
 
 
 def _cumsum_vjp(xp: Any, g: Any, axis: Any, x_shape: tuple) -> Any:
@@ -114,7 +115,9 @@ cumsum = Op("cumsum(x; axis=None) -> y", _cumsum, linear_in="all", widen=True, r
 
 
 def _cumprod(np: Any, x: Any, axis: Any) -> Any:
-    return _accumulated(np, np.multiply, *_flat(np, x, axis))
+    x, axis = _flat(np, x, axis)
+    done = _natively(np, "cumprod", x, axis)
+    return _accumulated(np, np.multiply, x, axis) if done is None else done
 
 
 def _cumprod_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any) -> Any:
@@ -145,14 +148,23 @@ def _logcumsumexp_reference(np: Any, x: Any, axis: Any) -> Any:
     return np.log(np.cumsum(np.exp(x), axis))
 
 
-logcumsumexp = Op("logcumsumexp(x; axis=None) -> y", lambda np, x, axis: np.logaddexp.accumulate(*_flat(np, x, axis)),
-                  to_float=True, takes="f", widen=True, vjp={"x": _logcumsumexp_vjp}, check=_checked("logcumsumexp"),
-                  batch=_batch("logcumsumexp"), samples=_samples, reference=_logcumsumexp_reference, kind="scan",
-                  error=16, doc="Running `logsumexp` along `axis`; of the flattened `x` for None.")
+def _logcumsumexp(np: Any, x: Any, axis: Any) -> Any:
+    x, axis = _flat(np, x, axis)
+    done = _natively(np, "logcumsumexp", x, axis)
+    return np.logaddexp.accumulate(x, axis) if done is None else done
+
+
+logcumsumexp = Op("logcumsumexp(x; axis=None) -> y", _logcumsumexp, to_float=True, takes="f", widen=True,
+                  vjp={"x": _logcumsumexp_vjp}, check=_checked("logcumsumexp"), batch=_batch("logcumsumexp"),
+                  samples=_samples, reference=_logcumsumexp_reference, kind="scan", error=16,
+                  doc="Running `logsumexp` along `axis`; of the flattened `x` for None.")
 
 
 def _arg_running(larger: bool) -> Any:
     def compute(np: Any, x: Any, axis: int) -> Any:
+        done = _natively(np, "argcummax" if larger else "argcummin", x, axis)
+        if done is not None:
+            return done
         axis %= x.ndim
         best = (np.maximum if larger else np.minimum).accumulate(x, axis)
         place = np.arange(x.shape[axis]).reshape((-1,) + (1,) * (x.ndim - 1 - axis))

@@ -646,6 +646,23 @@ def _open_uniform(k: Any, bits: Any) -> Any:
     return k.mul(k.add(k.cast(k.cast(k.shift_right(bits, 12), "int64"), "float64"), 0.5), 2.0**-52)
 
 
+def _scan(kind: str) -> Any:
+    """What runs along an axis, or along all elements."""
+
+    def nest(b: Any, inputs: Any, node: Any) -> Any:
+        (x,), axis, out = inputs, node.statics[0], node.outputs[0]
+        if kind == "logcumsumexp" or x.dtype in ("float16", "bfloat16"):  # (places of these remain the same)
+            x = b.cast(x, str(out.dtype) if kind == "logcumsumexp" else "float32")
+        if axis is None or not x.shape:
+            x, axis = b.reshape(x, out.shape or (1,)), 0
+        if not x.size:
+            return b.const(0, str(out.dtype), out.shape)
+        made = b.scan(kind, x, axis)
+        return None if made is None else b.reshape(made, out.shape)
+
+    return nest
+
+
 def _floating(make: Any) -> Any:
     """A row that makes floats: `make(b, key, n, word, dtype)` gives n of them from words of 32 or 64 bits."""
 
@@ -839,6 +856,9 @@ NEST: dict[str, Any] = {
     "_attention": lambda b, inputs, node: b.attention(inputs, node),
     "_attention_grad": lambda b, inputs, node: b.attention(inputs, node, gradient=True),
     **{name: _native(name) for name in ("conv", "conv_input_grad", "conv_weight_grad")},
+    **{name: _scan(name) for name in ("cumsum", "cumprod", "logcumsumexp")},
+    "_argcummax": _scan("argcummax"),
+    "_argcummin": _scan("argcummin"),
     "random_bits": _random_bits,
     "random_split": _random_split,
     "random_fold_in": _random_fold_in,

@@ -169,10 +169,10 @@ def test_long_products_do_not_depend_on_the_number_of_threads(rng, monkeypatch):
 
 # ------------------------------------------------------------------------------------------------------- islands
 def test_islands_between_native_parts(rng):
-    graph = build(lambda a: [xp.sort(a * 2 + 1, axis=0) * 3, xp.cumsum(xp.tanh(a), axis=1) + a], ((5, 6), F))
+    graph = build(lambda a: [xp.sort(a * 2 + 1, axis=0) * 3, xp.argsort(xp.tanh(a), axis=1) + a], ((5, 6), F))
     p = compile(graph)
     agrees(p, graph, made(rng, (5, 6)))
-    assert {name for name, _ in p.islands} == {"sort", "cumsum"}
+    assert {name for name, _ in p.islands} == {"sort", "argsort"}
     assert "island: sort" in p.explain()
 
 
@@ -272,7 +272,7 @@ def test_effects_are_delivered_in_order_at_the_end(rng):
 
 def control(with_island):
     """A graph with a branch, a loop and a scan; with_island: their bodies need Python."""
-    step = (lambda v: xp.cumsum(v, axis=0)) if with_island else (lambda v: v * 1.5)
+    step = (lambda v: xp.sort(v, axis=0)) if with_island else (lambda v: v * 1.5)
     b = Builder("forms")
     x, n = b.input((3,), F), b.input((), "int64")
     with b:
