@@ -28,7 +28,8 @@ _BUSY = 1 << 24  # work of all steps from which the threads are taken to be awak
 _PIECES = 4  # at least so many chunks
 _STREAM_BYTES = 32 << 20  # bytes from which a nest stores around the caches where the last one's size is not known
 _STREAM_CHUNK = 1 << 17  # bytes of a chunk of such a nest
-_AWAKE = 1 << 13  # instructions, of vectors, from which threads that are awake pay
+_AWAKE = 1 << 13  # instructions, of vectors, from which threads that are awake pay in a long program
+_ALONE = 1 << 15  # the same for one of its own
 _INLINE = 1 << 19  # multiplications up to which a product is written out for its sizes
 
 
@@ -162,7 +163,7 @@ class Segment:
             return None
         if code.work >= _PARALLEL or self.busy and code.work >= _AWAKE * code.lanes:
             return pool.SYMBOL
-        return pool.AWAKE if code.parts > 1 else None
+        return pool.AWAKE if code.parts > 1 or code.work >= _ALONE * code.lanes else None
 
     def _nest(self, g, parallel, streams=(), text=None):
         """The function of a group's nest."""
