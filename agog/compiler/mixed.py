@@ -61,7 +61,8 @@ class Mixed:
     def table(self) -> dict[str, Callable[..., Any]]:
         """The functions under the names by which `large.native` knows them."""
         rows = {op.name: self.beside_numbers(op.name) for op in TABLE.values() if hasattr(op.impl, "mixed")}
-        return rows | {"where": self.where, "clip": self.clip, "astype": self.astype, "total": self.total}
+        own = (self.where, self.clip, self.astype, self.copy, self.total)
+        return rows | {f.__name__: f for f in own}
 
     def _run(self, name: str, shape: tuple[int, ...], dtype: Any, values: tuple[Any, ...], kinds: str = "") -> Any:
         """The row of C-contiguous arrays of one shape and numbers, which are of `dtype`. kinds: those of the first."""
@@ -126,3 +127,14 @@ class Mixed:
         out = large.empty(x.shape, dtype, x)
         kernel.run(out, x)
         return out
+
+    def copy(self, out: Any, x: Any) -> Any:
+        """`out`, into which `x` is copied, of the same shape and dtype."""
+        kernel = self.ready(compile_cast, x.dtype, x.dtype)
+        if kernel is None:
+            return None
+        try:
+            kernel.run(out, x)
+            return out
+        except ValueError:  # they do not lie as the kernel wants them
+            return None

@@ -381,7 +381,7 @@ def _one_hot(np: Any, indices: Any, classes: int, dtype: Any) -> Any:
         bad = indices[(indices < 0) | (indices >= classes)].flat[0]
         raise IndexingError(f"one_hot: the class {int(bad)} is outside 0 to {classes - 1}")
     out = np.zeros((*indices.shape, classes), dtype)
-    np.put_along_axis(out, indices[..., None], 1, -1)
+    out.reshape(-1)[np.arange(0, out.size, classes or 1) + indices.reshape(-1)] = 1
     return out
 
 

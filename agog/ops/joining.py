@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from agog import config
+from agog.array import large
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.ops import axes as ax
 from agog.ops.explain import describe
@@ -72,7 +73,29 @@ def batched_all(xp: Any, batched: tuple, inputs: tuple) -> list:
     return [x if b else xp.broadcast_to(x, (n, *x.shape)) for x, b in zip(inputs, batched)]
 
 
-Op("_concatenated(*xs; axis=0) -> y", lambda np, *args: np.concatenate(args[:-1], args[-1]), check=_check_concat,
+_LARGE = large.THRESHOLD
+
+
+def _concatenate(arrays: Any, axis: int) -> Any:
+    """`np.concatenate`. Large arrays along their first axis are copied over all threads."""
+    first = arrays[0]
+    if axis or first.size < _LARGE or not first.ndim:
+        return np.concatenate(arrays, axis)
+    dtype, rest, n = first.dtype, first.shape[1:], 0
+    for x in arrays:
+        if type(x) is not np.ndarray or x.dtype is not dtype or x.shape[1:] != rest or not x.flags.c_contiguous:
+            return np.concatenate(arrays, axis)
+        n += len(x)
+    out = large.empty((n, *rest), dtype, *arrays)
+    n = 0
+    for x in arrays:
+        large.copy(out[n:n + len(x)], x)
+        n += len(x)
+    return out
+
+
+Op("_concatenated(*xs; axis=0) -> y", lambda xp, *args: (
+       _concatenate if xp is np else xp.concatenate)(args[:-1], args[-1]), check=_check_concat,
    vjp={"xs": _concat_rule}, linear_in="all", kind="movement",
    batch=lambda xp, batched, inputs, statics: xp._concatenated(*batched_all(xp, batched, inputs),
                                                               axis=ax.shifted(statics[0])),
@@ -94,7 +117,7 @@ def _check_stack(*args: Any) -> tuple:
     return (ax.axis("stack", first, axis, ndim=len(first.shape) + 1),)
 
 
-def _stack(np: Any, *args: Any) -> Any:
+def _stack(np_like: Any, *args: Any) -> Any:
     *xs, axis = args
     first = xs[0]
     axis %= first.ndim + 1
@@ -103,9 +126,13 @@ def _stack(np: Any, *args: Any) -> Any:
     dtype = first.dtype
     for x in xs:
         if x.dtype is not dtype:
-            dtype = np.result_type(*xs)
+            dtype = np_like.result_type(*xs)
             break
-    out = np.empty(shape, dtype)
+    if np_like is np and not axis and first.size >= _LARGE:
+        out = _stacked(xs, 0)
+        if out is not None:
+            return out
+    out = np_like.empty(shape, dtype)
     if axis:
         head = (slice(None),) * axis
         for i, x in enumerate(xs):
@@ -122,21 +149,34 @@ def _stacked(arrays: Any, axis: Any) -> Any:
     shape, dtype = first.shape, first.dtype
     if axis != 0:
         return None
-    out = np.empty((len(arrays), *shape), dtype)
-    for i, x in enumerate(arrays):
+    if first.size < _LARGE:
+        out = np.empty((len(arrays), *shape), dtype)
+        i = 0
+        for x in arrays:
+            if x is not first and (x.shape != shape or x.dtype is not dtype):
+                return None
+            out[i] = x
+            i += 1
+        return out
+    for x in arrays:
         if x.shape != shape or x.dtype is not dtype:
             return None
-        out[i] = x
+    out = large.empty((len(arrays), *shape), dtype, *arrays)
+    for i, x in enumerate(arrays):
+        large.copy(out[i], x)
     return out
 
 
 def _concatenated(arrays: Any, axis: Any) -> Any:
     """`concat` of NumPy arrays of one dtype; None where it needs a second look."""
-    dtype = arrays[0].dtype
+    if type(axis) is not int:
+        return None
+    first = arrays[0]
+    dtype = first.dtype
     for x in arrays:
         if x.dtype is not dtype:
             return None
-    return np.concatenate(arrays, axis) if type(axis) is int else None
+    return np.concatenate(arrays, axis) if axis or first.size < _LARGE else _concatenate(arrays, axis)
 
 
 Op("_stacked(*xs; axis=0) -> y", _stack, check=_check_stack,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from math import prod
 from typing import Any
 
+import numpy
+
+from agog.array import large
 from agog.errors import ArgumentError, AxisError, ShapeError
 from agog.ops import axes as ax
 from agog.ops.creation import allocatable
@@ -463,13 +467,64 @@ def diag_embed(xp, x, offset=0):
     return xp._diagonal_adjoint(x, shape=(*x.shape[:-1], n, n), offset=offset)
 
 
+_MASKED = 1 << 14  # elements of matrices whose masks are remembered
+_BAND = 64  # rows of a larger matrix that are masked at a time, where they cross the diagonal
+_WORDS = {1: numpy.int8, 2: numpy.int16, 4: numpy.int32, 8: numpy.int64}
+
+
+@functools.lru_cache(16)
+def _mask(rows: int, columns: int, k: int, lower: bool, size: int) -> Any:
+    """Words of so many bytes, all bits of which are set in the lower or upper triangle."""
+    inside = numpy.tri(rows, columns, k if lower else k - 1, dtype=bool)
+    mask = -(inside if lower else ~inside).astype(_WORDS[size])
+    mask.flags.writeable = False
+    return mask
+
+
+def _kept(x: Any, k: int, lower: bool) -> Any:
+    """NumPy's tril (or triu), without its comparisons and choices for each element: words and masks of bits."""
+    rows, columns = x.shape[-2:]
+    size = x.itemsize
+    if size not in _WORDS or x.dtype.kind not in "biufcV":
+        return numpy.tril(x, k) if lower else numpy.triu(x, k)
+    words = x.view(_WORDS[size])
+    k = max(-rows, min(k, columns))
+    if rows * columns <= _MASKED:
+        return numpy.bitwise_and(words, _mask(rows, columns, k, lower, size)).view(x.dtype)
+    if not x.flags.c_contiguous:
+        return numpy.tril(x, k) if lower else numpy.triu(x, k)
+    out = large.empty(x.shape, words.dtype, x)
+    # Rows before `first` have nothing left of the diagonal, rows from `last` on everything.
+    first, last = max(0, -k), max(0, min(rows, columns - k))
+    first = min(first, last)
+    for i, j, whole in ((0, first, not lower), (last, rows, lower)):
+        if i < j and whole:
+            large.copy(out[..., i:j, :], words[..., i:j, :])
+        elif i < j:
+            out[..., i:j, :] = 0
+    for i in range(first, last, _BAND):
+        j = min(i + _BAND, last)
+        a, b = i + k, min(columns, j + k)  # the columns in which the diagonal passes these rows
+        left, middle, right = (out[..., i:j, p:q] for p, q in ((0, a), (a, b), (b, columns)))
+        if lower:
+            left[...] = words[..., i:j, :a]
+            right[...] = 0
+        else:
+            left[...] = 0
+            right[...] = words[..., i:j, b:]
+        numpy.bitwise_and(words[..., i:j, a:b], _mask(j - i, b - a, 0, lower, size), middle)
+    return out.view(x.dtype)
+
+
 def _triangle(name: str, what: str) -> Op:
     def check(x: Any, k: Any) -> tuple:
         if len(x.shape) < 2:
             raise ShapeError(f"{name}: {describe(x)} has fewer than two axes; give a matrix or a stack of them")
         return (ax.integer(name, "k", k),)
 
-    return Op(f"{name}(x; k=0) -> y", lambda np, x, k: getattr(np, name)(x, k), check=check,
+    lower = name == "tril"
+    return Op(f"{name}(x; k=0) -> y", lambda np, x, k: (
+                  _kept(x, k, lower) if np is numpy else getattr(np, name)(x, k)), check=check,
               vjp={"x": lambda xp, g, k: getattr(xp, name)(g, k=k)}, linear_in="all", promotes=(), kind="movement",
               batch=lambda xp, batched, inputs, statics: getattr(xp, name)(inputs[0], *statics),
               samples=lambda s: [((s(3, 4),), {}), ((s(2, 4, 3),), {"k": -1}), ((s(3, 3),), {"k": 1})],
