@@ -75,10 +75,10 @@ class Conv:
     find : gives the native function of a kind of plan, or None where it is not there yet: then methods return None too
     """
 
-    __slots__ = ("_find", "_natives", "dtype", "no_bias", "target")
+    __slots__ = ("_find", "_natives", "dtype", "name", "no_bias", "target")
 
     def __init__(self, dtype: str, target: Target, find: Callable[[str], Any] | None = None) -> None:
-        self.dtype, self.target = np.dtype(dtype), target
+        self.dtype, self.name, self.target = np.dtype(dtype), dtype, target
         self.no_bias = np.empty(0, dtype)
         self._natives: dict[str, Callable[..., None]] = {}
         self._find = find or self.native
@@ -87,8 +87,8 @@ class Conv:
         """The native function of a kind of plan as a callable over arrays, compiled or found when it is wanted."""
         if what not in self._natives:
             made = depthwise if what in depthwise.NAMES else conv_gradients
-            module = made.later(self.dtype.name, self.target, what)
-            name = f"{what}_{self.dtype.name}"
+            module = made.later(self.name, self.target, what)
+            name = f"{what}_{self.name}"
             self._natives[what] = call.bind(module, name, conv_gradients.PARAMETERS, imports=pool.imports)
         return self._natives[what]
 
@@ -116,9 +116,9 @@ class Conv:
 
     def _plan(self, what: str, x: Any, w: Any, *rest: Any) -> Plan | None:
         try:
-            return plan(self.target, self.dtype.name, what, x.shape, w.shape, *rest)
+            return plan(self.target, self.name, what, x.shape, w.shape, *rest)
         except TypeError:  # a list, which cannot be looked up
-            return plan(self.target, self.dtype.name, what, x.shape, w.shape, *map(_tuples, rest))
+            return plan(self.target, self.name, what, x.shape, w.shape, *map(_tuples, rest))
 
     def _run(self, p: Plan | None, x: Any, w: Any, b: Any, empty: Any) -> Any:
         if p is None:
