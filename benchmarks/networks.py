@@ -3,9 +3,9 @@
     python benchmarks/networks.py --peer-python .bench-venv/bin/python [--cases resnet,vit] [--compile]
 
 The same source runs on both, `m`, `nn`, `f`, `optim` being agog's modules or PyTorch's. agog takes over PyTorch's
-weights, and where nothing is drawn at random, the losses of the first three steps must agree. Each side has a process of its
-own, and they take turns; the ratios are agog's times over PyTorch's, less is better. With --compile, PyTorch's loss
-goes through `torch.compile` too (in a process of its own), which takes minutes.
+weights, and where nothing is drawn at random, the losses of the first three steps must agree. Each side has a process
+of its own, and they take turns; the ratios are agog's times over PyTorch's, less is better. With --compile, PyTorch's
+loss goes through `torch.compile` too (in a process of its own), which takes minutes.
 """
 
 import json

@@ -11,7 +11,7 @@ import pytest
 import agog as ag
 from agog import config
 from agog.array import large
-from agog.compiler import codegen, eager, jit
+from agog.compiler import codegen, eager, jit, steps
 from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.mixed import Mixed, compile_mixed
 from agog.errors import AxisError, IndexingError
@@ -750,3 +750,30 @@ def test_clip_of_many(dtype, bounds, rng):
         got = ag.clip(ag.asarray(x), a, b)
         assert got.dtype == x.dtype
         np.testing.assert_array_equal(got.numpy(), want)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("options", [
+    {}, {"weight_decay": 0.1}, {"momentum": 0.9}, {"momentum": 0.9, "weight_decay": 0.1},
+    {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}])
+def test_sgd_on_large_parameters(options, dtype, monkeypatch, rng):
+    """The native update does what the NumPy one does, three steps long, and is taken."""
+    asked = []
+
+    def native(name, work, *arguments):
+        asked.append(name)
+        return steps.Descent(lambda make, *key: make(*key)).update(*arguments) if name == "sgd" and use else None
+
+    monkeypatch.setattr(eager.large, "native", native)
+    start, gradients = rng.standard_normal(100_003).astype(dtype), rng.standard_normal((3, 100_003)).astype(dtype)
+    ends = []
+    for use in (True, False):
+        p = ag.asarray(start.copy()).requires_grad_()
+        opt = ag.optim.SGD([p], lr=0.1, **options)
+        for g in gradients:
+            p.grad = ag.asarray(g)
+            opt.step()
+        ends.append(p.detach().numpy())
+    assert asked.count("sgd") == 6
+    np.testing.assert_allclose(*ends, 0, 8 * np.finfo(dtype).eps)
+    assert not np.array_equal(ends[0], start)

@@ -523,7 +523,7 @@ class _Case:
         points = list(itertools.product(*map(range, kernel)))
         rows = [(h * self.dilation[1] * columns + w * self.dilation[2]) * size for _, h, w in points]
         off = [(c * kernel[0] + d) * plane + row for c in range(part) for (d, _, _), row in zip(points, rows)]
-        steps: list[int] = []
+        facts: list[int] = []
         if by_tap:
             off = [c * prod(places) * size for c in range(part)]
             for d, h, w in points:
@@ -531,7 +531,7 @@ class _Case:
                 (h0, h1), (w0, w1) = (
                     _inside(start, self.stride[j], places[j], out[j]) for j, start in ((1, h), (2, w))
                 )
-                steps += _words(TAP, depth=depths[d], h=h, w=w, h0=h0, h1=h1, w0=w0, w1=w1)
+                facts += _words(TAP, depth=depths[d], h=h, w=w, h0=h0, h1=h1, w0=w0, w1=w1)
         base = len(GRADIENT)
         work = samples * groups * channels * taps * o * prod(out)
         gt_at = 64 if by_tap else -(-(part * kernel[0] * plane) // 64) * 64 + 64
@@ -548,7 +548,7 @@ class _Case:
             scratch_size=gt_at + band * out[2] * self.tiles.gradient[1] * lanes * size + 64, gt_at=gt_at,
             by_tap=by_tap, taps_at=base + len(depths) + len(off), alone=work < _PARALLEL,
         )
-        return np.array([*head, *depths, *off, *steps], np.int64), shape, WEIGHTS
+        return np.array([*head, *depths, *off, *facts], np.int64), shape, WEIGHTS
 
 
 def _parts(begin: int, end: int, most: int) -> list[tuple[int, int]]:

@@ -31,6 +31,7 @@ from agog.compiler.rowwise import Rowwise
 from agog.compiler.rules import compile_rule
 from agog.compiler.scans import scan
 from agog.compiler.scatter import add_rows
+from agog.compiler.steps import Adam, Descent
 from agog.compiler.stretched import compile_stretched, layout
 from agog.compiler.targets import HALVES
 from agog.ops.row import TABLE, Op
@@ -333,27 +334,6 @@ class _Product:
         return out
 
 
-class _Adam:
-    """Adam's update of one parameter, in one pass over memory and in place."""
-
-    def __init__(self, dtype: str) -> None:
-        def update(k: Any, p: Any, g: Any, m: Any, v: Any, size: Any, eps: Any, left1: Any, beta2: Any, left2: Any,
-                   keep: Any) -> tuple[Any, ...]:
-            m = m + (g - m) * left1
-            v = v * beta2 + g * g * left2
-            return p * keep - m / (k.sqrt(v) + eps) * size, m, v
-
-        kinds = ["contiguous"] * 4 + ["scalar"] * 6
-        self.kernel = compile_elementwise("adam", update, [dtype] * 10, [dtype] * 3, kinds, recipe="eager adam")
-
-    def update(self, p: Any, g: Any, m: Any, v: Any, numbers: tuple, empty: Any) -> bool:
-        """Change p, m and v; `numbers`: step size, eps, 1 - beta1, beta2, 1 - beta2, what is kept of p."""
-        if v.dtype != p.dtype:
-            return False
-        self.kernel([p, m, v], [p, g, m, v, *numbers])
-        return True
-
-
 class _Deviations:
     """Sums of squared distances to the mean over all or the last axes, for the row `var`."""
 
@@ -430,7 +410,7 @@ def _max_pool(dtype: str) -> Any:
 
 _families = (
     _Family(_Deviations, deviation="deviation"),
-    _Family(_Adam, adam="update"),
+    _Family(Adam, adam="update"),
     _Family(_Product, matmul="matmul", affine="affine"),
     _Family(_attention, attention="forward", attention_grad="backward"),
     _Family(_convolutions, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
@@ -491,15 +471,17 @@ if hasattr(os, "register_at_fork"):
 
 def enable() -> None:
     """Let `agog.array.large` use these kernels."""
-    if config.native:
-        large.accelerate, large.wanted, large.pull, large.stretched = accelerate, wanted, pull, stretched
-        large.reduced = reductions
-        large.kernels |= Mixed(_ready).table()
-        large.kernels |= {"add_rows": _add_rows, "draws": _draws, "permutation": _permutation}
-        rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
-        large.kernels |= rowwise.table() | Scans(lambda dtype: _ready(scan, dtype)).table()
-        large.halves |= rowwise.halves()
-        for family in _halves:
-            large.halves |= {row: family.kernel(method) for row, method in family.methods.items()}
-        for family in _families:
-            large.kernels |= {row: family.kernel(method) for row, method in family.methods.items()}
+    if not config.native:
+        return
+    rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
+    scans = Scans(lambda dtype: _ready(scan, dtype))
+    kernels = Mixed(_ready).table() | rowwise.table() | scans.table() | {
+        "add_rows": _add_rows, "sgd": Descent(_ready).update, "draws": _draws, "permutation": _permutation}
+    halves = rowwise.halves()
+    for table, families in ((halves, _halves), (kernels, _families)):
+        for family in families:
+            table |= {row: family.kernel(method) for row, method in family.methods.items()}
+    large.accelerate, large.wanted, large.pull, large.stretched = accelerate, wanted, pull, stretched
+    large.reduced = reductions
+    large.halves.update(halves)
+    large.kernels.update(kernels)  # all at once: other threads look whether there are any

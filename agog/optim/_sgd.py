@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import agog as ag
-from agog.array import dtypes
+from agog.array import dtypes, large
 from agog.errors import ArgumentError
 from agog.optim._group import Group
 from agog.optim._optimizer import BLOCK, Optimizer, own, scalars
@@ -98,6 +98,15 @@ class SGD(Optimizer):
                 bool(group["momentum"]), bool(group["dampening"]), bool(group["weight_decay"]), group["nesterov"],
                 group["maximize"])
         return (*c, first) if first else c
+
+    def _native(self, c: tuple, arrays: list[np.ndarray]) -> bool:
+        lr, momentum, _, decay, with_momentum, dampened, decays, nesterov, maximize, *_ = c
+        if maximize or dampened:
+            return False
+        p, g, *moments = arrays
+        numbers = lr, *([momentum] if with_momentum else []), *([decay] if decays else [])
+        b = moments[0] if moments else None
+        return bool(large.native("sgd", 16 * p.size, p, g, b, numbers, decays, nesterov))
 
     def _kernel(self, c: tuple, s: np.ndarray, t: np.ndarray, p: np.ndarray, g: np.ndarray,
                 *moments: np.ndarray) -> None:
