@@ -5,6 +5,7 @@ Containers are tuple, list, dict, namedtuple, None, dataclasses, and classes giv
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from typing import Any, Callable, Iterable
 
@@ -43,6 +44,12 @@ class Structure:
 LEAF = Structure(None)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Keys:
+    factory: Any
+    names: tuple
+
+
 def register(cls: type, flatten: Callable[[Any], tuple[Iterable[Any], Any]],
              unflatten: Callable[[Any, list[Any]], Any]) -> None:
     """Make `cls` a container: `flatten(obj) -> (children, aux)`, `unflatten(aux, children) -> obj`."""
@@ -66,9 +73,37 @@ def _children(node: Any) -> tuple[Any, Any, list[Any]] | None:
     if isinstance(node, dict):
         return kind, tuple(node), list(node.values())
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
-        names = tuple(f.name for f in dataclasses.fields(node) if f.init)
+        # A field that the constructor does not take is made by `__post_init__`, or else by whoever has set it.
+        made = hasattr(kind, "__post_init__")
+        names = tuple(f.name for f in dataclasses.fields(node) if f.init or not made and hasattr(node, f.name))
         return kind, names, [getattr(node, n) for n in names]
     return None
+
+
+def _dict(kind: Any, keys: tuple, values: list[Any]) -> dict:
+    """A dict of this class, whatever its constructor makes of an argument."""
+    if kind.__init__ is dict.__init__ or kind is collections.OrderedDict:
+        return kind(zip(keys, values))
+    out = kind.__new__(kind)
+    put = collections.OrderedDict.__setitem__ if isinstance(out, collections.OrderedDict) else dict.__setitem__
+    for key, value in zip(keys, values):
+        put(out, key, value)
+    return out
+
+
+def _dataclass(kind: type, names: tuple[str, ...], values: list[Any]) -> Any:
+    """A dataclass that holds these values, also where its construction runs code that changes them."""
+    taken = {f.name for f in dataclasses.fields(kind) if f.init}
+    out = kind(**{n: v for n, v in zip(names, values) if n in taken})
+    for n, v in zip(names, values):
+        if getattr(out, n, _NOTHING) is not v:
+            object.__setattr__(out, n, v)
+    return out
+
+
+_NOTHING = object()
+register(collections.defaultdict, lambda d: (list(d.values()), _Keys(d.default_factory, tuple(d))),
+         lambda keys, values: collections.defaultdict(keys.factory, zip(keys.names, values)))
 
 
 def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], Structure]:
@@ -110,10 +145,10 @@ def unflatten(structure: Structure, leaves: Iterable[Any]) -> Any:
         if kind in _registry:
             return _registry[kind][1](s.aux, children)
         if issubclass(kind, tuple):
-            return kind(*children)
+            return tuple.__new__(kind, children)  # a class of its own may do more with arguments
         if issubclass(kind, dict):
-            return kind(zip(s.aux, children))
-        return kind(**dict(zip(s.aux, children)))
+            return _dict(kind, s.aux, children)
+        return _dataclass(kind, s.aux, children)
 
     out = build(structure)
     if next(it, it) is not it:
@@ -144,6 +179,7 @@ def paths(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if found is None:
         return [(prefix, tree)]
     kind, aux, children = found
+    aux = aux.names if isinstance(aux, _Keys) else aux
     names = aux if isinstance(aux, tuple) and len(aux) == len(children) else range(len(children))
     dot = prefix + "." if prefix else ""
     return [p for n, c in zip(names, children) for p in paths(c, f"{dot}{n}")]

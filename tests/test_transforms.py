@@ -98,6 +98,51 @@ def test_grad_of_pytrees():
     near(tree.leaves(g), [2 * (i + 1) * v for i, v in enumerate(tree.leaves(p))])
 
 
+def test_containers_whose_construction_runs_code_of_its_own():
+    """A container that is made again holds what it held: its constructor has run once, and does not run on that."""
+    @dataclasses.dataclass
+    class Angle:
+        value: object
+        unit: str = "rad"
+
+        def __post_init__(self):
+            self.value = self.value * 2
+
+    @dataclasses.dataclass
+    class State:
+        h: object
+        steps: object = dataclasses.field(init=False, default=None)
+
+    class Twice(collections.namedtuple("Twice", "a b")):
+        def __new__(cls, a, b):
+            return super().__new__(cls, a * 2, b)
+
+    class Renamed(collections.OrderedDict):
+        def __setitem__(self, name, value):
+            super().__setitem__(name.upper(), value)
+
+    angle = Angle(T(1, 3))
+    near(tree.map(lambda v: v if isinstance(v, str) else v + 1, angle).value, T(3, 7))
+    near(ag.grad(lambda p: (p.a * p.a).sum())(Twice(T(1, 3), T(0, 0))).a, T(4, 12))
+    near(ag.vmap(lambda a: a.value * 1)(Angle(T(1, 3), unit=T(0, 0))), T(2, 6))
+
+    def body(s, _):
+        out = State(s.h * 0.5)
+        out.steps = s.steps + 1
+        return out, None
+
+    start = State(T(8))
+    start.steps = T(0)
+    end, _ = ag.scan(body, start, None, length=3)
+    assert end.h.tolist() == [1] and end.steps.tolist() == [3]
+    counted = tree.map(lambda v: v * 3, collections.Counter("aab"))
+    assert counted == {"a": 6, "b": 3} and type(counted) is collections.Counter
+    listed = tree.map(lambda v: v * 3, collections.defaultdict(list, a=1))
+    assert listed["a"] == 3 and listed["new"] == []
+    assert list(tree.map(lambda v: v + 1, Renamed(a=1, b=2)).items()) == [("A", 2), ("B", 3)]
+    assert tree.paths(collections.defaultdict(list, a=1, b=2)) == [("a", 1), ("b", 2)]
+
+
 def test_keyword_arguments_are_constants():
     f = lambda x, *, scale=1.0: (x * scale).sum()
     assert ag.grad(f)(T(1, 2), scale=3.0).tolist() == [3, 3]

@@ -1,5 +1,6 @@
 """Programs that once gave something else staged than plainly, as random programs and reviews found them."""
 
+import collections
 import gc
 
 import pytest
@@ -323,3 +324,14 @@ def test_the_number_that_says_which_tensor_a_place_holds(native):
         known[id(net.state)] = float(i)
         assert f(ag.ones(1)).item() == i
         known.clear()
+
+
+def test_a_named_tuple_that_does_more_with_its_arguments(native):
+    class Twice(collections.namedtuple("Twice", "a b")):
+        def __new__(cls, a, b):
+            return super().__new__(cls, a * 2, b)
+
+    f = ag.function(lambda x: Twice(x, x), strict=True)
+    for i in range(4):
+        a, b = f(ag.ones(2) * i)
+        assert a.tolist() == [2 * i] * 2 and b.tolist() == [i] * 2
