@@ -18,6 +18,7 @@ import numpy as np
 from agog import config
 from agog.array import large
 from agog.compiler import jit, targets
+from agog.compiler.along import Lines
 from agog.compiler.draws import draws
 from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.folds import fold
@@ -475,7 +476,7 @@ def enable() -> None:
         return
     rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
     scans = Scans(lambda dtype: _ready(scan, dtype))
-    kernels = Mixed(_ready).table() | rowwise.table() | scans.table() | {
+    kernels = Mixed(_ready).table() | rowwise.table() | scans.table() | Lines(_ready).table() | {
         "add_rows": _add_rows, "sgd": Descent(_ready).update, "draws": _draws, "permutation": _permutation}
     halves = rowwise.halves()
     for table, families in ((halves, _halves), (kernels, _families)):

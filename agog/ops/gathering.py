@@ -93,8 +93,9 @@ def add_rows(np: Any, n: int, indices: Any, g: Any) -> Any:
     same bits, but loading SciPy for it costs as much as a hundred calls on arrays that are not large.
     """
     m, d = g.shape
-    if np is numpy and g.size > 4096 and (done := large.native("add_rows", 4 * g.size, n, indices, g)) is not None:
-        return done
+    if np is numpy and d > 1 and g.size > 4096:
+        if (done := large.native("add_rows", 4 * g.size, n, indices, g)) is not None:
+            return done
     if m and (indices.min() < -n or indices.max() >= n):
         raise _first_outside("take_adjoint", np.empty((n, d), g.dtype), indices, 0)
     if g.size <= 4096 or g.dtype.kind not in "fc" or g.dtype.itemsize == 2:
@@ -155,11 +156,31 @@ Op("_take_adjoint(g, indices; shape, axis=0) -> x", _take_adjoint,
 
 def add_at(np: Any, n: int, places: Any, g: Any) -> Any:
     """Zeros (n,) to which the elements of g (m,) are added at `places` (m,), which are not negative."""
-    if g.dtype.kind == "f" and g.size > 256 and g.size > n // 4 and g.dtype.itemsize != 2:  # bincount is 2n large
+    if np is numpy and (done := added_along(places, g, (n,), (1, n, g.size, 1))) is not None:
+        return done
+    if _summed_wide(n, g):
         return np.bincount(places, g, n).astype(g.dtype, copy=False)
     out = np.zeros(n, g.dtype)
     np.add.at(out, places, g)
     return out
+
+
+def _summed_wide(n: int, g: Any) -> bool:
+    """Whether what is added to n elements is summed in float64, by bincount: that is 2n large."""
+    return g.dtype.kind == "f" and g.size > 256 and g.size > n // 4 and g.dtype.itemsize != 2
+
+
+def added_along(indices: Any, g: Any, shape: tuple[int, ...], sizes: tuple[int, int, int, int]) -> Any:
+    """Natively, zeros of `shape`, (outer, n, inner), to which g (outer, m, inner) is added at indices, which may be
+    negative; None where no kernel is ready for that, or one of them is outside.
+    """
+    if indices.dtype.kind != "i" or not _summed_wide(ax.size(shape), g):
+        return None
+    return large.native("add_along", 16 * g.size, g, indices, shape, sizes)
+
+
+def _line_sizes(shape: tuple[int, ...], m: int, axis: int) -> tuple[int, int, int, int]:
+    return ax.size(shape[:axis]), shape[axis], m, ax.size(shape[axis + 1:])
 
 
 # ------------------------------------------------------------------------------------------- element by element
@@ -186,10 +207,16 @@ def _along_key(np: Any, shape: tuple, indices: Any, axis: int) -> tuple:
 
 
 def _take_along(np: Any, x: Any, indices: Any, axis: int) -> Any:
+    axis %= x.ndim
+    if np is numpy and indices.size and indices.dtype.kind == "i" and x.shape[:axis] == indices.shape[:axis] and (
+            x.shape[axis + 1:] == indices.shape[axis + 1:]):
+        sizes = _line_sizes(x.shape, indices.shape[axis], axis)
+        if (done := large.native("take_along", 16 * indices.size, x, indices, sizes)) is not None:
+            return done
     try:
         return x[_along_key(np, x.shape, indices, axis)]
     except IndexError:
-        raise _first_outside("take_along_axis", x, indices, axis % x.ndim) from None
+        raise _first_outside("take_along_axis", x, indices, axis) from None
 
 
 def _batch_along(name: str, stretch: bool = True) -> Any:
@@ -223,6 +250,10 @@ take_along_axis = Op(
 def _take_along_adjoint(np: Any, g: Any, indices: Any, shape: tuple, axis: int) -> Any:
     axis %= len(shape)
     n = shape[axis]
+    lines = shape[:axis] == indices.shape[:axis] and shape[axis + 1:] == indices.shape[axis + 1:]
+    if np is numpy and lines and g.shape == indices.shape and g.shape[axis] > 1:
+        if (done := added_along(indices, g, shape, _line_sizes(shape, g.shape[axis], axis))) is not None:
+            return done
     if indices.size and (indices.min() < -n or indices.max() >= n):
         raise _first_outside("scatter_add", np.empty(shape, bool), indices, axis)
     key = _along_key(np, shape, indices, axis)

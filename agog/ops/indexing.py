@@ -24,7 +24,7 @@ from agog.array import dtypes
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
 from agog.ops import axes as ax
 from agog.ops.explain import describe
-from agog.ops.gathering import add_at, add_rows, outside, still_written
+from agog.ops.gathering import add_at, add_rows, added_along, outside, still_written
 from agog.ops.joining import batched_all
 from agog.ops.pieces import cover
 from agog.ops.row import Op, composite
@@ -309,6 +309,10 @@ def _read_adjoint(np: Any, g: Any, *keys: Any) -> Any:
     if len(arrays) == 1 and template == ("@",) and len(shape) > 1:  # whole rows
         rows = arrays[0].reshape(-1)
         return add_rows(np, shape[0], rows, g.reshape(rows.size, ax.size(shape[1:]))).reshape(shape)
+    if np is numpy and len(arrays) == 1 and template == ("@",):
+        done = added_along(arrays[0].reshape(-1), g.reshape(-1), shape, (1, *shape, g.size, 1))
+        if done is not None:
+            return done
     return add_at(np, ax.size(shape), _places(np, shape, key).reshape(-1), g.reshape(-1)).reshape(shape)
 
 
@@ -587,21 +591,37 @@ def _number_like(xp: Any, value: Any, x: Any) -> Any:
 
 def _grow(xp: Any, x: Any, template: tuple, arrays: list, value: Any) -> Any:
     key = _filled(template, arrays)
-    part = xp.index(x, key)
+    shape = _read_shape(x, template, arrays)
+    if shape is None:
+        shape = tuple(xp.index(x, key).shape)
     if not hasattr(value, "shape"):
         value = xp.full((), value)
     _check_value(x, value, _show(key))
     if value.dtype != x.dtype:
         value = xp.astype(value, x.dtype)
-    extra = len(value.shape) - len(part.shape)
+    extra = len(value.shape) - len(shape)
     if extra > 0 and tuple(value.shape[:extra]) == (1,) * extra:
         value = xp.reshape(value, tuple(value.shape[extra:]))
-    if value.shape != part.shape:
+    if tuple(value.shape) != shape:
         try:
-            value = xp.broadcast_to(value, part.shape)
+            value = xp.broadcast_to(value, shape)
         except ValueError:
+            xp.index(x, key)  # what is wrong with the key comes first
             raise ShapeError(f"x[{_show(key)}] += value: value is {describe(value)}, which does not broadcast to "
-                             f"{tuple(part.shape)}, the shape of that part of x, {describe(x)}") from None
+                             f"{shape}, the shape of that part of x, {describe(x)}") from None
     if not arrays:
         return x + xp._getitem_adjoint(value, shape=tuple(x.shape), index=template)
-    return x + xp._getitem_arrays_adjoint(value, *arrays, shape=tuple(x.shape), template=template)
+    try:
+        grown = xp._getitem_arrays_adjoint(value, *arrays, shape=tuple(x.shape), template=template)
+    except IndexingError:
+        xp.index(x, key)  # says it better
+        raise
+    return x + grown
+
+
+def _read_shape(x: Any, template: tuple, arrays: list) -> tuple | None:
+    """The shape of `x` at one array of integers, where everything else is taken whole; None where that is not so."""
+    if len(arrays) != 1 or dtypes.kind(arrays[0].dtype) == "b":
+        return None
+    axis = _take_axis(x, template)
+    return None if axis is None else (*x.shape[:axis], *arrays[0].shape, *x.shape[axis + 1:])
