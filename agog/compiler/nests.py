@@ -512,6 +512,14 @@ class NestCode(NestPlan):
             last = k.sub(base, k.add(index, self.lanes - 1))
             value = k.load(k.at(pointer, last, dtype), dtype, self.lanes)
             return k.call(f"llvm.vector.reverse.{mangled(dtype, self.lanes)}", (dtype, self.lanes), value)
+        if lane_scope.mask is None and dtype != "bool" and ITEMSIZE[dtype] >= 4:
+            # One by one: machines that gather take twice as long for it.
+            first = k.at(pointer, k.add(k.mul(index, step), base), dtype)
+            value = k.const(0, dtype, self.lanes)
+            for u in range(self.lanes):
+                part = k.load(k.at(first, u * step, dtype), dtype)
+                value = k.op(f"insertelement {value.typed}, {part.typed}, i64 {u}", dtype, self.lanes)
+            return value
         places = k.mul(k.add(k.iota("int64"), index), step)
         return self._gathered(
             dtype,

@@ -710,3 +710,19 @@ def test_placed_within_the_memory():
             assert 0 <= offset <= large.SLACK and (owner.ctypes.data + offset) % 64 == 0
             arrays = [x for x in others if type(x) is np.ndarray]
             assert all(distance(owner[offset:], x) >= 400 for x in arrays)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "float16", "bool"])
+def test_elements_across_lines_are_read_one_by_one(dtype, rng):
+    """Machines that gather take twice as long for it."""
+    ways = [lambda a: a.T, lambda a: a[:, ::3], lambda a: a[:, ::-2].T, lambda a: a[::-1].T]
+    for shape in ((64, 48), (70, 53), (3, 200), (200, 3)):
+        x = (rng.standard_normal(shape) * 9).astype(dtype)
+        for i, way in enumerate(ways):
+            p = compile(build(lambda a, way=way: [way(a) if dtype == "bool" else way(a) + 1], (shape, dtype)))
+            (got,) = p([x])
+            want = way(x) if dtype == "bool" else way(x) + np.asarray(1, dtype)
+            assert got.dtype == want.dtype
+            np.testing.assert_array_equal(got, want)
+            if i == 0 and shape == (64, 48) and dtype in ("float32", "float64", "int32", "int64"):
+                assert "masked.gather" not in p.code("llvm")
