@@ -162,7 +162,8 @@ def _products(n: int) -> Op:
             return y * (x if n == 3 else y)
         return np.multiply(y, x if n == 3 else y, y)
 
-    return elementwise(f"_power{n}(x) -> y", impl, takes="ifc", vjp={"x": lambda xp, g, x: g * n * x ** (n - 1)},
+    return elementwise(f"_power{n}(x) -> y", impl, takes="ifc", widen=True,
+                       vjp={"x": lambda xp, g, x: g * n * x ** (n - 1)},
                        lower=lambda k, x: power_by_products(k.mul, x, n), domain=(-2, 2), doc=f"`x ** {n}`.")
 
 
