@@ -124,6 +124,32 @@ def test_isin():
     assert ag.isin(x, ag.asarray([], dtype="int64")).tolist() == [[False, False], [False, False]]
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64", "uint64"])
+@pytest.mark.parametrize("low, high", [
+    (-100, 28), (0, 100), (7, 8), (-128, 127), (1 << 40, (1 << 40) + 900), (0, 1 << 50),
+    (-(1 << 63), -(1 << 63) + 99), ((1 << 63) - 99, 1 << 63)])
+@pytest.mark.parametrize("shape", [(255,), (256,), (20, 50)])
+def test_unique_of_whole_numbers_close_to_each_other(shape, low, high, dtype):
+    """These are looked up in a table."""
+    info = np.iinfo(dtype)
+    if low < info.min or high > info.max + 1:
+        return
+    x = np.random.default_rng(3).integers(low, high, shape, dtype=dtype)
+    want = np.unique(x, return_index=True, return_inverse=True, return_counts=True)
+    got = ag.unique_all(ag.asarray(x))
+    for a, b in zip((*got, ag.unique_values(ag.asarray(x))), (*want, want[0]), strict=True):
+        assert np.array_equal(a.numpy(), b.reshape(a.shape))
+    assert got.values.dtype == x.dtype and {v.dtype for v in got[1:]} == {ag.int64}
+    assert got.inverse_indices.shape == shape
+
+
+def test_many_whole_numbers_are_not_sorted(monkeypatch):
+    monkeypatch.setattr(np, "unique", None)  # which takes ten times as long
+    x = ag.asarray(np.random.default_rng(3).integers(-500, 500, 2000))
+    assert np.array_equal(ag.unique_values(x).numpy(), np.flatnonzero(np.bincount(x.numpy() + 500)) - 500)
+    assert ag.unique_counts(x).counts.sum().item() == 2000
+
+
 def test_bincount():
     x = ag.asarray([0, 2, 2, 5])
     assert ag.bincount(x).tolist() == [1, 0, 2, 0, 0, 1] and ag.bincount(x).dtype == ag.int64
@@ -133,6 +159,8 @@ def test_bincount():
     assert y.tolist() == [1., 0., 5., 0., 0., 4.] and y.dtype == ag.float32
     (y * ag.arange(6).astype("float32")).sum().backward()
     assert w.grad.tolist() == [0., 2., 2., 5.]
+    with pytest.raises(ArgumentError, match="negative"):
+        ag.bincount(ag.asarray([1, -1, 0]), ag.ones(3))
     with pytest.raises(ArgumentError, match="negative"):
         ag.bincount(ag.asarray([-1]))
     with pytest.raises(ArgumentError, match="one-dimensional array of integers"):

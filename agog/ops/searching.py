@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy
 
-from agog.array import dtypes
+from agog.array import dtypes, large
 from agog.errors import ArgumentError, ArgumentTypeError, AxisError, ShapeError
 from agog.ops import axes as ax
+from agog.ops.blocks import native
 from agog.ops.explain import describe
 from agog.ops.row import Op, composite
 
@@ -75,6 +76,11 @@ def comparable(x: Any) -> Any:
     return x.astype(numpy.float32) if x.dtype.kind == "V" else x
 
 
+def _wide(x: Any) -> Any:
+    """`x` with 16-bit floats as float32, in which they have the same order."""
+    return large.astype(x, dtypes.float32) if dtypes.is_half(x.dtype) else x
+
+
 def _sort(np: Any, x: Any, axis: int, descending: bool, stable: bool) -> Any:
     y = np.sort(comparable(x), axis)  # equal values cannot be told apart: the fastest way will do
     y = y.astype(x.dtype, copy=False)
@@ -109,6 +115,9 @@ argsort = Op("argsort(x; axis=-1, descending=False, stable=True) -> y", _argsort
 
 def _topk_indices(np: Any, x: Any, k: int, axis: int, largest: bool) -> Any:
     x = np.moveaxis(x, axis, -1)
+    done = native(np, "topk", 32 * x.size, _wide(x), k, largest) if x.size else None
+    if done is not None:
+        return done if axis in (-1, x.ndim - 1) else np.ascontiguousarray(np.moveaxis(done, -1, axis))
     n = x.shape[-1]
     if 0 < k and 8 * k < n and x.dtype.kind in "iuf":  # few of many: find the last that counts, then sort the chosen
         edge = np.partition(x, n - k if largest else k - 1, -1)[..., n - k if largest else k - 1, None]
@@ -161,6 +170,10 @@ def _check_searchsorted(x1: Any, x2: Any, sorter: Any, side: str) -> tuple:
 
 
 def _searchsorted(np: Any, x1: Any, x2: Any, sorter: Any, side: str) -> Any:
+    if sorter is None and x1.size <= 16 * x2.size:
+        done = native(np, "searchsorted", 256 * x2.size, _wide(x1), _wide(x2), side == "right")
+        if done is not None:
+            return done
     return np.asarray(np.searchsorted(comparable(x1), comparable(x2), side, sorter), np.int64)
 
 
@@ -213,7 +226,45 @@ UniqueCounts = namedtuple("UniqueCounts", ["values", "counts"])
 UniqueInverse = namedtuple("UniqueInverse", ["values", "inverse_indices"])
 
 
+_CLOSE = 1 << 8  # whole numbers that are so many may be looked up in a table of four times as many
+
+
+def _close(np: Any, x: Any) -> Any:
+    """(x - low, low, n) where x are many whole numbers from `low` to low + n - 1, not many more than x has; else None.
+    """
+    if x.dtype.kind not in "iu" or x.size < _CLOSE:
+        return None
+    low, high = int(x.min()), int(x.max())
+    if high - low >= 4 * x.size or high >= 1 << 63:
+        return None
+    return x.reshape(-1).astype(np.int64, copy=False) - low, low, high - low + 1
+
+
+def _unique_values(np: Any, x: Any) -> Any:
+    close = _close(np, x)
+    if close is None:
+        return np.unique(comparable(x), equal_nan=False).astype(x.dtype, copy=False)
+    shifted, low, n = close
+    there = np.zeros(n, np.bool_)
+    there[shifted] = True
+    return (np.flatnonzero(there) + low).astype(x.dtype)
+
+
+def _unique_close(np: Any, x: Any, shifted: Any, low: int, n: int) -> tuple:
+    counts = np.bincount(shifted, None, n)
+    there = np.flatnonzero(counts)
+    table = np.empty(n, np.int64)
+    table[shifted[::-1]] = np.arange(x.size - 1, -1, -1)  # of several for one place, the last stays
+    first = table[there]
+    table[there] = np.arange(there.size)
+    return ((there + low).astype(x.dtype), first, table[shifted].reshape(x.shape),
+            counts[there].astype(np.int64, copy=False))
+
+
 def _unique(np: Any, x: Any) -> tuple:
+    close = _close(np, x)
+    if close is not None:
+        return _unique_close(np, x, *close)
     values, indices, inverse, counts = np.unique(comparable(x), True, True, True, equal_nan=False)
     return (values.astype(x.dtype, copy=False), indices.astype(np.int64), inverse.reshape(x.shape).astype(np.int64),
             counts.astype(np.int64))
@@ -225,8 +276,7 @@ def _unique_samples(s: Any) -> list:
 
 Op("_unique(x) -> values, indices, inverse_indices, counts", _unique, kind="dynamic", samples=_unique_samples,
    doc="The different elements in order, their first places, the place of each element of `x`, their counts.")
-Op("_unique_values(x) -> values", lambda np, x: np.unique(comparable(x), equal_nan=False).astype(x.dtype, copy=False),
-   kind="dynamic", samples=_unique_samples,
+Op("_unique_values(x) -> values", _unique_values, kind="dynamic", samples=_unique_samples,
    doc="The different elements in order.")
 
 
@@ -267,15 +317,21 @@ isin = Op("isin(x1, x2; invert=False) -> y", lambda np, x1, x2, invert: np.isin(
 def _check_bincount(x: Any, weights: Any, minlength: int) -> tuple:
     if len(x.shape) != 1 or x.dtype.kind not in "iu":
         raise ArgumentError(f"bincount: x={describe(x)} must be a one-dimensional array of integers")
-    if isinstance(x, numpy.ndarray) and (x < 0).any():
-        raise ArgumentError("bincount: x holds negative numbers; shift them with x - x.min()")
     if weights is not None and weights.shape != x.shape:
         raise ShapeError(f"bincount: weights={describe(weights)} must have the shape of x={describe(x)}")
     return (ax.integer("bincount", "minlength", minlength),)
 
 
 def _bincount(np: Any, x: Any, weights: Any, minlength: int) -> Any:
-    x = x.astype(np.int64, copy=False)
+    try:
+        return _counted(np, x.astype(np.int64, copy=False), weights, minlength)
+    except ValueError:
+        if (x < 0).any():
+            raise ArgumentError("bincount: x holds negative numbers; shift them with x - x.min()") from None
+        raise
+
+
+def _counted(np: Any, x: Any, weights: Any, minlength: int) -> Any:
     if weights is None:
         return np.bincount(x, None, minlength).astype(np.int64, copy=False)
     if weights.dtype.kind == "c":
