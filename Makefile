@@ -62,6 +62,8 @@ bench:
 	$(RUN) benchmarks/staged.py --peer-python $(BENCH_VENV)/bin/python $(STAGED_ARGS)
 	$(RUN) benchmarks/compiled.py --peer-python $(BENCH_VENV)/bin/python $(COMPILED_ARGS)
 	$(RUN) benchmarks/shapes.py --peer-python $(BENCH_VENV)/bin/python $(SHAPES_ARGS)
+	$(RUN) benchmarks/networks.py --peer-python $(BENCH_VENV)/bin/python $(NETWORKS_ARGS)
+	$(RUN) benchmarks/operations.py --peer-python $(BENCH_VENV)/bin/python $(OPERATIONS_ARGS)
 
 conformance:
 	$(call environment,$(VENV) conformance)
