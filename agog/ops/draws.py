@@ -76,8 +76,8 @@ def key_of(word: int) -> Any:
 
 
 def array_of(key: Any) -> Any:
-    """A key, which may be one whole number, as an array without gaps."""
-    return key_of(key) if type(key) is int else np.ascontiguousarray(key)
+    """A key, which may be one whole number, as an array of uint32 without gaps."""
+    return key_of(key) if type(key) is int else np.ascontiguousarray(key, np.uint32)
 
 
 def fill(key: Any, out: Any, per_word: int, transform: Callable[..., Any], number: int = 0) -> Any:

@@ -29,7 +29,8 @@ def in_numpy(monkeypatch):
 def test_laws(name, dtype, target, in_numpy):
     dtype, native = np.dtype(dtype), compiled.draws(target)
     for n in SIZES:
-        got = LAWS[name].drawn(native, draws.NOTHING, KEY, (n,), dtype)
+        key = draws.array_of(KEY.astype(np.int64) if n % 2 else KEY)
+        got = LAWS[name].drawn(native, draws.NOTHING, key, (n,), dtype)
         want = LAWS[name](KEY, (n,), dtype)
         assert got.dtype == want.dtype
         np.testing.assert_array_equal(got, want)
