@@ -18,6 +18,7 @@ block of rows, so that a result does not depend on the number of threads; the ca
 from __future__ import annotations
 
 from functools import partial
+from math import prod
 from typing import Any, Callable, Sequence
 
 from agog.compiler import call, jit, pool, targets
@@ -57,19 +58,21 @@ class RowKernel:
     array as an input. `kernel.native(*outs, *ins, rows, d, block_rows)` is the builtin itself.
     """
 
-    __slots__ = ("_first_row", "name", "native")
+    __slots__ = ("_first_row", "_sums", "name", "native")
 
-    def __init__(self, name: str, native: Callable[..., None], first_row: int) -> None:
-        self.name, self.native, self._first_row = name, native, first_row
+    def __init__(self, name: str, native: Callable[..., None], first_row: int, sums: bool) -> None:
+        self.name, self.native, self._first_row, self._sums = name, native, first_row, sums
 
     def __call__(self, outs: Sequence[Any], ins: Sequence[Any]) -> None:
         pool.refresh()
         arrays = (*outs, *ins)
         shape = arrays[self._first_row].shape
-        rows = 1
-        for n in shape[:-1]:
-            rows *= n
-        self.native(*arrays, rows, shape[-1], block_rows(rows))
+        if len(shape) == 2:
+            rows, length = shape
+        else:
+            *kept, length = shape
+            rows = prod(kept)
+        self.native(*arrays, rows, length, block_rows(rows) if self._sums else 1)
 
     def __repr__(self) -> str:
         return f"<row kernel {self.name}>"
@@ -122,7 +125,7 @@ def compile_rows(
     parameters = call.OUT * len(out_kinds) + call.IN * len(in_kinds) + call.INT * 3
     module = write() if recipe is None else jit.Later(f"{recipe}, {len(out_kinds)} {kinds} {dtypes}", target, write)
     native = call.bind(module, name, parameters, imports=pool.imports)
-    return RowKernel(name, native, kinds.index("row"))
+    return RowKernel(name, native, kinds.index("row"), "sums" in kinds)
 
 
 class Array:

@@ -12,6 +12,7 @@ from typing import Any, Callable
 import numpy as np
 
 from agog.array import large
+from agog.array.numbers import weak
 from agog.compiler.ir import FLOATS
 from agog.compiler.rows import sum_blocks
 from agog.compiler.targets import HALVES
@@ -19,6 +20,7 @@ from agog.compiler.targets import HALVES
 __all__ = ["Rowwise"]
 
 _F32 = np.dtype(np.float32)
+_NORMS, _RMS_NORMS = ("norm0", "norm1", "norm2"), ("rms_norm0", "rms_norm1", "rms_norm2")
 _FORWARD = ("softmax", "log_softmax", "norm", "rms_norm")  # programs that take 16-bit floats too
 
 
@@ -44,7 +46,7 @@ class Rowwise:
             return None
         dtype = x.dtype
         for a in others:
-            if type(a) is not np.ndarray or a.dtype != dtype or not a.flags.c_contiguous:
+            if type(a) is not np.ndarray or a.dtype is not dtype and a.dtype != dtype or not a.flags.c_contiguous:
                 return None
         kind = "float32" if dtype is _F32 else dtype.name  # (the name of a dtype is made each time)
         if kind not in FLOATS and not (kind in HALVES and name.rstrip("012") in _FORWARD):
@@ -98,11 +100,13 @@ class Rowwise:
 
     def norm(self, x: Any, affine: list[Any], eps: float, centered: bool) -> Any:
         """Rows of x (rows, d) normalised, times a weight (d,), plus a bias (d,)."""
-        kernel = self._kernel(f"{'' if centered else 'rms_'}norm{len(affine)}", x, *affine)
+        kernel = self._kernel((_NORMS if centered else _RMS_NORMS)[len(affine)], x, *affine)
         if kernel is None:
             return None
         out = large.empty(x.shape, x.dtype, x, *affine)
-        kernel([out], [x, *affine, np.array(eps, np.float32 if x.dtype.itemsize == 2 else x.dtype)])
+        dtype = _F32 if x.dtype.itemsize == 2 else x.dtype
+        number = weak(eps, dtype)  # (kept, where it is an ordinary one)
+        kernel([out], [x, *affine, number if type(number) is np.ndarray else np.array(eps, dtype)])
         return out
 
     def fused_norm(self, x: Any, *rest: Any) -> Any:

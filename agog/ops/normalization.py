@@ -55,9 +55,10 @@ def _fused_norm(np, *args):
     *xs, n, eps, centered = args
     x = xs[0]
     if x.size >= LARGE:
-        done = native(np, "norm", 32 * x.size, _flat(x, n), [p.reshape(-1) for p in xs[1:]], eps, centered)
+        affine = xs[1:] if n == 1 else [p.reshape(-1) for p in xs[1:]]
+        done = native(np, "norm", 32 * x.size, _flat(x, n), affine, eps, centered)
         if done is not None:
-            return done.reshape(x.shape)
+            return done if done.shape == x.shape else done.reshape(x.shape)
     y = fresh(np, x.shape, x.dtype)
     if not x.size:
         return y
@@ -163,8 +164,12 @@ Op(
 def _trailing(name, x, normalized_shape, *params):
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     n, given = len(shape), x.shape
-    if n and given[-n:] == shape and 0 not in shape and all(p is None or p.shape == shape for _, p in params):
-        return n
+    if n and given[-n:] == shape and 0 not in shape:
+        for _, p in params:
+            if p is not None and p.shape != shape:
+                break
+        else:
+            return n
     if not n or tuple(x.shape[len(x.shape) - n:]) != shape or len(x.shape) < n:
         raise ShapeError(f"{name}(x={_describe(x)}, normalized_shape={shape}): x must end with exactly these sizes; "
                          f"its shape ends with {tuple(x.shape[-n:]) if n else '()'}")
