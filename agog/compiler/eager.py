@@ -33,6 +33,7 @@ from agog.compiler.rules import compile_rule
 from agog.compiler.scans import scan
 from agog.compiler.scatter import add_rows
 from agog.compiler.searching import Searching
+from agog.compiler.selecting import Selecting
 from agog.compiler.steps import Adam, Descent
 from agog.compiler.stretched import compile_stretched, layout
 from agog.compiler.targets import HALVES
@@ -478,7 +479,7 @@ def enable() -> None:
     rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
     scans = Scans(lambda dtype: _ready(scan, dtype))
     kernels = Mixed(_ready).table() | rowwise.table() | scans.table() | {
-        **Lines(_ready).table(), **Searching(_ready).table(),
+        **Lines(_ready).table(), **Searching(_ready).table(), **Selecting(_ready).table(),
         "add_rows": _add_rows, "sgd": Descent(_ready).update, "draws": _draws, "permutation": _permutation}
     halves = rowwise.halves()
     for table, families in ((halves, _halves), (kernels, _families)):

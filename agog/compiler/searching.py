@@ -18,7 +18,7 @@ from agog.compiler.ir import FLOATS, Module, Value, llvm_type, mangled
 from agog.compiler.kernel import Kernel
 from agog.compiler.targets import ITEMSIZE, Target
 
-__all__ = ["Searching", "best", "search"]
+__all__ = ["Searching", "best", "search", "share"]
 
 DTYPES = ("float32", "float64", "int32", "int64")
 MOST = 64  # of the best
@@ -94,7 +94,7 @@ class Searching:
         return self.ready(make, x.dtype.name) if x.dtype.name in DTYPES else None
 
 
-def _share(k: Kernel, job: Value, tasks: Value, each: Value) -> None:
+def share(k: Kernel, job: Value, tasks: Value, each: Value) -> None:
     """`chunk` for all tasks of so many steps, on the pool when that pays."""
     zero, one, function = k.const(0, "int64"), k.const(1, "int64"), k.symbol("@chunk")
     work = tasks * each
@@ -182,7 +182,7 @@ def build_search(dtype: str, target: Target) -> Module:
     n = k.op(f"udiv i64 {k.load(k.at(sizes, 1, 'int64'), 'int64').text}, {size}", "int64")
     k.store(n, k.at(job, 5, "int64"))
     count = k.op(f"lshr i64 {k.load(sizes, 'int64').text}, 3", "int64")
-    _share(k, job, count, k.load(k.at(slots, 4, "int64"), "int64"))
+    share(k, job, count, k.load(k.at(slots, 4, "int64"), "int64"))
     return module
 
 
@@ -284,5 +284,5 @@ def build_best(dtype: str, target: Target) -> Module:
     slots, sizes = k.arguments
     n = k.load(k.at(slots, 2, "int64"), "int64")
     rows = k.op(f"udiv i64 {k.load(k.at(sizes, 1, 'int64'), 'int64').text}, {(n * size).text}", "int64")
-    _share(k, slots, rows, n)
+    share(k, slots, rows, n)
     return module

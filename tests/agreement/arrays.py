@@ -377,6 +377,6 @@ excuse(
 excuse(
     HIDDEN,
     "_full _argcummax _argcummin _concatenated _stacked _split2 _split3 _split4 _pad_constant _pad_periodic _getitem "
-    "_getitem_array _getitem_arrays _setitem _setitem_array _setitem_arrays _nonzero _one_hot _topk_indices "
+    "_getitem_array _getitem_arrays _setitem _setitem_array _setitem_arrays _nonzero _one_hot _ranked _topk_indices "
     "_unique _unique_values atleast_nd",
 )
