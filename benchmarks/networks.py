@@ -9,6 +9,7 @@ loss goes through `torch.compile` too (in a process of its own), which takes min
 """
 
 import json
+import math
 import pathlib
 import statistics
 import sys
@@ -388,11 +389,12 @@ def main():
             apart = max((abs(x / y - 1) for side, losses in first.items() for x, y in
                          zip(losses or [], first["torch"] or [])), default=0.0)
             remark = "" if name in RANDOM or apart <= AGREE else f"  the losses differ by {apart:.1e}: no result"
-            print(f"{name:<50}", *[f"{1e3 * t:9.2f}" for t in times.values()], *[f"{r:15.2f}" for r in row], remark,
-                  flush=True)
+            shown = [f"{1e3 * t:9.2f}" for t in times.values()] + [f"{r:15.2f}" for r in row]
+            print(f"{name:<50}", *[s.replace("nan", "  -") for s in shown], remark, flush=True)
     for i, (ours, peer) in enumerate(columns.items()):
-        print(f"{ours.strip()}: {sum(r[i] <= 1 for r in ratios)} of {len(ratios)} are faster than {peer}; geometric "
-              f"mean of the ratios {np.exp(np.mean([np.log(r[i]) for r in ratios])):.2f}")
+        known = [r[i] for r in ratios if not math.isnan(r[i])]
+        print(f"{ours.strip()}: {sum(r <= 1 for r in known)} of {len(known)} are faster than {peer}; geometric mean of "
+              f"the ratios {np.exp(np.mean(np.log(known))):.2f}")
     sides.close()
 
 
