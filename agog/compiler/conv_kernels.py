@@ -27,7 +27,7 @@ from typing import Any, Sequence
 
 from agog.compiler import pool
 from agog.compiler.conv_edges import Edges
-from agog.compiler.ir import Module, Value
+from agog.compiler.ir import Module, Value, mangled
 from agog.compiler.kernel import Kernel
 from agog.compiler.packing import transpose
 from agog.compiler.targets import Target
@@ -49,6 +49,7 @@ SUB = (
 #: What a task is told: addresses, then the sub-convolution.
 JOB = ("out", "x", "w", "bias", "table", "packed", "sub")
 
+_GATHERED = 4  # weights side by side up to which outputs are gathered one by one: a transpose takes as long for all
 _RUNS_AHEAD = 6  # runs of weights that are on their way while one is packed
 
 
@@ -256,6 +257,10 @@ class Writer(Edges):
                             at = k.offset(at, k.where(left > n + 1, f.w_row, 0))  # the last output again
                         return values
 
+                    def step(n: Value) -> None:
+                        value = k.load(k.offset(buffer, n * self.vector_bytes), dtype, lanes)
+                        store(value, k.load(k.at(to, n, "int64"), "int64"))
+
                     values: Any = k.if_(
                         steps >= lanes,
                         lambda: loaded(lambda at: k.load(at, dtype, lanes)),
@@ -263,14 +268,33 @@ class Writer(Edges):
                     )
                     for n, value in enumerate(transpose(k, values)):
                         k.store(value, k.offset(buffer, n * self.vector_bytes))
+                    k.loop(0, steps, 1, step)
+
+                def lines(r: Value) -> None:
+                    """The same for few steps, each of which is gathered."""
+                    r = k.hidden(r)
+                    left, line, store = rows - r, k.offset(at, r * f.w_row), stores(r)
+                    lane = k.iota("int64")
+                    apart = k.where(lane < left, lane, left - 1) * f.w_row  # the last output again
+                    for n in range(0, lanes, 2):
+                        k.prefetch(k.offset(line, later + f.w_row * n), 2)
 
                     def step(n: Value) -> None:
-                        value = k.load(k.offset(buffer, n * self.vector_bytes), dtype, lanes)
+                        here = k.at(line, n, dtype)
+                        places = k.op(f"getelementptr i8, ptr {here.text}, {apart.typed}", "ptr", lanes)
+                        value = k.call(
+                            f"llvm.masked.gather.{mangled(dtype, lanes)}.v{lanes}p0", (dtype, lanes), places,
+                            k.const(self.size, "int32"), k.const(True, "bool", lanes), k.const(0, dtype, lanes),
+                        )
                         store(value, k.load(k.at(to, n, "int64"), "int64"))
 
                     k.loop(0, steps, 1, step)
 
-                k.loop(0, rows, lanes, square)
+                k.if_(
+                    steps <= _GATHERED,
+                    lambda: k.loop(0, rows, lanes, lines) and None,
+                    lambda: k.loop(0, rows, lanes, square) and None,
+                )
 
             def beside(j: Value) -> None:
                 """A step whose weights of all outputs lie side by side."""
