@@ -216,7 +216,9 @@ mean = Op("mean(x; axis=None, keepdims=False) -> y", _mean, kind="reduction", li
 def _prod(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and _half(x):
         return _in_float32(np.multiply, "prod", x, axis, keepdims)
-    return reduced(np, "prod", np.multiply, x, axis, keepdims)
+    if x.size >= _FROM:
+        return reduced(np, "prod", np.multiply, x, axis, keepdims)
+    return np.multiply.reduce(x, axis, None, None, keepdims)
 
 
 def _others(xp: Any, x: Any) -> Any:
@@ -421,11 +423,11 @@ def _norm(np: Any, x: Any, axis: Any, keepdims: bool, ord: float) -> Any:
         done = _native(np, _NORMS[ord], x, axis, keepdims)
         if done is not None:
             return done
+    elif ord == 2 and x.ndim == 1 and not keepdims and axis != () and x.dtype.kind != "c":
+        return np.sqrt(x.dot(x))
     if ord == 2:
         if x.dtype.kind == "c":
             squares = x.real * x.real + x.imag * x.imag
-        elif x.ndim == 1 and x.size < _SHORT and not keepdims and axis != ():
-            return np.sqrt(x.dot(x))
         elif axis == (x.ndim - 1,) and x.ndim > 1:
             squares = np.vecdot(x, x)
             return np.sqrt(squares[..., None] if keepdims else squares)

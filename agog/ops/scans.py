@@ -94,13 +94,9 @@ def _accumulated(np: Any, ufunc: Any, x: Any, axis: int) -> Any:
 _LONG = 1 << 9  # elements from which a native kernel is worth its call
 
 
-def _natively(np: Any, kind: str, x: Any, axis: int) -> Any:
-    return native(np, kind, 32 * x.size, x, axis) if x.size >= _LONG else None
-
-
 def _cumsum(np: Any, x: Any, axis: Any) -> Any:
     x, axis = _flat(np, x, axis)
-    done = _natively(np, "cumsum", x, axis)
+    done = native(np, "cumsum", 32 * x.size, x, axis) if x.size >= _LONG else None
     return _accumulated(np, np.add, x, axis) if done is None else done
 
 
@@ -116,7 +112,7 @@ cumsum = Op("cumsum(x; axis=None) -> y", _cumsum, linear_in="all", widen=True, r
 
 def _cumprod(np: Any, x: Any, axis: Any) -> Any:
     x, axis = _flat(np, x, axis)
-    done = _natively(np, "cumprod", x, axis)
+    done = native(np, "cumprod", 32 * x.size, x, axis) if x.size >= _LONG else None
     return _accumulated(np, np.multiply, x, axis) if done is None else done
 
 
@@ -150,7 +146,7 @@ def _logcumsumexp_reference(np: Any, x: Any, axis: Any) -> Any:
 
 def _logcumsumexp(np: Any, x: Any, axis: Any) -> Any:
     x, axis = _flat(np, x, axis)
-    done = _natively(np, "logcumsumexp", x, axis)
+    done = native(np, "logcumsumexp", 32 * x.size, x, axis) if x.size >= _LONG else None
     return np.logaddexp.accumulate(x, axis) if done is None else done
 
 
@@ -162,7 +158,8 @@ logcumsumexp = Op("logcumsumexp(x; axis=None) -> y", _logcumsumexp, to_float=Tru
 
 def _arg_running(larger: bool) -> Any:
     def compute(np: Any, x: Any, axis: int) -> Any:
-        done = _natively(np, "argcummax" if larger else "argcummin", x, axis)
+        kind = "argcummax" if larger else "argcummin"
+        done = native(np, kind, 32 * x.size, x, axis) if x.size >= _LONG else None
         if done is not None:
             return done
         axis %= x.ndim

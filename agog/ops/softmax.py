@@ -29,18 +29,13 @@ def _softmax(np, x, axis):
         done = native(np, "softmax", 32 * x.size, x, axis)
         if done is not None:
             return done
-        if x.size >= large.THRESHOLD:
-            return _by_rows(np, _softmax, x, axis)
+        return (_by_rows if x.size >= large.THRESHOLD else _by_steps)(np, _softmax, x, axis)
     if not x.size:
         return x.copy()
-    y = np.subtract(x, reduced(np, "max", np.maximum, x, axis, True))
-    y = _exp(np, y, y)
-    y /= reduced(np, "sum", np.add, y, axis, True)
+    y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
+    np.exp(y, y)
+    y /= np.add.reduce(y, axis, None, None, True)
     return y
-
-
-def _exp(np, y, out=None):
-    return large.unary(np.exp, y) if np is numpy and y.size >= _MANY else np.exp(y, out)
 
 
 def _log_softmax(np, x, axis):
@@ -48,12 +43,11 @@ def _log_softmax(np, x, axis):
         done = native(np, "log_softmax", 32 * x.size, x, axis)
         if done is not None:
             return done
-        if x.size >= large.THRESHOLD:
-            return _by_rows(np, _log_softmax, x, axis)
+        return (_by_rows if x.size >= large.THRESHOLD else _by_steps)(np, _log_softmax, x, axis)
     if not x.size:
         return x.copy()
-    y = np.subtract(x, reduced(np, "max", np.maximum, x, axis, True))
-    s = reduced(np, "sum", np.add, _exp(np, y), axis, True)
+    y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
+    s = np.add.reduce(np.exp(y), axis, None, None, True)
     y -= np.log(s, s)
     return y
 
@@ -68,6 +62,18 @@ def _log_softmax_into(np, x, y):
     np.subtract(x, np.maximum.reduce(x, 1, None, None, True), y)
     s = np.add.reduce(np.exp(y), 1, None, None, True)
     y -= np.log(s, s)
+
+
+def _by_steps(np, compute, x, axis):
+    """The same for some thousand elements: what kernels there are take their steps."""
+    y = np.subtract(x, reduced(np, "max", np.maximum, x, axis, True))
+    e = large.unary(np.exp, y) if np is numpy and y.size >= _MANY else np.exp(y)
+    s = reduced(np, "sum", np.add, e, axis, True)
+    if compute is _softmax:
+        e /= s
+        return e
+    y -= np.log(s, s)
+    return y
 
 
 _WIDE = 64  # elements that lie side by side, for which NumPy is quick along another axis
