@@ -19,6 +19,7 @@ from agog import config
 from agog.array import large
 from agog.compiler import jit, targets
 from agog.compiler.along import Lines
+from agog.compiler.columns import compile_column_program
 from agog.compiler.draws import draws
 from agog.compiler.elementwise import compile_elementwise
 from agog.compiler.folds import fold
@@ -26,7 +27,7 @@ from agog.compiler.gemm import gemm
 from agog.compiler.ir import FLOATS
 from agog.compiler.mixed import Mixed
 from agog.compiler.permutation import permutation
-from agog.compiler.reducing import Reductions, Scans, plan
+from agog.compiler.reducing import Reductions, Scans
 from agog.compiler.rowprograms import compile_row_program
 from agog.compiler.rowwise import Rowwise
 from agog.compiler.rules import compile_rule
@@ -337,25 +338,6 @@ class _Product:
         return out
 
 
-class _Deviations:
-    """Sums of squared distances to the mean over all or the last axes, for the row `var`."""
-
-    def __init__(self, dtype: str) -> None:
-        self.program = compile_row_program("deviation", dtype)
-
-    def deviation(self, x: Any, axis: Any, keepdims: bool, empty: Any) -> Any:
-        """Of each row, or of all."""
-        made = plan(x.shape, tuple(axis) if isinstance(axis, list) else axis, bool(keepdims))
-        if made is None or not x.flags.c_contiguous:
-            return None
-        shape, (outer, n, inner), more = made
-        if inner != 1 or more:
-            return None
-        out = np.empty(shape, x.dtype)
-        self.program([out], [x.reshape(outer, n)])
-        return out
-
-
 class _HalfProduct:
     """Products of bfloat16 where the machine has instructions for them."""
 
@@ -412,7 +394,6 @@ def _max_pool(dtype: str) -> Any:
 
 
 _families = (
-    _Family(_Deviations, deviation="deviation"),
     _Family(Adam, adam="update"),
     _Family(_Product, matmul="matmul", affine="affine"),
     _Family(_attention, attention="forward", attention_grad="backward"),
@@ -476,7 +457,10 @@ def enable() -> None:
     """Let `agog.array.large` use these kernels."""
     if not config.native:
         return
-    rowwise = Rowwise(lambda name, dtype: _ready(compile_row_program, name, dtype))
+    rowwise = Rowwise(
+        lambda name, dtype: _ready(compile_row_program, name, dtype),
+        lambda name, dtype: _ready(compile_column_program, name, dtype),
+    )
     scans = Scans(lambda dtype: _ready(scan, dtype))
     kernels = Mixed(_ready).table() | rowwise.table() | scans.table() | {
         **Lines(_ready).table(), **Searching(_ready).table(), **Selecting(_ready).table(),

@@ -13,7 +13,7 @@ from agog.compiler import pool, scans
 from agog.compiler.folds import KINDS, out_dtype
 from agog.compiler.targets import HALVES, ITEMSIZE
 
-__all__ = ["Reductions", "Scans", "plan"]
+__all__ = ["Reductions", "Scans", "plan", "seen"]
 
 _ALONE = 1 << 15  # elements of 8 bytes up to which no kernel asks for threads
 _STEPS = ("sum", "prod", "max", "min", "any", "all")
@@ -84,6 +84,9 @@ class Reductions:
         return x.reshape(shape)
 
 
+seen = functools.lru_cache(4096)(scans.seen)
+
+
 @functools.lru_cache(4096)
 def plan(shape: tuple[int, ...], axis: Any, keepdims: Any) -> Any:
     """(shape of the result, (outer, n, inner), the same of further steps) of a reduction over `axis`: an int, a tuple
@@ -134,7 +137,7 @@ class Scans:
         kernel, dtype = found
         pool.refresh()
         out = large.empty(x.shape, dtype, x)
-        kernel(out, x, *_seen(x.shape, axis), number)
+        kernel(out, x, *seen(x.shape, axis), number)
         return out
 
     def _wanted(self, kind: str, dtype: Any) -> Any:
@@ -150,6 +153,3 @@ class Scans:
         result = scans.out_dtype(kind, dtype.name)
         found = self.ready[kind, dtype] = kernel, dtype if result == dtype.name else np.dtype(result)
         return found
-
-
-_seen = functools.lru_cache(4096)(scans.seen)

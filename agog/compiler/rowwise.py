@@ -1,4 +1,4 @@
-"""Rows of the op table that work along the last axis, for eager work on large arrays: how they call row kernels.
+"""Rows of the op table that work along an axis, for eager work on large arrays: how they call row kernels.
 
 Each method takes arrays as the row's own computation has them, and gives its result, or None where there is no kernel
 for these arrays, or none yet.
@@ -13,7 +13,9 @@ import numpy as np
 
 from agog.array import large
 from agog.array.numbers import weak
+from agog.compiler import pool
 from agog.compiler.ir import FLOATS
+from agog.compiler.reducing import plan, seen
 from agog.compiler.rows import sum_blocks
 from agog.compiler.targets import HALVES
 
@@ -21,27 +23,31 @@ __all__ = ["Rowwise"]
 
 _F32 = np.dtype(np.float32)
 _NORMS, _RMS_NORMS = ("norm0", "norm1", "norm2"), ("rms_norm0", "rms_norm1", "rms_norm2")
+_NEAR = 1 << 19  # bytes of some columns' rows up to which they are walked: beyond, whole rows at a time are better
 _FORWARD = ("softmax", "log_softmax", "norm", "rms_norm")  # programs that take 16-bit floats too
 
 
 class Rowwise:
-    """`program(name, dtype)` gives the kernel of one of `rowprograms.PROGRAMS`, or None as long as there is none."""
+    """`program(name, dtype)` gives the kernel of one of `rowprograms.PROGRAMS`, or None as long as there is none.
 
-    def __init__(self, program: Callable[[str, str], Any]) -> None:
-        self.program = program
+    `column(name, dtype)` gives the same program for an axis that is not the last: see `columns`.
+    """
+
+    def __init__(self, program: Callable[[str, str], Any], column: Callable[[str, str], Any]) -> None:
+        self.program, self.column = program, column
 
     def table(self) -> dict[str, Callable[..., Any]]:
         """The methods under the names by which `large.native` knows them."""
         return {name: getattr(self, name) for name in (
-            "softmax", "log_softmax", "logsumexp", "softmax_grad", "log_softmax_grad", "norm", "norm_grad",
+            "softmax", "log_softmax", "logsumexp", "deviation", "softmax_grad", "log_softmax_grad", "norm", "norm_grad",
             "cross_entropy", "cross_entropy_grad", "batch_norm", "batch_norm_x", "batch_norm_weight")}
 
     def halves(self) -> dict[str, Callable[..., Any]]:
         """The rows among them that take 16-bit floats, as `large.halves` has them."""
         return {"softmax": self.softmax, "log_softmax": self.log_softmax, "_fused_norm": self.fused_norm}
 
-    def _kernel(self, name: str, x: Any, *others: Any) -> Any:
-        """The kernel of a program for arrays of one dtype."""
+    def _kernel(self, name: str, x: Any, *others: Any, down: bool = False) -> Any:
+        """The kernel of a program for arrays of one dtype; `down` the columns."""
         if type(x) is not np.ndarray or not x.flags.c_contiguous:
             return None
         dtype = x.dtype
@@ -49,22 +55,30 @@ class Rowwise:
             if type(a) is not np.ndarray or a.dtype is not dtype and a.dtype != dtype or not a.flags.c_contiguous:
                 return None
         kind = "float32" if dtype is _F32 else dtype.name  # (the name of a dtype is made each time)
-        if kind not in FLOATS and not (kind in HALVES and name.rstrip("012") in _FORWARD):
+        if kind not in FLOATS and (down or not (kind in HALVES and name.rstrip("012") in _FORWARD)):
             return None
-        return self.program(name, kind)
+        return (self.column if down else self.program)(name, kind)
 
     def _map(self, name: str, axis: int, *arrays: Any) -> Any:
         x = arrays[0]
-        if axis % x.ndim != x.ndim - 1:
+        outer, n, inner = seen(x.shape, axis)
+        down = inner > 1
+        if down and n * inner * x.itemsize > _NEAR or not x.size:
             return None
         for a in arrays[1:]:
             if a.shape != x.shape:
                 return None
-        kernel = self._kernel(name, *arrays)
+        kernel = self._kernel(name, *arrays, down=down)
         if kernel is None:
             return None
         out = large.empty(x.shape, x.dtype, *arrays)
-        kernel([out], arrays)
+        if down:
+            pool.refresh()
+            kernel(out, *arrays, outer, n, inner)
+        elif n == x.shape[-1]:
+            kernel([out], arrays)
+        else:
+            kernel([out.reshape(outer, n)], [a.reshape(outer, n) for a in arrays])
         return out
 
     def softmax(self, x: Any, axis: int) -> Any:
@@ -76,19 +90,29 @@ class Rowwise:
         return self._map("log_softmax", axis, x)
 
     def logsumexp(self, x: Any, axis: Any, keepdims: bool) -> Any:
-        """The row `logsumexp`, over the last axes."""
-        n = x.ndim
-        axes = range(n) if axis is None else [a % n for a in ((axis,) if type(axis) is int else axis)]
-        over = len(axes)
-        if not over or sorted(axes) != [*range(n - over, n)] or not x.size:
+        """The row `logsumexp`."""
+        return self._column("logsumexp", x, axis, keepdims)
+
+    def deviation(self, x: Any, axis: Any, keepdims: bool) -> Any:
+        """Sums of squared distances to the mean, for the row `var`."""
+        return self._column("deviation", x, axis, keepdims)
+
+    def _column(self, name: str, x: Any, axis: Any, keepdims: bool) -> Any:
+        """A program that gives a number for each row, or column."""
+        made = plan(x.shape, axis if axis is None or type(axis) is int else tuple(axis), bool(keepdims))
+        if made is None or made[2]:
             return None
-        kernel = self._kernel("logsumexp", x)
+        shape, (outer, n, inner), _ = made
+        kernel = self._kernel(name, x, down=inner > 1)
         if kernel is None:
             return None
-        kept = x.shape[:n - over]
-        out = np.empty(math.prod(kept), x.dtype)
-        kernel([out], [x.reshape(out.size, -1)])
-        return out.reshape((*kept, *(1,) * over) if keepdims else kept)
+        out = np.empty(shape, x.dtype)
+        if inner > 1:
+            pool.refresh()
+            kernel(out, x, outer, n, inner)
+        else:
+            kernel([out], [x.reshape(outer, n)])
+        return out
 
     def softmax_grad(self, g: Any, y: Any, axis: int) -> Any:
         """Softmax's gradient, from its result y."""

@@ -22,7 +22,6 @@ from agog.ops.row import Op, composite
 
 _f32 = numpy.dtype("float32")
 _FROM = large.REDUCE_FROM
-_DEVIATION = large.THRESHOLD  # elements from which the kernel for variances is worth its call
 
 
 def _half(x: Any) -> bool:
@@ -334,18 +333,19 @@ count_nonzero = Op("count_nonzero(x; axis=None, keepdims=False) -> y", _nonzeros
 
 # ---------------------------------------------------------------------------------------------------------- moments
 def _var(np: Any, x: Any, axis: Any, correction: float, keepdims: bool) -> Any:
-    done = None
-    if np is numpy and x.size >= _DEVIATION and (x.dtype is dtypes.float32 or x.dtype is dtypes.float64):
-        done = large.native("deviation", 4 * x.size, x, axis, keepdims)
-    if done is not None:
-        free = x.size // (done.size or 1) - correction
-        return done / (free if free > 0 else 0)
-    total = np.add.reduce(x, axis, None, None, True)
+    if x.size >= _FROM and np is numpy and (x.dtype is dtypes.float32 or x.dtype is dtypes.float64):
+        done = large.native("deviation", 32 * x.size, x, axis, keepdims)
+        if done is not None:
+            free = x.size // (done.size or 1) - correction
+            return done / (free if free > 0 else 0)
+    many = x.size >= _FROM
+    total = reduced(np, "sum", np.add, x, axis, True) if many else np.add.reduce(x, axis, None, None, True)
     n = x.size // (total.size or 1)
     d = x - total / n
     d = d.real * d.real + d.imag * d.imag if x.dtype.kind == "c" else d * d
     free = n - correction
-    return np.add.reduce(d, axis, None, None, keepdims) / (free if free > 0 else 0)
+    squares = reduced(np, "sum", np.add, d, axis, keepdims) if many else np.add.reduce(d, axis, None, None, keepdims)
+    return squares / (free if free > 0 else 0)
 
 
 def _var_vjp(xp: Any, g: Any, x: Any, axis: Any, correction: float, keepdims: bool) -> Any:
