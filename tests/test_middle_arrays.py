@@ -260,3 +260,20 @@ def test_classes_of_any_shape(rng):
             want = (index[..., None] == np.arange(6)).astype(dtype)
             same(ag.one_hot(ag.asarray(index), 6, dtype=dtype).numpy(), want)
             same(ag.one_hot(ag.asarray(index.astype("uint8")), 6, dtype=dtype).numpy(), want)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32", "int64"])
+@pytest.mark.parametrize("compare", [operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne],
+                         ids=lambda f: f.__name__)
+def test_large_arrays_are_compared_with_numbers_that_their_dtype_lacks(compare, dtype, rng):
+    x, y = (rng.integers(-3, 4, 70_000).astype(dtype) for _ in range(2))
+    wide = x.astype("int64")  # (NumPy refuses the largest beside bools)
+    for number in (0, 1, 2, -3, 7, 0.5, -0.5, 2.5, 1.0, 1 << 40, -(1 << 70), 1e30, float("nan"), float("inf")):
+        for _ in range(3):
+            same(compare(ag.asarray(x), number).numpy(), compare(wide, number))
+            same(compare(number, ag.asarray(x)).numpy(), compare(number, wide))
+    for _ in range(3):
+        same(compare(ag.asarray(x), ag.asarray(y)).numpy(), compare(x, y))
+        rows, row = x.reshape(7, -1), y[:10_000]
+        same(compare(ag.asarray(rows), ag.asarray(row)).numpy(), compare(rows, row))
+    assert any(kernel and np.dtype(dtype) in key for key, kernel in eager._kernels.items()), "no kernel was made"

@@ -417,8 +417,8 @@ def _beside_number(ufunc: Any, a: Any, b: Any) -> Any:
     array, number, place = (a, b, 1) if type(a) is _ndarray else (b, a, 0)
     dtype = array.dtype
     made = ready.get((ufunc, dtype, place))
-    if made is None or type(number) is not int and (type(number) is not float or dtype.kind == "i") or not (
-            -1e9 < number < 1e9):
+    if made is None or type(number) is not int and (type(number) is not float or dtype.kind == "i") or (
+            dtype.kind == "b") or not -1e9 < number < 1e9:
         return None
     run, result = made
     out, one = empty(array.shape, result, array), weak(number, dtype)

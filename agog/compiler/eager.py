@@ -64,6 +64,9 @@ def accelerate(ufunc: Any, inputs: tuple, out: np.ndarray) -> bool:
     if kernel is None:
         _ask(key)
         return False
+    for x in inputs:
+        if type(x) is not np.ndarray and (dtype.kind == "b" or dtype.kind == "i" and type(x) is float):
+            return False  # a comparison with a number that the dtype does not have
     arrays = [x if type(x) is np.ndarray else np.array(x, dtype) for x in inputs]
     for x in arrays:
         if x.dtype != dtype:
@@ -89,7 +92,7 @@ def _ask(key: Any) -> None:
         return
     _kernels[key] = None
     ufunc, dtype, result, *_ = key
-    if ufunc in _rows and dtype.name in _DTYPES and (result == dtype or result == np.bool_ and dtype.kind != "i"):
+    if ufunc in _rows and dtype.name in _DTYPES and (result == dtype or result == np.bool_):
         _request(_compile, key)
 
 
@@ -122,7 +125,7 @@ def _compile_stretched(key: Any) -> None:
     op = _rows[ufunc]
     lower: Any = op.lower
     result = ufunc(np.empty(0, dtype), np.empty(0, dtype)).dtype
-    if result == dtype or result == np.bool_ and dtype.kind != "i":
+    if result == dtype or result == np.bool_:
         kernel = compile_stretched(op.name, lower, [dtype.name] * 2, result.name, [bool(n) for n in along])
         _kernels[key] = kernel, result
 
