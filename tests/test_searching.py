@@ -124,6 +124,18 @@ def test_isin():
     assert ag.isin(x, ag.asarray([], dtype="int64")).tolist() == [[False, False], [False, False]]
 
 
+@pytest.mark.parametrize("shape", [(7, 8), (8, 7), (1, 5), (5, 1), (3, 4, 5), (2, 1, 16, 3), (4, 8, 16), (3, 0, 2)])
+def test_nonzero_on_several_axes(shape, monkeypatch):
+    x = np.random.default_rng(5).integers(-1, 2, shape)
+    want = np.nonzero(x)
+    monkeypatch.setattr(np, "unravel_index", None)  # which takes several times as long
+    got = ag.nonzero(ag.asarray(x))
+    assert len(got) == len(shape) and all(v.dtype == ag.int64 for v in got)
+    for a, b in zip(got, want, strict=True):
+        assert np.array_equal(a.numpy(), b)
+    assert np.array_equal(ag.argwhere(ag.asarray(x)).numpy(), np.stack(want, 1))
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64", "uint64"])
 @pytest.mark.parametrize("low, high", [
     (-100, 28), (0, 100), (7, 8), (-128, 127), (1 << 40, (1 << 40) + 900), (0, 1 << 50),
