@@ -23,7 +23,7 @@ from agog.autodiff.batching import for_each_example, in_vmap
 from agog.autodiff.functional import draw, draws_kept
 from agog.dispatch import operand, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
-from agog.ops.draws import EXPONENTIAL, NORMAL, UNIFORM, Law, advance, key_of, mask_drawn
+from agog.ops.draws import EXPONENTIAL, NORMAL, UNIFORM, Law, advance, integers_drawn, key_of, mask_drawn
 from agog.ops.row import TABLE, Op
 from agog.tensor import Tensor, asarray
 
@@ -195,7 +195,7 @@ _AT_ONCE = 1 << 17  # numbers up to which the generator is kept from other threa
 def _natively(generator: Generator | None, drawn: Any, shape: Any, dtype: Any, *more: Any) -> Tensor | None:
     """What `drawn` makes of the generator's state, which it advances, in one native draw; None where that cannot be."""
     native = large.draws
-    if native is None or config.special or dtype not in _WIDTHS or draws_kept() or in_vmap():
+    if native is None or config.special or draws_kept() or in_vmap():
         return None
     source = generator or _global or default_generator()
     if type(source) is not Generator:
@@ -214,6 +214,8 @@ def _natively(generator: Generator | None, drawn: Any, shape: Any, dtype: Any, *
             out = drawn(native, following, state._data, shape, dtype, *more)
         except Exception:  # the general path says what is wrong
             return None
+        if out is None:
+            return None
         state._data = following
     return wrap(out)
 
@@ -222,7 +224,7 @@ def _floats(law: Law, shape: Any, dtype: Any, key: Any, generator: Generator | N
     if type(shape) is not tuple:
         shape = _shape(shape)
     dtype = dtypes.default_float() if dtype is None else dtypes.dtype(dtype)
-    if key is None:
+    if key is None and dtype in _WIDTHS:
         done = _natively(generator, law.drawn, shape, dtype)
         if done is not None:
             return done
@@ -301,7 +303,13 @@ def integers(low: int, high: int | None = None, shape: Any = (), *, dtype: Any =
     if isinstance(high, tuple | list):
         raise ArgumentTypeError(f"integers: high={high!r} is a {type(high).__name__}; write integers(0, n, shape)")
     low, high = (0, low) if high is None else (low, high)
-    return _drawn(_INTEGERS, key, generator, low, high, _shape(shape), dtypes.dtype(dtype))
+    shape, dtype = _shape(shape), dtypes.dtype(dtype)
+    if key is None and (dtype is dtypes.int64 or dtype is dtypes.int32) and type(low) is int and type(high) is int:
+        if -1 << 31 <= low < high <= 1 << 31:
+            done = _natively(generator, integers_drawn, shape, dtype, low, high)
+            if done is not None:
+                return done
+    return _drawn(_INTEGERS, key, generator, low, high, shape, dtype)
 
 
 def bernoulli(p: Any = 0.5, shape: Any = None, *, key: Any = None, generator: Generator | None = None) -> Tensor:
@@ -366,7 +374,8 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, *, noise_shape: Any =
             raise ArgumentError(f"dropout: p={p}; give a probability from 0 to 1")
         return x if isinstance(x, Tensor) else asarray(x)
     if type(x) is Tensor and type(p) is float and 0 < p <= 1 and noise_shape is None and not config.special:
-        mask = _natively(generator, mask_drawn, x.shape, x.dtype, p) if key is None else None
+        simple = key is None and x.dtype in _WIDTHS
+        mask = _natively(generator, mask_drawn, x.shape, x.dtype, p) if simple else None
         return x * (_drawn(_MASK, key, generator, x.shape, p, x.dtype) if mask is None else mask)
     return tensors.dropout(operand(x), p, _key(key, generator), True, noise_shape)
 

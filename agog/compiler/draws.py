@@ -30,7 +30,7 @@ _TILE = 32  # blocks of the stream that are made at a time
 _AWAKE, _WAKE = 1 << 11, 1 << 13  # blocks from which threads take part that are awake, or are woken
 _FILL = call.OUT * 2 + call.IN * 2
 _FINISH = call.OUT + call.IN
-_TABLE = 3  # kind; limit and scale of a mask
+_TABLE = 3  # kind; limit and scale of a mask, or span and what is rejected of whole numbers
 
 
 class Draws(NamedTuple):
@@ -100,6 +100,15 @@ def _mask(dtype: str) -> Callable[..., Value]:
     return mask
 
 
+def _bounded(k: Kernel, bits: Value, span: Value, rejected: Value) -> Value:
+    """From 0 to span - 1, by Lemire's method; -1 where another number has to be drawn."""
+    span, rejected = (k.splat(v, bits.lanes) for v in (span, rejected))
+    wide = k.cast(k.cast(bits, "uint64"), "int64") * span
+    low = wide & 0xFFFFFFFF
+    return k.where(low < rejected, k.const(-1, "int64"), k.op(f"lshr {wide.type} {wide.text}, "
+                   f"{k.const(32, 'int64', bits.lanes).text}", "int64", bits.lanes))
+
+
 class _Kind(NamedTuple):
     """What becomes of the bits: numbers of `dtype`, each of one `word`, by `make`; `second` makes those of the second
     half of each of `ops.draws.BLOCK` words where it is something else."""
@@ -120,6 +129,7 @@ _KINDS = {
     "pairs64": _Kind("uint64", "float64", _open64, lambda k, bits: _open64(k, bits) * float(TURN64)),
     "mask32": _Kind("uint16", "float32", _mask("float32")),
     "mask64": _Kind("uint16", "float64", _mask("float64")),
+    "bounded": _Kind("uint32", "int64", _bounded),
 }
 
 
@@ -143,6 +153,7 @@ def _chunk(module: Module) -> None:
     key, blocks, size = (k.load(k.at(job, i, "int64"), "int64") for i in (2, 3, 4))
     kind, limit = (k.load(k.at(table, i, "int64"), "int64") for i in range(2))
     scale, zero = k.load(k.at(table, 2, "float64"), "float64"), k.const(0, "int64")
+    rejected = k.load(k.at(table, 2, "int64"), "int64")
     words = k.alloca((_TILE * 4 + 64) * 8)
 
     def tile(t: Value) -> None:
@@ -163,7 +174,7 @@ def _chunk(module: Module) -> None:
         lanes = module.target.lanes(kind.dtype)
         count = k.op(f"udiv i64 {size.text}, {ITEMSIZE[kind.dtype]}", "int64")
         begin, end = start * per_block, k.min(stop * per_block, count)
-        extra = (limit, scale) if kind.word == "uint16" else ()
+        extra = {_bounded: (limit, rejected)}.get(kind.make, (limit, scale) if kind.word == "uint16" else ())
 
         def span(a: Value, b: Value, make: Callable[..., Value]) -> None:
             def vector(i: Value) -> Value:

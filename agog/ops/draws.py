@@ -182,7 +182,8 @@ def exponential64(words: Any, out: Any) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- natively
-KINDS = ("bits", "uniform32", "uniform64", "open32", "open64", "pairs32", "pairs64", "mask32", "mask64")
+KINDS = ("bits", "uniform32", "uniform64", "open32", "open64", "pairs32", "pairs64", "mask32", "mask64",
+         "bounded")
 """What native draws make of the bits. Of pairs, the first half of each block are uniform numbers, the second angles."""
 
 NOTHING = np.empty(0, np.uint32)
@@ -196,6 +197,14 @@ def table(kind: str, limit: int = 0, scale: float = 0.0) -> Any:
     made = np.array([KINDS.index(kind), limit, 0])
     made[2:].view(np.float64)[0] = scale
     return made
+
+
+@functools.lru_cache(256)
+def _bounds(span: int) -> tuple[Any, bool]:
+    """What a native draw of whole numbers below `span` is told, and whether some may be rejected."""
+    made = table("bounded", span)
+    made[2] = (1 << 32) % span
+    return made, made[2] != 0
 
 
 def native(size: int) -> Any:
@@ -312,3 +321,27 @@ def mask_drawn(native: Any, following: Any, key: Any, shape: tuple[int, ...], dt
         native.refresh()
     native.fill(out, following, key, _kept(float(p), dtype)[2])
     return out
+
+
+# ----------------------------------------------------------------------------------------------------- whole numbers
+def integers_drawn(native: Any, following: Any, key: Any, shape: tuple[int, ...], dtype: Any, low: int,
+                   high: int) -> Any:
+    """Whole numbers from low to high - 1, natively: of `key`, or of a state that is advanced to `following`.
+
+    None where that cannot be: there are more than 32 bits of them, or one has to be drawn again (see `ops.random`).
+    """
+    if high - low > 1 << 32 or not -_FAR < low < _FAR:
+        return None
+    told, some_rejected = _bounds(high - low)
+    out = large.empty(shape, dtypes.int64)
+    if out.size > _SHARED:
+        native.refresh()
+    native.fill(out, following, key, told)
+    if some_rejected and out.size and out.min() < 0:
+        return None
+    if low:
+        np.add(out, low, out)
+    return out if dtype is dtypes.int64 else out.astype(dtype)
+
+
+_FAR = 1 << 61

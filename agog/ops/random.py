@@ -17,7 +17,21 @@ import numpy as np
 from agog.array import dtypes, large
 from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError
 from agog.ops import axes as ax
-from agog.ops.draws import EXPONENTIAL, FOLD, NORMAL, SPLIT, UNIFORM, array_of, exponential64, fill, normal64, uniform64
+from agog.ops.draws import (
+    EXPONENTIAL,
+    FOLD,
+    NORMAL,
+    NOTHING,
+    SPLIT,
+    UNIFORM,
+    array_of,
+    exponential64,
+    fill,
+    integers_drawn,
+    native,
+    normal64,
+    uniform64,
+)
 from agog.ops.draws import mask as dropout_mask
 from agog.ops.draws import words as _words
 from agog.ops.row import Op, composite
@@ -201,6 +215,11 @@ def _bounded(key, n, span, number=0):
 
 def _integers(np, key, low, high, shape, dtype):
     dtype = dtypes.dtype(dtype)
+    draws = native(math.prod(shape))
+    if draws is not None:
+        done = integers_drawn(draws, NOTHING, array_of(key), shape, dtype, low, high)
+        if done is not None:
+            return done
     found = _bounded(key, math.prod(shape), high - low)
     if low:
         found += np.uint64(low & (1 << 64) - 1)

@@ -55,6 +55,26 @@ def test_masks(p, dtype, target, in_numpy):
         np.testing.assert_array_equal(got, draws.mask(KEY, (n,), p, np.dtype(dtype)))
 
 
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "uint64"])
+@pytest.mark.parametrize("low, high", [(0, 1), (0, 100), (7, 107), (-5, 251), (0, 1 << 31), (-(1 << 31), 1 << 31),
+                                       (1 << 60, (1 << 60) + 3), (0, 3 << 30)])
+def test_whole_numbers(low, high, dtype, target, in_numpy):
+    """Three quarters of 32 bits reject a quarter of the words: then NumPy draws."""
+    info = np.iinfo(dtype)
+    if low < info.min or high > info.max + 1:
+        return
+    refused = 0
+    for n in [*SIZES, 100_001]:
+        want = ag.random_integers(KEY, low, high, shape=(n,), dtype=dtype).numpy()
+        got = draws.integers_drawn(compiled.draws(target), draws.NOTHING, KEY, (n,), np.dtype(dtype), low, high)
+        refused += got is None
+        if got is not None:
+            assert got.dtype == want.dtype
+            np.testing.assert_array_equal(got, want)
+    assert refused == (0 if high - low in (1, 256, 1 << 31, 1 << 32) else refused)
+    assert refused < 3 or high == 3 << 30
+
+
 @pytest.mark.parametrize("at_end", [True, False])
 @pytest.mark.parametrize("kind", draws.KINDS)
 def test_nothing_but_the_result_is_written(kind, at_end, target, guarded):
@@ -110,6 +130,11 @@ CALLS = {
     "dropout of halves": lambda g: ag.random.dropout(ag.ones(5, dtype="float16"), 0.1, generator=g),
     "large": lambda g: ag.random.normal((1 << 18) + 1, generator=g),
     "none": lambda g: ag.random.normal((0, 3), generator=g),
+    "integers": lambda g: ag.random.integers(-3, 10, (4, 4), generator=g),
+    "integers of 32 bits": lambda g: ag.random.integers(100, shape=9, dtype="int32", generator=g),
+    "integers, some drawn again": lambda g: ag.random.integers(-(1 << 31), 1 << 30, (40,), generator=g),
+    "integers of 8 bits": lambda g: ag.random.integers(100, shape=9, dtype="uint8", generator=g),
+    "integers far off": lambda g: ag.random.integers(1 << 62, (1 << 62) + 5, (9,), generator=g),
 }
 
 
@@ -147,7 +172,7 @@ def test_a_native_draw_is_one_call(monkeypatch):
         monkeypatch.setattr(draws, name, None)
         monkeypatch.setattr("agog.random." + name, None, raising=False)
     g = Generator(5)
-    for name in ("normal", "uniform", "exponential", "dropout", "none"):
+    for name in ("normal", "uniform", "exponential", "dropout", "none", "integers", "integers of 32 bits"):
         CALLS[name](g)
 
 
