@@ -30,10 +30,12 @@ _FORWARD = ("softmax", "log_softmax", "norm", "rms_norm")  # programs that take 
 class Rowwise:
     """`program(name, dtype)` gives the kernel of one of `rowprograms.PROGRAMS`, or None as long as there is none.
 
-    `column(name, dtype)` gives the same program for an axis that is not the last: see `columns`.
+    `column(name, dtype)` gives the same program for an axis that is not the last (see `columns`); by default, none.
     """
 
-    def __init__(self, program: Callable[[str, str], Any], column: Callable[[str, str], Any]) -> None:
+    def __init__(
+        self, program: Callable[[str, str], Any], column: Callable[[str, str], Any] = lambda name, dtype: None
+    ) -> None:
         self.program, self.column = program, column
 
     def table(self) -> dict[str, Callable[..., Any]]:
