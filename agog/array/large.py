@@ -6,6 +6,7 @@ that nobody holds any more; whether somebody does is read off the reference coun
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
@@ -397,7 +398,7 @@ def slow(ufunc: Any, a: Any, b: Any) -> Any:
             except ValueError:
                 done = _as_it_lies(ufunc, a, b)
     else:
-        shape = np.broadcast_shapes(a.shape, b.shape)
+        shape = broadcast_shapes(a.shape, b.shape)
         done = None if stretched is None else stretched(ufunc, a, b, shape)
         if done is None:
             if stretched is None:
@@ -431,6 +432,9 @@ def _beside_number(ufunc: Any, a: Any, b: Any) -> Any:
         return None
 
 
+broadcast_shapes = functools.lru_cache(256)(np.broadcast_shapes)
+
+
 def _as_it_lies(ufunc: Any, a: Any, b: Any) -> Any:
     """The same for arrays whose axes lie in another order than theirs, as those of a transpose; else None."""
     arrays = [x for x in (a, b) if type(x) is np.ndarray and x.ndim]
@@ -446,10 +450,13 @@ def _as_it_lies(ufunc: Any, a: Any, b: Any) -> Any:
 
 def _broadcast(ufunc: Any, a: Any, b: Any) -> Any:
     """The same for arrays that are stretched against each other, or lie otherwise in memory."""
-    done = _as_it_lies(ufunc, a, b)
-    if done is not None:
-        return done
-    shape = np.broadcast_shapes(*[x.shape for x in (a, b) if type(x) is np.ndarray])
+    if type(a) is not _ndarray or type(b) is not _ndarray or a.shape == b.shape:
+        done = _as_it_lies(ufunc, a, b)
+        if done is not None:
+            return done
+        shape = a.shape if type(a) is _ndarray else b.shape
+    else:
+        shape = broadcast_shapes(a.shape, b.shape)
     if stretched is not None:
         if prod(shape) >= THRESHOLD and (done := stretched(ufunc, a, b, shape)) is not None:
             return done

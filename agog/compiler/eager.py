@@ -7,6 +7,7 @@ row's `lower` rule; from then on that operation on large arrays is one native lo
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import queue
 import threading
@@ -36,7 +37,7 @@ from agog.compiler.scatter import add_rows
 from agog.compiler.searching import Searching
 from agog.compiler.selecting import Selecting
 from agog.compiler.steps import Adam, Descent
-from agog.compiler.stretched import compile_stretched, layout
+from agog.compiler.stretched import compile_stretched, layout, numbers
 from agog.compiler.targets import HALVES
 from agog.ops.row import TABLE, Op
 
@@ -102,11 +103,11 @@ def stretched(ufunc: Any, a: Any, b: Any, shape: tuple[int, ...]) -> Any:
         return None
     if not (a.flags.c_contiguous and b.flags.c_contiguous):
         return None
-    found = layout(shape, (a.shape, b.shape))
+    found = _layout(shape, a.shape, b.shape)
     if found is None:
         return None
-    lengths, strides = found
-    key = ("stretched", ufunc, a.dtype, strides[0][2], strides[1][2])
+    along, numbers = found
+    key = ("stretched", ufunc, a.dtype, *along)
     kernel = _kernels.get(key)
     if not kernel:
         if key not in _kernels:
@@ -116,8 +117,15 @@ def stretched(ufunc: Any, a: Any, b: Any, shape: tuple[int, ...]) -> Any:
         return None
     kernel, dtype = kernel
     out = large.empty(shape, dtype, a, b)
-    kernel(out, (a, b), lengths, strides)
+    kernel.run(out, a, b, *numbers)
     return out
+
+
+@functools.lru_cache(256)
+def _layout(shape: tuple[int, ...], *inputs: tuple[int, ...]) -> Any:
+    """Which inputs are contiguous along the last axis, and the numbers that a kernel is called with."""
+    found = layout(shape, inputs)
+    return None if found is None else (tuple([s[2] for s in found[1]]), numbers(*found))
 
 
 def _compile_stretched(key: Any) -> None:

@@ -14,7 +14,7 @@ from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
 from agog.compiler.targets import HALVES, ITEMSIZE, Target
 
-__all__ = ["StretchedKernel", "compile_stretched", "layout"]
+__all__ = ["StretchedKernel", "compile_stretched", "layout", "numbers"]
 
 _UNROLL = 4  # vectors in the loop over a long row
 # In instructions of one vector, as in `elementwise`: in a chunk of rows, from which threads that are awake take part,
@@ -51,6 +51,12 @@ def layout(shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> tuple[list[
     return lengths[::-1], [list(s) for s in zip(*strides[::-1])]
 
 
+def numbers(lengths: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """What `layout` gives as a kernel takes it."""
+    a, b, c = lengths
+    return (a * b, b, c, *[n for s in strides for n in s[:2]])
+
+
 class StretchedKernel:
     """A compiled expression: `kernel(out, ins, lengths, strides)`, with what `layout` gives."""
 
@@ -60,9 +66,12 @@ class StretchedKernel:
         self.native = native
 
     def __call__(self, out: Any, ins: Sequence[Any], lengths: Sequence[int], strides: Sequence[Sequence[int]]) -> None:
+        self.run(out, *ins, *numbers(lengths, strides))
+
+    def run(self, *arguments: Any) -> None:
+        """The result, the inputs, and what `numbers` gives."""
         pool.refresh()
-        a, b, c = lengths
-        self.native(out, *ins, a * b, b, c, *[n for s in strides for n in s[:2]])
+        self.native(*arguments)
 
 
 def compile_stretched(
