@@ -42,6 +42,7 @@ _RUN = 128  # results of a channel that leave together, at most
 _PARALLEL = 1 << 17  # multiplications from which threads pay
 _SUMS = 4 << 20  # bytes of partial sums of a gradient of weights
 _MOST_UNITS = 16  # into how many partial sums a gradient of weights may be divided
+_FEW_UNITS = 8  # as many there should be, that all threads have something to do
 _BY_TAP = 3  # channels from which those of one tap make tiles of their own in a gradient of weights
 _ROWS = 256  # rows (channels times taps) that a part of them has at least: g is transposed anew for each
 _LONG = 512  # elements up to which rows are joined where that is possible
@@ -520,6 +521,10 @@ class _Case:
         if part > 1 and part * kernel[0] * plane > 4 * _GRADIENT_BAND:  # a part that is small enough for the cache
             part = max(1, 4 * _GRADIENT_BAND // (kernel[0] * plane))
         parts = -(-channels // part)
+        # Where there are few such sums, those of some rows of each sample stay apart too.
+        units, one = chunks * groups * parts, groups * channels * taps * wide
+        cuts = max(1, min(out[1], _FEW_UNITS // units, _SUMS // (chunks * one)))
+        band, chunks = min(band, -(-out[1] // cuts)), chunks * cuts
         points = list(itertools.product(*map(range, kernel)))
         rows = [(h * self.dilation[1] * columns + w * self.dilation[2]) * size for _, h, w in points]
         off = [(c * kernel[0] + d) * plane + row for c in range(part) for (d, _, _), row in zip(points, rows)]
@@ -543,8 +548,8 @@ class _Case:
             g_slice=prod(out[1:]) * size, t_n=out[0], h_n=out[1], w_n=out[2], taps=taps, taps_d=kernel[0], d_at=base,
             t_step=self.stride[0], d_n=places[0], h_start=-self.padding[1][0], w_start=-self.padding[2][0],
             h_step=self.stride[1], w_step=self.stride[2], row=columns * size, plane=plane, off_at=base + len(depths),
-            kept=kept, chunks=chunks, chunk=chunk, parts=parts, part=part, band=band, bands=bands, wide=wide,
-            packed_size=chunks * groups * channels * taps * wide,
+            kept=kept, chunks=chunks, chunk=chunk, cuts=cuts, parts=parts, part=part, band=band,
+            wide=wide, packed_size=chunks * one,
             scratch_size=gt_at + band * out[2] * self.tiles.gradient[1] * lanes * size + 64, gt_at=gt_at,
             by_tap=by_tap, taps_at=base + len(depths) + len(off), alone=work < _PARALLEL,
         )

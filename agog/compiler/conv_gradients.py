@@ -26,7 +26,7 @@ __all__ = ["GRADIENT", "PARAMETERS", "Gradients", "build", "code", "later"]
 GRADIENT = (
     "out_size x_size w_size bias_size samples groups channels outputs x_plane x_slice x_h x_w g_plane g_slice "
     "t_n h_n w_n taps taps_d d_at t_step d_n h_start w_start h_step w_step row plane off_at kept chunks chunk "
-    "parts part band bands wide packed_size scratch_size gt_at by_tap taps_at alone"
+    "cuts parts part band wide packed_size scratch_size gt_at by_tap taps_at alone"
 ).split()
 #: Words of a tap in the table: where it reads x for the first result (the depth is counted from that of the slab), and
 #: the rows and columns of results for which there is something to read.
@@ -184,7 +184,9 @@ class Gradients(Writer):
             channels = k.where(left < f.part, left, f.part)
             sums = k.offset(job["packed"], ((chunk * f.groups + group) * f.channels + c0) * f.taps * f.wide)
             clear = channels * f.taps_d * f.plane
-            n0 = chunk * f.chunk
+            piece, cut = split(chunk, f.cuts)  # some samples, and some of their rows
+            h0, h1 = (k.op(f"udiv i64 {(c * f.h_n).text}, {f.cuts.text}", "int64") for c in (cut, cut + 1))
+            n0 = piece * f.chunk
             n1 = n0 + f.chunk
             n1 = k.where(n1 < f.samples, n1, f.samples)
             # Tiles of about equal heights: of channels, for every tap anew, or of channels times taps.
@@ -219,14 +221,13 @@ class Gradients(Writer):
                 g = k.offset(job["w"], (n * f.groups + group) * f.outputs * f.g_plane)
 
                 def slab(t: Value) -> None:
-                    def band(b: Value) -> None:
-                        row = b * f.band
-                        left = f.h_n - row
+                    def band(row: Value) -> None:
+                        left = h1 - row
                         rows = k.where(left < f.band, left, f.band)
-                        first = k.cast(k.eq(n, n0) & k.eq(t, 0) & k.eq(b, 0), "int64")
+                        first = k.cast(k.eq(n, n0) & k.eq(t, 0) & k.eq(row, h0), "int64")
                         columns = k.op(f"udiv i64 {f.row.text}, {size}", "int64")
                         line = f.x_w * size
-                        below = row + f.band < f.h_n
+                        below = row + f.band < h1
 
                         def copy() -> None:
                             no, step = k.const(False, "bool"), k.const(1, "int64")
@@ -247,7 +248,8 @@ class Gradients(Writer):
                         def come_x() -> None:
                             """What is read next of x comes near."""
                             down = f.band * f.h_step * line
-                            on = k.where(below, row * f.h_step * line + down, f.groups * f.channels * f.x_plane)
+                            beyond = f.groups * f.channels * f.x_plane + h0 * f.h_step * line
+                            on = k.where(below, row * f.h_step * line + down, beyond)
                             lines = k.where(below | (n + 1 < n1), up(down, LINE), 0)
                             blocks = up(f.outputs, widest * lanes)
                             expect(x_state, k.offset(x, on), channels, f.x_plane, lines, blocks * times * panels)
@@ -260,7 +262,8 @@ class Gradients(Writer):
                             """What is transposed next comes near during the products."""
                             o = o + widest * lanes
                             down, right = f.band * f.w_n * size, k.where(o < f.outputs, o, 0) * f.g_plane
-                            on = k.where(below, down, f.groups * f.outputs * f.g_plane - b * down)
+                            beyond = f.groups * f.outputs * f.g_plane - (row - h0) * f.w_n * size
+                            on = k.where(below, down, beyond)
                             on = k.where(o < f.outputs, 0, on)
                             left = f.outputs - k.where(o < f.outputs, o, 0)
                             planes = k.where(left < widest * lanes, left, widest * lanes)
@@ -308,7 +311,7 @@ class Gradients(Writer):
 
                         k.loop(0, f.outputs, widest * lanes, outputs)
 
-                    k.loop(0, f.bands, 1, band)
+                    k.loop(h0, h1, f.band, band)
 
                 k.loop(0, f.t_n, 1, slab)
 

@@ -11,6 +11,7 @@ from agog.array import large
 from agog.compiler import call, conv_gradients, depthwise, eager, jit, pooling, targets
 from agog.compiler import conv as planning
 from agog.compiler.conv import conv
+from agog.compiler.conv_gradients import GRADIENT
 from agog.compiler.conv_kernels import HEAD, SUB
 from agog.compiler.depthwise_kernels import HEAD as HEAD_OF_DEPTHWISE
 from agog.compiler.program import compile
@@ -393,6 +394,15 @@ def test_one_image_is_divided_among_the_threads(kernel, rng):
         config.set_num_threads(before)
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 20])
+def test_gradients_of_the_weights_of_one_image_are_divided_too(channels, target, rng):
+    k = conv("float32", target)
+    x, g = rng.standard_normal((1, channels, 37, 20)).astype("f"), rng.standard_normal((1, 9, 19, 20)).astype("f")
+    table = k._plan("weight", x, g, (3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1), 1).table
+    assert table[GRADIENT.index("cuts")] > 1 and table[GRADIENT.index("chunks")] >= 8 // table[GRADIENT.index("parts")]
+    check_case(k, rng, (1, channels, 9, 1, (37, 20), (3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1)))
 
 
 def test_wrong_sizes_are_refused(rng):
