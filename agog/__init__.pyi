@@ -139,12 +139,15 @@ __all__ = [
     "bitwise_or",
     "bitwise_right_shift",
     "bitwise_xor",
+    "blackman_window",
+    "block_diag",
     "bool",
     "broadcast_arrays",
     "broadcast_shapes",
     "broadcast_to",
     "callback",
     "can_cast",
+    "cartesian_prod",
     "cbrt",
     "cdist",
     "ceil",
@@ -152,6 +155,7 @@ __all__ = [
     "channel_shuffle",
     "checkpoint",
     "cholesky",
+    "cholesky_solve",
     "chunk",
     "clip",
     "compiler",
@@ -171,11 +175,13 @@ __all__ = [
     "conv_transpose3d",
     "conv_weight_grad",
     "copysign",
+    "corrcoef",
     "cos",
     "cosh",
     "cosine_embedding_loss",
     "cosine_similarity",
     "count_nonzero",
+    "cov",
     "cross",
     "cross_entropy",
     "ctc_loss",
@@ -185,6 +191,7 @@ __all__ = [
     "cumsum",
     "cumulative_prod",
     "cumulative_sum",
+    "cumulative_trapezoid",
     "custom_gradient",
     "custom_jvp",
     "data",
@@ -254,6 +261,7 @@ __all__ = [
     "gammaincc",
     "gather",
     "gaussian_nll_loss",
+    "gcd",
     "gelu",
     "global_avg_pool",
     "global_max_pool",
@@ -266,6 +274,8 @@ __all__ = [
     "grid_sample",
     "group_norm",
     "gumbel_softmax",
+    "hamming_window",
+    "hann_window",
     "hard_sigmoid",
     "hard_swish",
     "hardshrink",
@@ -309,6 +319,9 @@ __all__ = [
     "isin",
     "isinf",
     "isnan",
+    "isneginf",
+    "isposinf",
+    "istft",
     "jacfwd",
     "jacobian",
     "jacrev",
@@ -317,6 +330,7 @@ __all__ = [
     "kron",
     "l1_loss",
     "layer_norm",
+    "lcm",
     "leaky_relu",
     "less",
     "less_equal",
@@ -336,6 +350,7 @@ __all__ = [
     "logaddexp",
     "logaddexp2",
     "logcumsumexp",
+    "logdet",
     "logical_and",
     "logical_not",
     "logical_or",
@@ -366,12 +381,14 @@ __all__ = [
     "mish",
     "moveaxis",
     "mse_loss",
+    "multi_dot",
     "multi_margin_loss",
     "multigammaln",
     "multilabel_margin_loss",
     "multilabel_soft_margin_loss",
     "multiply",
     "nan",
+    "nan_to_num",
     "nanmean",
     "nansum",
     "ndtr",
@@ -486,6 +503,7 @@ __all__ = [
     "stack",
     "staging",
     "std",
+    "stft",
     "stop_gradient",
     "subtract",
     "sum",
@@ -506,6 +524,7 @@ __all__ = [
     "tile",
     "topk",
     "trace",
+    "trapezoid",
     "tree",
     "tri",
     "triangular_solve",
@@ -528,6 +547,7 @@ __all__ = [
     "unstack",
     "upsample",
     "value_and_grad",
+    "vander",
     "var",
     "vecdot",
     "vector_norm",
@@ -723,11 +743,20 @@ def bitwise_right_shift(x: Array, y: Array, /) -> Tensor:
 def bitwise_xor(x: Array, y: Array, /) -> Tensor:
     """`x ^ y`, bit by bit."""
 
+def blackman_window(window_length: Any, periodic: builtins.bool = True, dtype: DType | None = None) -> Tensor:
+    """0.42 - 0.5 cos(2 pi n / N) + 0.08 cos(4 pi n / N) for n below `window_length`; see `hann_window`."""
+
+def block_diag(arrays: Arrays) -> Tensor:
+    """Matrices (vectors are rows, numbers 1 x 1) along the diagonal of one, with zeros elsewhere."""
+
 def broadcast_arrays(*arrays: Array) -> tuple[Tensor, ...]:
     """The arrays stretched to their common shape: a tuple. Raises ShapeError."""
 
 def broadcast_to(x: Array, shape: int | Sequence[int]) -> Tensor:
     """`x` stretched to `shape` by NumPy's broadcasting rules. Raises ShapeError."""
+
+def cartesian_prod(arrays: Arrays) -> Tensor:
+    """All ways to take one element of each vector: (number of ways, number of vectors); the last one varies first."""
 
 def cbrt(x: Array, /) -> Tensor:
     """The real cube root, also of negative `x`."""
@@ -757,6 +786,9 @@ def cholesky(x: Array, upper: builtins.bool = False) -> Tensor:
 
     Works on (x + xᴴ) / 2, so that the gradient is Hermitian. Raises ArgumentError where that is not positive definite.
     """
+
+def cholesky_solve(b: Array, factor: Any, upper: builtins.bool = False) -> Tensor:
+    """x with a x = b (..., n, k), from the Cholesky factor (..., n, n) of a: a = L Lᴴ, or with upper=True Uᴴ U."""
 
 def chunk(x: Array, chunks: Any, axis: int | Sequence[int] | None = 0) -> list[Tensor]:
     """`x` in at most `chunks` parts of ceil(n / chunks) along `axis`, the last one smaller (`torch.chunk`).
@@ -835,6 +867,9 @@ def conv_weight_grad(x: Array, g: Array, kernel: Any, stride: Any, padding: Any,
 def copysign(x: Array, y: Array, /) -> Tensor:
     """The magnitude of `x` with the sign of `y`."""
 
+def corrcoef(x: Array) -> Tensor:
+    """The correlations (V, V) of V variables, the rows of x (V, N), over N observations; () for x (N,)."""
+
 def cos(x: Array, /) -> Tensor:
     """The cosine of `x` radians."""
 
@@ -849,6 +884,14 @@ def cosine_similarity(x1: Array, x2: Array, axis: int | Sequence[int] | None = 1
 
 def count_nonzero(x: Array, /, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
     """How many elements over `axis` are not zero: int64."""
+
+def cov(x: Array, correction: Any = 1, fweights: Any = None, aweights: Any = None) -> Tensor:
+    """The covariances (V, V) of V variables, the rows of x (V, N), over N observations; () for x (N,).
+
+    correction  what is taken from the number of observations in the divisor
+    fweights    (N,) integers: how often each observation was made
+    aweights    (N,) floats of at least 0: how much each observation counts
+    """
 
 def cross(x: Array, y: Array, axis: int | Sequence[int] | None = -1) -> Tensor:
     """The cross product along `axis`, of size 3 in both; the other axes broadcast. Raises ShapeError."""
@@ -907,6 +950,11 @@ def cumulative_sum(
     dtype: DType | None = None,
 ) -> Tensor:
     """Running sums along `axis` (which only a 1-d array can do without), after a leading 0 if asked for."""
+
+def cumulative_trapezoid(
+    y: Array, x: Array | None = None, dx: float = 1.0, axis: int | Sequence[int] | None = -1,
+) -> Tensor:
+    """The integrals of y from its beginning along an axis, one fewer than elements; see `trapezoid`."""
 
 def deg2rad(x: Array, /) -> Tensor:
     """Degrees in radians."""
@@ -1077,6 +1125,9 @@ def gaussian_nll_loss(
     lacks it.
     """
 
+def gcd(x: Array, y: Array, /) -> Tensor:
+    """The greatest common divisor of whole numbers, at least 0."""
+
 def gelu(x: Array, approximate: str = 'none') -> Tensor:
     """`x` times the distribution function of the normal distribution; approximated with tanh if asked for."""
 
@@ -1116,6 +1167,15 @@ def group_norm(
 
     Wu and He 2018, arXiv:1803.08494.
     """
+
+def hamming_window(
+    window_length: Any, periodic: builtins.bool = True, alpha: float = 0.54, beta: float = 0.46,
+    dtype: DType | None = None,
+) -> Tensor:
+    """alpha - beta cos(2 pi n / N) for n below `window_length`; see `hann_window`."""
+
+def hann_window(window_length: Any, periodic: builtins.bool = True, dtype: DType | None = None) -> Tensor:
+    """(1 - cos(2 pi n / N)) / 2 for n below `window_length`: N is that, or one less for a symmetric window."""
 
 def hard_sigmoid(x: Array, /) -> Tensor:
     """`relu6(x + 3) / 6`."""
@@ -1216,6 +1276,24 @@ def isinf(x: Array, /) -> Tensor:
 def isnan(x: Array, /) -> Tensor:
     """True where `x` is not a number."""
 
+def isneginf(x: Array) -> Tensor:
+    """Where x is minus infinity."""
+
+def isposinf(x: Array) -> Tensor:
+    """Where x is infinity."""
+
+def istft(
+    x: Array, n_fft: Any, hop_length: Any = None, win_length: Any = None, window: Any = None,
+    center: builtins.bool = True, normalized: builtins.bool = False, onesided: builtins.bool = True, length: Any = None,
+) -> Tensor:
+    """The signal (..., L) of which x (..., F, T) is the short-time Fourier transform, by least squares.
+
+    length  of the result; by default as much as the pieces say of it. The other arguments are those of `stft`. Where
+            windows and hops leave gaps, what is between them cannot be known, and is infinite or NaN.
+
+    Raises ShapeError, DTypeError and ArgumentError. Griffin and Lim, 1984.
+    """
+
 def kl_div(log_probs: Array, target: Array, reduction: str = 'mean', log_target: builtins.bool = False) -> Tensor:
     """t (log t - log_probs), elementwise, with 0 where t = 0; 'batchmean' divides the sum by the size of axis 0.
 
@@ -1235,6 +1313,9 @@ def layer_norm(
 
     var is the biased variance. weight and bias have shape `normalized_shape`. Ba et al. 2016, arXiv:1607.06450.
     """
+
+def lcm(x: Array, y: Array, /) -> Tensor:
+    """The least common multiple of whole numbers, at least 0."""
 
 def leaky_relu(x: Array, negative_slope: Array = 0.01) -> Tensor:
     """`x` where it is positive, else `negative_slope * x`; the slope may be a Tensor."""
@@ -1283,6 +1364,9 @@ def logaddexp2(x: Array, y: Array, /) -> Tensor:
 
 def logcumsumexp(x: Array, axis: int | Sequence[int] | None = None) -> Tensor:
     """Running `logsumexp` along `axis`; of the flattened `x` for None."""
+
+def logdet(x: Array) -> Tensor:
+    """log of the determinant of matrices (..., n, n): -inf where that is 0, NaN where it is negative."""
 
 def logical_and(x: Array, y: Array, /) -> Tensor:
     """True where both are true (not zero)."""
@@ -1401,6 +1485,9 @@ def moveaxis(x: Array, source: Any, destination: Any) -> Tensor:
 def mse_loss(input: Array, target: Array, weight: Array | None = None, reduction: str = 'mean') -> Tensor:
     """(input - target)², of equal shapes (or a single number as target)."""
 
+def multi_dot(arrays: Arrays) -> Tensor:
+    """The product of matrices, in the order that takes the fewest multiplications; the ends may be vectors."""
+
 def multi_margin_loss(
     input: Array, target: Array, p: Any = 1, margin: float = 1.0, weight: Array | None = None, reduction: str = 'mean',
 ) -> Tensor:
@@ -1431,6 +1518,9 @@ def multilabel_soft_margin_loss(
 
 def multiply(x: Array, y: Array, /) -> Tensor:
     """`x * y`."""
+
+def nan_to_num(x: Array, nan: float = 0.0, posinf: Any = None, neginf: Any = None) -> Tensor:
+    """x with numbers in place of NaN and the infinities: by default 0 and the largest and smallest of the dtype."""
 
 def nanmean(x: Array, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
     """The mean over `axis` of what is not nan; nan where nothing is left."""
@@ -1781,6 +1871,24 @@ def std(
 ) -> Tensor:
     """The standard deviation over `axis`, the square root of `var`. Its gradient is 0 where it is 0."""
 
+def stft(
+    x: Array, n_fft: Any, hop_length: Any = None, win_length: Any = None, window: Any = None,
+    center: builtins.bool = True, pad_mode: Any = 'reflect', normalized: builtins.bool = False,
+    onesided: builtins.bool = True,
+) -> Tensor:
+    """The short-time Fourier transform of x (L,) or (N, L): complex (..., F, T), the spectra of T pieces.
+
+    n_fft       length of a piece
+    hop_length  from the beginning of one piece to that of the next; n_fft // 4 by default
+    win_length  length of the window, which stands in the middle of a piece; n_fft by default
+    window      (win_length,), ones by default; see `hann_window`
+    center      pieces are centred at multiples of hop_length: x is padded by n_fft // 2 on both sides (`pad_mode`)
+    normalized  divided by sqrt(n_fft)
+    onesided    F = n_fft // 2 + 1 frequencies of real x, which say all; else n_fft
+
+    Raises ShapeError, DTypeError and ArgumentError. `torch.stft` with return_complex=True.
+    """
+
 def subtract(x: Array, y: Array, /) -> Tensor:
     """`x - y`."""
 
@@ -1836,6 +1944,9 @@ def topk(
     x: Array, k: Array, axis: int | Sequence[int] | None = -1, largest: builtins.bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The `k` largest (or smallest) elements along `axis`, best first, and their int64 indices: a pair."""
+
+def trapezoid(y: Array, x: Array | None = None, dx: float = 1.0, axis: int | Sequence[int] | None = -1) -> Tensor:
+    """The integral of y along an axis by trapezoids, at places x (along the axis, or of y's shape), or dx apart."""
 
 def triangular_solve(a: Array, b: Array, lower: builtins.bool = True, unit_diagonal: builtins.bool = False) -> Tensor:
     """x with a @ x = b, reading only the lower (or upper) triangle of a (..., n, n), whose diagonal counts as ones with unit_diagonal; b as for solve. Raises ArgumentError for a zero on the diagonal."""
@@ -1896,6 +2007,9 @@ def upsample(
     x: Array, size: Any = None, scale_factor: Any = None, mode: Any = 'nearest', align_corners: builtins.bool = False,
 ) -> Tensor:
     """The same as `interpolate`."""
+
+def vander(x: Array, n: Any = None, increasing: builtins.bool = False) -> Tensor:
+    """The powers of x (N,): (N, n), from the (n-1)-th down to the 0-th, or with increasing=True up; n: N."""
 
 def var(
     x: Array, axis: int | Sequence[int] | None = None, correction: float = 0.0, keepdims: builtins.bool = False,

@@ -45,8 +45,8 @@ TENSOR = {
     "ptp": "x.max() - x.min()", "uniform": "ag.random.uniform(shape, low, high)",
     "multinomial": "ag.random.choice(n, shape, p=probabilities), or ag.random.categorical(logits)",
     "pin_memory": "nothing: it is not needed", "share_memory": "nothing: it is not needed",
-    "nan_to_num": "ag.where(ag.isfinite(x), x, 0.0)", "inverse": "ag.linalg.inv(x)", "pinverse": "ag.linalg.pinv(x)",
-    "logdet": "ag.linalg.slogdet(x)", "matrix_exp": "ag.linalg.expm(x)", "repeat_interleave": "x.repeat(n, axis)",
+    "inverse": "ag.linalg.inv(x)", "pinverse": "ag.linalg.pinv(x)",
+    "matrix_exp": "ag.linalg.expm(x)", "repeat_interleave": "x.repeat(n, axis)",
     "unflatten": "x.reshape(shape)", "clamp_min": "x.clip(min)", "clamp_max": "x.clip(max=max)", "ndimension": "x.ndim",
     "nelement": "x.size", "ger": "ag.outer(x, y)", "is_cpu": "x.device", "tensor_split": "x.array_split(n)",
     "is_complex": 'ag.isdtype(x.dtype, "complex floating")', "kthvalue": "x.sort()[k - 1]", "stride": "x.shape",
@@ -66,9 +66,9 @@ MODULE = {
     "hsplit": "ag.split(x, n, axis=1)",
     "vsplit": "ag.split(x, n, axis=0)", "append": "ag.concat([x, y])", "masked_fill": "ag.where(mask, value, x)",
     "index_select": "ag.take(x, indices, axis=axis)", "average": "ag.mean(x), or (x * w).sum() / w.sum()",
-    "cov": "(d.T @ d) / (n - 1) with d = x - x.mean(axis=0)", "ptp": "ag.max(x) - ag.min(x)",
+    "ptp": "ag.max(x) - ag.min(x)",
     "nanmax": "ag.max(ag.where(ag.isnan(x), -ag.inf, x))", "nanmin": "ag.min(ag.where(ag.isnan(x), ag.inf, x))",
-    "nan_to_num": "ag.where(ag.isfinite(x), x, 0.0)", "FloatTensor": "ag.asarray(data, dtype=ag.float32)",
+    "FloatTensor": "ag.asarray(data, dtype=ag.float32)",
     "LongTensor": "ag.asarray(data, dtype=ag.int64)", "BoolTensor": "ag.asarray(data, dtype=ag.bool)",
     "as_tensor": "ag.asarray(data)", "ndarray": "ag.Tensor", "float": "ag.float32", "double": "ag.float64",
     "half": "ag.float16",
@@ -97,7 +97,7 @@ MODULE = {
     "geomspace": "ag.logspace(start, stop, n)", "indices": "ag.meshgrid",
     "diag_indices": "i = ag.arange(n), then x[i, i]",
     "nanstd": "ag.std(x[~ag.isnan(x)])", "nanvar": "ag.var(x[~ag.isnan(x)])", "nanmedian": "ag.median(x[~ag.isnan(x)])",
-    "repeat_interleave": "ag.repeat(x, n, axis=axis)", "inverse": "ag.linalg.inv(x)", "logdet": "ag.linalg.slogdet(x)",
+    "repeat_interleave": "ag.repeat(x, n, axis=axis)", "inverse": "ag.linalg.inv(x)",
     "matrix_exp": "ag.linalg.expm(x)", "polyval": "a loop: y = y * x + c", "promote_types": "ag.result_type(a, b)",
     "asanyarray": "ag.asarray(x)", "ascontiguousarray": "ag.asarray(x)", "left_shift": "ag.bitwise_left_shift(x, n)",
     "right_shift": "ag.bitwise_right_shift(x, n)", "digitize": "ag.searchsorted(edges, x)", "fabs": "ag.abs(x)",
@@ -109,6 +109,24 @@ MODULE = {
     "Generator": "ag.random.Generator(seed)", "polyfit": "ag.linalg.lstsq(a, b)",
     "interp": "np.interp, or ag.interpolate for images", "apply_along_axis": "ag.vmap(function)(x)",
     "vectorize": "ag.vmap(function)",
+    "bucketize": "ag.searchsorted(edges, x)", "clone": "x.clone()", "detach": "x.detach()",
+    "permute": "ag.permute_dims(x, axes)", "narrow": "x[..., start:start + length]", "select": "x[..., i]",
+    "masked_select": "x[mask]", "tensor_split": "ag.array_split(x, n)", "trapz": "ag.trapezoid(y, x)",
+    "complex": "real + 1j * imag", "polar": "size * ag.exp(1j * angle)", "view_as_real":
+    "ag.stack([ag.real(x), ag.imag(x)], axis=-1)", "view_as_complex": "x[..., 0] + 1j * x[..., 1]",
+    "var_mean": "ag.var(x), ag.mean(x)", "std_mean": "ag.std(x), ag.mean(x)", "aminmax": "ag.min(x), ag.max(x)",
+    "frac": "x - ag.trunc(x)", "ldexp": "x * 2.0 ** n", "igamma": "ag.gammainc(a, x)", "igammac": "ag.gammaincc(a, x)",
+    "mvlgamma": "ag.multigammaln(x, p)", "solve_triangular": "ag.linalg.triangular_solve(a, b, lower=False)",
+    "nanquantile": "ag.quantile(x[~ag.isnan(x)], q)", "dist": "ag.linalg.norm(x - y)",
+    "randint_like": "ag.randint(low, high, x.shape)", "index_add": "x.at[indices].add(value)", "index_put":
+    "x.at[indices].set(value)", "scatter_reduce": "x.scatter_add(...) or x.at[i].add(value)",
+    "broadcast_tensors": "ag.broadcast_arrays(x, y)",
+    "is_floating_point": 'ag.isdtype(x.dtype, "real floating")',
+    "is_complex": 'ag.isdtype(x.dtype, "complex floating")',
+    "unique_consecutive": "ag.unique_values(x), which sorts", "unflatten": "x.reshape(shape)", "msort":
+    "ag.sort(x, axis=0)", "kthvalue": "x.sort()[k - 1]", "chain_matmul": "ag.linalg.multi_dot(arrays)", "adjoint":
+    "ag.conj(x).mT", "histc": "ag.histogram(x, bins)", "get_num_threads": "ag.config.num_threads", "clamp_min":
+    "x.clip(min)", "clamp_max": "x.clip(max=max)",
     "fill_diagonal": "ag.where(ag.eye(n, dtype=ag.bool), value, x)", "gradient": "ag.grad(f)(x), or ag.diff(x)",
 }
 NN = {

@@ -8,9 +8,9 @@ from agog import hints
 from agog.dispatch import tensors
 from agog.tensor import Tensor, asarray, public
 
-_NAMES = ("cholesky cond cross det diagonal eig eigh eigvals eigvalsh expm inv lstsq matmul matrix_norm matrix_power "
-          "matrix_rank matrix_transpose norm outer pinv qr slogdet solve svd svdvals tensordot trace triangular_solve "
-          "vecdot vector_norm")
+_NAMES = ("cholesky cholesky_solve cond cross det diagonal eig eigh eigvals eigvalsh expm inv logdet lstsq "
+          "matmul matrix_norm matrix_power matrix_rank matrix_transpose multi_dot norm outer pinv qr slogdet "
+          "solve svd svdvals tensordot trace triangular_solve vander vecdot vector_norm")
 __all__ = _NAMES.split()  # noqa: PLE0605 - those that are not below come from the op table
 _OTHER_NAMES = {"norm": "vector_norm"}
 

@@ -6,6 +6,7 @@ import agog.ops.conv  # noqa: F401
 import agog.ops.creation  # noqa: F401
 import agog.ops.ctc  # noqa: F401
 import agog.ops.decompositions  # noqa: F401
+import agog.ops.derived  # noqa: F401
 import agog.ops.distances  # noqa: F401
 import agog.ops.einsum  # noqa: F401
 import agog.ops.elementwise  # noqa: F401
@@ -25,6 +26,7 @@ import agog.ops.resizing  # noqa: F401
 import agog.ops.sampling  # noqa: F401
 import agog.ops.scans  # noqa: F401
 import agog.ops.searching  # noqa: F401
+import agog.ops.signal  # noqa: F401
 import agog.ops.softmax  # noqa: F401
 import agog.ops.special  # noqa: F401
 import agog.ops.transcendental  # noqa: F401

@@ -131,11 +131,9 @@ rfft = _transform(
 
 def _irfft_rule(xp: Any, g: Any, x_shape: tuple, x_dtype: Any, n: int, axis: int, norm: Any) -> Any:
     y = xp.conj(xp.rfft(g, n=n, axis=axis, norm=_SWAPPED[norm]))
-    twice = numpy.full(n // 2 + 1, 2, g.dtype)
-    twice[0] = 1
-    if n % 2 == 0:
-        twice[-1] = 1
-    y = y * twice.reshape((-1,) + (1,) * (len(x_shape) - 1 - axis))
+    k = xp.arange(n // 2 + 1)
+    twice = xp.astype(xp.where((k == 0) | (2 * k == n), 1, 2), g.dtype)  # those whose conjugates are left out
+    y = y * xp.reshape(twice, (n // 2 + 1,) + (1,) * (len(x_shape) - 1 - axis))
     return _like(xp, y, x_shape, x_dtype, axis)
 
 

@@ -68,7 +68,7 @@ def _batch_take(xp: Any, batched: tuple, inputs: tuple, statics: tuple) -> Any:
     b, axis = x.shape[0], axis % (len(x.shape) - 1) + 1
     x = xp.moveaxis(x, axis, 1)
     n = x.shape[1]
-    first = numpy.arange(b).reshape((b,) + (1,) * (len(indices.shape) - 1)) * n
+    first = xp.reshape(xp.arange(b) * n, (b,) + (1,) * (len(indices.shape) - 1))
     flat = xp.reshape(x, (b * n, *x.shape[2:]))
     y = xp.take(flat, xp.remainder(indices, n) + first, axis=0)
     m = len(indices.shape)
@@ -141,7 +141,7 @@ def _batch_take_adjoint(xp: Any, batched: tuple, inputs: tuple, statics: tuple) 
         g = xp.broadcast_to(g, (b, *g.shape))
     g = xp.permute_dims(g, (0, *range(axis + 1, axis + m + 1), *range(1, axis + 1), *range(axis + m + 1, len(g.shape))))
     rest = shape[:axis] + shape[axis + 1:]
-    first = numpy.arange(b).reshape((b,) + (1,) * m) * n
+    first = xp.reshape(xp.arange(b) * n, (b,) + (1,) * m)
     out = xp._take_adjoint(g, xp.remainder(indices, n) + first, shape=(b * n, *rest), axis=0)
     return xp.moveaxis(xp.reshape(out, (b, n, *rest)), 1, axis + 1)
 

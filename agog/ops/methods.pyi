@@ -197,11 +197,20 @@ class Methods:
     def bitwise_xor(self, y: Array, /) -> Tensor:
         """`x ^ y`, bit by bit."""
 
+    def blackman_window(self, periodic: builtins.bool = True, dtype: DType | None = None) -> Tensor:
+        """0.42 - 0.5 cos(2 pi n / N) + 0.08 cos(4 pi n / N) for n below `window_length`; see `hann_window`."""
+
+    def block_diag(self) -> Tensor:
+        """Matrices (vectors are rows, numbers 1 x 1) along the diagonal of one, with zeros elsewhere."""
+
     def broadcast_arrays(self, *arrays: Array) -> tuple[Tensor, ...]:
         """The arrays stretched to their common shape: a tuple. Raises ShapeError."""
 
     def broadcast_to(self, shape: int | Sequence[int]) -> Tensor:
         """`x` stretched to `shape` by NumPy's broadcasting rules. Raises ShapeError."""
+
+    def cartesian_prod(self) -> Tensor:
+        """All ways to take one element of each vector: (number of ways, number of vectors); the last one varies first."""
 
     def cbrt(self) -> Tensor:
         """The real cube root, also of negative `x`."""
@@ -231,6 +240,9 @@ class Methods:
 
         Works on (x + xᴴ) / 2, so that the gradient is Hermitian. Raises ArgumentError where that is not positive definite.
         """
+
+    def cholesky_solve(self, factor: Any, upper: builtins.bool = False) -> Tensor:
+        """x with a x = b (..., n, k), from the Cholesky factor (..., n, n) of a: a = L Lᴴ, or with upper=True Uᴴ U."""
 
     def chunk(self, chunks: Any, axis: int | Sequence[int] | None = 0) -> list[Tensor]:
         """`x` in at most `chunks` parts of ceil(n / chunks) along `axis`, the last one smaller (`torch.chunk`).
@@ -312,6 +324,9 @@ class Methods:
     def copysign(self, y: Array, /) -> Tensor:
         """The magnitude of `x` with the sign of `y`."""
 
+    def corrcoef(self) -> Tensor:
+        """The correlations (V, V) of V variables, the rows of x (V, N), over N observations; () for x (N,)."""
+
     def cos(self) -> Tensor:
         """The cosine of `x` radians."""
 
@@ -326,6 +341,14 @@ class Methods:
 
     def count_nonzero(self, /, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
         """How many elements over `axis` are not zero: int64."""
+
+    def cov(self, correction: Any = 1, fweights: Any = None, aweights: Any = None) -> Tensor:
+        """The covariances (V, V) of V variables, the rows of x (V, N), over N observations; () for x (N,).
+
+        correction  what is taken from the number of observations in the divisor
+        fweights    (N,) integers: how often each observation was made
+        aweights    (N,) floats of at least 0: how much each observation counts
+        """
 
     def cross(self, y: Array, axis: int | Sequence[int] | None = -1) -> Tensor:
         """The cross product along `axis`, of size 3 in both; the other axes broadcast. Raises ShapeError."""
@@ -384,6 +407,11 @@ class Methods:
         dtype: DType | None = None,
     ) -> Tensor:
         """Running sums along `axis` (which only a 1-d array can do without), after a leading 0 if asked for."""
+
+    def cumulative_trapezoid(
+        self, x: Array | None = None, dx: float = 1.0, axis: int | Sequence[int] | None = -1,
+    ) -> Tensor:
+        """The integrals of y from its beginning along an axis, one fewer than elements; see `trapezoid`."""
 
     def deg2rad(self) -> Tensor:
         """Degrees in radians."""
@@ -563,6 +591,9 @@ class Methods:
         lacks it.
         """
 
+    def gcd(self, y: Array, /) -> Tensor:
+        """The greatest common divisor of whole numbers, at least 0."""
+
     def gelu(self, approximate: str = 'none') -> Tensor:
         """`x` times the distribution function of the normal distribution; approximated with tanh if asked for."""
 
@@ -602,6 +633,14 @@ class Methods:
 
         Wu and He 2018, arXiv:1803.08494.
         """
+
+    def hamming_window(
+        self, periodic: builtins.bool = True, alpha: float = 0.54, beta: float = 0.46, dtype: DType | None = None,
+    ) -> Tensor:
+        """alpha - beta cos(2 pi n / N) for n below `window_length`; see `hann_window`."""
+
+    def hann_window(self, periodic: builtins.bool = True, dtype: DType | None = None) -> Tensor:
+        """(1 - cos(2 pi n / N)) / 2 for n below `window_length`: N is that, or one less for a symmetric window."""
 
     def hard_sigmoid(self) -> Tensor:
         """`relu6(x + 3) / 6`."""
@@ -699,6 +738,25 @@ class Methods:
     def isnan(self) -> Tensor:
         """True where `x` is not a number."""
 
+    def isneginf(self) -> Tensor:
+        """Where x is minus infinity."""
+
+    def isposinf(self) -> Tensor:
+        """Where x is infinity."""
+
+    def istft(
+        self, n_fft: Any, hop_length: Any = None, win_length: Any = None, window: Any = None,
+        center: builtins.bool = True, normalized: builtins.bool = False, onesided: builtins.bool = True,
+        length: Any = None,
+    ) -> Tensor:
+        """The signal (..., L) of which x (..., F, T) is the short-time Fourier transform, by least squares.
+
+        length  of the result; by default as much as the pieces say of it. The other arguments are those of `stft`. Where
+                windows and hops leave gaps, what is between them cannot be known, and is infinite or NaN.
+
+        Raises ShapeError, DTypeError and ArgumentError. Griffin and Lim, 1984.
+        """
+
     def kl_div(self, target: Array, reduction: str = 'mean', log_target: builtins.bool = False) -> Tensor:
         """t (log t - log_probs), elementwise, with 0 where t = 0; 'batchmean' divides the sum by the size of axis 0.
 
@@ -718,6 +776,9 @@ class Methods:
 
         var is the biased variance. weight and bias have shape `normalized_shape`. Ba et al. 2016, arXiv:1607.06450.
         """
+
+    def lcm(self, y: Array, /) -> Tensor:
+        """The least common multiple of whole numbers, at least 0."""
 
     def leaky_relu(self, negative_slope: Array = 0.01) -> Tensor:
         """`x` where it is positive, else `negative_slope * x`; the slope may be a Tensor."""
@@ -766,6 +827,9 @@ class Methods:
 
     def logcumsumexp(self, axis: int | Sequence[int] | None = None) -> Tensor:
         """Running `logsumexp` along `axis`; of the flattened `x` for None."""
+
+    def logdet(self) -> Tensor:
+        """log of the determinant of matrices (..., n, n): -inf where that is 0, NaN where it is negative."""
 
     def logical_and(self, y: Array, /) -> Tensor:
         """True where both are true (not zero)."""
@@ -884,6 +948,9 @@ class Methods:
     def mse_loss(self, target: Array, weight: Array | None = None, reduction: str = 'mean') -> Tensor:
         """(input - target)², of equal shapes (or a single number as target)."""
 
+    def multi_dot(self) -> Tensor:
+        """The product of matrices, in the order that takes the fewest multiplications; the ends may be vectors."""
+
     def multi_margin_loss(
         self, target: Array, p: Any = 1, margin: float = 1.0, weight: Array | None = None, reduction: str = 'mean',
     ) -> Tensor:
@@ -914,6 +981,9 @@ class Methods:
 
     def multiply(self, y: Array, /) -> Tensor:
         """`x * y`."""
+
+    def nan_to_num(self, nan: float = 0.0, posinf: Any = None, neginf: Any = None) -> Tensor:
+        """x with numbers in place of NaN and the infinities: by default 0 and the largest and smallest of the dtype."""
 
     def nanmean(self, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False) -> Tensor:
         """The mean over `axis` of what is not nan; nan where nothing is left."""
@@ -1262,6 +1332,24 @@ class Methods:
     ) -> Tensor:
         """The standard deviation over `axis`, the square root of `var`. Its gradient is 0 where it is 0."""
 
+    def stft(
+        self, n_fft: Any, hop_length: Any = None, win_length: Any = None, window: Any = None,
+        center: builtins.bool = True, pad_mode: Any = 'reflect', normalized: builtins.bool = False,
+        onesided: builtins.bool = True,
+    ) -> Tensor:
+        """The short-time Fourier transform of x (L,) or (N, L): complex (..., F, T), the spectra of T pieces.
+
+        n_fft       length of a piece
+        hop_length  from the beginning of one piece to that of the next; n_fft // 4 by default
+        win_length  length of the window, which stands in the middle of a piece; n_fft by default
+        window      (win_length,), ones by default; see `hann_window`
+        center      pieces are centred at multiples of hop_length: x is padded by n_fft // 2 on both sides (`pad_mode`)
+        normalized  divided by sqrt(n_fft)
+        onesided    F = n_fft // 2 + 1 frequencies of real x, which say all; else n_fft
+
+        Raises ShapeError, DTypeError and ArgumentError. `torch.stft` with return_complex=True.
+        """
+
     def subtract(self, y: Array, /) -> Tensor:
         """`x - y`."""
 
@@ -1320,6 +1408,9 @@ class Methods:
 
     def trace(self, /, offset: Any = 0, dtype: DType | None = None) -> Tensor:
         """The sum along the diagonal `offset` of matrices (..., m, n)."""
+
+    def trapezoid(self, x: Array | None = None, dx: float = 1.0, axis: int | Sequence[int] | None = -1) -> Tensor:
+        """The integral of y along an axis by trapezoids, at places x (along the axis, or of y's shape), or dx apart."""
 
     def triangular_solve(self, b: Array, lower: builtins.bool = True, unit_diagonal: builtins.bool = False) -> Tensor:
         """x with a @ x = b, reading only the lower (or upper) triangle of a (..., n, n), whose diagonal counts as ones with unit_diagonal; b as for solve. Raises ArgumentError for a zero on the diagonal."""
@@ -1380,6 +1471,9 @@ class Methods:
         self, size: Any = None, scale_factor: Any = None, mode: Any = 'nearest', align_corners: builtins.bool = False,
     ) -> Tensor:
         """The same as `interpolate`."""
+
+    def vander(self, n: Any = None, increasing: builtins.bool = False) -> Tensor:
+        """The powers of x (N,): (N, n), from the (n-1)-th down to the 0-th, or with increasing=True up; n: N."""
 
     def var(
         self, axis: int | Sequence[int] | None = None, correction: float = 0.0, keepdims: builtins.bool = False,

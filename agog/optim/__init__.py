@@ -6,13 +6,14 @@
     opt.zero_grad()
 """
 
-from agog.optim import lr_scheduler
+from agog.optim import lr_scheduler, swa_utils
 from agog.optim._adam import Adam, AdamW, Lion
 from agog.optim._adaptive import Adagrad, RMSprop
+from agog.optim._factored import Adafactor, Muon, Rprop
 from agog.optim._further import Adadelta, Adamax, NAdam, RAdam
 from agog.optim._lbfgs import LBFGS
 from agog.optim._optimizer import Optimizer
 from agog.optim._sgd import SGD
 
-__all__ = ["Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "Lion", "NAdam", "Optimizer", "RAdam", "RMSprop",
-           "SGD", "lr_scheduler"]
+__all__ = ["Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "Lion", "Muon", "NAdam", "Optimizer",
+           "RAdam", "RMSprop", "Rprop", "SGD", "lr_scheduler", "swa_utils"]

@@ -133,3 +133,77 @@ equal(
     skip=FLOATS | HALVES,
     sized="PyTorch raises",
 )
+
+# ------------------------------------------------------------------------------------------------------------- signals
+for _name in ("hann_window", "hamming_window", "blackman_window"):
+    equal(_name, lambda n, periodic=True, _name=_name: getattr(torch, _name)(n, periodic))
+equal(
+    "stft",
+    lambda x, n_fft, hop=None, **kw: torch.stft(x, n_fft, hop, return_complex=True, **{"onesided": True} | kw),
+    cases=lambda s: [
+        ((s(20), 8), {}),
+        ((s(2, 16), 6, 3), {"win_length": 4, "center": False}),
+        ((s(14), 5, 2), {"normalized": True, "onesided": False}),
+    ],
+    skip=FLOATS | HALVES,
+    sized="PyTorch raises",
+    plain="a nan in a piece is nan in its whole spectrum",
+)
+equal(
+    "istft",
+    lambda re, im, n_fft, hop, window, **kw: torch.istft(torch.complex(re, im), n_fft, hop, window=window, **kw),
+    own=lambda xp, re, im, n_fft, hop, window, **kw: xp.istft(re + 1j * im, n_fft, hop, window=window, **kw),
+    cases=lambda s: [
+        ((s(5, 6), s(5, 6), 8, 2, s(8, lo=0.5)), {}),
+        ((s(2, 4, 6), s(2, 4, 6), 6, 3, s(6, lo=0.5)), {"length": 13, "normalized": True}),
+        ((s(5, 3), s(5, 3), 8, 4, s(8, lo=0.5)), {"center": False}),
+    ],
+    skip=FLOATS | HALVES,
+    sized="PyTorch raises",
+    plain="a nan in a spectrum is nan in its whole piece",
+    constant=(4,),
+)
+
+# ------------------------------------------------------------------------------------------------------------- derived
+excuse("NumPy's, where PyTorch's crash at the smallest of all integers", "gcd lcm")
+equal("isposinf isneginf", skip={"c": FLOATS["c"]})
+equal("nan_to_num", skip={"b": "PyTorch has none"})
+equal(
+    "trapezoid cumulative_trapezoid",
+    skip={"b": FLOATS["b"], "i": "PyTorch adds integers before they become floats, and they overflow"},
+    differs=(Differs("values first", not_finite, "nan where PyTorch adds infinities before it takes halves"),),
+)
+equal(
+    "cov",
+    lambda x, **kw: torch.cov(x, **kw),
+    skip={"b": FLOATS["b"], "i": "PyTorch's are in float32 too, of other rounding"} | HALVES,
+    sized="PyTorch warns",
+    constant=(1,),
+)
+equal("corrcoef", skip={"b": FLOATS["b"], "i": FLOATS["i"]} | HALVES, sized="PyTorch warns", plain="nan everywhere")
+equal("vander", lambda x, n=None, increasing=False: torch.vander(x, n, increasing), order=0,
+      why="PyTorch's overwrites what it needs", skip={"b": FLOATS["b"], "i": "PyTorch's are int64"})
+equal("block_diag", lambda xs: torch.block_diag(*xs))
+equal("cartesian_prod", lambda xs: torch.cartesian_prod(*xs), sized="the shape of nothing")
+equal("multi_dot", "linalg.multi_dot", skip={"b": "PyTorch has none"}, plain="0 times infinity comes with the order")
+equal(
+    "logdet",
+    cases=lambda s: [((s(3, 3, lo=-0.3, hi=0.3) + np.eye(3) * 2,), {}), ((s(2, 2, 2) * 0 + np.eye(2) * 3,), {})],
+    skip=FLOATS | HALVES,
+    fixed="singular matrices",
+    sized="singular matrices",
+    plain="singular matrices",
+)
+equal(
+    "cholesky_solve",
+    lambda b, x, upper=False: torch.cholesky_solve(b, x, upper),
+    cases=lambda s: [
+        ((s(3, 2), np.tril(s(3, 3, lo=0.5)) + np.eye(3, dtype=s.dtype)), {}),
+        ((s(3, 1), np.triu(s(3, 3, lo=0.5)) + np.eye(3, dtype=s.dtype)), {"upper": True}),
+    ],
+    skip=FLOATS | HALVES,
+    constant=(1,),  # its derivative by the factor counts the half that is not read
+    fixed="singular matrices",
+    sized="singular matrices",
+    plain="singular matrices",
+)

@@ -140,7 +140,41 @@ def adadelta(p, gs, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False)
     return p
 
 
+def rprop(p, gs, lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50.0), maximize=False):
+    before, size = np.zeros_like(p), np.full_like(p, lr)
+    for g in gs:
+        g = -g if maximize else np.array(g)
+        turn = np.sign(g * before)
+        size = np.clip(size * np.choose((turn + 1).astype(int), [etas[0], 1.0, etas[1]]), *step_sizes)
+        g[turn < 0] = 0
+        p, before = p - np.sign(g) * size, g
+    return p
+
+
+def adafactor(p, gs, lr=1e-2, beta2_decay=-0.8, eps=(None, 1e-3), d=1.0, weight_decay=0.0, maximize=False):
+    low = np.finfo(p.dtype).eps if eps[0] is None else eps[0]
+    row = column = v = 0.0
+    for t, g in enumerate(gs, 1):
+        g, share = -g if maximize else g, t ** beta2_decay
+        alpha = max(eps[1], np.sqrt(np.mean(p * p))) * min(lr, t ** -0.5) if p.size else 0.0
+        p = p * (1 - lr * weight_decay)
+        if p.ndim > 1:
+            row = (1 - share) * row + share * np.mean(g * g, axis=-1, keepdims=True)
+            column = (1 - share) * column + share * np.mean(g * g, axis=-2, keepdims=True)
+            v = row * column / np.maximum(row.mean(axis=-2, keepdims=True), low)
+        else:
+            v = (1 - share) * v + share * g * g
+        step = g / np.sqrt(np.maximum(v, low * low))
+        p = p - alpha / max(1.0, np.sqrt(np.mean(step * step)) / d) * step if p.size else p
+    return p
+
+
 CASES = [
+    (optim.Rprop, rprop, {"lr": 0.1}),
+    (optim.Rprop, rprop, {"lr": 0.1, "etas": (0.3, 1.5), "step_sizes": (0.05, 0.14), "maximize": True}),
+    (optim.Adafactor, adafactor, {"lr": 0.05, "eps": (1e-8, 1e-3)}),
+    (optim.Adafactor, adafactor, {"lr": 0.9, "eps": (1e-6, 0.3), "d": 1.5, "beta2_decay": -0.5, "weight_decay": 0.1,
+                                  "maximize": True}),
     (optim.SGD, sgd, {"lr": 0.1}),
     (optim.SGD, sgd, {"lr": 0.1, "weight_decay": 0.2}),
     (optim.SGD, sgd, {"lr": 0.1, "momentum": 0.9}),
@@ -578,3 +612,31 @@ def test_a_large_adam_takes_a_second_moment_of_another_dtype():
     assert adam.update(p, g, m, np.ones(70000), numbers, None) is False
     assert (p == 2).all() and (m == 2).all()  # then NumPy does all of it
     assert adam.update(p, g, m, np.ones(70000, np.float32), numbers, None) and (p != 2).all()
+
+
+def test_muon_steps_are_orthogonal(rng):
+    for shape in ((6, 4), (4, 6)):
+        x, g = rng.standard_normal(shape), rng.standard_normal(shape)
+        p = leaf(x, "float64")
+        opt = optim.Muon([p], lr=0.1, weight_decay=0.5, ns_coefficients=(2.0, -1.5, 0.5), ns_steps=30)
+        run(opt, p, [g, 2 * g])
+        u, _, vh = np.linalg.svd(g, full_matrices=False)
+        want, factor = x, math.sqrt(max(1, shape[0] / shape[1]))
+        for _ in range(2):  # the direction of both gradients, and of their mean, is the same
+            want = want * (1 - 0.1 * 0.5) - 0.1 * factor * (u @ vh)
+        np.testing.assert_allclose(p.detach().numpy(), want, rtol=1e-6, atol=1e-6)
+    q = leaf(x, "float64")
+    run(optim.Muon([q], lr=0.1, adjust_lr_fn="match_rms_adamw", weight_decay=0.0), q, [g])
+    sizes = np.linalg.svd(x - q.detach().numpy(), compute_uv=False) / (0.1 * 0.2 * math.sqrt(6))
+    assert (sizes > 0.5).all() and (sizes < 1.5).all()
+    with pytest.raises(errors.ArgumentError, match="Muon is for matrices"):
+        optim.Muon([leaf(np.zeros(3))])
+    with pytest.raises(errors.ArgumentError, match="adjust_lr_fn"):
+        optim.Muon([q], adjust_lr_fn="other")
+
+
+@pytest.mark.parametrize(("cls", "kw"), [(optim.Rprop, {"etas": (1.1, 1.2)}), (optim.Rprop, {"step_sizes": (2, 1)}),
+                                         (optim.Adafactor, {"d": 0.5}), (optim.Adafactor, {"beta2_decay": 0.5})])
+def test_settings_of_further_optimizers_that_make_no_sense(cls, kw):
+    with pytest.raises(errors.ArgumentError, match=next(iter(kw))):
+        cls([leaf(np.zeros((2, 2)))], **kw)

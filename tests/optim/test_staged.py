@@ -37,6 +37,7 @@ def losses(cls, kw, staged):
     (optim.AdamW, {"lr": 0.05, "amsgrad": True}), (optim.RMSprop, {"lr": 0.01, "centered": True, "momentum": 0.5}),
     (optim.Adagrad, {"lr": 0.1, "lr_decay": 0.1}), (optim.Lion, {"lr": 0.01}), (optim.NAdam, {"lr": 0.05}),
     (optim.RAdam, {"lr": 0.05, "betas": (0.8, 0.85), "eps": 1e-3}), (optim.Adamax, {"lr": 0.05}), (optim.Adadelta, {}),
+    (optim.Rprop, {"lr": 0.01}), (optim.Adafactor, {"lr": 0.1}),
 ], ids=lambda x: getattr(x, "__name__", str(x)))
 def test_a_staged_step_is_the_eager_step(cls, kw):
     eager, state = losses(cls, kw, False)
