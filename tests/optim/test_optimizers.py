@@ -143,10 +143,10 @@ def adadelta(p, gs, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False)
 def rprop(p, gs, lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50.0), maximize=False):
     before, size = np.zeros_like(p), np.full_like(p, lr)
     for g in gs:
-        g = -g if maximize else np.array(g)
+        g = -g if maximize else g
         turn = np.sign(g * before)
         size = np.clip(size * np.choose((turn + 1).astype(int), [etas[0], 1.0, etas[1]]), *step_sizes)
-        g[turn < 0] = 0
+        g = np.where(turn < 0, 0, g)
         p, before = p - np.sign(g) * size, g
     return p
 
