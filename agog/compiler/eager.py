@@ -481,6 +481,6 @@ def enable() -> None:
         for family in families:
             table |= {row: family.kernel(method) for row, method in family.methods.items()}
     large.accelerate, large.wanted, large.pull, large.stretched = accelerate, wanted, pull, stretched
-    large.reduced = reductions
+    large.reduced = reductions.reduce
     large.halves.update(halves)
     large.kernels.update(kernels)  # all at once: other threads look whether there are any

@@ -15,6 +15,7 @@ from agog.compiler.targets import HALVES, ITEMSIZE
 
 __all__ = ["Reductions", "Scans", "plan", "seen"]
 
+_empty = np.empty
 _ALONE = 1 << 15  # elements of 8 bytes up to which no kernel asks for threads
 _STEPS = ("sum", "prod", "max", "min", "any", "all")
 """Kinds of which axes that are apart can be reduced one after another."""
@@ -27,28 +28,28 @@ class Reductions:
         self.kernel = kernel
         self.ready: dict[tuple[str, Any], tuple[Any, Any] | None] = {}
 
-    def __call__(self, kind: str, x: Any, axis: Any, keepdims: Any) -> Any:
+    def reduce(self, kind: str, x: Any, axis: Any, keepdims: Any) -> Any:
         """The reduction of an array over `axis`, as `large.reduced` has it."""
-        if type(axis) is tuple:
+        if axis is not None and type(axis) is not int:
+            if type(axis) is not tuple:
+                return None
             for a in axis:
                 if type(a) is not int:
                     return None
-        elif axis is not None and type(axis) is not int:
-            return None
         found = self.ready.get((kind, x.dtype)) or self._wanted(kind, x.dtype)
         if not found:
             return None
         made = plan(x.shape, axis, keepdims)
         if made is None or not x.flags.c_contiguous:
             return None
-        shape, (outer, n, inner), more = made
+        shape, first, more = made
         run, dtype = found
         if x.size >= _ALONE:
             pool.refresh()
         if more:
             return self._further(kind, x, made, found)
-        out = np.empty(shape, dtype)
-        run(out, x, outer, n, inner)
+        out = _empty(shape, dtype)
+        run(out, x, *first)
         return out
 
     def _wanted(self, kind: str, dtype: Any) -> Any:

@@ -119,19 +119,17 @@ _SHORT = 1 << 12  # elements from which sums over short axes are products
 _CALL = 1 << 13  # elements of a product with a vector up to which OpenBLAS wakes no thread
 
 
-def _add(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
-    """`np.add.reduce`. Sums over short axes are products with ones: NumPy's own take 20 ns for each turn of a loop."""
-    if x.size >= _FROM and np is numpy:
-        done = large.reduced("sum", x, axis, keepdims)
-        if done is None and x.size >= _SHORT:
-            if x.dtype.kind == "b":
-                done = _counted(x, axis, keepdims)
-            elif axis is not None and x.flags.c_contiguous and (
-                    x.dtype is dtypes.float32 or x.dtype is dtypes.float64):
-                done = _by_products(x, axis if type(axis) is tuple else (axis,), keepdims)
-        if done is not None:
-            return done
-    return np.add.reduce(x, axis, None, None, keepdims)
+def _without(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    """A sum without a kernel. Those over short axes are products with ones: NumPy's take 20 ns for each turn of a loop.
+    """
+    done = None
+    if x.size >= _SHORT:
+        if x.dtype.kind == "b":
+            done = _counted(x, axis, keepdims)
+        elif axis is not None and x.flags.c_contiguous and (
+                x.dtype is dtypes.float32 or x.dtype is dtypes.float64):
+            done = _by_products(x, axis if type(axis) is tuple else (axis,), keepdims)
+    return np.add.reduce(x, axis, None, None, keepdims) if done is None else done
 
 
 def _counted(x: Any, axis: Any, keepdims: bool) -> Any:
@@ -180,7 +178,10 @@ def _ones(n: int, dtype: Any) -> Any:
 def _sum(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and _half(x):
         return _in_float32(np.add, "sum", x, axis, keepdims)
-    return _add(np, x, axis, keepdims)
+    if x.size >= _FROM and np is numpy:
+        done = large.reduced("sum", x, axis, keepdims)
+        return _without(np, x, axis, keepdims) if done is None else done
+    return np.add.reduce(x, axis, None, None, keepdims)
 
 
 sum = Op("sum(x; axis=None, keepdims=False) -> y", _sum, kind="reduction", reduce="add", linear_in="all",
@@ -198,7 +199,7 @@ def _mean(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
         done = _native(np, "mean", x, axis, keepdims)
         if done is not None:
             return done
-    s = _add(np, x, axis, keepdims)
+    s = _sum(np, x, axis, keepdims)
     return s / (x.size // (s.size or 1))
 
 
