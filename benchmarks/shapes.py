@@ -46,12 +46,24 @@ GROUPED = {  # and stride, groups
     "resnext 4": (8, 512, 14, 512, 3, 1, 32),
     "resnext 5": (8, 1024, 7, 1024, 3, 1, 32),
 }
+LATE = {  # images that are small, or few
+    "late 1": (32, 512, 7, 512, 3, 1, 1),
+    "late 2": (8, 512, 7, 512, 3, 1, 1),
+    "late 3": (8, 512, 4, 512, 3, 1, 1),
+    "late 4": (8, 256, 8, 256, 3, 1, 1),
+    "late 5": (8, 256, 8, 512, 3, 2, 1),
+    "late 6": (8, 1024, 7, 256, 1, 1, 1),
+    "one 1": (1, 3, 224, 64, 7, 2, 1),
+    "one 2": (1, 64, 56, 64, 3, 1, 1),
+    "one 3": (1, 256, 14, 256, 3, 1, 1),
+    "one 4": (1, 512, 7, 512, 3, 1, 1),
+}
 PRODUCTS = {  # rows, inner length, columns
     "x".join(map(str, case)): case for case in (
         (32, 64, 64), (64, 784, 256), (128, 512, 512), (512, 512, 512), (1024, 1024, 1024), (256, 768, 3072),
         (32, 4096, 64))
 }
-CASES = {"product": PRODUCTS, "convolution": CONVS, "grouped convolution": GROUPED}
+CASES = {"product": PRODUCTS, "convolution": CONVS, "grouped convolution": GROUPED, "small convolution": LATE}
 CONV_KINDS = "forward", "input", "weight"
 KINDS = {"product": ("A B", "A' B", "A B'", "bias, relu")}
 BARS = {"product": 1.0}  # of the others 0.95
