@@ -159,7 +159,7 @@ class Rowwise:
         kernel = self._kernel("cross_entropy", x)
         if kernel is None:
             return None
-        loss, lse = np.empty((2, x.shape[0]), x.dtype)
+        loss, lse = np.empty(len(x), x.dtype), np.empty(len(x), x.dtype)
         kernel([loss, lse], [x, np.ascontiguousarray(index)])
         return lse, loss
 
