@@ -170,7 +170,8 @@ accelerate: Callable[..., Any] | None = None
 ready: dict[tuple[Any, ...], tuple[Callable[..., None], np.dtype]] = {}
 """`run(out, *arrays)` for whole arrays of one dtype and shape, and the dtype of `out`, by the ufunc and their dtype;
 for an array and a number, as an array of no axes, by the ufunc, the dtype and the number's place. Set by the compiler
-for what `accelerate` was asked for, and has compiled. Raises ValueError for what is not C-contiguous."""
+for what `accelerate` was asked for, and has compiled; for casts, by "astype" and the two dtypes. Raises ValueError for
+what is not C-contiguous."""
 
 wanted: Callable[..., None] | None = None
 """Set by the compiler when it is loaded: `wanted(ufunc, dtype, *place)` has the kernel made that `ready` then holds."""
@@ -201,9 +202,16 @@ def astype(x: Any, dtype: np.dtype) -> Any:
     """`x.astype(dtype)`, natively where the array is large, or NumPy takes long for an element."""
     if x.size >= HALVES_FROM and x.dtype is not dtype and (
             x.size >= _CAST_FROM or 2 in (x.itemsize, dtype.itemsize) or dtype.kind == "i" and x.dtype.kind == "f"):
-        done = native("astype", 4 * x.size, x, dtype)
-        if done is not None:
-            return done
+        made = ready.get(("astype", x.dtype, dtype))
+        if made is None or type(x) is not _ndarray:
+            done = native("astype", 4 * x.size, x, dtype)
+            return x.astype(dtype) if done is None else done
+        out = empty(x.shape, dtype, x)
+        try:
+            made[0](out, x)
+            return out
+        except ValueError:  # it does not lie as the kernel wants it
+            pass
     return x.astype(dtype)
 
 

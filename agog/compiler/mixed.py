@@ -124,6 +124,7 @@ class Mixed:
         kernel = self.ready(compile_cast, x.dtype, dtype)
         if kernel is None:
             return None
+        large.ready["astype", x.dtype, dtype] = kernel.run, dtype
         out = large.empty(x.shape, dtype, x)
         kernel.run(out, x)
         return out
