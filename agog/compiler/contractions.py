@@ -5,9 +5,8 @@ walked. Operands may have any strides along rows and the inner axis; columns of 
 """
 
 from agog.compiler.kernel import Kernel
-from agog.compiler.targets import ITEMSIZE
 
-__all__ = ["emit_matmul", "emit_scatter", "tile"]
+__all__ = ["SCATTERED", "emit_matmul", "emit_scatter", "neighbours", "tile"]
 
 
 def tile(target, dtype, m, n):
@@ -105,36 +104,25 @@ def emit_matmul(module, name, dtype, sizes, a_strides, b_strides, parallel):
     return rows
 
 
-def emit_scatter(module, name, dtype, size, shape, g_offset, g_strides, out_strides, indices, position):
-    """`void name(out, g, index ..., status)`: out = 0, then out[place] += g at every point of `shape`, in order.
+SCATTERED = 2  # vectors of the last axis that are one task, where threads share that out
+
+
+def emit_scatter(module, name, dtype, shape, g_offset, g_strides, out_strides, indices, position, split):
+    """`void name(job, begin, end, thread)`, the job (out, g, index ..., status): out[place] += g at points of `shape`,
+    in order.
 
     indices: (dtype, offset, strides, stride in out, size of the axis) for each index array.
+    split: the axis of `shape` of which this does begin, ..., end - 1, or as many times `SCATTERED` vectors of a last
+        axis of neighbours; None: all of it
     """
     target = module.target
-    k = Kernel(
-        module,
-        name,
-        [("out", "ptr"), ("g", "ptr"), *[(f"i{n}", "ptr") for n in range(len(indices))], ("status", "ptr")],
-        internal=True,
-    )
-    out, g, *where, status = k.arguments
+    arguments = [("job", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")]
+    k = Kernel(module, name, arguments, internal=True)
+    job, begin, end, _ = k.arguments
+    out, g, *where, status = (k.load(k.at(job, i, "ptr"), "ptr") for i in range(3 + len(indices)))
     last = len(shape) - 1
-    row = (
-        len(shape) > 0
-        and g_strides[last] == 1
-        and out_strides[last] == 1
-        and shape[last] > 1
-        and all(i[2][last] == 0 for i in indices)
-    )
+    row = neighbours(shape, g_strides, out_strides, indices)
     k.lanes = target.lanes(dtype) if row else 1
-    k.call(
-        "llvm.memset.p0.i64",
-        None,
-        out,
-        k.const(0, "uint8"),
-        k.const(size * ITEMSIZE[dtype], "int64"),
-        k.const(False, "bool"),
-    )
 
     def sum_of(offset, strides, index, skip=None):
         total = None
@@ -167,19 +155,41 @@ def emit_scatter(module, name, dtype, size, shape, g_offset, g_strides, out_stri
 
         n = shape[last]
         whole = n // k.lanes * k.lanes
+        one, finish = k.const(0, "int64"), k.const(whole, "int64")
+        if split == last:
+            one, finish = (k.min(i * (SCATTERED * k.lanes), k.const(whole, "int64")) for i in (begin, end))
         if whole:
-            k.loop(0, whole, k.lanes, lambda i: add(i, lambda p: k.load(p, dtype, k.lanes), k.store))
-        if n > whole:
+            k.loop(one, finish, k.lanes, lambda i: add(i, lambda p: k.load(p, dtype, k.lanes), k.store))
+
+        def rest():
             partial = k.partial(k.const(n - whole, "int64"))
             add(k.const(whole, "int64"), lambda p: partial.load(p, dtype), partial.store)
+
+        if n > whole and split == last:  # of the last task
+            k.if_(end * (SCATTERED * k.lanes) > whole, rest)
+        elif n > whole:
+            rest()
 
     def loops(axis, index):
         if axis == len(shape) - (1 if row else 0):
             point(index)
         else:
-            k.loop(0, shape[axis], 1, lambda i: loops(axis + 1, [*index, i]))
+            first, past = (begin, end) if axis == split else (0, shape[axis])
+            k.loop(first, past, 1, lambda i: loops(axis + 1, [*index, i]))
 
-    if size and all(shape):
+    if all(shape):
         loops(0, [])
     k.ret()
     k.finish()
+
+
+def neighbours(shape, g_strides, out_strides, indices):
+    """Whether what is added along the last axis are neighbours, and goes to neighbours."""
+    last = len(shape) - 1
+    return (
+        len(shape) > 0
+        and g_strides[last] == 1
+        and out_strides[last] == 1
+        and shape[last] > 1
+        and all(i[2][last] == 0 for i in indices)
+    )

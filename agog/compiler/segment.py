@@ -454,18 +454,38 @@ class Segment:
             r, o, s = resolve(w)
             roots.append(r)
             indices.append((w.dtype, o, tuple(0 if n == 1 else x for n, x in zip(w.shape, s)), steps[a], out.shape[a]))
-        self.work += 8 * g.size
-        key = ("scatter", out.dtype, out.size, g.shape, offset, strides, tuple(walked), tuple(indices), step.position)
+        work = 8 * g.size
+        self.work += work
+        # An axis of `g` that is one of the result as it is: no two threads write to one place.
+        own = sorted(w for a, w in enumerate(step.where) if isinstance(w, int) and out.shape[a] == g.shape[w] > 1)
+        split = own[0] if own and own[0] == 0 else own[-1] if own else None
+        tasks, each = (1, work) if split is None else (g.shape[split], work // g.shape[split])
+        if split == g.ndim - 1 and contractions.neighbours(g.shape, strides, walked, indices):
+            width = contractions.SCATTERED * self.target.lanes(out.dtype)
+            tasks, each = -(-tasks // width), each * width
+        symbol = None if not self.threads or tasks < 2 else pool.SYMBOL if work >= _PARALLEL else (
+            pool.AWAKE if work >= _ALONE else None)
+        key = ("scatter", out.dtype, g.shape, offset, strides, tuple(walked), tuple(indices), step.position, split)
         name = self._function(
             key,
             "scatter",
             lambda name: contractions.emit_scatter(
-                self.module, name, out.dtype, out.size, g.shape, offset, strides, walked, indices, step.position
+                self.module, name, out.dtype, g.shape, offset, strides, walked, indices, step.position, split
             ),
             f"zeros{list(out.shape)} += {list(g.shape)} {out.dtype} at indices",
         )
-        self.notes.append((name, step, None, False))
-        return (lambda pointers: self.k.call_known(name, None, *pointers, self.status)), roots, True
+        self.notes.append((name, step, None, symbol is not None))
+
+        def emit(pointers):
+            k = self.k
+            size = k.const(out.size * ITEMSIZE[out.dtype], "int64")
+            no = k.const(False, "bool")
+            k.call("llvm.memset.p0.i64", None, pointers[0], k.const(0, "uint8"), size, no)
+            if g.size and out.size:
+                grain = max(1, min(_CHUNK // max(1, each), -(-tasks // _PIECES)))
+                self._share(name, [*pointers, self.status], tasks, grain, symbol)
+
+        return emit, roots, True
 
     def _guard(self, step):
         x = step.inputs[0]
