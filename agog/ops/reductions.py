@@ -250,8 +250,8 @@ def _prod_vjp(xp: Any, g: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     return _keep(xp, g, axis, keepdims, shape) * xp.permute_dims(xp.reshape(others, moved.shape), back)
 
 
-prod = Op("prod(x; axis=None, keepdims=False) -> y", _prod, kind="reduction", result=_widest, vjp={"x": _prod_vjp},
-          check=_checked("prod"), batch=_batch("prod"), samples=_with_empty, error=16,
+prod = Op("prod(x; axis=None, keepdims=False) -> y", _prod, kind="reduction", reduce="multiply", result=_widest,
+          vjp={"x": _prod_vjp}, check=_checked("prod"), batch=_batch("prod"), samples=_with_empty, error=16,
           doc="The product over `axis`; 1 of nothing. Its gradient is right where factors are zero. Integers are "
               "multiplied as int64, unsigned ones as uint64.")
 
@@ -315,10 +315,10 @@ def _logical(kind: str, name: str) -> Any:
 
 
 any = Op("any(x; axis=None, keepdims=False) -> y", _logical("any", "logical_or"), kind="reduction",
-         result="bool", check=_checked("any"), batch=_batch("any"), samples=_with_empty,
+         reduce="logical_or", result="bool", check=_checked("any"), batch=_batch("any"), samples=_with_empty,
          doc="True where any element over `axis` is true (not zero); False of nothing.")
 all = Op("all(x; axis=None, keepdims=False) -> y", _logical("all", "logical_and"), kind="reduction",
-         result="bool", check=_checked("all"), batch=_batch("all"), samples=_with_empty,
+         reduce="logical_and", result="bool", check=_checked("all"), batch=_batch("all"), samples=_with_empty,
          doc="True where all elements over `axis` are true (not zero); True of nothing.")
 def _nonzeros(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     x = x if x.dtype.kind == "b" else x != 0
