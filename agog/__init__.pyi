@@ -372,6 +372,9 @@ __all__ = [
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
     "maximum",
     "mean",
     "median",
@@ -1452,6 +1455,28 @@ def max_pool3d(
     ceil_mode: builtins.bool = False, return_indices: builtins.bool = False,
 ) -> Tensor:
     """Maximum over windows of x (N, C, D, H, W) or (C, D, H, W); see max_pool2d."""
+
+def max_unpool1d(
+    x: Array, indices: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, output_size: Any = None,
+) -> Tensor:
+    """x (N, C, L) at the places `indices` that max_pool1d(return_indices=True) gave; see max_unpool2d."""
+
+def max_unpool2d(
+    x: Array, indices: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, output_size: Any = None,
+) -> Tensor:
+    """The maxima x (N, C, H, W) at the places `indices` that max_pool2d(return_indices=True) gave, zeros elsewhere.
+
+    kernel_size, stride, padding  those of the pooling
+    output_size                   the size before the pooling, where several lead to H x W; (H', W') or the whole shape
+
+    Raises ShapeError, ArgumentError, and IndexingError for an index outside of the result. Of several maxima at one
+    place the last stays. Zeiler and Fergus, 2014.
+    """
+
+def max_unpool3d(
+    x: Array, indices: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, output_size: Any = None,
+) -> Tensor:
+    """x (N, C, D, H, W) at the places `indices` that max_pool3d(return_indices=True) gave; see max_unpool2d."""
 
 def maximum(x: Array, y: Array, /) -> Tensor:
     """The larger of `x` and `y`, nan if either is. Equal ones share the gradient."""

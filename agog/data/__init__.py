@@ -5,7 +5,8 @@
 """
 
 from agog.data._collate import collate
-from agog.data._datasets import Subset, TensorDataset, random_split
+from agog.data._datasets import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
 from agog.data._loader import DataLoader
 
-__all__ = ["DataLoader", "Subset", "TensorDataset", "collate", "random_split"]
+__all__ = ["ConcatDataset", "DataLoader", "Dataset", "IterableDataset", "Subset", "TensorDataset", "collate",
+           "random_split"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from typing import Any, Callable, NamedTuple, Sequence
 
@@ -31,6 +32,20 @@ def rows(array: Any, index: Any) -> Tensor:
     if isinstance(index, slice) and not isinstance(array, Tensor):
         part = part.copy()  # the memory is the user's, who may write to it
     return ag.asarray(part, copy=False)
+
+
+class Dataset:
+    """A base for datasets of your own: define `__len__` and `__getitem__(i)`. Anything that has both is a dataset."""
+
+    def __getitem__(self, i: int) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} defines no __getitem__")
+
+
+class IterableDataset:
+    """A base for datasets of your own that are streams: define `__iter__`. Any iterable is a dataset."""
+
+    def __iter__(self) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} defines no __iter__")
 
 
 class TensorDataset:
@@ -123,6 +138,27 @@ class Subset:
             raise ArgumentTypeError(f"Subset.take: the items of a {type(self.dataset).__name__} can only be had one "
                                     "by one")
         return self.access.take(self.indices[index])
+
+
+class ConcatDataset:
+    """The items of one dataset (whatever a DataLoader takes that has a length) after those of another."""
+
+    def __init__(self, datasets: Any):
+        self.datasets = list(datasets)
+        self._access = [access(d, "ConcatDataset") for d in self.datasets]
+        if not self.datasets or any(a.length is None for a in self._access):
+            raise ArgumentTypeError("ConcatDataset: give datasets that have a length and items by number")
+        self.cumulative_sizes = np.cumsum([a.length for a in self._access]).tolist()
+
+    def __len__(self) -> int:
+        return self.cumulative_sizes[-1]
+
+    def __getitem__(self, i: int) -> Any:
+        if not -len(self) <= i < len(self):
+            raise IndexingError(f"ConcatDataset[{i}]: there are {len(self)} items")
+        i = int(i) % len(self)
+        which = bisect.bisect_right(self.cumulative_sizes, i)
+        return self._access[which].item(i - (self.cumulative_sizes[which - 1] if which else 0))
 
 
 def random_split(dataset: Any, lengths: Sequence[float], seed: int | None = None) -> list[Subset]:

@@ -176,7 +176,8 @@ class EmbeddingBag(Embedding):
 class Upsample(Module):
     """Images (N, C, ...) made larger: `size` gives the sizes of the result, or `scale_factor` multiplies them.
 
-    mode  "nearest"; "linear", "bilinear", "trilinear" for 1, 2, 3 axes of space; align_corners as in PyTorch
+    mode  "nearest", "nearest-exact", "area"; "linear", "bilinear" or "bicubic", "trilinear" for 1, 2, 3 axes of space;
+          see `agog.interpolate`
     """
 
     def __init__(self, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool = False):
@@ -194,31 +195,12 @@ class Upsample(Module):
         given = tuple(given) if isinstance(given, tuple | list) else (given,) * n
         if len(given) != n:
             raise bad_input(self, x, f"{len(given)} axes after (N, C), one for each number given")
-        for i in range(n):
-            old = x.shape[i + 2]
-            new = int(given[i]) if self.scale_factor is None else int(math.floor(old * given[i]))
-            x = self._stretch(x, i + 2, old, new, None if self.scale_factor is None else 1 / given[i])
-        return x
-
-    def _stretch(self, x: Any, axis: int, old: int, new: int, ratio: float | None) -> Any:
-        ratio = old / new if ratio is None else ratio
-        if self.mode == "nearest":
-            index = [min(int(j * ratio), old - 1) for j in range(new)]
-            return ag.take(x, ag.asarray(index), axis=axis)
-        if self.align_corners:
-            places = [j * (old - 1) / (new - 1) if new > 1 else 0.0 for j in range(new)]
-        else:
-            places = [max((j + 0.5) * ratio - 0.5, 0.0) for j in range(new)]
-        low = [min(int(p), old - 1) for p in places]
-        high = [min(i + 1, old - 1) for i in low]
-        part = ag.asarray([p - i for p, i in zip(places, low)], dtype=x.dtype)
-        part = ag.reshape(part, (-1, *(1,) * (x.ndim - axis - 1)))
-        a, b = ag.take(x, ag.asarray(low), axis=axis), ag.take(x, ag.asarray(high), axis=axis)
-        return a * (1 - part) + b * part
+        return ag.interpolate(x, **{"size" if self.scale_factor is None else "scale_factor": given}, mode=self.mode,
+                              align_corners=self.align_corners)
 
     def extra_repr(self) -> str:
         what = f"size={self.size}" if self.scale_factor is None else f"scale_factor={self.scale_factor}"
         return f"{what}, mode={self.mode!r}"
 
 
-_MODES = {"nearest": 0, "linear": 1, "bilinear": 2, "trilinear": 3}
+_MODES = {"nearest": 0, "nearest-exact": 0, "area": 0, "linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}

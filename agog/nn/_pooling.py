@@ -29,33 +29,65 @@ class _Pool(Module):
 
 class _MaxPool(_Pool):
     def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-                 ceil_mode: bool = False):
+                 return_indices: bool = False, ceil_mode: bool = False):
         self._window(kernel_size, stride, padding, ceil_mode)
         self.dilation = each(type(self).__name__, "dilation", dilation, self._n)
+        self.return_indices = return_indices
 
     def forward(self, x: Any) -> Any:
         self._check(x)
         return getattr(ag, f"max_pool{self._n}d")(x, self.kernel_size, self.stride, self.padding, self.dilation,
-                                                  self.ceil_mode)
+                                                  self.ceil_mode, self.return_indices)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}"
 
 
 class MaxPool1d(_MaxPool):
-    """The largest value of each window of x (N, C, L). stride defaults to kernel_size."""
+    """The largest value of each window of x (N, C, L); see `agog.max_pool1d`. stride defaults to kernel_size."""
 
     _n = 1
 
 
 class MaxPool2d(_MaxPool):
-    """The largest value of each window of x (N, C, H, W). stride defaults to kernel_size."""
+    """The largest value of each window of x (N, C, H, W); see `agog.max_pool2d`. stride defaults to kernel_size."""
 
     _n = 2
 
 
 class MaxPool3d(_MaxPool):
-    """The largest value of each window of x (N, C, D, H, W). stride defaults to kernel_size."""
+    """The largest value of each window of x (N, C, D, H, W); see `agog.max_pool3d`. stride defaults to kernel_size."""
+
+    _n = 3
+
+
+class _MaxUnpool(_Pool):
+    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0):
+        self._window(kernel_size, stride, padding, False)
+
+    def forward(self, x: Any, indices: Any, output_size: Any = None) -> Any:
+        self._check(x)
+        return getattr(ag, f"max_unpool{self._n}d")(x, indices, self.kernel_size, self.stride, self.padding,
+                                                    output_size)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class MaxUnpool1d(_MaxUnpool):
+    """Maxima (N, C, L) back at the places that MaxPool1d(return_indices=True) gave, zeros elsewhere."""
+
+    _n = 1
+
+
+class MaxUnpool2d(_MaxUnpool):
+    """Maxima (N, C, H, W) back at the places that MaxPool2d(return_indices=True) gave, zeros elsewhere."""
+
+    _n = 2
+
+
+class MaxUnpool3d(_MaxUnpool):
+    """Maxima (N, C, D, H, W) back at the places that MaxPool3d(return_indices=True) gave, zeros elsewhere."""
 
     _n = 3
 

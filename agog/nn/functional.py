@@ -19,7 +19,8 @@ _NAMES = (
     "cosine_embedding_loss triplet_margin_loss cosine_similarity pairwise_distance bilinear interpolate upsample "
     "unfold fold pixel_shuffle pixel_unshuffle channel_shuffle lp_pool1d lp_pool2d ctc_loss multi_margin_loss "
     "multilabel_margin_loss multilabel_soft_margin_loss triplet_margin_with_distance_loss embedding_bag grid_sample "
-    "affine_grid pdist threshold gumbel_softmax alpha_dropout dropout1d dropout2d dropout3d"
+    "affine_grid pdist threshold gumbel_softmax alpha_dropout dropout1d dropout2d dropout3d "
+    "max_unpool1d max_unpool2d max_unpool3d"
 ).split()
 __all__ = list(_NAMES)
 

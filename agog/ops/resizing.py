@@ -205,3 +205,50 @@ def channel_shuffle(xp, x, groups):
     shape = tuple(x.shape)
     x = xp.reshape(x, (shape[0], groups, shape[1] // groups, *shape[2:]))
     return xp.reshape(xp.swapaxes(x, 1, 2), shape)
+
+
+def _unpooled(xp, rank, x, indices, kernel_size, stride, padding, output_size):
+    name = f"max_unpool{rank}d"
+    kernel = each_axis(name, "kernel_size", kernel_size, rank, 1)
+    stride = kernel if stride is None else each_axis(name, "stride", stride, rank, 1)
+    padding = each_axis(name, "padding", padding, rank, 0)
+    shape = tuple(x.shape)
+    if len(shape) not in (rank + 1, rank + 2) or tuple(indices.shape) != shape:
+        raise ShapeError(f"{name}(x={_describe(x)}, indices={_describe(indices)}): both have one shape, with {rank} "
+                         "spatial axes")
+    lead, inner = shape[:-rank], shape[-rank:]
+    sizes = tuple((n - 1) * s - 2 * p + k for n, k, s, p in zip(inner, kernel, stride, padding))
+    if output_size is not None:
+        given = each_axis(name, "output_size", tuple(output_size)[-rank:], rank, 1)
+        if any(abs(a - b) >= s for a, b, s in zip(given, sizes, stride)):
+            raise ArgumentError(f"{name}: output_size={tuple(output_size)}; no max_pool{rank}d with these settings "
+                                f"takes that to {inner}: {sizes} or less than a stride from it")
+        sizes = given
+    zeros = xp.zeros((*lead, math.prod(sizes)), dtype=x.dtype)
+    flat = (*lead, math.prod(inner))
+    return xp.reshape(xp.put_along_axis(zeros, xp.reshape(indices, flat), xp.reshape(x, flat)), (*lead, *sizes))
+
+
+@composite
+def max_unpool1d(xp, x, indices, kernel_size, stride=None, padding=0, output_size=None):
+    """x (N, C, L) at the places `indices` that max_pool1d(return_indices=True) gave; see max_unpool2d."""
+    return _unpooled(xp, 1, x, indices, kernel_size, stride, padding, output_size)
+
+
+@composite
+def max_unpool2d(xp, x, indices, kernel_size, stride=None, padding=0, output_size=None):
+    """The maxima x (N, C, H, W) at the places `indices` that max_pool2d(return_indices=True) gave, zeros elsewhere.
+
+    kernel_size, stride, padding  those of the pooling
+    output_size                   the size before the pooling, where several lead to H x W; (H', W') or the whole shape
+
+    Raises ShapeError, ArgumentError, and IndexingError for an index outside of the result. Of several maxima at one
+    place the last stays. Zeiler and Fergus, 2014.
+    """
+    return _unpooled(xp, 2, x, indices, kernel_size, stride, padding, output_size)
+
+
+@composite
+def max_unpool3d(xp, x, indices, kernel_size, stride=None, padding=0, output_size=None):
+    """x (N, C, D, H, W) at the places `indices` that max_pool3d(return_indices=True) gave; see max_unpool2d."""
+    return _unpooled(xp, 3, x, indices, kernel_size, stride, padding, output_size)

@@ -127,6 +127,38 @@ equal(
     why="PyTorch has no second derivative",
     error={"float32": 512, "float64": 512},
 )
+
+
+def unpooled(n):
+    def own(xp, x, output_size=None, **kw):
+        y, places = getattr(xp, f"max_pool{n}d")(x, return_indices=True, **kw)
+        return getattr(xp, f"max_unpool{n}d")(y, places, output_size=output_size, **kw)
+
+    def call(x, output_size=None, **kw):
+        y, places = getattr(F, f"max_pool{n}d")(x, return_indices=True, **kw)
+        return getattr(F, f"max_unpool{n}d")(y, places, output_size=output_size, **kw)
+
+    def cases(s):
+        size = (5, 7, 5)[:n]
+        return [
+            ((s(2, 3, *size),), {"kernel_size": 2, "output_size": size}),
+            ((s(2, 3, *size),), {"kernel_size": 3, "stride": 2, "padding": 1, "output_size": size}),
+        ]
+
+    return {"call": call, "own": own, "cases": cases}
+
+
+for _n in (1, 2, 3):
+    equal(
+        f"max_unpool{_n}d",
+        **unpooled(_n),
+        skip=FLOATS | HALVES,
+        sized="PyTorch raises",
+        plain="windows that share a maximum write it twice, and PyTorch's derivative counts both",
+        fixed="windows that share a maximum write it twice, and PyTorch's derivative counts both",
+        order=0,
+        why="windows that share a maximum write it twice, and PyTorch's derivative counts both",
+    )
 equal(
     "affine_grid",
     lambda theta, size, align_corners=False: F.affine_grid(theta, list(size), align_corners),

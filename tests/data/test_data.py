@@ -249,3 +249,25 @@ def test_tensors_are_not_copied_when_cut_in_order():
 def test_bad_input(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+def test_datasets_of_ones_own_and_one_after_another():
+    class Squares(ag.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return np.float32(i * i)
+
+    class Stream(ag.data.IterableDataset):
+        def __iter__(self):
+            return iter(np.arange(3.0))
+
+    both = ag.data.ConcatDataset([Squares(), np.arange(10.0, 12.0, dtype="f4")])
+    assert len(both) == 5 and [float(both[i]) for i in (0, 2, 3, 4, -1, -5)] == [0, 4, 10, 11, 11, 0]
+    assert [b.tolist() for b in ag.data.DataLoader(both, batch_size=3)] == [[0, 1, 4], [10, 11]]
+    assert [b.tolist() for b in ag.data.DataLoader(Stream(), batch_size=2)] == [[0, 1], [2]]
+    with pytest.raises(IndexError):
+        both[5]
+    with pytest.raises(TypeError, match="ConcatDataset"):
+        ag.data.ConcatDataset([Stream()])

@@ -424,3 +424,28 @@ def test_transformers_and_small_layers():
     assert list(params.state_dict()) == ["a", "b"] and params["a"].requires_grad and len(params) == 2
     with pytest.raises(ArgumentTypeError, match="ParameterDict"):
         params["c"] = 3.0
+
+
+def test_maxima_go_back_to_their_places():
+    x = draws(2, 3, 6, 5)
+    pool, back = nn.MaxPool2d(2, 2, 0, 1, True), nn.MaxUnpool2d(2)  # return_indices is the fifth, as in PyTorch
+    y, places = pool(x)
+    out = back(y, places, x.shape)
+    assert out.shape == x.shape and nn.MaxPool2d(2, ceil_mode=True)(x).shape == (2, 3, 3, 3)
+    flat = out.reshape(2, 3, 30)
+    close(ag.take_along_axis(flat, places.reshape(2, 3, -1), axis=-1), y.reshape(2, 3, -1))
+    assert np.count_nonzero(out.numpy()) == y.size
+    v = y.detach().requires_grad_()
+    close(ag.gradients((back(v, places, (6, 5)) * 3).sum(), [v])[0], np.full(y.shape, 3.0))
+    with pytest.raises(ArgumentError, match="output_size"):
+        back(y, places, (9, 9))
+    with pytest.raises(IndexingError):
+        back(y, places + 100)
+
+
+def test_upsample_is_interpolate():
+    x = draws(1, 2, 4, 5)
+    for mode in ("nearest", "bilinear", "bicubic", "area", "nearest-exact"):
+        close(nn.Upsample(size=(7, 3), mode=mode)(x), ag.interpolate(x, size=(7, 3), mode=mode))
+    close(nn.Upsample(scale_factor=(1.5, 2), mode="bilinear", align_corners=True)(x),
+          ag.interpolate(x, scale_factor=(1.5, 2), mode="bilinear", align_corners=True))

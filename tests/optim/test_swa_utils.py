@@ -19,7 +19,7 @@ def model():
 
 
 AVERAGES = {
-    "mean": (lambda: {}, lambda all_: np.mean(all_, axis=0)),
+    "mean": (dict, lambda all_: np.mean(all_, axis=0)),
     "multi mean": (lambda: {"multi_avg_fn": swa_utils.get_swa_multi_avg_fn()}, lambda all_: np.mean(all_, axis=0)),
     "ema": (lambda: {"multi_avg_fn": swa_utils.get_ema_multi_avg_fn(0.7)}, None),
     "own": (lambda: {"avg_fn": lambda averaged, now, n: 0.7 * averaged + 0.3 * now}, None),
