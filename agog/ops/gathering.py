@@ -156,8 +156,9 @@ Op("_take_adjoint(g, indices; shape, axis=0) -> x", _take_adjoint,
 
 def add_at(np: Any, n: int, places: Any, g: Any) -> Any:
     """Zeros (n,) to which the elements of g (m,) are added at `places` (m,), which are not negative."""
-    if np is numpy and (done := added_along(places, g, (n,), (1, n, g.size, 1))) is not None:
-        return done
+    if g.size >= _MANY and np is numpy:
+        if (done := added_along(places, g, (n,), (1, n, g.size, 1))) is not None:
+            return done
     if _summed_wide(n, g):
         return np.bincount(places, g, n).astype(g.dtype, copy=False)
     out = np.zeros(n, g.dtype)
@@ -179,8 +180,19 @@ def added_along(indices: Any, g: Any, shape: tuple[int, ...], sizes: tuple[int, 
     return large.native("add_along", 16 * g.size, g, indices, shape, sizes)
 
 
-def _line_sizes(shape: tuple[int, ...], m: int, axis: int) -> tuple[int, int, int, int]:
-    return ax.size(shape[:axis]), shape[axis], m, ax.size(shape[axis + 1:])
+_MANY = 1 << 10  # elements that are taken or added along an axis from which a kernel is worth asking for
+
+
+def _lines(shape: tuple[int, ...], other: tuple[int, ...], axis: int) -> bool:
+    """Whether these are equal but for an axis."""
+    axis %= len(shape)
+    return shape[:axis] == other[:axis] and shape[axis + 1:] == other[axis + 1:]
+
+
+def _line_sizes(shape: tuple[int, ...], other: tuple[int, ...], axis: int) -> tuple[int, int, int, int]:
+    """(outer, n, m, inner): `shape` is (outer, n, inner), and the other (outer, m, inner)."""
+    axis %= len(shape)
+    return ax.size(shape[:axis]), shape[axis], other[axis], ax.size(shape[axis + 1:])
 
 
 # ------------------------------------------------------------------------------------------- element by element
@@ -207,16 +219,14 @@ def _along_key(np: Any, shape: tuple, indices: Any, axis: int) -> tuple:
 
 
 def _take_along(np: Any, x: Any, indices: Any, axis: int) -> Any:
-    axis %= x.ndim
-    if np is numpy and indices.size and indices.dtype.kind == "i" and x.shape[:axis] == indices.shape[:axis] and (
-            x.shape[axis + 1:] == indices.shape[axis + 1:]):
-        sizes = _line_sizes(x.shape, indices.shape[axis], axis)
+    if indices.size >= _MANY and np is numpy and indices.dtype.kind == "i" and _lines(x.shape, indices.shape, axis):
+        sizes = _line_sizes(x.shape, indices.shape, axis)
         if (done := large.native("take_along", 16 * indices.size, x, indices, sizes)) is not None:
             return done
     try:
         return x[_along_key(np, x.shape, indices, axis)]
     except IndexError:
-        raise _first_outside("take_along_axis", x, indices, axis) from None
+        raise _first_outside("take_along_axis", x, indices, axis % x.ndim) from None
 
 
 def _batch_along(name: str, stretch: bool = True) -> Any:
@@ -250,9 +260,9 @@ take_along_axis = Op(
 def _take_along_adjoint(np: Any, g: Any, indices: Any, shape: tuple, axis: int) -> Any:
     axis %= len(shape)
     n = shape[axis]
-    lines = shape[:axis] == indices.shape[:axis] and shape[axis + 1:] == indices.shape[axis + 1:]
-    if np is numpy and lines and g.shape == indices.shape and g.shape[axis] > 1:
-        if (done := added_along(indices, g, shape, _line_sizes(shape, g.shape[axis], axis))) is not None:
+    if g.size >= _MANY and np is numpy and g.shape == indices.shape and g.shape[axis] > 1 and _lines(
+            shape, g.shape, axis):
+        if (done := added_along(indices, g, shape, _line_sizes(shape, g.shape, axis))) is not None:
             return done
     if indices.size and (indices.min() < -n or indices.max() >= n):
         raise _first_outside("scatter_add", np.empty(shape, bool), indices, axis)

@@ -309,7 +309,7 @@ def _read_adjoint(np: Any, g: Any, *keys: Any) -> Any:
     if len(arrays) == 1 and template == ("@",) and len(shape) > 1:  # whole rows
         rows = arrays[0].reshape(-1)
         return add_rows(np, shape[0], rows, g.reshape(rows.size, ax.size(shape[1:]))).reshape(shape)
-    if np is numpy and len(arrays) == 1 and template == ("@",):
+    if g.size > 1023 and np is numpy and len(arrays) == 1 and template == ("@",):
         done = added_along(arrays[0].reshape(-1), g.reshape(-1), shape, (1, *shape, g.size, 1))
         if done is not None:
             return done

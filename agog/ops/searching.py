@@ -76,6 +76,9 @@ def comparable(x: Any) -> Any:
     return x.astype(numpy.float32) if x.dtype.kind == "V" else x
 
 
+_MANY = 1 << 9  # elements from which kernels are worth asking for
+
+
 def _wide(x: Any) -> Any:
     """`x` with 16-bit floats as float32, in which they have the same order."""
     return large.astype(x, dtypes.float32) if dtypes.is_half(x.dtype) else x
@@ -115,7 +118,7 @@ argsort = Op("argsort(x; axis=-1, descending=False, stable=True) -> y", _argsort
 
 def _topk_indices(np: Any, x: Any, k: int, axis: int, largest: bool) -> Any:
     x = np.moveaxis(x, axis, -1)
-    done = native(np, "topk", 32 * x.size, _wide(x), k, largest) if x.size else None
+    done = native(np, "topk", 32 * x.size, _wide(x), k, largest) if x.size > _MANY else None
     if done is not None:
         return done if axis in (-1, x.ndim - 1) else np.ascontiguousarray(np.moveaxis(done, -1, axis))
     n = x.shape[-1]
@@ -170,7 +173,7 @@ def _check_searchsorted(x1: Any, x2: Any, sorter: Any, side: str) -> tuple:
 
 
 def _searchsorted(np: Any, x1: Any, x2: Any, sorter: Any, side: str) -> Any:
-    if sorter is None and x1.size <= 16 * x2.size:
+    if x2.size > 64 and sorter is None and x1.size <= 16 * x2.size:
         done = native(np, "searchsorted", 256 * x2.size, _wide(x1), _wide(x2), side == "right")
         if done is not None:
             return done
@@ -387,7 +390,7 @@ _FEW = 6  # places beyond which it is for any row
 
 
 def _ranked(np: Any, x: Any, places: tuple) -> Any:
-    if x.shape[-1] > _SORTED and len(places) <= _FEW:
+    if len(places) <= _FEW:
         done = native(np, "ranked", 64 * x.size, _wide(x), places)
         if done is not None:
             return done.astype(x.dtype, copy=False)
@@ -424,22 +427,22 @@ def _quantile_at(xp: Any, name: str, x: Any, fractions: list, axis: Any, keepdim
     if n == 0:
         raise ShapeError(f"{name}: there are no elements along axis={axis}")
     bad = xp.any(xp.isnan(x), axis=-1)
-    ways, places = [], set()
     for q in fractions:
         if not 0 <= q <= scale:
             raise ArgumentError(f"{name}: q={q} must lie in [0, {scale:g}]")
-        place = q / scale * (n - 1)
-        low = int(place)
-        ways.append((low, place - low))
-        places |= {low} if place == low else {low, low + 1}
-    order = sorted(places)
-    x = xp._ranked(x, places=tuple(order))
+    places = [q / scale * (n - 1) for q in fractions]
+    if n > _SORTED:
+        order = sorted({k for place in places for k in (int(place), math.ceil(place))})
+        x = xp._ranked(x, places=tuple(order))
+    else:
+        x = xp.sort(x, axis=-1)
     out = []
-    for low, part in ways:
-        at = order.index(low)
+    for place in places:
+        low = int(place)
+        at = order.index(low) if n > _SORTED else low
         y = x[..., at]
-        if part:
-            y = y + (x[..., at + 1] - y) * part
+        if place > low:
+            y = y + (x[..., at + 1] - y) * (place - low)
         y = xp.where(bad, math.nan, y)
         out.append(xp.reshape(y, kept) if keepdims else y)
     return out
