@@ -24,17 +24,20 @@ class MultiheadAttention(Module):
     embed_dim    size of the queries and of the result, divided among num_heads heads
     dropout      probability of dropping an attention weight in training
     kdim, vdim   sizes of keys and values; default embed_dim
+    add_bias_kv, add_zero_attn  one more key and value for all to attend to: learned ones, and zeros
     batch_first  shapes are (N, L, E); by default (L, N, E), as in PyTorch. Without N, (L, E), in both cases
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True, kdim: int | None = None,
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True,
+                 add_bias_kv: bool = False, add_zero_attn: bool = False, kdim: int | None = None,
                  vdim: int | None = None, batch_first: bool = False, *, dtype: Any = None, device: Any = None):
         self.embed_dim = whole("MultiheadAttention", "embed_dim", embed_dim)
         self.num_heads = whole("MultiheadAttention", "num_heads", num_heads)
         if embed_dim % num_heads:
             raise ArgumentError(f"MultiheadAttention: num_heads={num_heads} must divide embed_dim={embed_dim}")
         self.dropout, self.batch_first, self.head_dim = dropout, batch_first, embed_dim // num_heads
-        self.kdim, self.vdim = embed_dim if kdim is None else kdim, embed_dim if vdim is None else vdim
+        self.kdim = embed_dim if kdim is None else whole("MultiheadAttention", "kdim", kdim)
+        self.vdim = embed_dim if vdim is None else whole("MultiheadAttention", "vdim", vdim)
         kw = {"dtype": dtype, "device": device}
         self.joint = self.kdim == self.vdim == embed_dim
         if self.joint:
@@ -45,12 +48,17 @@ class MultiheadAttention(Module):
             self.v_proj_weight = Parameter(ag.empty(embed_dim, self.vdim, **kw))
         self.in_proj_bias = Parameter(ag.empty(3 * embed_dim, **kw)) if bias else None
         self.out_proj = Linear(embed_dim, embed_dim, bias, **kw)
+        self.bias_k = Parameter(ag.empty(1, 1, embed_dim, **kw)) if add_bias_kv else None
+        self.bias_v = Parameter(ag.empty(1, 1, embed_dim, **kw)) if add_bias_kv else None
+        self.add_zero_attn = add_zero_attn
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """New random values: Xavier uniform, biases zero."""
         for name, p in self._own("parameter"):
-            if name != "in_proj_bias":
+            if name in ("bias_k", "bias_v"):
+                init.xavier_normal_(p)
+            elif name != "in_proj_bias":
                 init.xavier_uniform_(p)
         if self.in_proj_bias is not None and self.out_proj.bias is not None:
             init.zeros_(self.in_proj_bias)
@@ -89,9 +97,12 @@ class MultiheadAttention(Module):
         q, k, v = (self._heads(x) for x in self._project(query, key, value))
         mask, weights = self._mask(q, k, key_padding_mask, attn_mask), None
         explicit = need_weights or (self.dropout and self.training)
-        if is_causal and (explicit or mask is not None):
+        more = self.bias_k is not None or self.add_zero_attn
+        if is_causal and (explicit or mask is not None or more):
             causal = ag.triu(ag.full((q.shape[-2], k.shape[-2]), -math.inf, dtype=q.dtype), k=1)
             mask = causal if mask is None else mask + causal
+        if more:
+            k, v, mask = self._with_more(k, v, mask)
         if explicit:
             scores = (q / math.sqrt(self.head_dim)) @ ag.matrix_transpose(k)
             weights = ag.softmax(scores if mask is None else scores + mask, axis=-1)
@@ -109,6 +120,16 @@ class MultiheadAttention(Module):
         if not batched:
             return y[0], weights if weights is None else weights[0]
         return (y if self.batch_first else ag.swapaxes(y, 0, 1)), weights
+
+    def _with_more(self, k: Any, v: Any, mask: Any) -> tuple[Any, Any, Any]:
+        """Keys, values and mask with those that are always there behind them."""
+        n, before = k.shape[0], k.shape[2]
+        if self.bias_k is not None and self.bias_v is not None:
+            k, v = (ag.concat([x, self._heads(ag.broadcast_to(b, (n, 1, self.embed_dim)))], axis=2)
+                    for x, b in ((k, self.bias_k), (v, self.bias_v)))
+        if self.add_zero_attn:
+            k, v = (ag.pad(x, {2: (0, 1)}) for x in (k, v))
+        return k, v, mask if mask is None else ag.pad(mask, {-1: (0, k.shape[2] - before)})
 
     def _heads(self, x: Any) -> Any:
         return ag.swapaxes(ag.reshape(x, (x.shape[0], x.shape[1], self.num_heads, self.head_dim)), 1, 2)

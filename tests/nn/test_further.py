@@ -449,3 +449,31 @@ def test_upsample_is_interpolate():
         close(nn.Upsample(size=(7, 3), mode=mode)(x), ag.interpolate(x, size=(7, 3), mode=mode))
     close(nn.Upsample(scale_factor=(1.5, 2), mode="bilinear", align_corners=True)(x),
           ag.interpolate(x, scale_factor=(1.5, 2), mode="bilinear", align_corners=True))
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_to_keys_that_are_always_there(need_weights, causal):
+    ag.manual_seed(0)
+    att = nn.MultiheadAttention(4, 2, 0.0, True, True, True, batch_first=True)  # the fifth and sixth, as in PyTorch
+    x, padding = draws(3, 5, 4), ag.asarray(np.arange(5) >= np.array([[5], [3], [4]]))
+    y, weights = att(x, x, x, key_padding_mask=padding, need_weights=need_weights, is_causal=causal)
+    w, b = att.in_proj_weight.detach().numpy(), att.in_proj_bias.detach().numpy()
+    q, k, v = np.split(x.numpy() @ w.T + b, 3, axis=-1)
+    ends = (att.bias_k.detach().numpy(), att.bias_v.detach().numpy())
+    k, v = (np.concatenate([m, np.repeat(e, 3, axis=0), np.zeros((3, 1, 4))], axis=1) for m, e in zip((k, v), ends))
+    q, k, v = (m.reshape(3, -1, 2, 2).swapaxes(1, 2) for m in (q, k, v))
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(2)
+    hidden = np.pad(padding.numpy(), ((0, 0), (0, 2)))[:, None, None]
+    if causal:
+        hidden = hidden | np.pad(np.triu(np.ones((5, 5), bool), 1), ((0, 0), (0, 2)))
+    p = np.exp(np.where(hidden, -np.inf, scores))
+    p /= p.sum(-1, keepdims=True)
+    want = (p @ v).swapaxes(1, 2).reshape(3, 5, 4)
+    close(y, want @ att.out_proj.weight.detach().numpy().T + att.out_proj.bias.detach().numpy())
+    if need_weights:
+        close(weights, p.mean(1))
+    assert sorted(att.state_dict()) == ["bias_k", "bias_v", "in_proj_bias", "in_proj_weight", "out_proj.bias",
+                                        "out_proj.weight"]
+    with pytest.raises((ArgumentError, ArgumentTypeError), match="kdim"):
+        nn.MultiheadAttention(4, 2, kdim=True)
