@@ -43,6 +43,7 @@ _PARALLEL = 1 << 17  # multiplications from which threads pay
 _SUMS = 4 << 20  # bytes of partial sums of a gradient of weights
 _MOST_UNITS = 16  # into how many partial sums a gradient of weights may be divided
 _FEW_UNITS = 8  # as many there should be, that all threads have something to do
+_FEW_POINTS = 512  # results of an output up to which weights are packed block by block: more read x too often
 _BY_TAP = 3  # channels from which those of one tap make tiles of their own in a gradient of weights
 _ROWS = 256  # rows (channels times taps) that a part of them has at least: g is transposed anew for each
 _LONG = 512  # elements up to which rows are joined where that is possible
@@ -413,15 +414,20 @@ class _Case:
         if useful < _WASTE * work:
             return None
         temp_at = -(-(scratch + 2 * width * size) // 64) * 64
+        own_at = -(-(temp_at + temp + width * size) // 64) * 64
+        points = samples * max(prod(s.count) for s in subs)
+        by_block = by_pixel and groups == len(subs) == 1 and points <= _FEW_POINTS and blocks >= _FEW_UNITS
+        own = block * channels * len(subs[0].taps) * size if by_block else 0
         head = _words(
             HEAD, out_size=prod(shape) * size, x_size=prod(self.x) * size, w_size=prod(self.w) * size,
             bias_size=outputs * groups * size if bias else 0, samples=samples, groups=groups, channels=channels,
             outputs=outputs, x_plane=prod(places) * size, x_slice=prod(places[1:]) * size, x_h=places[1], x_w=places[2],
-            y_plane=y_plane, packed_size=packed, scratch_size=temp_at + temp + width * size,
+            y_plane=y_plane, packed_size=0 if by_block else packed,
+            scratch_size=own_at + own,
             temp_at=temp_at,
             blocks=blocks, low=outputs // blocks, longer=outputs % blocks, vectors=vectors, w_row=w_row * size,
             w_group=w_group * size, relu=relu, alone=work < _PARALLEL,
-            by_pixel=by_pixel, wide=wide, subs=len(subs),
+            by_pixel=by_pixel, wide=wide, subs=len(subs), by_block=by_block, own_at=own_at,
         )
         return np.array([n for part in (head, *words, numbers) for n in part], np.int64), shape, FORWARD
 

@@ -39,7 +39,7 @@ LINE = 64  # bytes of a line of the caches
 #: Words of a table. Sizes, strides and places are in bytes, except for what is counted; `..._at` counts words.
 HEAD = (
     "out_size x_size w_size bias_size samples groups channels outputs x_plane x_slice x_h x_w y_plane packed_size "
-    "scratch_size temp_at blocks low longer vectors w_row w_group relu alone by_pixel wide subs"
+    "scratch_size temp_at blocks low longer vectors w_row w_group relu alone by_pixel wide subs by_block own_at"
 ).split()
 SUB = (
     "steps w_at to_at runs runs_at off_at parts parts_at classes_at ranges_at packed_at t_n h_n w_n y_start y_t y_h "
@@ -342,7 +342,11 @@ class Writer(Edges):
         k.finish()
 
     def unit(self) -> None:
-        """Some rows of one sample's results, of all subs."""
+        """Some rows of one sample's results, of all subs; or, where there are few, all results of one block of outputs.
+
+        A block's weights are packed just before: weights that are many for few results come from memory once, and what
+        is packed of them never leaves the cache.
+        """
         k, job, begin, end, thread = self._task("units")
         f, s = Words(k, job["table"], HEAD), Words(k, job["sub"], SUB)
         size, lanes = self.size, self.lanes
@@ -354,7 +358,16 @@ class Writer(Edges):
         temp_row = width * size
         state = k.alloca(48)
 
-        def one(u: Value) -> None:
+        def one_block(b: Value) -> None:
+            _, o, _ = self._pixels(k, f, b)
+            packed = k.offset(scratch, f.own_at - (s.packed_at + o * s.steps * size))
+            own = k.alloca(8 * len(JOB), 64)
+            for i, name in enumerate(JOB):
+                k.store(packed if name == "packed" else job[name], k.at(own, i, "ptr"))
+            k.call_known("pack_weights", None, own, b, b + 1, k.cast(thread, "int32"))
+            k.loop(0, s.units, 1, lambda u: one(u, b, b + 1, packed))
+
+        def one(u: Value, first_block: Value, last_block: Value, packed: Value) -> None:
             def split(value: Value, by: Value) -> tuple[Value, Value]:
                 quotient = k.op(f"udiv i64 {value.text}, {by.text}", "int64")
                 return quotient, value - quotient * by
@@ -413,7 +426,7 @@ class Writer(Edges):
             for i, value in enumerate(words):
                 k.store(value, k.at(state, i + 1, "int64"))
             fetch = lambda: k.if_(some > 0, lambda: k.call_known("ahead", None, state))
-            here = group, image, t, row, bias, in_place, held_at, columns, fetch
+            here = group, image, t, row, bias, in_place, held_at, columns, fetch, first_block, last_block, packed
 
             def sub(i: Value) -> None:
                 s = Words(k, k.at(table, i * len(SUB) + len(HEAD), "int64"), SUB)
@@ -423,7 +436,7 @@ class Writer(Edges):
 
         def results(
             s: Words, group: Value, image: Value, t: Value, row: Value, bias: Value, in_place: Value, held_at: Value,
-            columns: Value, fetch: Any,
+            columns: Value, fetch: Any, first_block: Value, last_block: Value, packed: Value,
         ) -> None:
             """The rows of one sub."""
             left = s.h_n - row
@@ -431,7 +444,7 @@ class Writer(Edges):
             y = k.offset(job["out"], image * f.outputs * f.y_plane + s.y_start + t * s.y_t + row * s.y_h)
             off_at = k.where(in_place, s.place_at, s.off_at)
             total = (rows - 1) * columns + s.w_n
-            weights = k.offset(job["packed"], s.packed_at + group * f.wide * s.steps)
+            weights = k.offset(packed, s.packed_at + group * f.wide * s.steps)
 
             def part(i: Value) -> list[Value]:
                 """(first step, steps, first column, last column + 1) of a part."""
@@ -504,7 +517,7 @@ class Writer(Edges):
 
                         k.loop(0, rows, s.run, lines)
 
-                    k.loop(0, f.blocks, 1, block)
+                    k.loop(first_block, last_block, 1, block)
 
                 k.loop(0, s.parts, 1, depth)
 
@@ -560,7 +573,12 @@ class Writer(Edges):
 
             k.if_(k.ne(f.by_pixel, 0), by_pixel, lambda: k.loop(0, total, wide, panel_group) and None)
 
-        k.loop(begin, end, 1, one)
+        zero = k.const(0, "int64")
+        k.if_(
+            k.ne(f.by_block, 0),
+            lambda: k.loop(begin, end, 1, one_block) and None,
+            lambda: k.loop(begin, end, 1, lambda u: one(u, zero, f.blocks, job["packed"])) and None,
+        )
         k.call_known("give", None, memory, thread)
         k.ret()
         k.finish()
@@ -595,10 +613,11 @@ class Writer(Edges):
             k.store(k.at(table, i * len(SUB) + len(HEAD), "int64"), k.at(job, 6, "ptr"))
             self._share(k, "pack_weights", job, f.groups * f.blocks, f.alone)
 
-        k.loop(0, f.subs, 1, sub)
+        k.loop(0, k.where(k.ne(f.by_block, 0), 0, f.subs), 1, sub)
         first = k.at(table, len(HEAD), "int64")
         k.store(first, k.at(job, 6, "ptr"))
         units = k.load(k.at(first, SUB.index("units"), "int64"), "int64")
+        units = k.where(k.ne(f.by_block, 0), f.blocks, units)
         self._share(k, "units", job, units, f.alone)
         k.call_known("give", None, memory, slot)
         k.ret()

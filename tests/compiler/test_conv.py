@@ -12,7 +12,7 @@ from agog.compiler import call, conv_gradients, depthwise, eager, jit, pooling, 
 from agog.compiler import conv as planning
 from agog.compiler.conv import conv
 from agog.compiler.conv_gradients import GRADIENT
-from agog.compiler.conv_kernels import HEAD, SUB
+from agog.compiler.conv_kernels import HEAD, SUB, Tiles
 from agog.compiler.depthwise_kernels import HEAD as HEAD_OF_DEPTHWISE
 from agog.compiler.program import compile
 from agog.ops import conv as rows
@@ -394,6 +394,19 @@ def test_one_image_is_divided_among_the_threads(kernel, rng):
         config.set_num_threads(before)
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
+
+
+@pytest.mark.parametrize(
+    "samples, channels, size, kernel, stride", [(1, 19, 7, 3, 1), (3, 40, 6, 3, 2), (2, 9, 5, 1, 1)])
+def test_weights_of_few_results_are_packed_block_by_block(samples, channels, size, kernel, stride, target, rng):
+    outputs, pad = 9 * Tiles(target).pixel[1] * target.lanes("float32") - 3, kernel // 2
+    k = conv("float32", target)
+    x, w = np.zeros((samples, channels, size, size), "f"), np.zeros((outputs, channels, kernel, kernel), "f")
+    table = k._plan("forward", x, w, (), (stride,) * 2, ((pad, pad),) * 2, (1, 1), 1).table
+    assert table[HEAD.index("by_block")] and not table[HEAD.index("packed_size")]
+    for given, made in ((channels, outputs), (outputs, channels)):  # the other way round for the gradient of the input
+        case = samples, given, made, 1, (size, size), (kernel, kernel), (stride,) * 2, ((pad, pad),) * 2, (1, 1)
+        check_case(k, rng, case)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 20])
