@@ -277,3 +277,15 @@ def test_large_arrays_are_compared_with_numbers_that_their_dtype_lacks(compare, 
         rows, row = x.reshape(7, -1), y[:10_000]
         same(compare(ag.asarray(rows), ag.asarray(row)).numpy(), compare(rows, row))
     assert any(kernel and np.dtype(dtype) in key for key, kernel in eager._kernels.items()), "no kernel was made"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool", "complex64"])
+def test_large_arrays_are_rolled(dtype, rng):
+    for shape in ((1 << 17,), (300, 300), (20, 70, 60), (1, 1 << 17), (1 << 17, 1)):
+        x = (rng.normal(size=shape) * 9).astype(dtype)
+        for axis in (None, *range(len(shape))):
+            for shift in (1, -1, 7, 150, -170, 1 << 17, 0):
+                for _ in range(2):
+                    same(ag.roll(ag.asarray(x), shift, axis).numpy(), np.roll(x, shift, axis))
+        same(ag.roll(ag.asarray(x), (3, -2), (0, -1)).numpy(), np.roll(x, (3, -2), (0, -1)))
+    assert dtype == "complex64" or eager._kernels[compile_cast, np.dtype(dtype), np.dtype(dtype)], "no kernel was made"

@@ -287,6 +287,20 @@ def _check_roll(x: Any, shift: Any, axis: Any) -> tuple:
     return shifts, places
 
 
+def _rolled(x: Any, k: int, axis: int) -> Any:
+    """A C-contiguous x moved by k: as a whole, by so many elements, and what came from over the edge in its place."""
+    head, by = (slice(None),) * axis, k * prod(x.shape[axis + 1:])
+    out = large.empty(x.shape, x.dtype, x)
+    flat, given = out.reshape(-1), x.reshape(-1)
+    if k > 0:
+        large.copy(flat[by:], given[:-by])
+        out[(*head, slice(None, k))] = x[(*head, slice(-k, None))]
+    else:
+        large.copy(flat[:by], given[-by:])
+        out[(*head, slice(k, None))] = x[(*head, slice(None, -k))]
+    return out
+
+
 def _roll(np: Any, x: Any, shift: Any, axis: Any) -> Any:
     if axis is None:
         return _roll(np, x.reshape(-1), shift, 0).reshape(x.shape)
@@ -295,7 +309,9 @@ def _roll(np: Any, x: Any, shift: Any, axis: Any) -> Any:
     for k, a in zip((shift,) * len(axis) if isinstance(shift, int) else shift, axis):
         n = x.shape[a]
         k = k % n if n else 0
-        if k:
+        if k and np is numpy and x.size >= large.THRESHOLD and x.flags.c_contiguous:
+            x = _rolled(x, k if 2 * k <= n else k - n, a % x.ndim)
+        elif k:
             head = (slice(None),) * (a % x.ndim)
             out = np.empty(x.shape, x.dtype)
             out[(*head, slice(k, None))] = x[(*head, slice(None, n - k))]
