@@ -464,13 +464,16 @@ def _norm_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any, keepdims: bool, ord: f
     return g * direction * ratio ** (ord - 1)
 
 
+_check_axes = _checked("vector_norm")
+
+
 def _check_norm(x: Any, axis: Any, keepdims: Any, ord: Any) -> tuple:
     try:
         ord = float(ord)
     except (TypeError, ValueError):
         raise ArgumentError(f"vector_norm: ord={ord!r} is not a number; give 0, 1, 2, inf, -inf or another power "
                             "(matrix_norm takes 'fro' and 'nuc')") from None
-    return (*_checked("vector_norm")(x, axis, keepdims), ord)
+    return (*_check_axes(x, axis, keepdims), ord)
 
 
 def _norm_samples(s: Any) -> list:
