@@ -21,7 +21,7 @@ import numpy as np
 from agog import config
 from agog.compiler import call, conv_gradients, depthwise, jit, pool, targets
 from agog.compiler.conv_gradients import GRADIENT, TAP
-from agog.compiler.conv_kernels import HEAD, LINE, SUB, Tiles
+from agog.compiler.conv_tables import HEAD, LINE, SUB, Tiles
 from agog.compiler.targets import ITEMSIZE, Target
 
 __all__ = ["Conv", "Plan", "conv", "plan"]

@@ -15,14 +15,15 @@ import functools
 from typing import Any
 
 from agog.compiler import call, jit, pool
-from agog.compiler.conv_kernels import JOB, LINE, Tiles, Words, Writer
+from agog.compiler.conv_kernels import Writer
+from agog.compiler.conv_tables import JOB, LINE, Tiles, Words
 from agog.compiler.ir import Module, Value
 from agog.compiler.packing import transpose
 from agog.compiler.targets import Target
 
 __all__ = ["GRADIENT", "PARAMETERS", "Gradients", "build", "code", "later"]
 
-#: Words of a table, as in `conv_kernels`.
+#: Words of a table, as in `conv_tables`.
 GRADIENT = (
     "out_size x_size w_size bias_size samples groups channels outputs x_plane x_slice x_h x_w g_plane g_slice "
     "t_n h_n w_n taps taps_d d_at t_step d_n h_start w_start h_step w_step row plane off_at kept chunks chunk "

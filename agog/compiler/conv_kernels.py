@@ -27,69 +27,14 @@ from typing import Any, Sequence
 
 from agog.compiler import pool
 from agog.compiler.conv_edges import Edges
-from agog.compiler.ir import Module, Value, mangled
+from agog.compiler.conv_tables import HEAD, JOB, LINE, SUB, Tiles, Words
+from agog.compiler.ir import Value
 from agog.compiler.kernel import Kernel
-from agog.compiler.packing import transpose
-from agog.compiler.targets import Target
 
-__all__ = ["HEAD", "JOB", "LINE", "SUB", "Tiles", "Words", "Writer"]
-
-LINE = 64  # bytes of a line of the caches
-
-#: Words of a table. Sizes, strides and places are in bytes, except for what is counted; `..._at` counts words.
-HEAD = (
-    "out_size x_size w_size bias_size samples groups channels outputs x_plane x_slice x_h x_w y_plane packed_size "
-    "scratch_size temp_at blocks low longer vectors w_row w_group relu alone by_pixel wide subs by_block own_at"
-).split()
-SUB = (
-    "steps w_at to_at runs runs_at off_at parts parts_at classes_at ranges_at packed_at t_n h_n w_n y_start y_t y_h "
-    "y_w taps_d d_at t_step d_n phases phase_at h_step w_step row held plane band bands clear group run near units "
-    "ahead ahead_lines ahead_row in_place place_at"
-).split()
-#: What a task is told: addresses, then the sub-convolution.
-JOB = ("out", "x", "w", "bias", "table", "packed", "sub")
-
-_GATHERED = 4  # weights side by side up to which outputs are gathered one by one: a transpose takes as long for all
-_RUNS_AHEAD = 6  # runs of weights that are on their way while one is packed
-
-
-class Tiles:
-    """The register tiles of a machine, (rows, vectors): outputs by pixels, pixels by outputs, taps by outputs."""
-
-    def __init__(self, target: Target) -> None:
-        many = target.registers >= 32
-        self.flat = (8, 3) if many else (3, 3)
-        self.pixel = (14, 2) if many else (6, 2)
-        self.gradient = (10, 2) if many else (6, 2)
-
-    @staticmethod
-    def upto(tile: tuple[int, int]) -> list[tuple[int, int]]:
-        """Every smaller tile, and this one."""
-        return [(r, v) for r in range(1, tile[0] + 1) for v in range(1, tile[1] + 1)]
-
-
-class Words:
-    """The fields of a table, loaded where they are asked for."""
-
-    def __init__(self, k: Kernel, base: Value, names: Sequence[str]) -> None:
-        self._k, self._base, self._names, self._seen = k, base, names, {}
-        for name in names:  # all at the start of the function: what is not used costs nothing
-            self._seen[name] = k.load(k.at(base, names.index(name), "int64"), "int64")
-
-    def __getattr__(self, name: str) -> Value:
-        return self._seen[name]
-
-    def array(self, at: Value) -> Value:
-        """The address of the word `at` of the table."""
-        return self._k.at(self._base, at, "int64")
-
+__all__ = ["Writer"]
 
 class Writer(Edges):
     """Writes the functions of one dtype."""
-
-    def __init__(self, module: Module, dtype: str) -> None:
-        super().__init__(module, dtype)
-        self.tiles = Tiles(module.target)
 
     def _table(self, name: str, kernels: Sequence[tuple[int, int]], prefix: str) -> None:
         """A table of addresses by rows * 4 + vectors."""
@@ -184,141 +129,6 @@ class Writer(Edges):
         """`pixel_R_V(x, w, off, c, steps, c_row, first)`: C [R][V vectors] (+)= x[off[k] + r] times w [k][V]."""
         self._products("pixel", "pixels", self.tiles.pixel, gathered="elements")
 
-    def _pixels(self, k: Kernel, f: Words, b: Value) -> tuple[Value, Value, Value]:
-        """(outputs, first one, vectors) of a block of outputs in tiles by pixel."""
-        width = self.tiles.pixel[1] * self.lanes
-        first = b * width
-        left = f.outputs - first
-        count = k.where(left < width, left, width)
-        return count, first, k.op(f"udiv i64 {(count + (self.lanes - 1)).text}, {self.lanes}", "int64")
-
-    def _block(self, k: Kernel, f: Words, b: Value) -> tuple[Value, Value]:
-        """(rows, first row) of a block of output channels."""
-        return f.low + k.cast(b < f.longer, "int64"), b * f.low + k.where(b < f.longer, b, f.longer)
-
-    def _task(self, name: str) -> tuple[Kernel, dict[str, Value], Value, Value, Value]:
-        arguments = [("job", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")]
-        k = Kernel(self.module, name, arguments, None, self.lanes, internal=True)
-        job, begin, end, thread = k.arguments
-        fields = {name: k.load(k.at(job, i, "ptr"), "ptr") for i, name in enumerate(JOB)}
-        return k, fields, begin, end, k.bitwise_and(k.cast(thread, "int64"), 1023)
-
-    def pack_weights(self) -> None:
-        """The weights of groups and blocks in the order in which tiles read them: [k][rows]."""
-        k, job, begin, end, _ = self._task("pack_weights")
-        f, s = Words(k, job["table"], HEAD), Words(k, job["sub"], SUB)
-        dtype, lanes = self.dtype, self.lanes
-        places, destinations = (k.at(job["table"], at, "int64") for at in (s.w_at, s.to_at))
-        buffer = k.alloca(lanes * self.vector_bytes)
-
-        def block(i: Value) -> None:
-            group = k.op(f"udiv i64 {i.text}, {f.blocks.text}", "int64")
-            number = i - group * f.blocks
-            by_pixel = k.ne(f.by_pixel, 0)
-            rows, row = self._block(k, f, number)
-            count, first, vectors = self._pixels(k, f, number)
-            rows, row = k.where(by_pixel, count, rows), k.where(by_pixel, first, row)
-            stride = k.where(by_pixel, vectors * self.lanes, rows)
-            source = k.offset(job["w"], group * f.w_group + row * f.w_row)
-            wide = k.op(f"udiv i64 {f.wide.text}, {self.size}", "int64")
-            target = k.offset(job["packed"], s.packed_at + (group * wide + row) * s.steps * self.size)
-
-            def stores(r: Value) -> Any:
-                """Stores the weights of the outputs from r on of one step; beyond the outputs anything may lie."""
-                left = stride - r
-                some = k.partial(k.where(left < lanes, left, lanes))
-
-                def store(value: Value, step: Value) -> None:
-                    place = k.at(target, step * stride + r, dtype)
-                    k.if_(left >= lanes, lambda: k.store(value, place), lambda: some.store(value, place))
-
-                return store
-
-            def run(i: Value) -> None:
-                """Up to as many steps as a vector has lanes, whose weights of an output lie side by side."""
-                j, steps = (k.load(k.at(job["table"], s.runs_at + i * 2 + n, "int64"), "int64") for n in range(2))
-                at = k.offset(source, k.load(k.at(places, j, "int64"), "int64"))
-                to = k.at(destinations, j, "int64")
-                # Rows are far apart, and more than the processor looks ahead in.
-                later = k.where(i + _RUNS_AHEAD < s.runs, i + _RUNS_AHEAD, s.runs - 1)
-                later = k.load(k.at(job["table"], s.runs_at + later * 2, "int64"), "int64")
-                later = k.load(k.at(places, later, "int64"), "int64") - k.load(k.at(places, j, "int64"), "int64")
-
-                def square(r: Value) -> None:
-                    r = k.hidden(r)
-                    left = rows - r
-                    line, partial, store = k.offset(at, r * f.w_row), k.partial(steps), stores(r)
-
-                    def loaded(load: Any) -> list[Value]:
-                        at, values = line, []
-                        for n in range(lanes):
-                            k.prefetch(k.offset(at, later), 2)
-                            values.append(load(at))
-                            at = k.offset(at, k.where(left > n + 1, f.w_row, 0))  # the last output again
-                        return values
-
-                    def step(n: Value) -> None:
-                        value = k.load(k.offset(buffer, n * self.vector_bytes), dtype, lanes)
-                        store(value, k.load(k.at(to, n, "int64"), "int64"))
-
-                    values: Any = k.if_(
-                        steps >= lanes,
-                        lambda: loaded(lambda at: k.load(at, dtype, lanes)),
-                        lambda: loaded(lambda at: partial.load(at, dtype)),
-                    )
-                    for n, value in enumerate(transpose(k, values)):
-                        k.store(value, k.offset(buffer, n * self.vector_bytes))
-                    k.loop(0, steps, 1, step)
-
-                def lines(r: Value) -> None:
-                    """The same for few steps, each of which is gathered."""
-                    r = k.hidden(r)
-                    left, line, store = rows - r, k.offset(at, r * f.w_row), stores(r)
-                    lane = k.iota("int64")
-                    apart = k.where(lane < left, lane, left - 1) * f.w_row  # the last output again
-                    for n in range(0, lanes, 2):
-                        k.prefetch(k.offset(line, later + f.w_row * n), 2)
-
-                    def step(n: Value) -> None:
-                        here = k.at(line, n, dtype)
-                        places = k.op(f"getelementptr i8, ptr {here.text}, {apart.typed}", "ptr", lanes)
-                        value = k.call(
-                            f"llvm.masked.gather.{mangled(dtype, lanes)}.v{lanes}p0", (dtype, lanes), places,
-                            k.const(self.size, "int32"), k.const(True, "bool", lanes), k.const(0, dtype, lanes),
-                        )
-                        store(value, k.load(k.at(to, n, "int64"), "int64"))
-
-                    k.loop(0, steps, 1, step)
-
-                k.if_(
-                    steps <= _GATHERED,
-                    lambda: k.loop(0, rows, lanes, lines) and None,
-                    lambda: k.loop(0, rows, lanes, square) and None,
-                )
-
-            def beside(j: Value) -> None:
-                """A step whose weights of all outputs lie side by side."""
-                at = k.offset(source, k.load(k.at(places, j, "int64"), "int64"))
-                to = k.load(k.at(destinations, j, "int64"), "int64")
-
-                def vector(r: Value) -> None:
-                    left, place = rows - r, k.at(at, r, dtype)
-                    few = lambda: [k.partial(left).load(place, dtype)]
-                    (value,) = k.if_(left >= lanes, lambda: [k.load(place, dtype, lanes)], few)
-                    stores(r)(value, to)
-
-                k.loop(0, rows, lanes, vector)
-
-            k.if_(
-                k.eq(f.w_row, self.size),
-                lambda: k.loop(0, s.steps, 1, beside) and None,
-                lambda: k.loop(0, s.runs, 1, run) and None,
-            )
-
-        k.loop(begin, end, 1, block)
-        k.ret()
-        k.finish()
-
     def ahead(self) -> None:
         """`ahead(state)`: a few cache lines more of the next unit's input come near while this one is computed.
 
@@ -356,12 +166,11 @@ class Writer(Edges):
         temp = k.offset(scratch, f.temp_at)
         width = f.vectors * lanes
         temp_row = width * size
-        state = k.alloca(48)
+        state, own = k.alloca(48), k.alloca(8 * len(JOB), 64)
 
         def one_block(b: Value) -> None:
             _, o, _ = self._pixels(k, f, b)
             packed = k.offset(scratch, f.own_at - (s.packed_at + o * s.steps * size))
-            own = k.alloca(8 * len(JOB), 64)
             for i, name in enumerate(JOB):
                 k.store(packed if name == "packed" else job[name], k.at(own, i, "ptr"))
             k.call_known("pack_weights", None, own, b, b + 1, k.cast(thread, "int32"))

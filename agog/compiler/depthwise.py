@@ -14,7 +14,7 @@ import numpy as np
 
 from agog.compiler import call, jit, pool
 from agog.compiler.conv_gradients import PARAMETERS
-from agog.compiler.conv_kernels import LINE
+from agog.compiler.conv_tables import LINE
 from agog.compiler.depthwise_kernels import (
     APART,
     COLUMNS,

@@ -23,7 +23,7 @@ from typing import Any, Callable, Sequence
 
 from agog.compiler import pool
 from agog.compiler.conv_gradients import Gradients
-from agog.compiler.conv_kernels import Words
+from agog.compiler.conv_tables import Words
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
 from agog.compiler.packing import shuffle
@@ -31,7 +31,7 @@ from agog.compiler.targets import Target
 
 __all__ = ["GRADIENT", "HEAD", "STRIP", "SUB", "TILE", "Shapes", "Writer"]
 
-#: Words of tables, as in `conv_kernels`.
+#: Words of tables, as in `conv_tables`.
 _COPY = (
     "samples channels together x_plane x_h x_w y_plane copied row columns held plane area phases phase_at h_step w_step"
 )

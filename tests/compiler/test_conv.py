@@ -12,7 +12,7 @@ from agog.compiler import call, conv_gradients, depthwise, eager, jit, pooling, 
 from agog.compiler import conv as planning
 from agog.compiler.conv import conv
 from agog.compiler.conv_gradients import GRADIENT
-from agog.compiler.conv_kernels import HEAD, SUB, Tiles
+from agog.compiler.conv_tables import HEAD, SUB, Tiles
 from agog.compiler.depthwise_kernels import HEAD as HEAD_OF_DEPTHWISE
 from agog.compiler.program import compile
 from agog.ops import conv as rows
