@@ -5,7 +5,7 @@
     conv("float32").weight_grad(x, g, kernel, stride, padding, dilation, groups) -> dw
 
 The arguments are those of the rows of `ops.conv`. A plan is a table of numbers that the native code follows (see
-`conv_kernels`), made once for each kind of call. All sizes are run-time numbers: one object serves every shape.
+`conv_tables`), made once for each kind of call. All sizes are run-time numbers: one object serves every shape.
 """
 
 from __future__ import annotations
