@@ -329,3 +329,27 @@ def test_items_written_are_not_seen_through_other_names():
     kept[0] = 100.0  # what the product needs stays as it was
     z.backward()
     assert w.grad.tolist() == [8, 8, 8]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "bool", "complex64"])
+@pytest.mark.parametrize("shape, axes", [
+    ((2000,), 1), ((40, 50), 2), ((40, 50), 1), ((10, 11, 12), 2), ((1, 3, 500), 3), ((2000, 1), 1)])
+def test_masks_of_many_elements(shape, axes, dtype):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=shape) * 9).astype(dtype)
+    for mask in (rng.random(shape[:axes]) < 0.3, np.zeros(shape[:axes], bool), np.ones(shape[:axes], bool)):
+        got = ag.asarray(x)[ag.asarray(mask)]
+        assert got.dtype == x.dtype and got.shape == x[mask].shape
+        np.testing.assert_array_equal(got.numpy(), x[mask])
+        if axes > 1:
+            np.testing.assert_array_equal(ag.asarray(x).swapaxes(0, 1)[ag.asarray(mask).swapaxes(0, 1)].numpy(),
+                                          x.swapaxes(0, 1)[mask.swapaxes(0, 1)])
+    with pytest.raises(ag.errors.IndexingError, match="mask"):
+        ag.asarray(x)[ag.ones(*shape[:axes - 1], shape[axes - 1] + 1, dtype="bool")]
+
+
+def test_masks_of_many_elements_become_places(monkeypatch):
+    asked, flatnonzero = [], np.flatnonzero
+    monkeypatch.setattr(np, "flatnonzero", lambda x: asked.append(x.shape) or flatnonzero(x))  # several times as quick
+    x, mask = ag.ones(40, 50), ag.ones(40, 50, dtype="bool")
+    assert x[mask].shape == (2000,) and x[mask[:, 0]].shape == (40, 50) and asked == [(40, 50), (40,)]

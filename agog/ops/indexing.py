@@ -248,11 +248,21 @@ def _check_template(op: str, x: Any, keys: tuple, template: tuple) -> None:
 
 
 def _read(np: Any, x: Any, *keys: Any) -> Any:
+    if x.size > 1023 and _masks(x, keys):  # NumPy looks at a mask itself several times as slowly
+        mask = keys[0]
+        return x.reshape((mask.size, *x.shape[mask.ndim:])).take(np.flatnonzero(mask), 0)
     key = _filled(keys[-1], keys[:-1])
     try:
         return x[key]
     except IndexError as error:
         raise _bad_key(x, key, error) from None
+
+
+def _masks(x: Any, keys: tuple) -> bool:
+    """Whether one mask of the first axes of `x`, which is contiguous, is all of the key; keys: arrays and template."""
+    mask = keys[0]
+    return (len(keys) == 2 and keys[1] == ("@",) and mask.dtype.kind == "b" and mask.ndim > 0
+            and mask.shape == x.shape[:mask.ndim] and x.flags.c_contiguous)
 
 
 def _width(k: Any) -> int:
