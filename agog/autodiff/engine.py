@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterable, Sequence
 import numpy as np
 
 from agog import config, dispatch, tape
-from agog.array import dtypes
+from agog.array import dtypes, large
 from agog.dispatch import tensors, wrap
 from agog.errors import ArgumentTypeError, GradientError, ShapeError
 from agog.ops.namespaces import raw
@@ -290,7 +290,8 @@ def _accumulate(found: dict[Any, Any], create_graph: bool) -> None:
         elif create_graph or config.special:
             leaf.grad = old + g
         else:
-            leaf.grad = wrap(np.asarray(old._data + g._data))
+            x, y = old._data, g._data
+            leaf.grad = wrap(large.binary(np.add, x, y) if x.size >= large.THRESHOLD else np.asarray(x + y))
 
 
 def _as_tensor(g: Any) -> Any:
