@@ -331,9 +331,9 @@ def large_array(stage):
 
 @case(staged=True)
 def large_array_as_an_operand(stage):
-    f = stage(lambda x, batch: ((x * batch).sum(), ((batch - x) ** 2).sum(), ag.maximum(batch, x)[:3]))
+    f = stage(lambda x, batch: ((x * batch).sum(), (batch - x).sum(), ag.maximum(batch, x)[:3]))
     for i in range(5):
-        yield f(T(2), big(i)), calls(f, 1, stage.staged)
+        yield f(T(2), np.abs(big(i))), calls(f, 1, stage.staged)
 
 
 @case(staged=True)
