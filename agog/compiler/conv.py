@@ -532,10 +532,11 @@ class _Case:
         cuts = max(1, min(out[1], _FEW_UNITS // units, _SUMS // (chunks * one)))
         band, chunks = min(band, -(-out[1] // cuts)), chunks * cuts
         points = list(itertools.product(*map(range, kernel)))
-        rows = [(h * self.dilation[1] * columns + w * self.dilation[2]) * size for _, h, w in points]
-        off = [(c * kernel[0] + d) * plane + row for c in range(part) for (d, _, _), row in zip(points, rows)]
         facts: list[int] = []
-        if by_tap:
+        if not by_tap:
+            rows = [(h * self.dilation[1] * columns + w * self.dilation[2]) * size for _, h, w in points]
+            off = [(c * kernel[0] + d) * plane + row for c in range(part) for (d, _, _), row in zip(points, rows)]
+        else:
             off = [c * prod(places) * size for c in range(part)]
             for d, h, w in points:
                 h, w = h * self.dilation[1] - self.padding[1][0], w * self.dilation[2] - self.padding[2][0]

@@ -94,6 +94,36 @@ class Searching:
         return self.ready(make, x.dtype.name) if x.dtype.name in DTYPES else None
 
 
+def row_functions(
+    module: Module, dtype: str, sane: Callable[[Value, Value], Value], given: Callable[[Value], Value | int],
+    each: Callable[[Value], Value], message: str,
+) -> None:
+    """`check` and `run` of a task over the rows of x; the slots are out, x (rows, n), n, a number, and others.
+
+    sane : what holds for n and the number; given : the bytes of out for a row; each : what a row costs
+    """
+    size = ITEMSIZE[dtype]
+    k = Kernel(module, "check", [("slots", "ptr"), ("sizes", "ptr")], "ptr", internal=call.native_calls)
+    slots, sizes = k.arguments
+    n, number = (k.load(k.at(slots, i, "int64"), "int64") for i in (2, 3))
+    out_bytes, x_bytes = (k.load(k.at(sizes, i, "int64"), "int64") for i in range(2))
+
+    def fit() -> tuple[Value]:
+        rows = k.op(f"udiv i64 {x_bytes.text}, {(n * size).text}", "int64")
+        return (k.eq(rows * n * size, x_bytes) & k.eq(rows * given(number), out_bytes),)
+
+    in_range = (n > 0) & (n < 1 << 56) & sane(n, number)
+    (good,) = k.if_(in_range, fit, lambda: (k.const(False, "bool"),))
+    k.ret(k.where(good, k.const(0, "ptr"), k.symbol(module.string(message))))
+    k.finish()
+
+    k = Kernel(module, "run", [("slots", "ptr"), ("sizes", "ptr")], internal=call.native_calls)
+    slots, sizes = k.arguments
+    n = k.load(k.at(slots, 2, "int64"), "int64")
+    rows = k.op(f"udiv i64 {k.load(k.at(sizes, 1, 'int64'), 'int64').text}, {(n * size).text}", "int64")
+    share(k, slots, rows, each(n))
+
+
 def share(k: Kernel, job: Value, tasks: Value, each: Value) -> None:
     """`chunk` for all tasks of so many steps, on the pool when that pays."""
     zero, one, function = k.const(0, "int64"), k.const(1, "int64"), k.symbol("@chunk")
@@ -264,25 +294,8 @@ def build_best(dtype: str, target: Target) -> Module:
     k.ret()
     k.finish()
 
-    size = ITEMSIZE[dtype]
-    k = Kernel(module, "check", [("slots", "ptr"), ("sizes", "ptr")], "ptr", internal=call.native_calls)
-    slots, sizes = k.arguments
-    n, count = (k.load(k.at(slots, i, "int64"), "int64") for i in (2, 3))
-    given = [k.load(k.at(sizes, i, "int64"), "int64") for i in range(2)]
-    sane = (n > 0) & (n < 1 << 56) & (count > 0) & (count <= n) & (count <= MOST)
-
-    def fit() -> tuple[Value]:
-        rows = k.op(f"udiv i64 {given[1].text}, {(n * size).text}", "int64")
-        return (k.eq(rows * n * size, given[1]) & k.eq(rows * count * 8, given[0]),)
-
-    (good,) = k.if_(sane, fit, lambda: (k.const(False, "bool"),))
-    message = module.string("best takes out (rows, k), x (rows, n), n, k and a side, with few k")
-    k.ret(k.where(good, k.const(0, "ptr"), k.symbol(message)))
-    k.finish()
-
-    k = Kernel(module, "run", [("slots", "ptr"), ("sizes", "ptr")], internal=call.native_calls)
-    slots, sizes = k.arguments
-    n = k.load(k.at(slots, 2, "int64"), "int64")
-    rows = k.op(f"udiv i64 {k.load(k.at(sizes, 1, 'int64'), 'int64').text}, {(n * size).text}", "int64")
-    share(k, slots, rows, n)
+    row_functions(
+        module, dtype, lambda n, count: (count > 0) & (count <= n) & (count <= MOST), lambda count: count * 8,
+        lambda n: n, "best takes out (rows, k), x (rows, n), n, k and a side, with few k",
+    )
     return module

@@ -16,7 +16,7 @@ import numpy as np
 from agog.compiler import call, jit, pool, targets
 from agog.compiler.ir import FLOATS, Module, Value
 from agog.compiler.kernel import Kernel
-from agog.compiler.searching import DTYPES, share
+from agog.compiler.searching import DTYPES, row_functions
 from agog.compiler.targets import ITEMSIZE, Target
 
 __all__ = ["Selecting", "select"]
@@ -156,24 +156,8 @@ def build(dtype: str, target: Target) -> Module:
     k.ret()
     k.finish()
 
-    k = Kernel(module, "check", [("slots", "ptr"), ("sizes", "ptr")], "ptr", internal=call.native_calls)
-    slots, sizes = k.arguments
-    n, place = (k.load(k.at(slots, i, "int64"), "int64") for i in (2, 3))
-    given = [k.load(k.at(sizes, i, "int64"), "int64") for i in range(2)]
-
-    def fit() -> tuple[Value]:
-        rows = k.op(f"udiv i64 {given[1].text}, {(n * size).text}", "int64")
-        return (k.eq(rows * n * size, given[1]) & k.eq(rows * 2 * size, given[0]),)
-
-    sane = (n > 0) & (n < 1 << 31) & (place >= 0) & (place < n)
-    (good,) = k.if_(sane, fit, lambda: (k.const(False, "bool"),))
-    message = module.string("select takes out (rows, 2), x (rows, n), n and a place below it")
-    k.ret(k.where(good, k.const(0, "ptr"), k.symbol(message)))
-    k.finish()
-
-    k = Kernel(module, "run", [("slots", "ptr"), ("sizes", "ptr")], internal=call.native_calls)
-    slots, sizes = k.arguments
-    n = k.load(k.at(slots, 2, "int64"), "int64")
-    rows = k.op(f"udiv i64 {k.load(k.at(sizes, 1, 'int64'), 'int64').text}, {(n * size).text}", "int64")
-    share(k, slots, rows, n * 4 + (1 << _DIGIT))
+    row_functions(
+        module, dtype, lambda n, place: (n < 1 << 31) & (place >= 0) & (place < n), lambda _: 2 * size,
+        lambda n: n * 4 + (1 << _DIGIT), "select takes out (rows, 2), x (rows, n), n and a place below it",
+    )
     return module
