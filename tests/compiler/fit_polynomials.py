@@ -27,13 +27,13 @@ __all__ = [
     "ATANH_TAIL",
     "COS",
     "ERF",
-    "ERFC_SCALED",
     "EXP",
     "EXP2",
     "EXP_FOR_POW",
     "LOG",
     "LOG_FOR_POW",
     "LOG_RATIO",
+    "MILLS",
     "SIN",
 ]
 '''
@@ -70,11 +70,19 @@ def root(fn):
     return lambda z: fn(mp.sqrt(z))
 
 
-def erfc_scaled(q):
-    """(1 + 2x) exp(x^2) erfc(x) at x = 4 (1 + q) / (1 - q)."""
-    x = 4 * (1 + q) / (1 - q)
-    return (1 + 2 * x) * mp.exp(x * x) * mp.erfc(x)
+#: Takes a >= 0 to t = 1/(a + shift).
+SHIFT = 3
 
+
+def mills(q):
+    """e^(a^2/2) ndtr(-a) / t, which is Mills' ratio up to simple factors."""
+    t = (q + 1) / (2 * SHIFT)
+    a = 1 / t - SHIFT
+    return mp.exp(a * a / 2) * mp.erfc(a / mp.sqrt(2)) / (2 * t)
+
+
+#: Where q ends: e^(-a^2/2) is below e^-107 or e^-750 beyond.
+MILLS = {k: (2 * SHIFT / (mp.sqrt(2 * far) + SHIFT) - 1, 1) for k, far in {"float32": 107, "float64": 750}.items()}
 
 HALF_LN2 = mp.log(2) / 2 * mp.mpf("1.001")
 PI4 = (mp.pi / 4 * mp.mpf("1.001")) ** 2
@@ -142,7 +150,7 @@ TABLES = [
         7,
     ),
     ("ERF", "(erf(x) - x) / x in x^2, |x| <= 1", root(lambda x: mp.erf(x) / x - 1), (0, 1), 8, 15),
-    ("ERFC_SCALED", "(1 + 2x) exp(x^2) erfc(x) in q = (x - 4)/(x + 4), x >= 0", erfc_scaled, (-1, 1), 13, 25),
+    ("MILLS", "e^(a^2/2) ndtr(-a) / t in q = 6 t - 1, t = 1/(a + 3), a >= 0", mills, MILLS, 9, 25),
     ("ATAN", "(atan(x) - x) / x^3 in x^2, |x| <= 1", root(lambda x: (mp.atan(x) - x) / x**3), (0, 1), 11, 23),
     (
         "ASIN",
@@ -156,11 +164,12 @@ TABLES = [
 
 if __name__ == "__main__":
     print(HEADER)
-    for name, comment, fn, (low, high), *terms in TABLES:
+    for name, comment, fn, interval, *terms in TABLES:
         print(f"#: {comment}")
         print(f"{name} = {{")
         for dtype, count in zip(("float32", "float64"), terms, strict=True):
             if count:
+                low, high = interval[dtype] if isinstance(interval, dict) else interval
                 print(f'    "{dtype}": (')
                 for c in chebyshev_interpolant(fn, low, high, count):
                     print(f"        {round_to(c, dtype)!r},")
