@@ -73,6 +73,7 @@ __array_api_version__ = "2025.12"
 
 _einops.watch()
 globals().pop("tensor")  # the submodule; agog.tensor is the function of that name
+globals().pop("array")  # the package, which has no public name: to a user of NumPy it is a function
 
 
 def _load_compiler() -> None:

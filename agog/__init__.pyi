@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from agog import array as array
 from agog import autodiff as autodiff
 from agog import compiler as compiler
 from agog import config as config
@@ -108,7 +107,6 @@ __all__ = [
     "argmin",
     "argsort",
     "argwhere",
-    "array",
     "array_split",
     "asarray",
     "asin",

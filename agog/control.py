@@ -41,6 +41,9 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
     run, and `where` chooses.
     """
     pred = _scalar_bool(pred, "cond")
+    if not (callable(true_fn) and callable(false_fn)):
+        raise ArgumentTypeError("cond(pred, true_fn, false_fn, *operands): the branches are functions of the operands; "
+                                "to choose between two values write ag.where(pred, x, y)")
     if not _many_valued(pred):
         return true_fn(*operands) if pred else false_fn(*operands)
     chosen, structure = tree.flatten(true_fn(*operands))

@@ -54,6 +54,8 @@ TENSOR = {
     "scatter_reduce": "x.scatter_add(...) or x.at[i].add(value)",
     "index_fill": "x.at[i].set(value)", "index_copy": "x.at[i].set(value)", "data_ptr": "x.numpy()",
     "map": "ag.vmap(function)(x)", "apply": "ag.vmap(function)(x)",
+    "values": "x.max(axis), x.sort(axis), ... as they are: they give the values alone",
+    "indices": "x.argmax(axis), x.argmin(axis) or x.argsort(axis)",
 }
 MODULE = {
     "mm": "ag.matmul(x, y), or x @ y", "bmm": "ag.matmul(x, y), or x @ y", "mv": "x @ y",
@@ -70,7 +72,8 @@ MODULE = {
     "nanmax": "ag.max(ag.where(ag.isnan(x), -ag.inf, x))", "nanmin": "ag.min(ag.where(ag.isnan(x), ag.inf, x))",
     "FloatTensor": "ag.asarray(data, dtype=ag.float32)",
     "LongTensor": "ag.asarray(data, dtype=ag.int64)", "BoolTensor": "ag.asarray(data, dtype=ag.bool)",
-    "as_tensor": "ag.asarray(data)", "ndarray": "ag.Tensor", "float": "ag.float32", "double": "ag.float64",
+    "as_tensor": "ag.asarray(data)", "array": "ag.asarray(data)",
+    "ndarray": "ag.Tensor", "float": "ag.float32", "double": "ag.float64",
     "half": "ag.float16",
     "long": "ag.int64", "int": "ag.int32", "short": "ag.int16", "bool_": "ag.bool", "int_": "ag.int64",
     "single": "ag.float32",
@@ -151,6 +154,9 @@ KEYWORDS = {
     "unbiased": "correction (0 or 1)", "size": "shape", "a_min": "min", "a_max": "max", "learning_rate": "lr",
     "start_dim": "start_axis", "end_dim": "end_axis",
 }
+POSITIONS = {"repeat": "PyTorch's x.repeat(2, 1, 1) is ag.tile(x, (2, 1, 1)) here"}
+"""What to say of functions that are called with too many arguments."""
+
 _ALSO_IN_PLACE = (
     "abs addcdiv ceil clamp clip cos cumsum div eq erf exp exp2 expm1 floor ge gt le log log10 log1p log2 lt mul ne "
     "neg random reciprocal relu remainder round rsqrt scatter scatter_add sigmoid sign sin softmax sqrt square squeeze "

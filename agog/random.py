@@ -258,6 +258,9 @@ def uniform(shape: Any = (), low: Any = 0.0, high: Any = 1.0, *, dtype: Any = No
         plain = _is_number(low, 0.0) and _is_number(high, 1.0)
     else:
         plain = low == 0.0 and high == 1.0
+    if not plain and isinstance(low, int | float) and isinstance(high, int | float) and low > high:
+        raise ArgumentError(f"uniform: low={low!r} is greater than high={high!r}; the shape comes first, as in "
+                            "ag.random.uniform((3, 4), low, high)")
     u = _floats(UNIFORM, shape, dtype, key, generator)
     return u if plain else u * (high - low) + low
 

@@ -28,6 +28,7 @@ _tickets = count(-1, -1)  # younger is smaller: what a heap hands out first
 _ticket = _tickets.__next__
 _new = object.__new__
 _ndarray, _PULL_FROM, _raw = np.ndarray, large.PULL_FROM, (np.ndarray, np.generic)
+_raised = FloatingPointError, RuntimeWarning  # what NumPy raises where its user has asked for that
 _NEVER = 1 << 30  # saved values from which a gradient rule is computed by a kernel, where none is
 
 
@@ -177,7 +178,7 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
                 if type(value) is not _ndarray or value.size < op.pull_from or (
                         part := large.pull(rule, g, env)) is None:
                     part = fn(xp, g, value) if count else fn(xp, g)
-            except FloatingPointError:  # the user made NumPy raise on overflow and the like; that is for their own code
+            except _raised:  # the user made them raise on overflow and the like; that is for their own code
                 with np.errstate(all="ignore"):
                     part = fn(xp, g, value) if count else fn(xp, g)
             if part is None:
@@ -240,7 +241,7 @@ def pullback(xp: Any, roots: Sequence[Any], cotangents: Sequence[Any], wanted: s
                 if count < least or (part := large.pull(rule, g, env)) is None:
                     part = (fn(xp, g, env[pick]) if count == 1 else fn(xp, g, *pick(env)) if count > 0 else
                             pick if count else fn(xp, g))
-            except FloatingPointError:
+            except _raised:
                 with np.errstate(all="ignore"):
                     part = fn(xp, g, env[pick]) if count == 1 else fn(xp, g, *pick(env)) if count else fn(xp, g)
             if part is None:

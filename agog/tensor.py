@@ -442,7 +442,8 @@ class Tensor(Methods):
         return iter(tensors.unstack(self))
 
     def __contains__(self, value: Any) -> bool:
-        return bool((self == value).any())
+        found = self == value
+        return found if type(found) is bool else bool(found.any())
 
     def __repr__(self) -> str:
         special = getattr(self._data, "__agog_repr__", None)
@@ -628,7 +629,7 @@ class Tensor(Methods):
     view = reshape
 
     def __dir__(self) -> list[str]:
-        return [n for n in object.__dir__(self) if type(type(self).__dict__.get(n)) is not _Elsewhere]
+        return [n for n in object.__dir__(self) if not isinstance(type(self).__dict__.get(n), _Elsewhere)]
 
 
 class At:
@@ -660,7 +661,8 @@ def _as_value(value: Any, dtype: np.dtype) -> Any:
         return value
     dt = dtypes.weak(dtype, found)
     try:
-        return dispatch.constant(np.array(found, dt))
+        with np.errstate(all="ignore"):
+            return dispatch.constant(np.array(found, dt))
     except OverflowError:
         raise DTypeError(f"x[...] = {value}: the number does not fit into {dt}") from None
 
@@ -715,9 +717,18 @@ class _Elsewhere:
         raise hints.missing("Tensor", self.name)
 
 
+class _Data(_Elsewhere):
+    """PyTorch's `x.data`, which is assigned to as well."""
+
+    __slots__ = ()
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        raise hints.missing("Tensor", self.name)
+
+
 for _name in hints.methods():
     if _name not in vars(Tensor):
-        setattr(Tensor, _name, _Elsewhere(_name))
+        setattr(Tensor, _name, (_Data if _name == "data" else _Elsewhere)(_name))
 
 
 def _short_float(x: Any) -> str:
@@ -775,7 +786,10 @@ def _array(data: Any, dtype: Any) -> Any:
     if not isinstance(data, Tensor):
         return to_array(data, dtype, None)
     dt = None if dtype is None else dtypes.dtype(dtype)
-    return data._data if dt is None or dt == data.dtype else data._data.astype(dt)
+    if dt is None or dt == data.dtype:
+        return data._data
+    with np.errstate(all="ignore"):
+        return data._data.astype(dt)
 
 
 _handed = [0]

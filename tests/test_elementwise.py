@@ -38,7 +38,7 @@ KINKS = [  # what torch 2.13 gives
     ("x ** 1", lambda x: x ** 1, [-1., 0., 2.], [1., 1., 1.]),
     ("x ** 2", lambda x: x ** 2, [-1., 0., 2.], [-2., 0., 4.]),
     ("x ** 3.0", lambda x: x ** 3.0, [-2., 0., 2.], [12., 0., 12.]),
-    ("0 ** y", lambda y: 0.0 ** y, [0., 1., 2.], [0., 0., 0.]),
+    ("0 ** y", lambda y: 0.0 ** y, [0., 1., 2., -1.], [0., 0., 0., -np.inf]),
     ("2 ** y", lambda y: 2 ** y, [0., 1.], [math.log(2), 2 * math.log(2)]),
     ("sinc", lambda x: ag.sinc(x), [0.], [0.]),
     ("entr", lambda x: ag.entr(x), [0., 1.], [inf, -1.]),

@@ -39,6 +39,10 @@ def test_hints_name_what_exists():
     (lambda: X.cuda(), 'x.to("cuda")'),
     (lambda: X.float(), "x.astype(ag.float32)"),
     (lambda: X.data, "x.detach()"),
+    (lambda: setattr(X, "data", X), "x.assign(value)"),
+    (lambda: X.max(axis=1).values, "the values alone"),
+    (lambda: X.max(axis=1).indices, "x.argmax(axis)"),
+    (lambda: ag.array([1.0]), "ag.asarray(data)"),
     (lambda: X.where(X > 0, 0), "ag.where"),
     (lambda: ag.cat([X, X]), "ag.concat"),
     (lambda: ag.clamp(X, 0), "ag.clip"),
@@ -260,3 +264,56 @@ def test_while_loop_says_that_tuples_are_spread():
         ag.while_loop(lambda i, x: i < 3, lambda c: (c[0] + 1, c[1]), state)
     assert ag.while_loop(lambda i, *rest: i < 3, lambda i, x: (i + 1, x), state)[0].item() == 3
     assert ag.while_loop(lambda c: c[0] < 3, lambda c: [c[0] + 1, c[1]], list(state))[0].item() == 3
+
+
+def test_modules_say_what_they_do_not_take():
+    for give, words in ((None, "return its result"), ([[1.0, 2.0]], "ag.asarray(...) around the list"),
+                        ("a", "not a str"), (nn.LSTM(2, 2)(ag.ones(3, 1, 2)), "(output, state)")):
+        for call in (lambda: nn.Linear(2, 2)(give), lambda: nn.LayerNorm(2)(give), lambda: nn.Conv1d(1, 1, 1)(give)):  # noqa: B023
+            with pytest.raises(AttributeError) as caught:
+                call()
+            assert words in caught.value.__notes__[0], caught.value.__notes__
+
+
+def test_functions_say_what_they_do_not_take():
+    with pytest.raises(errors.ArgumentTypeError, match="max_pool2d: it takes Tensors, not a list; write ag.asarray"):
+        ag.max_pool2d([[1.0]], 2)
+    with pytest.raises(errors.ArgumentTypeError, match="cosine_similarity: it takes Tensors, not a NoneType"):
+        ag.cosine_similarity(None, X)
+    with pytest.raises(errors.ArgumentTypeError, match=r"it is repeat\(x, repeats, axis=None\); .*ag.tile"):
+        X.repeat(2, 1, 1)
+    with pytest.raises(errors.ArgumentTypeError, match=r"missing a required argument: 'repeats'; it is repeat\(x"):
+        X.repeat()
+    with pytest.raises(errors.ArgumentTypeError, match="ag.where"):
+        ag.cond(X.sum() > 0, X, X)
+
+
+def test_what_no_element_can_be_is_not_in_a_tensor():
+    assert 1 in ag.ones(3) and 2 not in ag.ones(3)
+    assert None not in ag.ones(3) and "a" not in ag.ones(3)
+
+
+def test_uniform_numbers_between_limits_that_are_exchanged():
+    with pytest.raises(errors.ArgumentError, match="the shape comes first"):
+        ag.random.uniform(3, 4)  # NumPy: a number between 3 and 4
+    assert ag.random.uniform((2,), 1.0, 1.0).tolist() == [1, 1]
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    pytest.importorskip("safetensors")
+    with pytest.raises(FileNotFoundError, match="no such folder") as caught:
+        ag.io.save(tmp_path / "runs" / "x.safetensors", {"x": X})
+    assert caught.value.filename == str(tmp_path / "runs")
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_overflow_are_no_warnings_where_warnings_are_errors():
+    h, big, inf = ag.ones(2, dtype="float16"), ag.ones(2) * 1e6, float("inf")
+    assert ag.asarray(np.array([1e6]), dtype="float16").tolist() == [inf]
+    assert (h * 1e6).tolist() == [inf, inf]
+    assert ag.where(h > 0, 1e6, h).tolist() == h.at[:].set(1e6).tolist() == [inf, inf]
+    assert ag.zeros(2, dtype="float16").assign(big).tolist() == [inf, inf]
+    assert ag.grad(lambda v: (v.astype("float32") * 1e6).sum())(h).tolist() == [inf, inf]
+    assert ag.grad(lambda v: (v * big).sum())(h).tolist() == [inf, inf]
+    assert ag.grad(lambda v: ag.log(v).sum())(ag.zeros(2)).tolist() == [inf, inf]
+    assert ag.hessian(lambda v: 1 / v)(ag.asarray(0.0)).item() == inf

@@ -224,7 +224,8 @@ def finish(g: Any, shape: tuple[int, ...], dtype: Any) -> Any:
             full[...] = g
             g = full
         if g.dtype != dtype:
-            g = (g.real if g.dtype.kind == "c" and dtype.kind != "c" else g).astype(dtype)
+            with np.errstate(all="ignore"):
+                g = (g.real if g.dtype.kind == "c" and dtype.kind != "c" else g).astype(dtype)
         if dtype.kind == "c":
             g = g.conj()
         return wrap(g if type(g) is np.ndarray else np.asarray(g))

@@ -6,6 +6,7 @@ checkpoint or the new one. Checksums of the arrays and of the JSON find damage t
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -69,6 +70,8 @@ def _spec(library: Any, a: np.ndarray) -> Any:
 def _write(path: str, content: bytes) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder to save in", folder)
     try:
         with open(temporary, "xb") as f:
             f.write(content)

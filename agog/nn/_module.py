@@ -51,6 +51,17 @@ class Loaded(NamedTuple):
     unexpected_keys: list[str]
 
 
+def _instead(x: Any) -> str:
+    """What to say to somebody who gives a module something that is no Tensor."""
+    if x is None:
+        return ", not None: does the function that made it return its result?"
+    if isinstance(x, tuple) and any(isinstance(v, Tensor) for v in x):
+        return (", not a tuple: nn.LSTM, nn.GRU and nn.RNN return (output, state), nn.MultiheadAttention "
+                "(output, weights)")
+    write = ": write ag.asarray(...) around the " if isinstance(x, list | tuple | int | float) else ", not a "
+    return write + type(x).__name__
+
+
 class Module:
     """The base of all layers and models: write `forward`, and assign parameters and modules to attributes.
 
@@ -96,10 +107,10 @@ class Module:
             self._locate(error)
             raise
         except AttributeError as error:
-            alien = next((x for x in args if isinstance(x, list | tuple | int | float)), None)
-            if error.name in ("shape", "ndim", "dtype") and error.obj is alien is not None:
-                error.add_note(f"    {type(self).__name__} takes Tensors: write ag.asarray(...) around "
-                               f"the {type(alien).__name__}")
+            alien = error.obj
+            if error.name in ("shape", "ndim", "dtype") and not isinstance(alien, Tensor | Module) and (
+                    any(alien is x for x in (*args, *kwargs.values()))):
+                error.add_note(f"    {type(self).__name__} takes Tensors" + _instead(alien))
             raise
 
     def _locate(self, error: Any) -> None:

@@ -133,6 +133,8 @@ def _pow_vjp_x(xp: Any, g: Any, x: Any, y: Any) -> Any:
 
 def _pow_vjp_y(xp: Any, g: Any, x: Any, y: Any, z: Any) -> Any:
     if isinstance(x, int | float):
+        if x == 0 and y.dtype.kind != "c":  # 0**y is constant, and infinite to the left of 0
+            return g * xp.where(y < 0, -z, xp.zeros(z.shape, dtype=z.dtype))
         return g * z * (math.log(x) if x > 0 else 0.0 if x == 0 else math.nan)
     zero = x == 0 if y.dtype.kind == "c" else (x == 0) & (y >= 0)
     return g * z * xp.log(xp.where(zero, 1, x))  # 0**y is constant

@@ -9,7 +9,8 @@ import functools
 import inspect
 from typing import Any, Callable
 
-from agog.hints import KEYWORDS, wrong_keywords
+from agog.errors import ArgumentTypeError
+from agog.hints import KEYWORDS, POSITIONS, wrong_keywords
 from agog.ops.row import COMPOSITES, REQUIRED, TABLE, Op
 
 Invoke = Callable[[Op, tuple, tuple], Any]
@@ -100,7 +101,15 @@ def bind_composite(fn: Callable[..., Any], xp: Namespace) -> Callable[..., Any]:
         except TypeError:
             said = {k: v for k, v in kwargs.items() if k in KEYWORDS and k not in bound.__signature__.parameters}  # type: ignore[attr-defined]
             if not said:
+                _check_call(bound, args, kwargs)
                 raise
+        except AttributeError as error:
+            if error.name not in ("shape", "ndim", "dtype", "size") or (
+                    not any(error.obj is x for x in (*args, *kwargs.values()))):
+                raise
+            kind = type(error.obj).__name__
+            raise ArgumentTypeError(f"{bound.__name__}: it takes Tensors, not a {kind}" + (
+                "" if error.obj is None else "; write ag.asarray(...) around it")) from None
         raise wrong_keywords(bound.__name__, said)
 
     functools.update_wrapper(bound, fn)
@@ -110,6 +119,15 @@ def bind_composite(fn: Callable[..., Any], xp: Namespace) -> Callable[..., Any]:
     parameters = list(inspect.signature(fn).parameters.values())[1:]
     bound.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return bound
+
+
+def _check_call(fn: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Raise the error for arguments that `fn` does not take: Python's own would count the namespace among them."""
+    try:
+        fn.__signature__.bind(*args, **kwargs)
+    except TypeError as error:
+        more = f"; {POSITIONS[fn.__name__]}" if fn.__name__ in POSITIONS else ""
+        raise ArgumentTypeError(f"{fn.__name__}: {error}; it is {fn.__name__}{fn.__signature__}{more}") from None
 
 
 def _raw_function(op: Op) -> Callable[..., Any]:

@@ -54,9 +54,9 @@ class State(dict):
     def _kept(self, value: Any) -> Any:
         return State(value, self.version) if isinstance(value, dict) else value
 
-    def begin(self, key: Any, value: dict[str, Any]) -> Any:
+    def begin(self, key: Any, value: Any) -> Any:
         """Put in what is made when it is first needed, which is no change: each run makes the same."""
-        kept = State(value, self.version)
+        kept = self._kept(value)
         dict.__setitem__(self, key, kept)
         return kept
 
@@ -99,11 +99,12 @@ class Group(dict):
     other change gives the group a new `_version`.
     """
 
-    __slots__ = ("_versions", "_rate", "_made", "cache", "check")
+    __slots__ = ("_versions", "_rate", "_made", "cache", "check", "complete")
 
     def __init__(self, values: dict[str, Any], check: Callable[[str, Any], Any]):
         self._versions, self.check = [0], check
         self._rate: Tensor | None = None
+        self.complete = -1  # the version for which its optimizer has made all moments
         self._made = ticket()
         self.cache: dict[Any, Any] = {}
         dict.__init__(self)

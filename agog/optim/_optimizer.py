@@ -128,6 +128,9 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            if group.complete != group._versions[0]:
+                self._complete(group)
         if config.special and (config.modes.recorder is not None or config.op_hooks):
             own = type(self).__module__.startswith("agog.") and all(map(_is_plain, self.param_groups))
             with no_grad(), unwatched(own):
@@ -207,13 +210,30 @@ class Optimizer:
             self._kernel(c, s, t, *[a[i:j] for a in flat])
 
     def _start(self, p: Tensor, group: Group) -> dict[str, Tensor]:
-        recorder, config.modes.recorder = config.modes.recorder, None  # moments are state, no values of a recording
-        try:
-            state = self._kept.begin(p, self._init(_real_form(ag, p.detach()), group))
-        finally:
-            config.modes.recorder = recorder
+        state = self._kept.begin(p, self._begun(p, group))
         self._started += 1
         return state
+
+    def _begun(self, p: Tensor, group: Group) -> dict[str, Tensor]:
+        recorder, config.modes.recorder = config.modes.recorder, None  # moments are state, no values of a recording
+        try:
+            return self._init(_real_form(ag, p.detach()), group)
+        finally:
+            config.modes.recorder = recorder
+
+    def _complete(self, group: Group) -> None:
+        """Make what settings need that were changed after the first step: momentum, amsgrad, centered."""
+        for p in group["params"]:
+            state = self._kept.get(p)
+            if state is not None:
+                for name, value in self._later(state, self._begun(p, group)).items():
+                    state.begin(name, value)
+                    self._started += 1
+        group.complete = group._versions[0]
+
+    def _later(self, state: dict[str, Tensor], fresh: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is missing of a state that has seen steps, of which `fresh` would be the beginning."""
+        return {name: value for name, value in fresh.items() if name not in state}
 
     def _step_one(self, p: Tensor, grad: Tensor, group: Group) -> None:
         state = self.state.get(p)

@@ -45,6 +45,12 @@ class SGD(Optimizer):
                 state["step"] = Tensor(np.zeros(()))
         return state
 
+    def _later(self, state: dict[str, Tensor], fresh: dict[str, Tensor]) -> dict[str, Tensor]:
+        new = super()._later(state, fresh)
+        if "step" in new and "momentum_buffer" in state:  # it has had its first gradient
+            new["step"] = Tensor(np.ones(()))
+        return new
+
     def _update(self, xp: Any, p: Any, g: Any, state: dict[str, Any], group: Any) -> tuple[Any, dict[str, Any]]:
         new = {}
         if group["maximize"]:

@@ -640,3 +640,73 @@ def test_muon_steps_are_orthogonal(rng):
 def test_settings_of_further_optimizers_that_make_no_sense(cls, kw):
     with pytest.raises(errors.ArgumentError, match=next(iter(kw))):
         cls([leaf(np.zeros((2, 2)))], **kw)
+
+
+def changed_sgd(p, gs, at, momentum, dampening):
+    b = None
+    for i, g in enumerate(gs):
+        if i >= at:
+            b = g if b is None else momentum * b + (1 - dampening) * g
+        p = p - 0.1 * (g if b is None else b)
+    return p
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("staged", [False, True], ids=["eager", "staged"])
+@pytest.mark.parametrize("dampening", [0.0, 0.25])
+def test_momentum_that_is_set_after_the_first_steps(rng, dtype, staged, dampening):
+    x, gs = rng.standard_normal((3, 2)), [rng.standard_normal((3, 2)) for _ in range(6)]
+    p = leaf(x, dtype)
+    opt = optim.SGD([p], lr=0.1)
+
+    def step(g):
+        p.grad = g
+        opt.step()
+
+    run = ag.function(step) if staged else step
+    for i, g in enumerate(gs):
+        if i == 2:
+            opt.param_groups[0].update(momentum=0.9, dampening=dampening)
+        run(ag.asarray(g, dtype=dtype))
+    tight = 1e-2 if dtype == "float16" else 1e-5
+    np.testing.assert_allclose(p.detach().numpy(), changed_sgd(x, gs, 2, 0.9, dampening), rtol=tight, atol=tight)
+
+
+def test_dampening_that_is_set_after_the_first_steps(rng):
+    gs = [rng.standard_normal(3) for _ in range(4)]
+    p, b, want = leaf(np.zeros(3), "float64"), 0.0, 0.0
+    opt = optim.SGD([p], lr=0.1, momentum=0.9)
+    for i, g in enumerate(gs):
+        if i == 2:
+            opt.param_groups[0]["dampening"] = 0.5
+        run(opt, p, [g])
+        b = 0.9 * b + (0.5 if i >= 2 else 1.0) * g
+        want = want - 0.1 * b
+    np.testing.assert_allclose(p.detach().numpy(), want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("staged", [False, True], ids=["eager", "staged"])
+@pytest.mark.parametrize(("cls", "key", "value"), [(optim.RMSprop, "momentum", 0.9), (optim.RMSprop, "centered", True),
+                                                   (optim.Adam, "amsgrad", True), (optim.AdamW, "amsgrad", True)])
+def test_settings_that_keep_more_may_come_later(rng, staged, cls, key, value):
+    gs = [ag.asarray(rng.standard_normal(3), dtype="float64") for _ in range(5)]
+    p = leaf(np.ones(3), "float64")
+    opt = cls([p], lr=0.01)
+    pure = cls([leaf(np.ones(3), "float64")], lr=0.01, **{key: value})  # the formula, on a state of its own
+
+    def step(g):
+        p.grad = g
+        opt.step()
+
+    run = ag.function(step) if staged else step
+    run(gs[0])
+    opt.param_groups[0][key] = value
+    want, state = p.detach(), pure.init(p)
+    for name, held in opt.state[p].items():
+        state[name] = held.detach()
+    for g in gs[1:]:
+        want, new = pure.update(want, g, state)
+        state = {**state, **new}
+        run(g)
+    np.testing.assert_allclose(p.detach().numpy(), want.numpy(), rtol=1e-12)
+    assert opt.state[p].keys() == state.keys()
