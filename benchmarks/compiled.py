@@ -4,9 +4,11 @@
     python benchmarks/compiled.py --cases gpt,rnn --peers torch,jax:compiled --rounds 3
 
 A process for each framework and mode; they take turns. `staged` is `@agog.function` over the best peer in any mode,
-`eager` is agog without it over the best eager peer: medians over the rounds of the quotients in a round. First steps
-are those of fresh processes, with an empty and with a filled cache folder; peak memory is that of such a process.
-`torch:compiled` needs a C++ compiler on the machine, and minutes: --peers torch:eager,jax:compiled does without.
+`eager` is agog without it over the best eager peer: medians over the rounds of the quotients in a round. `cores` is
+what a cache line takes from core to core, before and after the row, which says how they write to memory (`cores.py`).
+First steps are those of fresh processes, with an empty and with a filled cache folder; peak memory is that of such a
+process. `torch:compiled` needs a C++ compiler on the machine, and minutes: --peers torch:eager,jax:compiled does
+without.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 
+import cores
 from eager import machine, show_time
 from models import CASES
 from turns import HERE, Worker, from_bytecode, judge, take_turns
@@ -63,7 +66,8 @@ def print_row(row):
                          f"{r['peer']} {show_time(r['peer_us'])}".ljust(54))
         else:
             cells.append("no result".ljust(54))
-    print(f"{row['name']:<46} {' '.join(cells)} {'; '.join(row['errors'])}".rstrip(), flush=True)
+    between = "-".join(f"{ns:.0f}" for ns in row["cores_ns"])
+    print(f"{row['name']:<46} {' '.join(cells)} {between:<8} {'; '.join(row['errors'])}".rstrip(), flush=True)
 
 
 def first_steps(peer, python, name, threads, cache):
@@ -123,7 +127,7 @@ def main():
     a.wants = lambda name: not a.cases or any(c.lower() in name.lower() for c in a.cases.split(","))
     python = lambda peer: sys.executable if peer.startswith("agog") else a.peer_python
     print(f"{time.strftime('%Y-%m-%d %H:%M')}  {machine()}, {a.threads} threads; {', '.join(a.columns)}\n")
-    print(f"{'':<46} {'staged / the best peer, bar':<54} eager / the best eager peer, bar")
+    print(f"{'':<46} {'staged / the best peer, bar':<54} {'eager / the best eager peer, bar':<54} cores, ns")
     rows = []
     with tempfile.TemporaryDirectory() as cache:
         os.environ |= {"AGOG_CACHE_DIR": cache}
@@ -133,8 +137,9 @@ def main():
         try:
             for name, case in CASES.items():
                 if a.wants(name):
+                    before = cores.apart()
                     results = take_turns(workers, name, a.rounds, a.seconds, a.patience, "models")
-                    rows.append(steady_row(name, case, results))
+                    rows.append(steady_row(name, case, results) | {"cores_ns": [before, cores.apart()]})
                     print_row(rows[-1])
         finally:
             for w in workers:
