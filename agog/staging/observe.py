@@ -506,7 +506,7 @@ class Watch(Reach):
             if not w.holds(now) and not self._settled(w, now):
                 found = w.rebound()
                 if found is None:
-                    return f"it changes {w.name}", True
+                    return f"it changes {w.difference()}", True
                 self.reached.update((id(t), t) for t in w.kept if is_tensor(t))
                 for module, name, before in found:
                     place = Place(module.__dict__, name, f"{w.name}.{name}")

@@ -13,7 +13,7 @@ import types
 from typing import Any
 
 from agog.staging.codes import is_user_code
-from agog.staging.state import ABSENT, NONE, Entry, Place, fingerprint, is_tensor
+from agog.staging.state import ABSENT, Entry, Place, fingerprint, is_tensor, is_value
 
 FOLLOWED = (list, dict, collections.deque, collections.OrderedDict, collections.defaultdict)
 
@@ -70,16 +70,6 @@ class Rebinding:
 
 
 # ------------------------------------------------------------------------------------------------- what has changed
-def is_value(picture: Any) -> bool:
-    """Whether this is the picture of Tensors, None, or tuples of them."""
-    kind = picture[0]
-    if kind == "tensor" or picture == NONE:
-        return True
-    if not (isinstance(kind, type) and issubclass(kind, tuple) and picture[1] is None):
-        return False
-    return isinstance(picture[2], tuple) or all(map(is_value, picture[2]))
-
-
 def has_tensors(picture: Any) -> bool:
     """Whether the value of such a picture has Tensors."""
     if isinstance(picture[0], type) and issubclass(picture[0], tuple):

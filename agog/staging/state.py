@@ -320,6 +320,16 @@ class Entry(Place):
         self.holder[self.key] = value
 
 
+def is_value(picture: Any) -> bool:
+    """Whether this is the picture of Tensors, None, or tuples of them."""
+    kind = picture[0]
+    if kind == "tensor" or picture == NONE:
+        return True
+    if not (isinstance(kind, type) and issubclass(kind, tuple) and picture[1] is None):
+        return False
+    return isinstance(picture[2], tuple) or all(map(is_value, picture[2]))
+
+
 class Watched:
     """An object that says itself when it changed (`__agog_watch__`), as it was at a recording.
 
@@ -364,7 +374,8 @@ class Watched:
         return False
 
     def rebound(self) -> list[tuple[Any, str, Any]] | None:
-        """(module, name, picture before) of attributes with another Tensor or None; None if more has changed."""
+        """(module, name, picture before) of attributes that hold other Tensors, or tuples of them; None if more changed.
+        """
         now = _picture(self.value, [], self.holes)
         if now is None or self.picture is None or len(now) != len(self.picture):
             return None
@@ -372,10 +383,24 @@ class Watched:
         out = []
         for a, b in zip(self.picture, now):
             if a != b:
-                if a[:3] != b[:3] or not all(x[3][0] == "tensor" or x[3] == NONE for x in (a, b)):
+                if a[:3] != b[:3] or not (is_value(a[3]) and is_value(b[3])):
                     return None
                 out.append((modules[a[0]], a[2], a[3]))
         return out
+
+    def difference(self) -> str:
+        """What is not as it was: `Net.mode`, or the name of the object where nothing that has a name was found."""
+        before, now = ({(x[0], x[2]): x for x in picture or ()}
+                       for picture in (self.picture, _picture(self.value, [], self.holes)))
+        for key, x in {**before, **now}.items():
+            if before.get(key) != now.get(key) and not key[1].startswith("_"):
+                return f"{x[1].__name__}.{key[1]}"
+        return self.name
+
+
+def _may_move(x: Any) -> bool:
+    """Whether this is Tensors, None, or tuples of them."""
+    return x is None or is_tensor(x) or isinstance(x, tuple) and all(map(_may_move, x))
 
 
 def _picture(value: Any, kept: list[Any], holes: dict[int, set[Any]]) -> Any:
@@ -385,8 +410,7 @@ def _picture(value: Any, kept: list[Any], holes: dict[int, set[Any]]) -> Any:
     out = []
     for module in value.modules():
         for key, x in module.__dict__.items():
-            followed = key in module._rebound and (x is None or is_tensor(x))
-            if key not in ("_watched", "_version", "_chain") and not followed:
+            if key not in ("_watched", "_version", "_chain") and not (key in module._rebound and _may_move(x)):
                 seen = Seen(holes)
                 try:
                     out.append((id(module), type(module), key, fingerprint(x, seen, key)))

@@ -19,7 +19,7 @@ import pytest
 from staging.worlds import T
 
 import agog as ag
-from agog import config
+from agog import config, nn
 from agog.errors import StagingError, StagingWarning
 from agog.staging.building import Interpreted
 
@@ -731,3 +731,24 @@ def test_recording_takes_no_more_memory_than_eager_code():
     np.testing.assert_array_equal(first.numpy(), want)
     np.testing.assert_allclose(staged(x).numpy(), want, rtol=1e-6)
     assert peak < 100 * x.numpy().nbytes  # there are 400 results
+
+
+def test_what_changes_in_a_module_is_named():
+    class Lazy(nn.Module):
+        def __init__(self):
+            self.part, self.n = nn.Dropout(0.5), 0
+
+        def forward(self, x):
+            self.part.train(not self.part.training)
+            return self.part(x)
+
+    class Growing(nn.Module):
+        def forward(self, x):
+            setattr(self, f"layer{len(list(self.children()))}", nn.Linear(1, 1))
+            return x
+
+    for module, what in ((Lazy(), "Dropout.training"), (Growing(), "Growing.layer1")):
+        f = ag.function(module)
+        f(ag.ones(1))
+        with pytest.warns(StagingWarning, match=f"it changes {what}$"):
+            f(ag.ones(1))

@@ -169,6 +169,32 @@ def named_tuple(stage):
 
 
 @case(staged=True)
+def states_of_modules_in_tuples(stage):
+    class Memory(nn.Module):
+        def __init__(self, state):
+            self.lstm, self.state = nn.LSTM(2, 3), state
+
+        def forward(self, x):
+            y, (h, c) = self.lstm(x, self.state)
+            self.state = Pair(h.detach(), c.detach()) if isinstance(self.state, Pair) else (h.detach(), c.detach())
+            return y
+
+    zeros = ag.zeros(1, 1, 3)
+    for first in (None, (zeros, zeros), (zeros, zeros + 1), Pair(zeros, zeros + 1)):
+        memory = Memory(first)
+        f, inside = stage(memory), stage(nn.Sequential(memory, nn.Tanh()))
+        for v in range(5):
+            yield f(ag.ones(2, 1, 2) * v), memory.state, type(memory.state).__name__
+            yield inside(ag.ones(2, 1, 2) * v), memory.state
+        f(ag.ones(2, 1, 2)).sum().backward()
+        yield memory.lstm.weight_hh_l0.grad, memory.state
+        memory.state = (zeros + 2, zeros - 1)  # another sequence begins
+        yield f(ag.ones(2, 1, 2)), memory.state
+        memory.state = None
+        yield f(ag.ones(3, 1, 2)), f(ag.ones(3, 1, 2)), memory.state
+
+
+@case(staged=True)
 def slots(stage):
     class Net:
         __slots__ = ("h",)
