@@ -374,8 +374,7 @@ class Watched:
         return False
 
     def rebound(self) -> list[tuple[Any, str, Any]] | None:
-        """(module, name, picture before) of attributes that hold other Tensors, or tuples of them; None if more changed.
-        """
+        """(module, name, picture before) of attributes with other Tensors, or tuples of them; None if more changed."""
         now = _picture(self.value, [], self.holes)
         if now is None or self.picture is None or len(now) != len(self.picture):
             return None
