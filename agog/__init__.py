@@ -35,7 +35,7 @@ from agog.array.dtypes import (  # noqa: F401
     uint32,
     uint64,
 )
-from agog.config import set_num_threads
+from agog.config import set_num_threads, set_reproducible
 from agog.errors import AgogError
 from agog.interop import einops as _einops
 from agog.ops.row import COMPOSITES, TABLE
@@ -77,10 +77,15 @@ globals().pop("array")  # the package, which has no public name: to a user of Nu
 
 
 def _load_compiler() -> None:
-    importlib.import_module("agog.compiler.eager").enable()
+    eager = importlib.import_module("agog.compiler.eager")
+    eager.enable()
+    if config.reproducible:
+        eager.settle()
 
 
 config.load_compiler = _load_compiler
+if config.reproducible and config.native:
+    _load_compiler()
 
 
 def __getattr__(name: str) -> Any:
@@ -113,4 +118,4 @@ def __dir__() -> list[str]:
 
 
 __all__ = [n for n in _names() if n not in ("annotations",)]
-_ = (AgogError, Tensor, asarray, config, errors, set_num_threads, tree, __version__)
+_ = (AgogError, Tensor, asarray, config, errors, set_num_threads, set_reproducible, tree, __version__)

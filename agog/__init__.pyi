@@ -42,7 +42,7 @@ from agog.autodiff.functional import (
 from agog.autodiff.jacobians import (
     hessian as hessian, hvp as hvp, jacfwd as jacfwd, jacobian as jacobian, jacrev as jacrev,
 )
-from agog.config import set_num_threads as set_num_threads
+from agog.config import set_num_threads as set_num_threads, set_reproducible as set_reproducible
 from agog.control import (
     assert_ as assert_, callback as callback, cond as cond, print as print, scan as scan, while_loop as while_loop,
 )
@@ -480,6 +480,7 @@ __all__ = [
     "selu",
     "set_default_float",
     "set_num_threads",
+    "set_reproducible",
     "sigmoid",
     "sign",
     "signbit",

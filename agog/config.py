@@ -8,6 +8,7 @@ Settings are read from the environment here and nowhere else:
                        (default 512; 0: no limit)
     AGOG_STRICT_COMPILER  1: an error inside the compiler is raised, not worked around (for agog's own tests)
     AGOG_NATIVE        0: never load the compiler for eager work on large arrays (default 1)
+    AGOG_REPRODUCIBLE  1: wait for every native kernel (see `set_reproducible`; default 0)
 
 `special` counts the contexts, over all threads, in which an operation must take the general path
 (`no_grad`, recorders, hooks). It is 0 in ordinary eager code, and that one comparison is all that the fast path pays.
@@ -45,6 +46,7 @@ def _env_int(name: str, default: int, least: int) -> int:
 
 num_threads: int = _env_int("AGOG_NUM_THREADS", _cores(), 1)
 native: bool = _env_int("AGOG_NATIVE", 1, 0) != 0
+reproducible: bool = _env_int("AGOG_REPRODUCIBLE", 0, 0) != 0
 cache_bytes: int = _env_int("AGOG_CACHE_MB", 512, 0) << 20
 strict_compiler: bool = _env_int("AGOG_STRICT_COMPILER", 0, 0) != 0
 
@@ -55,6 +57,22 @@ def set_num_threads(n: int) -> None:
     if not isinstance(n, int) or n < 1:
         raise ArgumentError(f"set_num_threads({n!r}): give a whole number of at least 1")
     num_threads = n
+
+
+def set_reproducible(on: bool = True) -> None:
+    """Wait for native kernels, so that the results of eager code do not depend on when these have been compiled.
+
+    Kernels for eager work are compiled in the background, and NumPy does the work until then: from one run of a program
+    to the next, last bits may differ. From now on a kernel is there when it is first wanted, whatever that takes (some
+    20 ms the first time on a machine, a millisecond from then on). The same program then gives the same bits on the
+    same machine with the same versions and number of threads; across machines it may not.
+    """
+    global reproducible
+    if not isinstance(on, bool):
+        raise ArgumentError(f"set_reproducible({on!r}): give True or False")
+    reproducible = on
+    if on and native and load_compiler is not None:
+        load_compiler()
 
 
 def cache_dir() -> pathlib.Path:
@@ -105,7 +123,8 @@ def leave_special() -> None:
 
 
 load_compiler: Callable[[], None] | None = None
-"""Set by the package: loads the compiler and lets eager work on large arrays use it."""
+"""Set by the package: loads the compiler and lets eager work on large arrays use it. Where runs are to be reproducible,
+also waits for the kernels that were asked for."""
 
 # Hooks that tools hang on: each is called as hook(op, inputs, outputs) after an operation has run.
 op_hooks: list[Callable[..., None]] = []

@@ -84,6 +84,7 @@ MODULE = {
     "inference_mode": "ag.no_grad()", "save": "ag.io.save(path, tree)", "load": "ag.io.load(path)",
     "compile": "ag.function",
     "jit": "ag.function", "script": "ag.function", "set_default_dtype": "ag.set_default_float(dtype)",
+    "use_deterministic_algorithms": "ag.set_reproducible(True)",
     "get_default_dtype": "ag.default_float()", "set_printoptions": "np.set_printoptions(...)", "multinomial":
     "ag.random.choice(n, shape, p=probabilities), or ag.random.categorical(logits)",
     "bernoulli": "ag.random.bernoulli(p)",

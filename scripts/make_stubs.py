@@ -192,7 +192,8 @@ def package_stub():
     modules = {m for m in modules if exists(m) and m not in agog._WHERE}
     out = [HEADER, IMPORTS]
     out += [f"from agog import {s} as {s}\n" for s in sorted(modules)]
-    fixed = {"agog._version": ["__version__"], "agog.config": ["set_num_threads"], "agog.errors": ["AgogError"],
+    fixed = {"agog._version": ["__version__"], "agog.config": ["set_num_threads", "set_reproducible"],
+             "agog.errors": ["AgogError"],
              "agog.tensor": ["Tensor", "asarray"],
              "agog.array.dtypes": sorted(n for n in agog.__all__ if n in vars(agog.dtypes) and n != "bool"
                                          and agog._WHERE.get(n) is None and n not in TABLE and n not in COMPOSITES)}

@@ -173,8 +173,9 @@ for an array and a number, as an array of no axes, by the ufunc, the dtype and t
 for what `accelerate` was asked for, and has compiled; for casts, by "astype" and the two dtypes. Raises ValueError for
 what is not C-contiguous."""
 
-wanted: Callable[..., None] | None = None
-"""Set by the compiler when it is loaded: `wanted(ufunc, dtype, *place)` has the kernel made that `ready` then holds."""
+wanted: Callable[..., bool] | None = None
+"""Set by the compiler when it is loaded: `wanted(ufunc, dtype, *place)` has the kernel made that `ready` then holds,
+and says whether it does now."""
 
 stretched: Callable[..., Any] | None = None
 """Set by the compiler when it is loaded: `stretched(ufunc, a, b, shape)`, the result for arrays that broadcast to
@@ -391,20 +392,13 @@ def slow(ufunc: Any, a: Any, b: Any) -> Any:
     if array.size >= THRESHOLD or type(array) is not _ndarray:
         return binary(ufunc, a, b)
     dtype = array.dtype
-    place: tuple[int, ...] = ()
     if dtype.kind in "iub" and (array.size < _WHOLE_FROM or type(a) is not type(b)):
         return ufunc(a if type(a) is _ndarray else weak(a, dtype), b if type(b) is _ndarray else weak(b, dtype))
+    place: tuple[int, ...] = ()
     if type(a) is not _ndarray or type(b) is not _ndarray:
-        done, place = _beside_number(ufunc, a, b), (1 if array is a else 0,)
+        by_kernel, place = _beside_number, (1 if array is a else 0,)
     elif a.shape == b.shape:
-        done, made = None, ready.get((ufunc, dtype))
-        if made is not None and b.dtype is dtype:
-            run, result = made
-            done = _empty(a.shape, result)
-            try:
-                run(done, a, b)
-            except ValueError:
-                done = _as_it_lies(ufunc, a, b)
+        by_kernel = _of_one_shape
     else:
         shape = broadcast_shapes(a.shape, b.shape)
         done = None if stretched is None else stretched(ufunc, a, b, shape)
@@ -412,13 +406,30 @@ def slow(ufunc: Any, a: Any, b: Any) -> Any:
             if stretched is None:
                 _count(64 * prod(shape))
             return ufunc(a, b)
+        return done
+    done = by_kernel(ufunc, a, b)
+    if done is None:
+        if wanted is None:
+            _count(64 * array.size)
+        elif wanted(ufunc, dtype, *place):
+            done = by_kernel(ufunc, a, b)
     if done is not None:
         return done
-    if wanted is None:
-        _count(64 * array.size)
-    else:
-        wanted(ufunc, dtype, *place)
     return ufunc(a if type(a) is _ndarray else weak(a, dtype), b if type(b) is _ndarray else weak(b, dtype))
+
+
+def _of_one_shape(ufunc: Any, a: Any, b: Any) -> Any:
+    """`ufunc(a, b)` of arrays of one shape by a kernel; None if none is ready, or it does not take them."""
+    made = ready.get((ufunc, a.dtype))
+    if made is None or b.dtype is not a.dtype:
+        return None
+    run, result = made
+    out = _empty(a.shape, result)
+    try:
+        run(out, a, b)
+        return out
+    except ValueError:
+        return _as_it_lies(ufunc, a, b)
 
 
 def _beside_number(ufunc: Any, a: Any, b: Any) -> Any:

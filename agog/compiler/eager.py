@@ -1,7 +1,8 @@
 """Kernels for eager work on large arrays, compiled in the background.
 
 The first operations on a large array run through NumPy as ever. Meanwhile a thread loads the compiler and compiles the
-row's `lower` rule; from then on that operation on large arrays is one native loop over the thread pool. Nobody waits.
+row's `lower` rule; from then on that operation on large arrays is one native loop over the thread pool. Nobody waits,
+unless runs are to be reproducible (`config.set_reproducible`): then whoever wants a kernel makes it.
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ def accelerate(ufunc: Any, inputs: tuple, out: np.ndarray) -> bool:
     key = (ufunc, dtype, out.dtype, *[type(x) is np.ndarray and x.ndim for x in inputs])
     kernel = _kernels.get(key)
     if kernel is None:
-        _ask(key)
-        return False
+        kernel = _ask(key)
+        if kernel is None:
+            return False
     for x in inputs:
         if type(x) is not np.ndarray and (dtype.kind == "b" or dtype.kind == "i" and type(x) is float):
             return False  # a comparison with a number that the dtype does not have
@@ -76,25 +78,25 @@ def accelerate(ufunc: Any, inputs: tuple, out: np.ndarray) -> bool:
     return True
 
 
-def wanted(ufunc: Any, dtype: Any, *place: int) -> None:
-    """Ask for the kernel of arrays of one shape, or of an array and a number, which is at `place`."""
+def wanted(ufunc: Any, dtype: Any, *place: int) -> bool:
+    """Ask for the kernel of arrays of one shape, or of an array and a number, at `place`. True if it is there."""
     result = _results.get((ufunc, dtype))
     if result is None:
         result = _results[ufunc, dtype] = ufunc(*[np.empty(0, dtype)] * ufunc.nin).dtype
-    _ask((ufunc, dtype, result, *[i not in place for i in range(ufunc.nin)]))
+    return _ask((ufunc, dtype, result, *[i not in place for i in range(ufunc.nin)])) is not None
 
 
 _results: dict[Any, Any] = {}
 
 
-def _ask(key: Any) -> None:
-    """Have the kernel of a key of `accelerate` compiled, once."""
-    if key in _kernels:
-        return
-    _kernels[key] = None
-    ufunc, dtype, result, *_ = key
-    if ufunc in _rows and dtype.name in _DTYPES and (result == dtype or result == np.bool_):
-        _request(_compile, key)
+def _ask(key: Any) -> Any:
+    """Have the kernel of a key of `accelerate` compiled, once. The kernel, where it was waited for."""
+    if key not in _kernels:
+        _kernels[key] = None
+        ufunc, dtype, result, *_ = key
+        if ufunc in _rows and dtype.name in _DTYPES and (result == dtype or result == np.bool_):
+            _request(_compile, key)
+    return _waited(_kernels, key)
 
 
 def stretched(ufunc: Any, a: Any, b: Any, shape: tuple[int, ...]) -> Any:
@@ -114,7 +116,9 @@ def stretched(ufunc: Any, a: Any, b: Any, shape: tuple[int, ...]) -> Any:
             _kernels[key] = None  # asked for once
             if ufunc in _rows and a.dtype.name in _DTYPES:
                 _request(_compile_stretched, key)
-        return None
+        kernel = _waited(_kernels, key)
+        if not kernel:
+            return None
     kernel, dtype = kernel
     out = large.empty(shape, dtype, a, b)
     kernel.run(out, a, b, *numbers)
@@ -139,8 +143,14 @@ def _compile_stretched(key: Any) -> None:
 
 
 def _request(make: Any, *key: Any) -> None:
-    """Have the thread that compiles call `make(*key)`. For a recording, what lies on disk is loaded at once instead."""
+    """Have the thread that compiles call `make(*key)`. For a recording, what lies on disk is loaded at once instead;
+    where runs are to be reproducible, it is called now.
+    """
     global _worker
+    if config.reproducible:
+        with _making, contextlib.suppress(Exception):
+            make(*key)
+        return
     recorder = config.modes.recorder
     if recorder is not None and perf_counter() - recorder.began < _SOON:
         _find(make, key)
@@ -150,6 +160,25 @@ def _request(make: Any, *key: Any) -> None:
             _worker = threading.Thread(target=_work, name="agog-compile", daemon=True)
             _worker.start()
     _wanted.put((make, key))
+
+
+_making = threading.RLock()
+
+
+def _waited(table: dict[Any, Any], key: Any) -> Any:
+    """What a request put into the table, where requests are waited for, also another thread's; else None."""
+    if not config.reproducible:
+        return None
+    with _making:
+        return table.get(key)
+
+
+def settle() -> None:
+    """Wait until all has been made that was asked for."""
+    if _worker is not None and _worker.is_alive():
+        done = threading.Event()
+        _wanted.put((done.set, ()))
+        done.wait()
 
 
 _SOON = 1.0  # seconds after which a recording is one that kernels are compiled for: it has a long loop, say
@@ -194,7 +223,7 @@ def _ready(make: Any, *key: Any) -> Any:
     if made is None and whole not in _kernels:
         _kernels[whole] = None  # asked for once
         _request(_keep, *whole)
-    return made or None
+    return made or _waited(_kernels, whole) or None
 
 
 def _keep(make: Any, *key: Any) -> None:
@@ -274,7 +303,9 @@ def pull(rule: tuple, g: np.ndarray, env: tuple) -> Any:
                 _variants[fn] = _variants.get(fn, 0) + 1
             _kernels[key] = None  # asked for once
             _request(_compile_pull, key)
-        return None
+        kernel = _waited(_kernels, key)
+        if not kernel:
+            return None
     out = large.empty(shape, g.dtype, *arrays)
     kernel([out], arrays)
     return out
@@ -316,7 +347,9 @@ class _Family:
                     ready[dtype] = None  # asked for once
                     if dtype.name in self.dtypes:
                         _request(self._make, dtype)
-                return None
+                made = _waited(ready, dtype)
+                if made is None:
+                    return None
             for x in rest[:2]:
                 if type(x) is np.ndarray and x.dtype != dtype:
                     return None

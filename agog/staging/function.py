@@ -76,7 +76,12 @@ class _Form:
         self.runs, self.seconds = 0, float("inf")  # eager ones for want of room, and what one takes
 
     def has_paid(self) -> bool:
-        """Whether the recordings have saved the time that they took to make, or eager runs have taken it since."""
+        """Whether the recordings have saved the time that they took to make, or eager runs have taken it since.
+
+        Clocks decide nothing where runs are to be reproducible: then it never has.
+        """
+        if config.reproducible:
+            return False
         calls = self.runs + sum(r.calls for r in self.recordings)
         return self.seconds < float("inf") and calls * self.seconds >= sum(r.cost for r in self.recordings)
 
@@ -393,7 +398,7 @@ class Function:
         made.guards.when_gone = functools.partial(_drop, weakref.ref(self), weakref.ref(made), key)
         self._note(f"recorded {made.graph.count()} operations" + (f": {why}" if why else ""))
         described = None if self.check or not config.modes.grad else describe(args, kwargs, tensors, parameters)
-        if self.background:
+        if self.background and not config.reproducible:
             threading.Thread(target=self._compile, args=(made, described), daemon=True).start()
         else:
             self._compile(made, described)
