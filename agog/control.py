@@ -29,6 +29,11 @@ def _scalar_bool(x: Any, what: str) -> Any:
     return x
 
 
+def _check_function(who: str, fn: Any) -> None:
+    if not callable(fn):
+        raise ArgumentTypeError(f"{who}: give a function, not a {type(fn).__name__}")
+
+
 def _many_valued(x: Any) -> bool:
     """True for a condition inside vmap: it differs between the examples."""
     return isinstance(x, Tensor) and hasattr(x._data, "value") and hasattr(x._data, "__agog_level__")
@@ -59,6 +64,8 @@ def while_loop(cond_fn: Callable[..., Any], body_fn: Callable[..., Any], state: 
     state is passed as one argument, or spread over several when it is a tuple. The body must keep its structure.
     Inside `vmap`, examples that are done keep their state while the others go on.
     """
+    _check_function("while_loop", cond_fn)
+    _check_function("while_loop", body_fn)
     spread = isinstance(state, tuple)
     structure = tree.flatten(state)[1]
     call = (lambda f, s: f(*s)) if spread else (lambda f, s: f(s))
@@ -115,6 +122,7 @@ def scan(fn: Callable[[Any, Any], Any], init: Any, xs: Any, length: int | None =
     fn      returns (carry, y); y may be a pytree or None. It gets Tensors of its own: what it changes in place does not
             change `init` or `xs`
     """
+    _check_function("scan", fn)
     leaves, structure = tree.flatten(xs)
     leaves = [asarray(x) if operand(x) is None else operand(x) for x in leaves]
     sizes = {x.shape[0] if x.ndim else None for x in leaves}

@@ -150,6 +150,13 @@ RANDOM = {
     "multivariate_normal": "mean + ag.linalg.cholesky(cov) @ ag.random.normal((n,))", "PRNGKey": "ag.random.key(seed)",
     "manual_seed": "ag.random.seed(n)", "laplace": "ag.random.exponential(shape) - ag.random.exponential(shape)",
 }
+OPTIM = {"SparseAdam": "ag.optim.Adam", "ASGD": "ag.optim.SGD with ag.optim.swa_utils.AveragedModel"}
+DATA = {
+    "default_collate": "ag.data.collate", "BatchSampler": "ag.data.Subset(dataset, indices)",
+    "Sampler": "ag.data.Subset(dataset, indices)", "SubsetRandomSampler": "ag.data.Subset(dataset, indices)",
+    "WeightedRandomSampler": "ag.data.Subset(dataset, ag.random.choice(n, (n,), p=weights))",
+    "RandomSampler": "ag.data.DataLoader(dataset, shuffle=True)",
+}
 KEYWORDS = {
     "dim": "axis", "dims": "axis", "dim0": "axis1", "dim1": "axis2", "keepdim": "keepdims", "ddof": "correction",
     "unbiased": "correction (0 or 1)", "size": "shape", "a_min": "min", "a_max": "max", "learning_rate": "lr",
@@ -165,6 +172,11 @@ _ALSO_IN_PLACE = (
 ).split()
 
 
+_OF: dict[str, dict[str, str]] = {
+    "Tensor": TENSOR, "agog.nn": NN, "agog.random": RANDOM, "agog.optim": OPTIM, "agog.optim.lr_scheduler": {},
+    "agog.data": DATA, "agog.nn.init": {}, "agog.io": {}}
+
+
 def methods() -> list[str]:
     """The names of methods that Tensors do not have, but other libraries' arrays."""
     return [*RENAMED, *TENSOR, *(f"{n}_" for n in (*_IN_PLACE, *_ALSO_IN_PLACE))]
@@ -176,7 +188,7 @@ def missing(where: str, name: str, options: Any = ()) -> AttributeError:
     text = f"{what} has no attribute {name!r}"
     method = where == "Tensor"
     prefix = "x." if method else "ag."
-    known = {"Tensor": TENSOR, "agog.nn": NN, "agog.random": RANDOM}.get(where, MODULE)
+    known = _OF.get(where, MODULE)
     if name in known:
         return AttributeError(f"{text}; write {known[name]}")
     if name in RENAMED:
@@ -187,6 +199,9 @@ def missing(where: str, name: str, options: Any = ()) -> AttributeError:
         return AttributeError(f"{text}: methods do not change a Tensor; write {instead}")
     import difflib
 
+    for other in options:
+        if other.lower() == name.lower():
+            return AttributeError(f"{text}; did you mean {other!r}?")
     near = difflib.get_close_matches(name, [o for o in options if not o.startswith("_")], n=1, cutoff=0.75)
     return AttributeError(f"{text}; did you mean {near[0]!r}?" if near else text)
 

@@ -9,15 +9,15 @@ import agog as ag
 from agog import errors, hints, nn
 
 X = ag.ones(2, 3)
-TABLES = [*hints.TENSOR.values(), *hints.MODULE.values(), *hints.NN.values(), *hints.RANDOM.values(),
-          *hints._IN_PLACE.values()]
+TABLES = [text for table in (*hints._OF.values(), hints.MODULE, hints._IN_PLACE) for text in table.values()]
 
 
 def test_renamed_names_exist():
     for old, new in hints.RENAMED.items():
         assert new in dir(ag) and new in dir(X), (old, new)
         assert old not in dir(ag) and old not in dir(X), old
-    for table, where in ((hints.TENSOR, X), (hints.MODULE, ag), (hints.NN, nn), (hints.RANDOM, ag.random)):
+    for table, where in ((hints.TENSOR, X), (hints.MODULE, ag), (hints.NN, nn), (hints.RANDOM, ag.random),
+                         (hints.OPTIM, ag.optim), (hints.DATA, ag.data)):
         assert not set(table) & set(dir(where)), set(table) & set(dir(where))
 
 
@@ -50,6 +50,13 @@ def test_hints_name_what_exists():
     (lambda: ag.softmx(X), "did you mean 'softmax'?"),
     (lambda: ag.save(X, "f"), "ag.io.save"),
     (lambda: nn.Liner(1, 2), "did you mean 'Linear'?"),
+    (lambda: nn.relu(X), "did you mean 'ReLU'?"),
+    (lambda: nn.init.xavier_uniform(X), "did you mean 'xavier_uniform_'?"),
+    (lambda: ag.optim.Adamw, "did you mean 'AdamW'?"),
+    (lambda: ag.optim.SparseAdam, "ag.optim.Adam"),
+    (lambda: ag.optim.lr_scheduler.StepLr, "did you mean 'StepLR'?"),
+    (lambda: ag.data.default_collate, "ag.data.collate"),
+    (lambda: nn.ModuleList([nn.ReLU()])(X), "call its parts"),
     (lambda: nn.functional.logsigmoid(X), "ag.log_sigmoid"),
     (lambda: ag.linalg.cholesk(X), "did you mean 'cholesky'?"),
     (lambda: ag.random.shuffle(X), "ag.random.permutation"),
@@ -286,6 +293,17 @@ def test_functions_say_what_they_do_not_take():
         X.repeat()
     with pytest.raises(errors.ArgumentTypeError, match="ag.where"):
         ag.cond(X.sum() > 0, X, X)
+    for call in (lambda: ag.scan(X, X, X), lambda: ag.while_loop(lambda x: x, 3, X), lambda: ag.trace(X)):
+        with pytest.raises(errors.ArgumentTypeError, match="give a function, not a"):
+            call()
+    w = ag.ones(2, requires_grad=True)
+    for outputs, inputs in ((3.0, [w]), (w.sum(), [np.ones(2)]), ([w.sum(), 1.0], w)):
+        with pytest.raises(errors.ArgumentTypeError, match="gradients.outputs, inputs.: give Tensors, not a"):
+            ag.gradients(outputs, inputs)
+    with pytest.raises(errors.ArgumentTypeError, match="loss.backward"):
+        ag.optim.SGD([w]).step(w.sum())
+    with pytest.raises(errors.ArgumentTypeError, match="not with the keys .'param', 'lr'"):
+        ag.optim.SGD([{"param": [w], "lr": 0.1}])
 
 
 def test_what_no_element_can_be_is_not_in_a_tensor():

@@ -310,10 +310,12 @@ def gradients(outputs: Any, inputs: Any, grad_outputs: Any = None, *, retain_gra
     Touches no `.grad`. Raises GradientError for an input that the outputs do not depend on, unless `allow_unused`,
     which gives None for it.
     """
-    outs = [outputs] if hasattr(outputs, "_node") else list(outputs)
-    ins = [inputs] if hasattr(inputs, "_node") else list(inputs)
+    outs, ins = (list(x) if hasattr(x, "__iter__") and not hasattr(x, "_node") else [x] for x in (outputs, inputs))
     given = [None] * len(outs) if grad_outputs is None else \
         [grad_outputs] if hasattr(grad_outputs, "_node") else list(grad_outputs)
+    for x in (*outs, *ins):
+        if not hasattr(x, "_node"):
+            raise ArgumentTypeError(f"gradients(outputs, inputs): give Tensors, not a {type(x).__name__}")
     _check_roots(outs, given, "gradients()")
     for x in ins:
         if x._node is None:

@@ -133,6 +133,9 @@ class ModuleList(_Numbered):
     def __init__(self, modules: Iterable[Module] = ()):
         self._replace(modules)
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise AttributeError("ModuleList has no forward method: call its parts, or make it an nn.Sequential")
+
 
 class ParameterList(_Numbered):
     """A list of parameters that are found."""

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import agog as ag
+from agog import hints
 from agog.array import dtypes
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.tensor import Tensor
@@ -154,3 +155,7 @@ def orthogonal_(t: Tensor, gain: float = 1.0, generator: Any = None) -> Tensor:
     d = ag.diagonal(r)
     q = q * ag.where(d < 0, ag.full((), -1.0, dtype=d.dtype), 1.0)  # without this, q would not be uniformly distributed
     return _set(t, ag.reshape((q.mT if rows < columns else q) * gain, t.shape))
+
+
+def __getattr__(name: str) -> Any:
+    raise hints.missing("agog.nn.init", name, __all__)

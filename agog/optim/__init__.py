@@ -6,6 +6,9 @@
     opt.zero_grad()
 """
 
+from typing import Any
+
+from agog import hints
 from agog.optim import lr_scheduler, swa_utils
 from agog.optim._adam import Adam, AdamW, Lion
 from agog.optim._adaptive import Adagrad, RMSprop
@@ -17,3 +20,7 @@ from agog.optim._sgd import SGD
 
 __all__ = ["Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "Lion", "Muon", "NAdam", "Optimizer",
            "RAdam", "RMSprop", "Rprop", "SGD", "lr_scheduler", "swa_utils"]
+
+
+def __getattr__(name: str) -> Any:
+    raise hints.missing("agog.optim", name, __all__)

@@ -261,8 +261,8 @@ def collect(params: Any, who: str) -> list[dict[str, Any]]:
     groups = []
     for entry in entries:
         if not isinstance(entry, dict) or "params" not in entry:
-            raise ArgumentTypeError(f"{who}: a parameter group must be a dict with the key 'params', "
-                                    f"not a {type(entry).__name__}")
+            raise ArgumentTypeError(f"{who}: a parameter group must be a dict with the key 'params', not " + (
+                f"with the keys {list(entry)}" if isinstance(entry, dict) else f"a {type(entry).__name__}"))
         groups.append({**entry, "params": tensors(entry["params"], who)})
     seen: set[int] = set()
     for p in (p for g in groups for p in g["params"]):

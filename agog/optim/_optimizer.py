@@ -126,6 +126,9 @@ class Optimizer:
         """
         loss = None
         if closure is not None:
+            if not callable(closure):
+                raise ArgumentTypeError(f"{type(self).__name__}.step(): it takes a function that computes the loss, or "
+                                        f"nothing, not a {type(closure).__name__}; write loss.backward() before it")
             with enable_grad():
                 loss = closure()
         for group in self.param_groups:

@@ -14,7 +14,7 @@ import math
 from bisect import bisect_right
 from typing import Any, Callable, Sequence
 
-from agog import config
+from agog import config, hints
 from agog.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from agog.optim._group import named, number
 from agog.optim._optimizer import Optimizer
@@ -436,3 +436,7 @@ class ReduceLROnPlateau(_Stateful):
                                   f"{sorted(self.state_dict())}")
         for key, value in state_dict.items():
             setattr(self, key, value)
+
+
+def __getattr__(name: str) -> Any:
+    raise hints.missing("agog.optim.lr_scheduler", name, __all__)

@@ -53,6 +53,9 @@ def trace(fn: Callable[..., Any], *specs: Any) -> Graph:
     built, so it cannot look at values: that raises, and `ag.cond` and `ag.while_loop` are no way around it here, use
     `ag.where`, or `@ag.function`, which records what ran on real values.
     """
+    if not callable(fn):
+        raise ArgumentTypeError(f"trace: give a function, not a {type(fn).__name__}"
+                                "; the sum of a diagonal is ag.linalg.trace(x)" * (hasattr(fn, "shape")))
     leaves, structure = tree.flatten(tuple(specs))
     leaves = [_spec(x) for x in leaves]
     builder = Builder(getattr(fn, "__name__", "graph").strip("<>"))
