@@ -6,7 +6,8 @@ axis, adds the parts up in their order, and does what follows. So the result is 
 """
 
 from agog.compiler.kernel import Kernel
-from agog.compiler.nests import NestCode, Scope, combine
+from agog.compiler.nests import NestCode, combine
+from agog.compiler.nestvalues import Scope
 
 __all__ = ["PartedNest"]
 
