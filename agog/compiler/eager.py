@@ -431,10 +431,17 @@ def _convolution(dtype: str, kind: str) -> Any:
     return conv(dtype).native(kind)
 
 
-def _max_pool(dtype: str) -> Any:
-    from agog.compiler.pooling import max_pool
+def _poolings(dtype: str) -> Any:
+    """Pooling, of which each kind is compiled when it is first wanted."""
+    from agog.compiler.pooling import Pooling
 
-    return max_pool(dtype)
+    return Pooling(dtype, targets.host(), lambda kind: _ready(_pooling, dtype, kind))
+
+
+def _pooling(dtype: str, kind: str) -> Any:
+    from agog.compiler.pooling import pooling
+
+    return pooling(dtype).native(kind)
 
 
 _families = (
@@ -442,7 +449,7 @@ _families = (
     _Family(_Product, matmul="matmul", affine="affine"),
     _Family(_attention, attention="forward", attention_grad="backward"),
     _Family(_convolutions, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
-    _Family(_max_pool, _max_pool="forward", _max_pool_scatter="scatter"),
+    _Family(_poolings, _max_pool="maximum", _max_pool_scatter="scatter", _avg_pool="mean", _avg_pool_adjoint="spread"),
 )
 
 _halves = (

@@ -443,15 +443,16 @@ class Emitter:
         self,
         start: Value | int,
         stop: Value | int,
-        step: Value | int,
+        step: Value | int | None,
         body: Callable[..., Any],
         carry: Sequence[Value] = (),
     ) -> list[Value]:
         """`for i in range(start, stop, step): carry = body(i, *carry)`; returns the carried values.
 
-        `start`, `stop` and `step` are int64 (Values or ints) and `step` is positive.
+        `start`, `stop` and `step` are int64 (Values or ints) and `step` is positive. Where it is None, the body says
+        what the next i is, before what is carried; the last one comes before the carried values, too.
         """
-        start, stop, step = (self.const(v, "int64") if isinstance(v, int) else v for v in (start, stop, step))
+        start, stop = (self.const(v, "int64") if isinstance(v, int) else v for v in (start, stop))
         head, inside, end, before = self.label(), self.label(), self.label(), self._block
         self.emit(f"br label %{head}")
         self.begin(head)
@@ -462,8 +463,8 @@ class Emitter:
         go = index < stop
         self.emit(f"br i1 {go.text}, label %{inside}, label %{end}")
         self.begin(inside)
-        result = body(index, *carried) or ()
-        following = index + step
+        result: Sequence[Value] = body(index, *carried) or ()
+        following, *result = result if step is None else (index + step, *result)
         after = self._block
         self.emit(f"br label %{head}")
         for line, value, first, last in zip(
@@ -471,7 +472,7 @@ class Emitter:
         ):
             self._lines[line] = f"{value.text} = phi {value.type} [{first.text}, %{before}], [{last.text}, %{after}]"
         self.begin(end)
-        return carried
+        return carried if step is not None else [index, *carried]
 
     def if_(
         self, condition: Value, then: Callable[[], Any] | None, otherwise: Callable[[], Any] | None = None

@@ -1,4 +1,4 @@
-"""Native code that compiled programs call: convolutions and max pooling, which have an object of their own.
+"""Native code that compiled programs call: convolutions and pooling, which have objects of their own.
 
 Each is a function of five addresses, (out, a, b, c, table), some of them null; the table says sizes and all else. It is
 the same object that eager calls use, and it is there once for all programs.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
+from math import prod
 from typing import Any, Mapping, NamedTuple
 
 from agog.compiler import jit
@@ -30,15 +31,15 @@ class Native(NamedTuple):
 def function(recipe: tuple[str, ...], target: Target) -> tuple[int, jit.Code]:
     """The address of a function that programs call, and what keeps it loaded.
 
-    recipe : a module of this package with `code(dtype, target)`, the function's name there, and dtype
+    recipe : a module of this package with `code(what, target)`, the function's name there, and what: mostly a dtype
     """
-    module, name, dtype = recipe
-    code = _code(module, dtype, target)
+    module, name, what = recipe
+    code = _code(module, what, target)
     return code[name], code
 
 
-def _code(module: str, dtype: str, target: Target) -> jit.Code:
-    return importlib.import_module(f"agog.compiler.{module}").code(dtype, target)
+def _code(module: str, what: str, target: Target) -> jit.Code:
+    return importlib.import_module(f"agog.compiler.{module}").code(what, target)
 
 
 def functions(recipes: Mapping[str, tuple[str, ...]], target: Target) -> tuple[dict[str, int], list[jit.Code]]:
@@ -68,20 +69,22 @@ def native(
 ) -> Native | None:
     """The function for a computation of arrays of these shapes (None for one that is not there); None if there is none.
 
-    name : "conv", "conv_input_grad", "conv_weight_grad", "max_pool" or "max_scatter"; `statics` as in the rows
+    name : "conv", "conv_input_grad", "conv_weight_grad", or one of `pooling.NAMES`; `statics` as in the rows
     relu : whether the result of "conv" is clipped at zero
     """
     if dtype not in FLOATS:
         return None
     from agog.compiler import conv, pooling  # not for who finds a program on disk
 
-    if name in ("max_pool", "max_scatter"):
-        kind, image = (pooling.FORWARD, 0) if name == "max_pool" else (pooling.SCATTER, 1)
-        made = pooling.plan(dtype, kind, tuple(shapes[image]), *statics)
+    if name in pooling.NAMES:
+        image = tuple(shapes[1 if name == "max_scatter" else 0])
+        if name == "avg_spread":
+            image, statics = (*image[:2], *statics[0]), statics[1:]
+        made = pooling.plan(target, dtype, name, image, *statics)
         if made is None:
             return None
-        recipe = ("pooling", name, dtype)
-        return Native(f"agog_{name}_{dtype}", made[1], 2 * int(made[1][1]), recipe)
+        recipe = ("pooling", made.kind, f"{made.kind} {dtype}")
+        return Native(f"agog_{made.kind}_{dtype}", made.table, 2 * prod(image), recipe)
     what, extra = _CONVOLUTION[name]
     size, rest = (statics[0], statics[1:]) if extra else ((), statics)
     bias = len(shapes) > 2 and shapes[2] is not None

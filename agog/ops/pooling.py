@@ -86,6 +86,11 @@ def _inner(sizes, padding):
     return (slice(None), slice(None)) + tuple(slice(lo, lo + n) for n, (lo, _) in zip(sizes, padding))
 
 
+def _whole(x, kernel, stride, padding):
+    """Whether one window is all of the image."""
+    return stride == kernel and x.shape[2:] == kernel and not any(lo or hi for lo, hi in padding)
+
+
 def _along_windows(x, ufunc, kernel, stride, dilation):
     """ufunc over each window, axis by axis."""
     for i, (k, s, d) in enumerate(zip(kernel, stride, dilation)):
@@ -129,6 +134,8 @@ def _nothing(np, dtype):
 def _max_pool(np, x, kernel, stride, padding, dilation):
     if not x.size:
         return np.zeros(x.shape[:2] + _out_sizes(x.shape[2:], kernel, stride, padding, dilation), x.dtype)
+    if _whole(x, kernel, stride, padding):
+        return reduced(np, "max", np.maximum, x, tuple(range(2, x.ndim)), True)
     done = native(np, "_max_pool", x.size, x, kernel, stride, padding, dilation)
     if done is not None:
         return done
@@ -293,17 +300,22 @@ def windows_scale(sizes, kernel, stride, padding, bounds, dtype):
 
 def _avg_pool(np, x, kernel, stride, padding, bounds):
     ones = (1,) * len(kernel)
-    scale = windows_scale(x.shape[2:], kernel, stride, padding, bounds, x.dtype)
     if not x.size:
         return np.zeros(x.shape[:2] + _out_sizes(x.shape[2:], kernel, stride, padding, ones), x.dtype)
-    if stride == kernel and x.shape[2:] == kernel and not any(lo or hi for lo, hi in padding):
-        y = reduced(np, "sum", np.add, x, tuple(range(2, x.ndim)), True)
-    else:
-        y = _along_windows(_padded(np, x, padding, 0), np.add, kernel, stride, ones)
-    return y * scale
+    scale = windows_scale(x.shape[2:], kernel, stride, padding, bounds, x.dtype)
+    if _whole(x, kernel, stride, padding):
+        return reduced(np, "sum", np.add, x, tuple(range(2, x.ndim)), True) * scale
+    done = native(np, "_avg_pool", x.size, x, kernel, stride, padding, bounds)
+    if done is not None:
+        return done
+    return _along_windows(_padded(np, x, padding, 0), np.add, kernel, stride, ones) * scale
 
 
 def _avg_pool_adjoint(np, g, size, kernel, stride, padding, bounds):
+    done = native(np, "_avg_pool_adjoint", g.shape[0] * g.shape[1] * math.prod(size), g, size, kernel, stride, padding,
+                  bounds)
+    if done is not None:
+        return done
     g = g * windows_scale(size, kernel, stride, padding, bounds, g.dtype)
     for i, (k, s, (lo, hi), n) in enumerate(zip(kernel, stride, padding, size)):
         axis, out = 2 + i, g.shape[2 + i]

@@ -528,49 +528,6 @@ def _native(name: str) -> Any:
     return lambda b, inputs, node: b.native(name, inputs, node)
 
 
-_TAPS = 32  # of a window, that are read one by one at most
-
-
-def _avg_pool(b: Any, inputs: Any, node: Any) -> Any:
-    (x,), (kernel, stride, padding, _) = inputs, node.statics
-    out = node.outputs[0].shape
-    if (
-        not x.size
-        or math.prod(kernel) > _TAPS
-        or any(lo or hi for lo, hi in padding)
-        or any((n - k) % s for n, k, s in zip(x.shape[2:], kernel, stride))
-    ):
-        return None
-    y = None
-    for at in _taps(x.shape, out, kernel, stride, (1,) * len(kernel)):
-        tap = b.view(x, lambda a, at=at: a[at])
-        y = tap if y is None else b.point("add", lambda k, u, v: k.add(u, v), (y, tap), out, x.dtype)
-    return b.point(
-        "multiply", lambda k, u, v: k.mul(u, v), (y, b.const(1.0 / math.prod(kernel), x.dtype)), out, x.dtype
-    )
-
-
-def _avg_pool_adjoint(b: Any, inputs: Any, node: Any) -> Any:
-    (g,), (_, kernel, stride, padding, _) = inputs, node.statics
-    out = node.outputs[0].shape
-    if (
-        not g.size
-        or kernel != stride
-        or math.prod(kernel) > _TAPS
-        or any(lo or hi for lo, hi in padding)
-        or any(n % k for n, k in zip(out[2:], kernel))
-    ):
-        return None
-    share = b.point(
-        "multiply", lambda k, u, v: k.mul(u, v), (g, b.const(1.0 / math.prod(kernel), g.dtype)), g.shape, g.dtype
-    )
-    return b.assemble(
-        out,
-        g.dtype,
-        [(share, lambda a, at=at: a[at]) for at in _taps(out, g.shape, kernel, stride, (1,) * len(kernel))],
-    )
-
-
 # -------------------------------------------------------------------------------------------------- contractions
 def _matmul(b: Any, inputs: Any, node: Any) -> Any:
     x, y = inputs
@@ -729,35 +686,30 @@ def _dropout_mask(b: Any, inputs: Any, node: Any) -> Any:
     )
 
 
+def _tiled(sizes: tuple, kernel: tuple, stride: tuple, padding: tuple) -> bool:
+    """Whether large windows lie side by side, such as one that is the whole image."""
+    whole = all(n % k == 0 for n, k in zip(sizes, kernel)) and not any(map(any, padding))
+    return stride == kernel and whole and math.prod(kernel) > _LARGE
+
+
+_LARGE = 32  # elements of a window
+
+
 def _averages(xp: Any, x: Any, kernel: tuple, stride: tuple, padding: tuple, bounds: tuple) -> Any:
-    """`_avg_pool` with padding, or of large windows side by side, such as the whole image."""
+    """`_avg_pool` of large windows side by side, a sum that joins with what is around it."""
     lead, sizes = x.shape[:2], x.shape[2:]
-    padded, large = any(map(any, padding)), math.prod(kernel) > _TAPS
-    if not x.size or padded is large or large and (stride != kernel or any(n % k for n, k in zip(sizes, kernel))):
+    if not x.size or not _tiled(sizes, kernel, stride, padding):
         return None
-    scale = windows_scale(sizes, kernel, stride, padding, bounds, x.dtype)
-    if large:
-        out = tuple(n // k for n, k in zip(sizes, kernel))
-        pairs = [n for pair in zip(out, kernel) for n in pair]
-        total = xp.sum(xp.reshape(x, (*lead, *pairs)), axis=tuple(range(3, 3 + 2 * len(kernel), 2)))
-    else:
-        x = xp.pad(x, ((0, 0), (0, 0), *padding))
-        out = tuple((n + lo + hi - k) // s + 1 for n, (lo, hi), k, s in zip(sizes, padding, kernel, stride))
-        taps = [x[(..., *[slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(at, out, stride)])]
-                for at in product(*map(range, kernel))]
-        total = taps[0]
-        for tap in taps[1:]:
-            total = total + tap
-    return total * scale
+    pairs = [n for n, k in zip(sizes, kernel) for n in (n // k, k)]
+    total = xp.sum(xp.reshape(x, (*lead, *pairs)), axis=tuple(range(3, 3 + 2 * len(kernel), 2)))
+    return total * windows_scale(sizes, kernel, stride, padding, bounds, x.dtype)
 
 
 def _averages_adjoint(
     xp: Any, g: Any, size: tuple, kernel: tuple, stride: tuple, padding: tuple, bounds: tuple
 ) -> Any:
     """`_avg_pool_adjoint` of large windows side by side."""
-    if math.prod(kernel) <= _TAPS or stride != kernel or any(map(any, padding)) or any(
-        n % k for n, k in zip(size, kernel)
-    ):
+    if not _tiled(size, kernel, stride, padding):
         return None
     g = g * windows_scale(size, kernel, stride, padding, bounds, g.dtype)
     lead, out = g.shape[:2], g.shape[2:]
@@ -851,8 +803,8 @@ NEST: dict[str, Any] = {
     "imag": _filled(0),
     "_max_pool": _max_pool,
     "_max_pool_scatter": _max_scatter,
-    "_avg_pool": _avg_pool,
-    "_avg_pool_adjoint": _avg_pool_adjoint,
+    "_avg_pool": _native("avg_pool"),
+    "_avg_pool_adjoint": _native("avg_spread"),
     "_attention": lambda b, inputs, node: b.attention(inputs, node),
     "_attention_grad": lambda b, inputs, node: b.attention(inputs, node, gradient=True),
     **{name: _native(name) for name in ("conv", "conv_input_grad", "conv_weight_grad")},

@@ -1,4 +1,4 @@
-"""Native convolutions and pooling against the rows in float64: any shape, and nothing beyond the arrays."""
+"""Native convolutions against the rows in float64: any shape, and nothing beyond the arrays."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -16,7 +16,6 @@ from agog.compiler.conv_tables import HEAD, SUB, Tiles
 from agog.compiler.depthwise_kernels import HEAD as HEAD_OF_DEPTHWISE
 from agog.compiler.program import compile
 from agog.ops import conv as rows
-from agog.ops import pooling as pool_rows
 
 NAMES = [t.name for t in targets.TARGETS.values() if targets.supported(t)]
 DTYPES = ["float32", "float32", "float64"]
@@ -28,7 +27,6 @@ def numpy_rows(monkeypatch):
     planning.plan.cache_clear()
     monkeypatch.setattr(planning, "_WASTE", 0)
     monkeypatch.setattr(rows, "native", lambda *_: None)
-    monkeypatch.setattr(pool_rows, "native", lambda *_: None)
     yield
     planning.plan.cache_clear()
 
@@ -429,7 +427,7 @@ def test_wrong_sizes_are_refused(rng):
 @pytest.mark.parametrize("name", targets.TARGETS)
 @pytest.mark.parametrize(
     "build, more",
-    [(conv_gradients.build, ["conv"]), (conv_gradients.build, ["gradient"]), (pooling.build, [])]
+    [(conv_gradients.build, ["conv"]), (conv_gradients.build, ["gradient"])]
     + [(depthwise.build, [what]) for what in depthwise.NAMES],
 )
 def test_objects_for_every_target(name, build, more):
@@ -443,47 +441,6 @@ def test_through_ctypes(monkeypatch, rng):
     check_case(k, rng, (2, 3, 5, 1, (6, 7), (3, 2), (1, 2), ((1, 1), (0, 1)), (1, 1)))
 
 
-# ------------------------------------------------------------------------------------------------------------ pooling
-@hypothesis.settings(max_examples=150, deadline=None)
-@hypothesis.given(
-    name=st.sampled_from(NAMES),
-    dtype=st.sampled_from(DTYPES),
-    case=geometry(40),
-    two=st.booleans(),
-)
-def test_max_pool(name, dtype, case, two):
-    n, c, _, _, sizes, kernel, stride, padding, dilation = case
-    if two:
-        sizes = tuple(max(2, s) for s in sizes[:2])
-        rank = len(sizes)
-        kernel, stride, padding, dilation = (2,) * rank, (2,) * rank, ((0, 0),) * rank, (1,) * rank
-    rng = np.random.default_rng(0)
-    k = pooling.max_pool(dtype, targets.TARGETS[name])
-    x = rng.integers(-3, 4, (n, c, *sizes)).astype(dtype)  # with equal ones
-    x[rng.random(x.shape) < 0.02] = np.nan
-    rest, empty = (kernel, stride, padding, dilation), Poisoned()
-    y = k.forward(x, *rest, empty=empty)
-    if y is None:
-        assert len(sizes) == 3 or not x.size or not pool_rows._max_pool(np, x, *rest).size
-        return
-    np.testing.assert_array_equal(y, pool_rows._max_pool(np, x, *rest))
-    g = rng.integers(-5, 6, y.shape).astype(dtype)  # sums of these are exact
-    np.testing.assert_array_equal(k.scatter(g, x, y, *rest, empty=empty), pool_rows._max_scatter(np, g, x, y, *rest))
-    empty.check()
-
-
-@pytest.mark.parametrize("at_end", [True, False])
-def test_pooling_touches_nothing_beyond_the_arrays(at_end, target, rng, guarded):
-    k = pooling.max_pool("float32", target)
-    empty = lambda shape, dtype: guarded.array(np.zeros(shape, dtype), at_end)
-    cases = [((2, 2), 2, 2, 0), ((5, 37), 2, 2, 0), ((33, 35), 3, 2, 1), ((9, 50), 3, 1, 1), ((7, 7), 2, 3, 0)]
-    for sizes, r, s, p in cases:
-        x = guarded.array(rng.standard_normal((2, 3, *sizes)).astype("f"), at_end)
-        rest = ((r, r), (s, s), ((p, p),) * 2, (1, 1))
-        y = k.forward(x, *rest, empty=empty)
-        k.scatter(y, x, y, *rest, empty=empty)
-
-
 # ------------------------------------------------------------------------------------------- eager code, and programs
 def test_eager_code_takes_them(monkeypatch, rng):
     monkeypatch.undo()
@@ -493,7 +450,7 @@ def test_eager_code_takes_them(monkeypatch, rng):
 
     def step():
         x.grad = w.grad = None
-        y = ag.max_pool2d(ag.conv2d(x, w, padding=1), 2)
+        y = ag.avg_pool2d(ag.max_pool2d(ag.conv2d(x, w, padding=1), 2), 2)
         (y * y).sum().backward()
         return np.asarray(y), np.asarray(x.grad), np.asarray(w.grad)
 
@@ -514,10 +471,13 @@ def test_eager_code_takes_them(monkeypatch, rng):
         family._make(np.dtype(np.float32))
     for kind in (planning.FORWARD, planning.WEIGHTS):
         eager._keep(eager._convolution, "float32", kind)
+    for name in pooling.NAMES:
+        eager._keep(eager._pooling, "float32", f"{name}_pairs_2")
     monkeypatch.setattr(large, "kernels", {row: counted(f, row) for f in families for row in f.methods})
     for a, b in zip(plain, step()):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(a).max())
-    assert {"conv", "conv_input_grad", "conv_weight_grad", "_max_pool", "_max_pool_scatter"} <= set(used)
+    poolings = {"_max_pool", "_max_pool_scatter", "_avg_pool", "_avg_pool_adjoint"}
+    assert {"conv", "conv_input_grad", "conv_weight_grad"} | poolings <= set(used)
 
 
 def test_nobody_waits_for_the_kernels_of_a_convolution(monkeypatch):

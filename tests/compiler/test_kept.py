@@ -302,7 +302,7 @@ def test_what_fails_says_where(cache, rng):
 def test_native_parts_by_recipe():
     recipes = [("products", f"agog_product_{F}", F), ("products", f"agog_product_sum_{F}", F), ("conv", "conv", F)]
     recipes += [("attention", "attention_grad", F), ("philox", "philox", ""), ("conv_gradients", "gradient", F)]
-    for recipe in (*recipes, ("pooling", "max_pool", "float64")):
+    for recipe in (*recipes, ("pooling", "max_pool_2", "max_pool_2 float64")):
         address, code = natives.function(recipe, HOST)
         assert address and code
 
