@@ -20,6 +20,7 @@ while its rows are in the caches.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable
 
 from agog.compiler import targets
@@ -34,6 +35,8 @@ _RUN = 512  # bytes of packed panels that come closer at once
 _STEPS = 384 * 4  # bytes of a column of A in a block: longer blocks gain nothing more
 _KEPT = 1 << 21  # bytes of packed panels of A, at most, that are kept for the next block of B
 _NEAR = 1 << 22  # bytes of B up to which it is read where it is for a second panel of A: it stays in a cache
+_LINES = 8  # of a matrix that are multiplied by numbers of a vector and added at once
+_PIECE = 1 << 13  # bytes of a result that they are added to
 _GROUP = 8  # panels of A that are packed together where rows are contiguous, so that memory is read in longer runs
 
 
@@ -57,6 +60,7 @@ class Products(TileKernels):
         self.fetch()
         self.block()
         self.dots()
+        self.columns()
         self.task()
         self.sum_parts()
 
@@ -346,6 +350,66 @@ class Products(TileKernels):
         k.ret()
         k.finish()
 
+    def columns(self) -> None:
+        """`columns(matrix, vector, c, bias, line_stride, vector_stride, lines, width, flags)`.
+
+        A vector times a matrix whose lines along k are contiguous: some lines at a time, multiplied by their numbers,
+        are added to a piece of the result that stays in the first level cache. Memory is read in as many streams.
+        """
+        k, (matrix, vector, c, bias, line_stride, vector_stride, lines, width, flags) = self.function(
+            "columns", "matrix vector c bias", "line_stride vector_stride lines width flags"
+        )
+        dtype, lanes = self.dtype, self.lanes
+        whole = k.bitwise_and(width, -lanes)
+        left = k.partial(width - whole)
+        keeps = k.ne(flags & ACCUMULATE, 0)
+
+        def add(first: Value, count: int, begin: Value, end: Value, fresh: Value) -> None:
+            """To the columns from `begin` to `end` add `count` lines; to nothing, if `fresh`."""
+            starts = [k.offset(matrix, (first + i) * line_stride) for i in range(count)]
+            numbers = [k.splat(k.load(k.offset(vector, (first + i) * vector_stride), dtype)) for i in range(count)]
+
+            def vectors(load: Callable[[Value], Value], store: Callable[[Value, Value], None]) -> Callable[..., None]:
+                def at(j: Value) -> None:
+                    place = k.at(c, j, dtype)
+                    (total,) = k.if_(fresh, lambda: [k.const(0.0, dtype, lanes)], lambda: [load(place)])
+                    for start, number in zip(starts, numbers, strict=True):
+                        total = k.fma(number, load(k.at(start, j, dtype)), total)
+                    store(total, place)
+
+                return at
+
+            k.loop(begin, k.where(end < whole, end, whole), lanes, vectors(lambda p: k.load(p, dtype, lanes), k.store))
+            k.if_(end > whole, lambda: vectors(lambda p: left.load(p, dtype), left.store)(whole))
+
+        def piece(begin: Value) -> None:
+            end = k.where(begin + _PIECE // self.size < width, begin + _PIECE // self.size, width)
+            grouped = k.bitwise_and(lines, -_LINES)
+            fresh = lambda p: k.eq(p, 0) & ~keeps
+            k.loop(0, grouped, _LINES, lambda p: add(p, _LINES, begin, end, fresh(p)))
+            k.loop(grouped, lines, 1, lambda p: add(p, 1, begin, end, fresh(p)))
+
+        k.loop(0, width, _PIECE // self.size, piece)
+
+        def finish(load: Callable[[Value], Value], store: Callable[[Value, Value], None]) -> Callable[[Value], None]:
+            def at(j: Value) -> None:
+                place = k.at(c, j, dtype)
+                zero = (lines < 1) & ~keeps
+                found = k.if_(zero, lambda: [k.const(0.0, dtype, lanes)], lambda: [load(place)])
+                biases = lambda: [load(k.at(bias, j, dtype))]
+                (value,) = self.epilogue(k, flags & (BIAS | RELU), found, lambda: found, biases)
+                store(value, place)
+
+            return at
+
+        def complete() -> None:
+            k.loop(0, whole, lanes, finish(lambda p: k.load(p, dtype, lanes), k.store))
+            k.if_(whole < width, lambda: finish(lambda p: left.load(p, dtype), left.store)(whole))
+
+        k.if_(k.ne(flags & (BIAS | RELU), 0) | (lines < 1), complete)
+        k.ret()
+        k.finish()
+
     @property
     def a_bytes(self) -> int:
         """Room for packed panels of A, each with a vector beyond it: a group of them, or those that are kept."""
@@ -406,13 +470,25 @@ class Products(TileKernels):
             times_row = lambda: k.call_known(
                 "dots", None, b, a, c, k.at(f.bias, column, self.dtype), f.b_column, columns, f.k, size, size, f.flags
             )
-            part = (batch, row, rows, column, columns, start, end, line, flags)
-            general = lambda: k.call_known("block", None, job, scratch, c, *part)
-            k.if_(
-                along_k & k.eq(f.n, 1),
-                times_column,
-                lambda: k.if_(along_k & k.eq(f.m, 1), times_row, general),
+            # And where the other axis is contiguous in the matrix, and in C.
+            column_of_lines = lambda: k.call_known(
+                "columns", None, a, b, c, f.bias, f.a_k, f.b_k, f.k, rows, f.flags
             )
+            row_of_lines = lambda: k.call_known(
+                "columns", None, b, a, c, k.at(f.bias, column, self.dtype), f.b_k, f.a_k, f.k, columns, f.flags
+            )
+            part = (batch, row, rows, column, columns, start, end, line, flags)
+            ways = [
+                (along_k & k.eq(f.n, 1), times_column),
+                (along_k & k.eq(f.m, 1), times_row),
+                (k.eq(f.m, 1) & k.eq(f.b_column, size), row_of_lines),
+                # (a bias belongs to columns, and is one number here)
+                (k.eq(f.n, 1) & k.eq(f.a_row, size) & k.eq(f.c_row, size) & k.eq(f.flags & BIAS, 0), column_of_lines),
+            ]
+            way = lambda: k.call_known("block", None, job, scratch, c, *part)
+            for fits, special in reversed(ways):
+                way = functools.partial(k.if_, fits, special, way)
+            way()
 
         k.loop(begin, end, 1, one)
         back = k.op(f"atomicrmw xchg ptr {place.text}, {memory.typed} release", "ptr")

@@ -12,6 +12,7 @@ __all__ = ["Shares", "code", "parts", "shares"]
 
 
 _PARALLEL = 1 << 20  # multiplications that pay for waking a thread
+_OF_VECTOR = 4  # times as long takes one that reads an element from memory for itself
 
 
 @functools.cache
@@ -42,7 +43,7 @@ def shares(dtype, target, m, n, depth, batch, threads):
     """The Shares of a product; `threads`: whether there may be more than one."""
     work = m * n * depth * batch
     count = config.num_threads if threads else 1
-    alone = count <= 1 or work < _PARALLEL
+    alone = count <= 1 or work * (_OF_VECTOR if 1 in (m, n) else 1) < _PARALLEL
     tiles, lanes = Tiles(target), target.vector_bytes // ITEMSIZE[dtype]
     several = parts(dtype, m, n, depth, batch)
     by_rows = m >= n

@@ -288,7 +288,7 @@ class Segment:
             m *= lead.pop()
             for strides in (x_lead, y_lead, z_lead):
                 strides.pop()
-        small = m * n * depth <= _INLINE and (n == 1 or ys[-1] == 1 or m * n * depth <= _INLINE // 8)
+        small = min(m, n) > 1 and m * n * depth <= _INLINE and (ys[-1] == 1 or m * n * depth <= _INLINE // 8)
         make = self._small_matmul if small else self._large_matmul
         product, extra = make(
             step, dtype, (m, depth, n), (x_row, xs[-1]), ys[-2:], lead[-1:], [s[-1:] for s in (x_lead, y_lead, z_lead)]

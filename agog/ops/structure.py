@@ -539,8 +539,31 @@ def _matmul(b: Any, inputs: Any, node: Any) -> Any:
     if len(y.shape) == 1:
         y = b.reshape(y, (*y.shape, 1))
     lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    z = b.matmul(x, y, (*lead, x.shape[-2], y.shape[-1]), str(out.dtype))
+    shape, dtype = (*lead, x.shape[-2], y.shape[-1]), str(out.dtype)
+    if x.shape[-1] == 1:
+        z = b.point("multiply", _multiply, (x, y), shape, dtype)
+    elif 1 in shape[-2:] and math.prod(shape) * x.shape[-1] <= _FEW_PRODUCTS:
+        z = _times_vector(b, x, y, dtype)
+    else:
+        z = b.matmul(x, y, shape, dtype)
     return b.reshape(z, out.shape)
+
+
+_FEW_PRODUCTS = 1 << 17
+"""Products up to which a matrix times a vector is a loop like any other, into which its neighbours are fused."""
+
+
+def _times_vector(b: Any, x: Any, y: Any, dtype: str) -> Any:
+    """x @ y where x is rows of one, or y columns of one: nothing is used twice."""
+    if y.shape[-1] == 1:
+        axis, y = -1, b.view(y, lambda a: a.swapaxes(-1, -2))
+    else:
+        axis, x = -2, b.view(x, lambda a: a.swapaxes(-1, -2))
+    return b.reduce("sum", b.point("multiply", _multiply, (x, y), dtype=dtype), axis)
+
+
+def _multiply(k: Any, x: Any, y: Any) -> Any:
+    return k.mul(x, y)
 
 
 def _linear(xp: Any, x: Any, weight: Any, bias: Any) -> Any:

@@ -85,6 +85,9 @@ def test_nothing_beyond_the_arrays_is_touched(dtype, at_end, target, rng, guarde
         (29, 5, 65),
         (1, 33, 50),
         (50, 33, 1),
+        (1, 9, 2100),
+        (4200, 17, 1),
+        (1, 3, 7),
         (7, 350, 40),
         (150, 20, 33),
         (20, 690, 37),
@@ -136,6 +139,26 @@ def test_the_number_of_threads_does_not_change_the_result(rng, monkeypatch):
         results.append(out)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("m, n", [(1, 3000), (3000, 1), (1, 17), (40, 1), (1, 1)])
+@pytest.mark.parametrize("k", [0, 1, 8, 640 + 13])
+def test_times_a_vector(m, k, n, dtype, target, rng, monkeypatch):
+    """Either way round, in every layout: the same for any number of threads."""
+    a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+    bias, before = rng.standard_normal(n).astype(dtype), rng.standard_normal((m, n)).astype(dtype)
+    for kind in KINDS:
+        x, y = layout(a, kind), layout(b, kind)
+        for more in ({}, {"bias": bias}, {"relu": True, "accumulate": True}):
+            results = []
+            for threads in (1, 2, 3):
+                monkeypatch.setattr(config, "num_threads", threads)
+                results.append(before.copy())
+                gemm(dtype, target)(results[-1], x, y, **more)
+            check(results[0], a, b, more.get("bias"), "relu" in more, before if "accumulate" in more else None)
+            np.testing.assert_array_equal(results[0], results[1])
+            np.testing.assert_array_equal(results[0], results[2])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -135,6 +135,35 @@ def test_many_matrices_times_one(m, k, n, rng):
     agrees(compile(graph), graph, made(rng, *shapes), tol=2e-5)
 
 
+@pytest.mark.parametrize("m, k", [(1, 1), (5, 70), (300, 33), (33, 300), (700, 900)])
+def test_a_matrix_times_a_vector(m, k, rng):
+    """Alone, in batches, of columns that are neighbours and of rows; with what comes before and after."""
+
+    def products(x, v, u, many, rows):
+        return [
+            xp.tanh(x @ v + 1),
+            u @ x,
+            xp.permute_dims(x, (1, 0)) @ xp.exp(u),
+            xp.reshape(v, (1, k)) @ xp.permute_dims(x, (1, 0)),
+            many @ v,
+            rows @ xp.permute_dims(many, (0, 2, 1)),
+            many @ xp.permute_dims(rows, (0, 2, 1)),
+        ]
+
+    shapes = (m, k), (k,), (m,), (3, m, k), (3, 1, k)
+    graph = build(products, *[(s, F) for s in shapes])
+    program = compile(graph)
+    agrees(program, graph, made(rng, *shapes), tol=3e-5)
+    assert ("matmul" in program.explain()) == (m * k > 1 << 17)  # small ones are loops like others
+
+
+def test_a_column_times_a_row_joins_what_comes_after(rng):
+    graph = build(lambda p, u, v: p - 0.1 * (u @ v), ((40, 50), F), ((40, 1), F), ((1, 50), F))
+    program = compile(graph)
+    agrees(program, graph, made(rng, (40, 50), (40, 1), (1, 50)))
+    assert "nest0" in program.explain() and "nest1" not in program.explain() and "matmul" not in program.explain()
+
+
 def test_what_frees_memory_runs_first(rng):
     """As in backward: a chain of large values, each of which is also made into something small that is wanted last."""
 
