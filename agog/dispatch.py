@@ -17,7 +17,7 @@ from typing import Any, Callable
 import numpy as np
 
 from agog import config, tape
-from agog.array import dtypes, large, numbers
+from agog.array import dtypes, few, large, numbers
 from agog.errors import AgogError, ArgumentTypeError, DTypeError
 from agog.hints import wrong_keywords
 from agog.ops import templates
@@ -452,7 +452,7 @@ def unary(op: Op, fallback: Callable[..., Any] = apply) -> Callable[..., Any]:
         templates.UNARY, op.name, globals(), flags,
         {"PARENTS": "p", "ENV": f"({', '.join(templates.saved(op, ['a', 'c'], ['p']))})", "SHAPE": "p.shape"},
         {"op": op, "fallback": fallback, "ufunc": _refusing(op), "raw": op.raw, "plain": op.plain,
-         "limit": LARGE if once else large.MIDDLE, "large_unary": large.unary if once else large.several})
+         "limit": LARGE if once else few.BELOW, "large_unary": large.unary if once else large.several})
 
 
 def reduction(op: Op, typed: Callable[..., Any] | None = None) -> Callable[..., Any]:
@@ -468,9 +468,18 @@ def reduction(op: Op, typed: Callable[..., Any] | None = None) -> Callable[..., 
         {"reduces": op.reduce, "fixed": fixed, "widest": widest, "same": not fixed and not widest},
         {"PARENTS": "p", "ENV": f"({', '.join(env)})", "SHAPE": "c.shape"},
         {"op": op, "raw": op.raw, "reduce": getattr(np, op.reduce).reduce if op.reduce else None, "typed": typed,
+         "over": few.over if op.reduce in _FOLDS else _none, "of": few.kernels(f"{_FOLDS.get(op.reduce or '')} fold"),
          "wrong": wrong_keywords, "no_dtype": _no_dtype})
     hide(method, *(("dim", "keepdim", "out") if typed else ("dtype", "dim", "keepdim", "out")))
     return method
+
+
+_FOLDS = {"add": "sum", "maximum": "max", "minimum": "min", "logical_or": "any", "logical_and": "all"}
+"""Ufuncs whose reductions kernels compute to the bit."""
+
+
+def _none(*_: Any) -> None:
+    return None
 
 
 def _no_dtype(name: str) -> ArgumentTypeError:

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from agog import config
-from agog.array import large
+from agog.array import few, large
 from agog.compiler import jit, targets
 from agog.compiler.along import Lines
 from agog.compiler.columns import compile_column_program
 from agog.compiler.draws import draws
 from agog.compiler.elementwise import compile_elementwise
-from agog.compiler.folds import fold
+from agog.compiler.folds import KINDS, fold, out_dtype
 from agog.compiler.gemm import gemm
 from agog.compiler.ir import FLOATS
 from agog.compiler.mixed import Mixed
@@ -39,7 +39,7 @@ from agog.compiler.searching import Searching
 from agog.compiler.selecting import Selecting
 from agog.compiler.steps import Adam, Descent
 from agog.compiler.stretched import compile_stretched, layout, numbers
-from agog.compiler.targets import HALVES
+from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.ops.row import TABLE, Op
 
 _DTYPES = {"float32", "float64", "float16", "bfloat16", "int32", "int64", "bool"}
@@ -236,13 +236,18 @@ def _keep(make: Any, *key: Any) -> None:
 
 def _compile(key: Any) -> None:
     ufunc, dtype, result, *whole = key
-    op = _rows[ufunc]
-    lower: Any = op.lower
-    kernel = compile_elementwise(op.name, lower, [dtype.name] * len(whole), [result.name],
-                                 ["contiguous" if w else "scalar" for w in whole])
+    kernel = _elementwise(_rows[ufunc], [dtype.name] * len(whole), result.name,
+                          ["contiguous" if w else "scalar" for w in whole])
     _kernels[key] = kernel
     place = () if all(whole) else (whole.index(0),)  # of a number
     large.ready[ufunc, dtype, *place] = kernel.run, result
+
+
+def _elementwise(op: Op, dtypes: list[str], result: str, kinds: list[str]) -> Any:
+    """The kernel of a row."""
+    lower: Any = op.lower
+    own = getattr(lower, "__module__", "").startswith("agog.")  # what others wrote may change while its name stays
+    return compile_elementwise(op.name, lower, dtypes, [result], kinds, recipe=f"row {op.name}" if own else None)
 
 
 _f32 = np.dtype(np.float32)
@@ -474,6 +479,42 @@ def _add_rows(n: int, indices: Any, g: Any) -> Any:
     return out
 
 
+def _few(name: str, dtype: Any) -> Any:
+    """A builtin of `few.kernels(name)`, as `few.ask` has it.
+
+    What lies on disk is loaded at once, so that the results of two calls differ in the last bits because a kernel came
+    between them as seldom as can be: when the compiler is loaded, and where something has to be compiled.
+    """
+    of, _, how = name.partition(" ")
+    if how == "fold":
+        kind = dtype.kind.replace("u", "i")
+        if dtype.name not in ITEMSIZE or kind not in KINDS[of] or out_dtype(of, dtype.name) != dtype.name:
+            return False
+    elif dtype.name not in FLOATS:
+        return False
+    whole = (_WAYS[how], of, dtype.name)
+    if whole not in _kernels:
+        _kernels[whole] = None
+        if (_keep, whole) not in _missing:
+            try:
+                with jit.found_only():
+                    _kernels[whole] = _WAYS[how](of, dtype.name)
+            except jit.Missing:
+                _missing.add((_keep, whole))
+            except Exception:  # it cannot be made
+                _kernels[whole] = False
+        if _kernels[whole] is None:
+            _request(_keep, *whole)
+    made = _kernels.get(whole)
+    return made and getattr(made, "native", made)
+
+
+def _each(name: str, dtype: str) -> Any:
+    return _elementwise(TABLE[name], [dtype], dtype, ["contiguous"])
+
+
+_WAYS: dict[str, Any] = {"": compile_row_program, "down": compile_column_program, "fold": fold, "each": _each}
+
 reductions = Reductions(lambda kind, dtype: _ready(fold, kind, dtype))
 
 
@@ -523,4 +564,5 @@ def enable() -> None:
     large.accelerate, large.wanted, large.pull, large.stretched = accelerate, wanted, pull, stretched
     large.reduced = reductions.reduce
     large.halves.update(halves)
+    few.ask = few.ask or _few
     large.kernels.update(kernels)  # all at once: other threads look whether there are any

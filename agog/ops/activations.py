@@ -162,7 +162,14 @@ def _natively(name: str, compute: Any) -> Any:
     return impl
 
 
-relu = elementwise("relu(x) -> y", lambda np, x: np.maximum(x, 0), takes="if", lower=lambda k, x: k.max(x, 0),
+_ZEROS = {numpy.dtype(d): numpy.zeros((), d) for d in ("float32", "float64")}  # NumPy takes a number of Python's longer
+
+
+def _relu(np: Any, x: Any) -> Any:
+    return np.maximum(x, _ZEROS.get(x.dtype, 0) if np is numpy else 0)
+
+
+relu = elementwise("relu(x) -> y", _relu, takes="if", lower=lambda k, x: k.max(x, 0),
                    vjp={"x": lambda xp, g, y: xp._gate(y > 0, g)}, domain=(0.3, 3),
                    doc="`max(x, 0)`; its gradient at 0 is 0.")
 relu6 = elementwise("relu6(x) -> y", lambda np, x: np.minimum(np.maximum(x, 0), 6), takes="if",

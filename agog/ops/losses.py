@@ -9,17 +9,19 @@ from __future__ import annotations
 import functools
 import math
 
+import numpy
 import numpy as np
 
-from agog.array import dtypes, large
+from agog.array import dtypes, few, large
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
 from agog.ops.activations import _softplus
 from agog.ops.blocks import fresh, in_float32, native, over_rows
 from agog.ops.explain import describe
+from agog.ops.few_logits import few_loss_grads, few_losses
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite, elementwise
 
-_LARGE = large.MIDDLE  # logits from which a native kernel is worth its call
+_LARGE = few.BELOW  # logits from which a native kernel may be one for threads
 
 
 # ------------------------------------------------------------------------------------------------ class indices
@@ -72,6 +74,8 @@ def _row_losses(np, x, index):
 
 def _cross_entropy(np, x, target, ignore_index, reduction):
     n, classes = x.shape
+    if x.size < _LARGE and np is numpy and (done := few_losses(x, target, ignore_index, reduction)) is not None:
+        return done
     index, valid = _targets(np, target, classes, ignore_index)
     done = None if x.size < _LARGE else native(np, "cross_entropy", 32 * x.size, x, index)
     if done is not None:
@@ -113,6 +117,8 @@ def _cross_entropy_rule(xp, g, x, target, lse, ignore_index, reduction):
 def _cross_entropy_grad(a, h, x, target, lse, ignore_index, reduction):
     """The same, in one array."""
     n = x.shape[0]
+    if x.size < _LARGE and (done := few_loss_grads(a, h, x, target, lse, ignore_index, reduction)) is not None:
+        return done
     index, valid = _targets(np, target, x.shape[1], ignore_index)
     if reduction == "mean":
         a = a / (n if valid is None else int(np.count_nonzero(valid))) if n else a

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import math
 
+import numpy
 import numpy as np
 
-from agog.array import large
+from agog.array import few
 from agog.array.numbers import weak
 from agog.errors import ArgumentError, AxisError, ShapeError
 from agog.ops.blocks import fresh, in_float32, native, over_rows
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
 
-LARGE = large.MIDDLE
-"""Elements from which a native kernel is worth its call."""
+LARGE = few.BELOW
+"""Elements from which a native kernel may be one for threads."""
+
+_NORMS = tuple(tuple(few.kernels(f"{kind}{n}") for n in range(3)) for kind in ("rms_norm", "norm"))
+_GRADS = tuple(tuple(few.kernels(f"{kind}{n}_backward") for n in range(3)) for kind in ("rms_norm", "norm"))
 
 
 def _describe(x):
@@ -51,9 +55,34 @@ def _standardize(np, x, out, eps, centered):
     return r
 
 
+def _few_norms(args):
+    """The norm of few numbers by a kernel, or None."""
+    x, n, centered = args[0], args[-3], args[-1]
+    of = _NORMS[1 if centered else 0][len(args) - 4]
+    dtype = x.dtype
+    run = of.get(dtype)
+    if not run and (run is False or not (run := of.wanted(dtype))):
+        return None
+    shape = x.shape
+    size = shape[-1] if n == 1 else math.prod(shape[len(shape) - n:])
+    if not size:
+        return None
+    eps = weak(args[-2], dtype)
+    if type(eps) is not np.ndarray:
+        eps = np.array(eps, dtype)
+    y, ins = np.empty(shape, dtype), args[:-3]
+    try:
+        run(y, *ins, eps, x.size // size, size, 1)
+    except ValueError:  # they are not contiguous
+        run(y, *[np.ascontiguousarray(a) for a in ins], eps, x.size // size, size, 1)
+    return y
+
+
 def _fused_norm(np, *args):
+    x = args[0]
+    if x.size < LARGE and np is numpy and (done := _few_norms(args)) is not None:
+        return done
     *xs, n, eps, centered = args
-    x = xs[0]
     if x.size >= LARGE:
         affine = xs[1:] if n == 1 else [p.reshape(-1) for p in xs[1:]]
         done = native(np, "norm", 32 * x.size, _flat(x, n), affine, eps, centered)
@@ -77,12 +106,33 @@ def _fused_norm(np, *args):
     return y
 
 
+def _few_norm_grads(g, xs, n, eps, centered):
+    """The cotangents of few numbers by a kernel, or None."""
+    of = _GRADS[1 if centered else 0][len(xs) - 1]
+    x = xs[0]
+    dtype, shape = x.dtype, x.shape
+    run = of.get(dtype)
+    if not run and (run is False or not (run := of.wanted(dtype))) or g.dtype is not dtype:
+        return None
+    size = math.prod(shape[len(shape) - n:])
+    rows = x.size // size
+    found = [np.empty(a.shape, dtype) for a in xs]
+    ins = [g, *xs[:2], np.array(eps, dtype)]
+    try:
+        run(*found, *ins, rows, size, rows)  # all rows are one block: its sums are those of all
+    except ValueError:
+        run(*found, *[np.ascontiguousarray(a) for a in ins], rows, size, rows)
+    return found
+
+
 @in_float32
 def _fused_norm_grad(g, xs, n, eps, centered):
     """Cotangents of (x, weight, bias) in one pass over blocks of rows."""
     x = xs[0]
     if not x.size:
         return [np.zeros(p.shape, p.dtype) for p in xs]
+    if x.size < LARGE and (done := _few_norm_grads(g, xs, n, eps, centered)) is not None:
+        return done
     rows, gs = _flat(x, n), _flat(g, n)
     size = rows.shape[1]
     if x.size >= LARGE:

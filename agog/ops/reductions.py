@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy
 
-from agog.array import dtypes, large
+from agog.array import dtypes, few, large
+from agog.array.numbers import weak
 from agog.errors import ArgumentError, ShapeError
 from agog.ops import axes as ax
 from agog.ops.blocks import reduced
@@ -191,12 +192,19 @@ sum = Op("sum(x; axis=None, keepdims=False) -> y", _sum, kind="reduction", reduc
              "unsigned ones as uint64.")
 
 
+_means, _deviations = few.kernels("mean fold"), few.kernels("deviation")
+
+
 def _mean(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if x.itemsize == 2 and _half(x):
         done = _native(np, "mean", x, axis, keepdims)
         return _mean(np, large.astype(x, _f32), axis, keepdims).astype(x.dtype) if done is None else done
-    if x.size >= _FROM and x.dtype.kind == "f":
-        done = _native(np, "mean", x, axis, keepdims)
+    if np is numpy:
+        done = None
+        if x.size < few.BELOW:
+            done = few.over(_means, x, axis, keepdims)
+        elif x.dtype.kind == "f":
+            done = large.reduced("mean", x, axis, keepdims)
         if done is not None:
             return done
     s = _sum(np, x, axis, keepdims)
@@ -340,6 +348,9 @@ def _var(np: Any, x: Any, axis: Any, correction: float, keepdims: bool) -> Any:
             free = x.size // (done.size or 1) - correction
             return done / (free if free > 0 else 0)
     many = x.size >= _FROM
+    if not many and np is numpy and (done := few.over(_deviations, x, axis, keepdims)) is not None:
+        free = x.size // done.size - correction
+        return np.divide(done, weak(free if free > 0 else 0, x.dtype))
     total = reduced(np, "sum", np.add, x, axis, True) if many else np.add.reduce(x, axis, None, None, True)
     n = x.size // (total.size or 1)
     d = x - total / n
@@ -380,9 +391,13 @@ std = Op("std(x; axis=None, correction=0.0, keepdims=False) -> y", lambda np, *a
 
 
 # --------------------------------------------------------------------------------------------- logsumexp and norms
+_logsumexps = few.kernels("logsumexp")
+
+
 def _logsumexp(np: Any, x: Any, axis: Any, keepdims: bool) -> Any:
-    if np is numpy and x.size >= large.MIDDLE:
-        done = large.native("logsumexp", 32 * x.size, x, axis, keepdims)
+    if np is numpy:
+        done = (few.over(_logsumexps, x, axis, keepdims) if x.size < few.BELOW else
+                large.native("logsumexp", 32 * x.size, x, axis, keepdims))
         if done is not None:
             return done
     top = np.maximum.reduce(x, axis, None, None, True, -math.inf)

@@ -17,7 +17,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from agog.array import dtypes, large
+from agog.array import dtypes, few, large
 
 TABLE: dict[str, Op] = {}
 COMPOSITES: dict[str, Callable[..., Any]] = {}
@@ -184,7 +184,10 @@ class Op:
 
     def _bind(self, np_like: Any) -> Callable[..., Any]:
         impl = self.impl
-        return getattr(np_like, impl) if isinstance(impl, str) else partial(impl, np_like)
+        fn = getattr(np_like, impl) if isinstance(impl, str) else partial(impl, np_like)
+        several = self.elementwise and self.widen and self.lower is not None  # calls of NumPy's, that is
+        alone = len(self.inputs) == 1 and not self.statics and np_like is np
+        return few.each(self.name, fn) if several and alone else fn
 
     def bind(self, np_like: Any) -> Callable[..., Any]:
         """The computation over one array library: `raw(*inputs, *statics)`."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy
 
-from agog.array import large
+from agog.array import few, large
 from agog.errors import AxisError
 from agog.ops.blocks import fresh, native, over_rows, reduced
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
 
-_LARGE = large.MIDDLE  # elements from which a native kernel is worth its call
+_LARGE = few.BELOW  # elements from which a native kernel may be one for threads
 _MANY = 1 << 13  # from which that is so for exp alone
 
 
@@ -24,14 +24,20 @@ def _check_axis(name):
     return check
 
 
+_softmaxes, _log_softmaxes = few.kernels("softmax", True), few.kernels("log_softmax", True)
+_softmax_grads, _log_softmax_grads = few.kernels("softmax_backward", True), few.kernels("log_softmax_backward", True)
+
+
 def _softmax(np, x, axis):
     if x.size >= _LARGE:
         done = native(np, "softmax", 32 * x.size, x, axis)
         if done is not None:
             return done
         return (_by_rows if x.size >= large.THRESHOLD else _by_steps)(np, _softmax, x, axis)
+    if np is numpy and (done := few.along(_softmaxes, x, axis)) is not None:
+        return done
     if not x.size:
-        return x.copy()
+        return _nothing(x, axis)
     y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
     np.exp(y, y)
     y /= np.add.reduce(y, axis, None, None, True)
@@ -44,12 +50,20 @@ def _log_softmax(np, x, axis):
         if done is not None:
             return done
         return (_by_rows if x.size >= large.THRESHOLD else _by_steps)(np, _log_softmax, x, axis)
+    if np is numpy and (done := few.along(_log_softmaxes, x, axis)) is not None:
+        return done
     if not x.size:
-        return x.copy()
+        return _nothing(x, axis)
     y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
     s = np.add.reduce(np.exp(y), axis, None, None, True)
     y -= np.log(s, s)
     return y
+
+
+def _nothing(x, axis):
+    """The result for an x without elements, which has such an axis."""
+    x.shape[axis]
+    return x.copy()
 
 
 def _softmax_into(np, x, y):
@@ -96,16 +110,18 @@ def _by_rows(np, compute, x, axis):
 
 
 def _softmax_rule(xp, g, y, axis):
-    if xp is raw and y.size >= _LARGE:
-        done = large.native("softmax_grad", 32 * y.size, g, y, axis)
+    if xp is raw:
+        done = (large.native("softmax_grad", 32 * y.size, g, y, axis) if y.size >= _LARGE else
+                few.along_both(_softmax_grads, y, g, axis))
         if done is not None:
             return done
     return (g - xp.sum(g * y, axis=axis, keepdims=True)) * y
 
 
 def _log_softmax_rule(xp, g, y, axis):
-    if xp is raw and y.size >= _LARGE:
-        done = large.native("log_softmax_grad", 32 * y.size, g, y, axis)
+    if xp is raw:
+        done = (large.native("log_softmax_grad", 32 * y.size, g, y, axis) if y.size >= _LARGE else
+                few.along_both(_log_softmax_grads, y, g, axis))
         if done is not None:
             return done
     return g - xp.exp(y) * xp.sum(g, axis=axis, keepdims=True)
@@ -119,14 +135,15 @@ def _batch_axis(name):
 softmax = Op(
     "softmax(x; axis=-1) -> y", _softmax, vjp={"x": _softmax_rule},
     jvp={"x": lambda xp, t, y, axis: (t - xp.sum(t * y, axis=axis, keepdims=True)) * y},
-    to_float=True, takes="f", widen=True, kind="softmax", check=_check_axis("softmax"), batch=_batch_axis("softmax"),
+    to_float=True, takes="f", widen=True, kind="softmax", check=_check_axis("softmax"), sure="type(axis) is int",
+    batch=_batch_axis("softmax"),
     samples=lambda s: [((s(3, 4),), {}), ((s(2, 3, 4),), {"axis": 1}), ((s(5, lo=80, hi=100),), {"axis": 0})],
     doc="exp(x) / sum(exp(x)) along `axis` (default: the last), computed without overflow. A slice that is all -inf "
         "gives NaN.")
 log_softmax = Op(
     "log_softmax(x; axis=-1) -> y", _log_softmax, vjp={"x": _log_softmax_rule},
     jvp={"x": lambda xp, t, y, axis: t - xp.sum(xp.exp(y) * t, axis=axis, keepdims=True)},
-    to_float=True, takes="f", widen=True, kind="softmax", check=_check_axis("log_softmax"),
+    to_float=True, takes="f", widen=True, kind="softmax", check=_check_axis("log_softmax"), sure="type(axis) is int",
     batch=_batch_axis("log_softmax"),
     samples=lambda s: [((s(3, 4),), {}), ((s(2, 3, 4),), {"axis": 1}), ((s(5, lo=80, hi=100),), {"axis": 0})],
     doc="log(softmax(x)) along `axis`, computed as x - logsumexp(x): exact where softmax underflows.")

@@ -188,7 +188,9 @@ def method(x, /, axis=None, keepdims=False, dtype=None, *, dim=None, keepdim=Non
             return apply(op, (x,), (axis, keepdims))
         a = x._data
         own = a.size > 511 or a.itemsize == 2                                   #? reduces
-        c = raw(a, axis, keepdims) if own else reduce(a, axis, None, None, keepdims)    #? reduces
+        c = raw(a, axis, keepdims) if own else over(of, a, axis, keepdims)      #? reduces
+        if c is None:                                                           #? reduces
+            c = reduce(a, axis, None, None, keepdims)                           #? reduces
         c = raw(a, axis, keepdims)                                              #? !reduces
         if c.dtype is not a.dtype and (c.dtype.kind not in "iu" or a.dtype.kind not in "biu"):    #? widest
             return apply(op, (x,), (axis, keepdims))                            #? widest
@@ -260,7 +262,9 @@ def row(op: Op) -> str:
     ruled = [i for i in range(n) if op.rules[i] is not None]
     free = " and ".join(f"_p{i} is None" for i in ruled)
     if op.sure:
-        w += [f"    if {free} and {op.sure}:", f"        _c = _raw({', '.join([*arrays, *statics])})",
+        call = f"({', '.join([*arrays, *statics])})"
+        wide = f"_plain{call} if _common is _f32 else " if op.widen and any(promoted) else ""
+        w += [f"    if {free} and {op.sure}:", f"        _c = {wide}_raw{call}",
               "        _t0 = next(_blanks)", "        _t0._data = _c if type(_c) is _nd else _asarray(_c)",
               "        _t0._node = None", "        return _t0"]
     if op.check is not None:
