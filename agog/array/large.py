@@ -184,8 +184,9 @@ stretched: Callable[..., Any] | None = None
 kernels: dict[str, Callable[..., Any]] = {}
 """Native computations of whole rows by the row's name, set by the compiler when it is loaded: see `native`."""
 
-_KERNEL_FROM = 1 << 14
-"""Steps of work (multiplications, say) from which a kernel of a row is asked for."""
+_KERNEL_FROM = CALLS = 1 << 14
+"""Steps of work (multiplications, say) from which a kernel of a row is asked for; what several calls of NumPy's take as
+long as, however few the elements are."""
 
 _LOAD_AFTER = 1 << 27
 """Steps of such work that NumPy does before the compiler is loaded: some 10 ms."""

@@ -58,10 +58,10 @@ class Pooling:
     find : gives the native function of a kind of plan, or None where it is not there yet: then methods return None too
     """
 
-    __slots__ = ("_find", "_natives", "dtype", "nothing", "target")
+    __slots__ = ("_find", "_natives", "dtype", "name", "nothing", "target")
 
     def __init__(self, dtype: str, target: Target, find: Callable[[str], Any] | None = None) -> None:
-        self.dtype, self.target = np.dtype(dtype), target
+        self.dtype, self.name, self.target = np.dtype(dtype), dtype, target
         self.nothing = np.empty(0, dtype)
         self._natives: dict[str, Callable[..., None]] = {}
         self._find = find or self.native
@@ -69,7 +69,7 @@ class Pooling:
     def native(self, kind: str) -> Callable[..., None]:
         """The native function of a kind of plan as a callable over arrays, compiled or found when it is wanted."""
         if kind not in self._natives:
-            dtype = self.dtype.name
+            dtype = self.name
             module = _later(dtype, self.target, kind)
             self._natives[kind] = call.bind(module, f"{kind}_{dtype}", _PARAMETERS, imports=pool.imports)
         return self._natives[kind]
@@ -97,7 +97,7 @@ class Pooling:
     def _run(
         self, name: str, shape: Any, kernel: Any, stride: Any, padding: Any, more: Any, empty: Any, *given: Any
     ) -> Any:
-        p = plan(self.target, self.dtype.name, name, shape, kernel, stride, padding, more)
+        p = plan(self.target, self.name, name, shape, kernel, stride, padding, more)
         if p is None:
             return None
         native = self._natives.get(p.kind) or self._find(p.kind)
@@ -105,8 +105,11 @@ class Pooling:
             return None
         pool.refresh()
         out = empty(p.shape, self.dtype)
-        arrays = [np.ascontiguousarray(a) for a in given] + [self.nothing] * (3 - len(given))
-        native(out, *arrays, p.table)
+        rest = [self.nothing] * (3 - len(given))
+        try:
+            native(out, *given, *rest, p.table)
+        except ValueError:  # they are not contiguous, or do not fit
+            native(out, *map(np.ascontiguousarray, given), *rest, p.table)
         return out
 
 

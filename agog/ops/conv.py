@@ -10,10 +10,12 @@ stays in the cache, so that the matrix product dominates. Layout is (N, C, ...),
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import product
 from math import prod
 from operator import index
 
+from agog.array import large
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.ops.blocks import WORTH_THREADS, fresh, native, share, small_product
 from agog.ops.row import Op, composite
@@ -122,15 +124,16 @@ def _strided(np, x, stride):
 def _conv(np, x, w, b, stride, padding, dilation, groups):
     n, c = x.shape[:2]
     o, cg, kernel = w.shape[0], w.shape[1], w.shape[2:]
-    plan = _Plan(np, n, c, x.shape[2:], kernel, stride, padding, dilation, groups, x.itemsize)
-    shape = (n, o) + plan.out
-    if not prod(shape) or not w.size:
-        y = np.zeros(shape, x.dtype)
+    out = _outer_sizes(x.shape[2:], kernel, stride, padding, dilation)
+    points, og, depth = prod(out), o // groups, cg * prod(kernel)
+    if not n * o * points or not w.size:
+        y = np.zeros((n, o) + out, x.dtype)
         return y if b is None else y + b.reshape((-1,) + (1,) * len(kernel))
-    points, og, depth = plan.points, o // groups, cg * plan.taps
-    done = native(np, "conv", n * o * points * depth, x, w, b, stride, padding, dilation, groups)
+    done = native(np, "conv", max(n * o * points * depth, large.CALLS), x, w, b, stride, padding, dilation, groups)
     if done is not None:
         return done
+    plan = _Plan(np, n, c, x.shape[2:], kernel, stride, padding, dilation, groups, x.itemsize)
+    shape = (n, o) + out
     columns = _cut(points, og * depth)
     y = fresh(np, (n, groups, og, points), x.dtype)
     wm = np.ascontiguousarray(w).reshape(groups, og, depth)
@@ -180,7 +183,7 @@ def _conv_input_grad(np, g, w, size, stride, padding, dilation, groups):
         return np.zeros(shape, g.dtype)
     og, out, points = o // groups, g.shape[2:], prod(g.shape[2:])
     work = g.size * cg * prod(kernel)
-    done = native(np, "conv_input_grad", work, g, w, size, stride, padding, dilation, groups)
+    done = native(np, "conv_input_grad", max(work, large.CALLS), g, w, size, stride, padding, dilation, groups)
     if done is not None:
         return done
     if _is_pointwise(kernel, padding):
@@ -249,7 +252,7 @@ def _conv_weight_grad(np, x, g, kernel, stride, padding, dilation, groups):
     if not g.size or not x.size:
         return np.zeros(shape, x.dtype)
     work = g.size * cg * prod(kernel)
-    done = native(np, "conv_weight_grad", work, x, g, kernel, stride, padding, dilation, groups)
+    done = native(np, "conv_weight_grad", max(work, large.CALLS), x, g, kernel, stride, padding, dilation, groups)
     if done is not None:
         return done
     gm = g.reshape(n, o, points)
@@ -358,9 +361,11 @@ def _describe(x):
 
 
 def _check(x, w, b, stride, padding, dilation, groups):
-    rank = x.ndim - 2
+    if b is None or b.shape == w.shape[:1]:
+        if _fits(x.shape, w.shape, padding, dilation, groups):
+            return stride, padding, dilation, groups
     call = f"conv(x={_describe(x)}, w={_describe(w)}, groups={groups})"
-    if rank < 1 or w.ndim != x.ndim:
+    if x.ndim < 3 or w.ndim != x.ndim:
         raise ShapeError(f"{call}: x has shape (N, C, ...) and w (O, C / groups, ...) with as many spatial axes")
     if w.shape[1] * groups != x.shape[1]:
         raise ShapeError(f"{call}: x has {x.shape[1]} channels (axis 1), but w takes {w.shape[1]} x {groups} groups = "
@@ -375,6 +380,13 @@ def _check(x, w, b, stride, padding, dilation, groups):
             raise ShapeError(f"{call}: the kernel covers {d * (k - 1) + 1} positions of spatial axis {i}, which "
                              f"has only {n + lo + hi} with padding; use a smaller kernel or more padding")
     return stride, padding, dilation, groups
+
+
+@lru_cache(256)
+def _fits(x, w, padding, dilation, groups):
+    """Whether arrays of these shapes can be convolved."""
+    return len(w) == len(x) > 2 and w[1] * groups == x[1] and not w[0] % groups and all(
+        d * (k - 1) + 1 <= n + lo + hi for n, k, (lo, hi), d in zip(x[2:], w[2:], padding, dilation))
 
 
 _STATICS = "stride, padding, dilation, groups"
@@ -499,6 +511,16 @@ def _groups(name, groups):
         raise ArgumentError(f"{name}: groups={groups!r}; give a whole number of at least 1")
 
 
+def _windows(name, rank, kernel, stride, padding, dilation):
+    """Stride, padding pairs and dilation for each spatial axis."""
+    stride = each_axis(name, "stride", stride, rank, 1)
+    dilation = each_axis(name, "dilation", dilation, rank, 1)
+    return stride, _pairs(name, padding, kernel, stride, dilation), dilation
+
+
+_known = lru_cache(256)(_windows)  # for whole numbers
+
+
 def _forward(xp, rank, x, w, b, stride, padding, dilation, groups):
     name = f"conv{rank}d"
     _groups(name, groups)
@@ -506,9 +528,8 @@ def _forward(xp, rank, x, w, b, stride, padding, dilation, groups):
         raise ShapeError(f"{name}(x={_describe(x)}, weight={_describe(w)}): the weight has shape (out channels, "
                          f"in channels / groups, {', '.join('k' + a for a in 'DHW'[-rank:])}): {rank + 2} axes")
     x, single = batched_form(xp, name, x, rank)
-    stride = each_axis(name, "stride", stride, rank, 1)
-    dilation = each_axis(name, "dilation", dilation, rank, 1)
-    y = xp.conv(x, w, b, stride, _pairs(name, padding, w.shape[2:], stride, dilation), dilation, groups)
+    known = _known if type(stride) is type(padding) is type(dilation) is int else _windows
+    y = xp.conv(x, w, b, *known(name, rank, w.shape[2:], stride, padding, dilation), groups)
     return xp.squeeze(y, axis=0) if single else y
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from agog.array import large
 from agog.errors import ArgumentError, ShapeError
 from agog.ops.blocks import native, reduced
 from agog.ops.conv import batched_form, each_axis, windows
@@ -131,16 +132,12 @@ def _nothing(np, dtype):
     return np.nan if dtype.kind == "f" else _lowest(np, dtype)
 
 
-_CALLS = 1 << 14
-"""Steps (see `large.native`) that NumPy's calls take, however few the elements are."""
-
-
 def _max_pool(np, x, kernel, stride, padding, dilation):
     if not x.size:
         return np.zeros(x.shape[:2] + _out_sizes(x.shape[2:], kernel, stride, padding, dilation), x.dtype)
     if _whole(x, kernel, stride, padding):
         return reduced(np, "max", np.maximum, x, tuple(range(2, x.ndim)), True)
-    done = native(np, "_max_pool", max(x.size, _CALLS), x, kernel, stride, padding, dilation)
+    done = native(np, "_max_pool", max(x.size, large.CALLS), x, kernel, stride, padding, dilation)
     if done is not None:
         return done
     y = _along_windows(_padded(np, x, padding, _lowest(np, x.dtype)), np.maximum, kernel, stride, dilation)
@@ -163,7 +160,7 @@ def _taps(np, x, y, kernel, stride, dilation):
 
 
 def _max_scatter(np, g, x, y, kernel, stride, padding, dilation):
-    done = native(np, "_max_pool_scatter", max(2 * x.size, _CALLS), g, x, y, kernel, stride, padding, dilation)
+    done = native(np, "_max_pool_scatter", max(2 * x.size, large.CALLS), g, x, y, kernel, stride, padding, dilation)
     if done is not None:
         return done
     padded = _padded(np, x, padding, _nothing(np, x.dtype))

@@ -96,6 +96,7 @@ _LONG = 1 << 9  # elements from which a native kernel is worth its call
 
 def _cumsum(np: Any, x: Any, axis: Any) -> Any:
     x, axis = _flat(np, x, axis)
+    x.shape[axis]  # an IndexError where there is no such axis
     done = native(np, "cumsum", 32 * x.size, x, axis) if x.size >= _LONG else None
     return _accumulated(np, np.add, x, axis) if done is None else done
 
@@ -106,7 +107,7 @@ def _cumsum_vjp(xp: Any, g: Any, axis: Any, x_shape: tuple) -> Any:
 
 
 cumsum = Op("cumsum(x; axis=None) -> y", _cumsum, linear_in="all", widen=True, result=_widest, vjp={"x": _cumsum_vjp},
-            check=_checked("cumsum"), batch=_batch("cumsum"), samples=_samples, kind="scan",
+            check=_checked("cumsum"), sure="type(axis) is int", batch=_batch("cumsum"), samples=_samples, kind="scan",
             doc="Running sums along `axis`; of the flattened `x` for None. Integers are added up in 64 bits.")
 
 
@@ -209,7 +210,7 @@ def _the_axis(name: str, x: Any, axis: Any) -> int:
 
 def _with_initial(xp: Any, name: str, x: Any, axis: Any, include_initial: bool, initial: int) -> Any:
     axis = _the_axis(name, x, axis)
-    y = xp.cumsum(x, axis=axis) if initial == 0 else xp.cumprod(x, axis=axis)
+    y = xp.cumsum(x, axis) if initial == 0 else xp.cumprod(x, axis)
     if not include_initial:
         return y
     shape = tuple(1 if i == axis else n for i, n in enumerate(x.shape))

@@ -30,6 +30,7 @@ _softmax_grads, _log_softmax_grads = few.kernels("softmax_backward", True), few.
 
 def _softmax(np, x, axis):
     if x.size >= _LARGE:
+        x.shape[axis]  # an IndexError where there is no such axis
         done = native(np, "softmax", 32 * x.size, x, axis)
         if done is not None:
             return done
@@ -46,6 +47,7 @@ def _softmax(np, x, axis):
 
 def _log_softmax(np, x, axis):
     if x.size >= _LARGE:
+        x.shape[axis]
         done = native(np, "log_softmax", 32 * x.size, x, axis)
         if done is not None:
             return done

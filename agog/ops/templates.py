@@ -243,7 +243,7 @@ def row(op: Op) -> str:
             take.append(f"_common = _a{i}.dtype")
             known = True
         missing = []
-        if x in op.optional:
+        if x in op.optional or i and not numbers:
             missing.append(f"{x} is None")
         if numbers and promoted[i]:
             missing.append(f"type({x}) is float or type({x}) is int")
