@@ -104,8 +104,22 @@ def _arranged(xp: Any, x: Any, labels: tuple, order: tuple, shape: tuple) -> Any
     return x if tuple(x.shape) == shape else xp.reshape(x, shape)
 
 
-def _pair(xp: Any, x: Any, a: tuple, y: Any, b: tuple, keep: set, sizes: dict) -> tuple[Any, tuple]:
-    """The product of two operands, summed over the labels that are not in `keep`."""
+def _arrangement(labels: tuple, order: tuple, sizes: dict, shape: tuple) -> tuple:
+    """(axes to permute or None, shape to take then or None) that bring axes of these labels into an order and shape."""
+    axes = None if labels == order else tuple(labels.index(c) for c in order)
+    return axes, None if tuple(sizes[c] for c in order) == shape else shape
+
+
+def _arrange(xp: Any, x: Any, arrangement: tuple) -> Any:
+    axes, shape = arrangement
+    if axes is not None:
+        x = xp.permute_dims(x, axes)
+    return x if shape is None else xp.reshape(x, shape)
+
+
+def _planned(a: tuple, b: tuple, keep: set, sizes: dict) -> tuple[tuple, tuple]:
+    """How two operands of these labels are multiplied and summed over the labels that are not in `keep`, for `_pair`;
+    and the labels of the result."""
     shared = [c for c in a if c in b]
     batch = tuple(c for c in shared if c in keep)
     inner = tuple(c for c in shared if c not in keep)
@@ -114,19 +128,46 @@ def _pair(xp: Any, x: Any, a: tuple, y: Any, b: tuple, keep: set, sizes: dict) -
     def size(labels: tuple) -> tuple:
         return tuple(sizes[c] for c in labels)
 
+    result = batch + left + right
     if not inner:
-        x = _arranged(xp, x, a, batch + left, size(batch + left) + (1,) * len(right))
-        y = _arranged(xp, y, b, batch + right, size(batch) + (1,) * len(left) + size(right))
-        return x * y, batch + left + right
+        x = _arrangement(a, batch + left, sizes, size(batch + left) + (1,) * len(right))
+        y = _arrangement(b, batch + right, sizes, size(batch) + (1,) * len(left) + size(right))
+        return (x, y, None, (None, None)), result
     k, m, n = (ax.size(size(c)) for c in (inner, left, right))
-    x = _arranged(xp, x, a, batch + left + inner, (*size(batch), m, k))
+    x = _arrangement(a, batch + left + inner, sizes, (*size(batch), m, k))
     # y is wanted as (k, n); where it lies the other way round, a transposed view spares the copy
-    if b == batch + right + inner:
-        y = _arranged(xp, y, b, b, (*size(batch), n, k)).mT
-    else:
-        y = _arranged(xp, y, b, batch + inner + right, (*size(batch), k, n))
-    z = xp.matmul(x, y)
-    return _arranged(xp, z, (), (), size(batch + left + right)), batch + left + right
+    turned = b == batch + right + inner
+    order, columns = (b, (n, k)) if turned else (batch + inner + right, (k, n))
+    y = _arrangement(b, order, sizes, (*size(batch), *columns))
+    z = None, None if (*size(batch), m, n) == size(result) else size(result)
+    return (x, y, turned, z), result
+
+
+def _pair(xp: Any, x: Any, y: Any, plan: tuple) -> Any:
+    """The product of two operands."""
+    to_x, to_y, turned, to_z = plan
+    x, y = _arrange(xp, x, to_x), _arrange(xp, y, to_y)
+    if turned is None:
+        return x * y
+    return _arrange(xp, xp.matmul(x, y.mT if turned else y), to_z)
+
+
+@lru_cache(maxsize=512)
+def _straight(text: str, shapes: tuple) -> Any:
+    """For two arrays that need nothing before they are multiplied: how that is done, and what is done then. Else None.
+    """
+    if len(shapes) != 2:
+        return None
+    (a, b), out, sizes = _parse(text, shapes)
+    for labels, other, shape in ((a, b, shapes[0]), (b, a, shapes[1])):
+        if len(set(labels)) != len(labels) or not set(labels) <= {*other, *out} or any(
+                n == 1 and (sizes[c] != 1 or c not in {*other, *out}) for c, n in zip(labels, shape)):
+            return None
+    # an axis of size 1 that is to be summed over is dropped first
+    if any(sizes[c] == 1 and c not in out for c in (*a, *b)):
+        return None
+    plan, found = _planned(a, b, set(out), sizes)
+    return plan, _arrangement(found, out, sizes, tuple(sizes[c] for c in out))
 
 
 @composite(samples=lambda s: [(("ij,jk->ik", s(2, 3), s(3, 4)), {}), (("bij,bkj->bik", s(2, 3, 4), s(2, 2, 4)), {}),
@@ -147,7 +188,11 @@ def einsum(xp, subscripts, *arrays):
         arrays = tuple(arrays[0])
     if not arrays:
         raise ArgumentError(f"einsum({subscripts!r}): no arrays given")
-    shapes = tuple(tuple(x.shape) for x in arrays)
+    shapes = tuple([tuple(x.shape) for x in arrays])
+    straight = _straight(subscripts, shapes)
+    if straight is not None:
+        plan, last = straight
+        return _arrange(xp, _pair(xp, *arrays, plan), last)
     labels, out, sizes = _parse(subscripts, shapes)
     operands = list(zip(arrays, labels))
     for step in _path(subscripts, shapes):
@@ -159,7 +204,8 @@ def einsum(xp, subscripts, *arrays):
             x, a = _single(xp, x, a, later | set(b), sizes)
             y, b = _single(xp, y, b, later | set(a), sizes)
             x, a = _single(xp, x, a, later | set(b), sizes)
-            x, a = _pair(xp, x, a, y, b, later, sizes)
+            plan, a = _planned(a, b, later, sizes)
+            x = _pair(xp, x, y, plan)
         operands.append((x, a))
     x, a = _single(xp, *operands[0], set(out), sizes)
     missing = tuple(c for c in out if c not in a)  # stretched by nobody: cannot be, except for axes of size 1
