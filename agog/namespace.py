@@ -94,6 +94,8 @@ def _like(fn: Any, x: Any, dtype: Any, device: Any) -> Tensor:
 
 def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None) -> Tensor:
     """Numbers from `start` (0 when only `stop` is given) up to but without `stop`, `step` apart."""
+    if type(start) is type(step) is int and step and (stop is None or type(stop) is int) and dtype is None is device:
+        return tensors.arange(0, start, step, None) if stop is None else tensors.arange(start, stop, step, None)
     numbers = [x.item() if isinstance(x, Tensor) else x for x in (start, stop, step)]
     start, stop, step = (0, numbers[0], numbers[2]) if numbers[1] is None else numbers
     for x in (start, stop, step):

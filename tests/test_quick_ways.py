@@ -56,6 +56,30 @@ BAD = [
     lambda x: ag.embedding(ag.asarray([0, 3]), x),
     lambda x: ag.embedding(ag.asarray([-1]), x),
     lambda x: x[0] @ x[0, :2],
+    lambda x: x @ x[0, :2],
+    lambda x: ag.cumsum(x, axis=2),
+    lambda x: ag.cumulative_sum(x, axis=-3),
+    lambda x: ag.cumulative_sum(x),
+    lambda x: ag.cumsum(ag.broadcast_to(x, (99, 3, 4)), axis=3),
+    lambda x: ag.softmax(x, axis=2),
+    lambda x: ag.softmax(ag.broadcast_to(x, (99, 3, 4)), axis=3),
+    lambda x: ag.log_softmax(ag.broadcast_to(x, (99, 3, 4)), axis=-4),
+    lambda x: ag.linalg.vector_norm(x, ord="fro"),
+    lambda x: ag.unstack(x, axis=2),
+    lambda x: ag.unstack(x[0, 0]),
+    lambda x: ag.zeros((2, -1)),
+    lambda x: ag.zeros((2.0, 1)),
+    lambda x: ag.zeros((1 << 40, 1 << 20)),
+    lambda x: ag.asarray([1.0, "a"]),
+    lambda x: ag.asarray([[1.0], [1.0, 2.0]]),
+    lambda x: ag.einsum("ij,jk->ik", x, x),
+    lambda x: ag.einsum("ij,jk->il", x, x.T),
+    lambda x: ag.conv2d(x[None, None], ag.ones(1, 2, 1, 1)),
+    lambda x: ag.conv2d(x[None, None], ag.ones(1, 1, 5, 5)),
+    lambda x: ag.conv2d(x[None, None], ag.ones(1, 1, 2, 2), stride=0),
+    lambda x: ag.conv2d(x[None, None], ag.ones(1, 1, 2, 2), stride=1.0),
+    lambda x: ag.conv2d(x[None, None], ag.ones(2, 1, 2, 2), ag.ones(3)),
+    lambda x: ag.max_pool2d(x[None], 2.0),
 ]
 
 
@@ -112,7 +136,47 @@ GOOD = [
     lambda x: ag.embedding(ag.asarray([[0, 2]]), x),
     lambda x: ag.embedding(ag.asarray([0, 2], dtype="uint8"), x),
     lambda x: ag.max_pool2d(x[None], 2, ceil_mode=True),
+    lambda x: ag.max_pool2d(x[None], True),
+    lambda x: ag.cumsum(x, axis=-1),
+    lambda x: ag.cumsum(x),
+    lambda x: ag.cumulative_sum(x, axis=1, include_initial=True),
+    lambda x: ag.cumulative_sum(x[0]),
+    lambda x: ag.linalg.vector_norm(x),
+    lambda x: ag.linalg.vector_norm(x, ord=1),
+    lambda x: ag.unstack(x[0])[1],
+    lambda x: ag.unstack(x[..., None].mT)[0],
+    lambda x: x @ x[0],
+    lambda x: x @ x[1, ::-1],
+    lambda x: x[:1, :1] @ x[0, :1],
+    lambda x: x[:, :0] @ x[0, :0],
+    lambda x: ag.einsum("ij,kj->ik", x, x),
+    lambda x: ag.einsum("ij,ij->ji", x, x),
+    lambda x: ag.einsum("ij,k->kji", x, x[0]),
+    lambda x: ag.einsum("ij,ij->", x, x),
+    lambda x: ag.einsum("bij,bjk->bik", ag.stack([x, x + 1]), ag.stack([x.T, x.T])),
+    lambda x: ag.einsum("ij,jk", x[:1], x.T),
+    lambda x: ag.conv2d(x[None, None], x[None, None, :2, :2], padding=1),
+    lambda x: ag.conv2d(x[None, None], x[None, None, :2, :2], x[0, :1], stride=2),
+    lambda x: ag.softmax(x, axis=-2),
+    lambda x: ag.batch_norm(x, training=True)[0],
 ]
+
+
+def test_few_numbers_are_made_as_many_are():
+    for shape in ((), (0,), (2, 0, 3), (3,), (2, 3), [2, 3]):
+        assert ag.zeros(shape).shape == ag.ones(shape).shape == tuple(shape) and ag.zeros(shape).dtype == ag.float32
+    for args in ((5,), (2, 7), (7, 2, -2), (0,), (-3,), (1, 4, 2), (2.5,), (5, None)):
+        want = np.arange(*[a for a in args if a is not None])
+        assert ag.arange(*args).tolist() == want.tolist() and ag.arange(*args).dtype.kind == want.dtype.kind
+    for data in ([1.0, 2.0], [1, 2], [], [1.5] * 40, [float("nan"), 1.0], [float("inf")], [[1.0], [2.0]], [True],
+                 [1e39], [-1e39, 0.0], [np.float64(1.5)], [np.float32(2.0), 3.0], (1.0, 2.0)):
+        with np.errstate(over="raise"):
+            got = ag.asarray(data)
+        with np.errstate(all="ignore"):
+            kept = isinstance(data[0], np.generic) if data else False
+            want = np.array(data) if kept or np.array(data).dtype.kind != "f" else np.array(data).astype("float32")
+        assert got.dtype == want.dtype and got.shape == want.shape
+        np.testing.assert_array_equal(got.numpy(), want)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])

@@ -12,6 +12,8 @@ from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, OutOfMemor
 def to_array(data: Any, dtype: Any, copy: bool | None) -> Any:
     """An array of a number, an array (copied unless `copy` is False), a buffer, or a nested sequence of numbers."""
     dt = None if dtype is None else dtypes.dtype(dtype)
+    if type(data) is list:
+        return _from_python(data, dt)
     if type(data) in (bool, int, float, complex):
         try:
             return np.asarray(data, dt or dtypes.of_scalar(data))
@@ -38,7 +40,7 @@ def to_array(data: Any, dtype: Any, copy: bool | None) -> Any:
 
 def _from_python(data: Any, dt: Any) -> np.ndarray:
     """Nested sequences of numbers, arrays and Tensors."""
-    if hasattr(data, "__array__") or hasattr(data, "__array_interface__"):
+    if type(data) is not list and (hasattr(data, "__array__") or hasattr(data, "__array_interface__")):
         return to_array(np.asarray(data), dt, True)
     if not isinstance(data, list | tuple | range):
         if hasattr(data, "__dlpack__"):
@@ -60,8 +62,15 @@ def _from_python(data: Any, dt: Any) -> np.ndarray:
         info = np.iinfo(dt)
         if array.min() < info.min or array.max() > info.max:
             raise DTypeError(f"a number of the sequence does not fit into {dt}, which holds {info.min} to {info.max}")
+    if array.dtype is dt or array.ndim == 1 and 0 < array.size <= _FEW and array.dtype is dtypes.float64 and (
+            -_FINITE < min(values := array.tolist()) and max(values) < _FINITE):
+        return array.astype(dt, copy=False)
     with np.errstate(over="ignore"):
         return array.astype(dt, copy=False)
+
+
+_FEW, _FINITE = 32, 3e38
+"""Numbers that are looked at in less time than an error state of NumPy's takes; up to what float32 has them."""
 
 
 def _python_dtype(data: Any, array: np.ndarray) -> np.dtype:

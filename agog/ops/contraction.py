@@ -69,7 +69,7 @@ def _matmul(np: Any, x: Any, y: Any) -> Any:
             return np.matmul(x, y)
         if n == 2 == m:
             return _dot(x, y)
-        if n == 1 == m:
+        if n == 1 == m or m == 1 and n == 2 and y.size > 1 and y.flags.c_contiguous and np is numpy:
             return x.dot(y)
         if n > 2 and m == 2 and x.flags.c_contiguous:  # one large product instead of many small ones
             shape = x.shape

@@ -15,6 +15,8 @@ from agog.ops import axes as ax
 from agog.ops.row import Op, composite
 
 _LARGE = 1 << 30  # bytes from which the memory of the machine is looked at
+_FEW = 1 << 20  # elements that are certainly fewer
+_INTS = {int}
 
 
 @lru_cache(maxsize=1)
@@ -54,6 +56,15 @@ def _typed(op: str, dtype: Any) -> Any:
 
 def _filled(name: str, what: str) -> Op:
     def check(shape: Any, dtype: Any) -> tuple:
+        if dtype is None and type(shape) is tuple and _INTS.issuperset(map(type, shape)):  # the common case
+            size = 1
+            for n in shape:
+                if n < 0:
+                    break
+                size *= n
+            else:
+                if size < _FEW:
+                    return shape, dtypes.default_float()
         shape, dtype = ax.shape(name, shape), _typed(name, dtype)
         allocatable(name, shape, dtype)
         return shape, dtype

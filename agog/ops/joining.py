@@ -123,12 +123,12 @@ def _stack(np_like: Any, *args: Any) -> Any:
     axis %= first.ndim + 1
     shape = list(first.shape)
     shape.insert(axis, len(xs))
-    dtype = first.dtype
+    dtype, alike = first.dtype, True
     for x in xs:
         if x.dtype is not dtype:
-            dtype = np_like.result_type(*xs)
+            dtype, alike = np_like.result_type(*xs), False
             break
-    if np_like is np and not axis and first.size >= _LARGE:
+    if alike and np_like is np and not axis and first.size >= _LARGE:
         out = _stacked(xs, 0)
         if out is not None:
             return out
@@ -153,13 +153,13 @@ def _stacked(arrays: Any, axis: Any) -> Any:
         out = np.empty((len(arrays), *shape), dtype)
         i = 0
         for x in arrays:
-            if x is not first and (x.shape != shape or x.dtype is not dtype):
+            if x is not first and x.shape != shape:
                 return None
             out[i] = x
             i += 1
         return out
     for x in arrays:
-        if x.shape != shape or x.dtype is not dtype:
+        if x.shape != shape:
             return None
     out = large.empty((len(arrays), *shape), dtype, *arrays)
     for i, x in enumerate(arrays):
@@ -171,12 +171,7 @@ def _concatenated(arrays: Any, axis: Any) -> Any:
     """`concat` of NumPy arrays of one dtype; None where it needs a second look."""
     if type(axis) is not int:
         return None
-    first = arrays[0]
-    dtype = first.dtype
-    for x in arrays:
-        if x.dtype is not dtype:
-            return None
-    return np.concatenate(arrays, axis) if axis or first.size < _LARGE else _concatenate(arrays, axis)
+    return np.concatenate(arrays, axis) if axis or arrays[0].size < _LARGE else _concatenate(arrays, axis)
 
 
 Op("_stacked(*xs; axis=0) -> y", _stack, check=_check_stack,
@@ -307,7 +302,12 @@ def chunk(xp, x, chunks, axis=0):
     return _pieces(xp, x, list(range(size, n, size)) if n else [0] * (chunks - 1), axis)
 
 
-@composite(samples=lambda s: [((s(7, 2),), {}), ((s(2, 3),), {"axis": -1})])
+def _slices(x: Any, axis: Any) -> Any:
+    """`unstack` of a NumPy array along its first axis."""
+    return list(x) if type(axis) is int and axis == 0 and x.ndim > 1 else None
+
+
+@composite(samples=lambda s: [((s(7, 2),), {}), ((s(2, 3),), {"axis": -1})], splits=_slices)
 def unstack(xp, x, axis=0):
     """The slices of `x` along `axis`, without that axis: a tuple."""
     axis = ax.axis("unstack", x, axis)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from itertools import product
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -30,17 +30,20 @@ def _at(axis, where):
 # ------------------------------------------------------------------------------------------------------- window sizes
 def _geometry(name, x, rank, *given):
     """`_normalised`, which is worked out once for what is given as whole numbers."""
-    if _WHOLE.issuperset(map(type, given)):
-        return _known(name, x.dtype, x.shape, rank, *given)
-    return _normalised(name, x, rank, *given)
+    if not _WHOLE.issuperset(map(type, given)):
+        return _normalised(name, x, rank, *given)
+    key = name, x.shape, given
+    found = _known.get(key)
+    if found is None:
+        if len(_known) >= _MOST:
+            _known.clear()
+        found = _known[key] = _normalised(name, x, rank, *given)
+    return found
 
 
 _WHOLE = {int, bool, type(None)}
-
-
-@lru_cache(maxsize=256, typed=True)
-def _known(name, dtype, shape, rank, *given):
-    return _normalised(name, SimpleNamespace(dtype=dtype, shape=shape), rank, *given)
+_MOST = 256
+_known: dict[Any, Any] = {}
 
 
 def _normalised(name, x, rank, kernel, stride, padding, dilation, ceil_mode):

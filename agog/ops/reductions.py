@@ -499,6 +499,7 @@ def _norm_samples(s: Any) -> list:
 
 vector_norm = Op("vector_norm(x; axis=None, keepdims=False, ord=2) -> y", _norm, kind="reduction", to_float=True,
                  takes="fc", widen=True, result="real", vjp={"x": _norm_vjp}, check=_check_norm,
+                 sure="axis is None and type(ord) is int",
                  batch=_batch("vector_norm"), samples=_norm_samples, error=16,
                  doc="The vector norm over `axis`: `sum(abs(x)**ord)**(1/ord)`; the largest modulus for inf, the "
                      "smallest for -inf, the number of non-zeros for 0. Its gradient is 0 at the origin.")

@@ -252,18 +252,20 @@ def elementwise(signature: str, impl: Any = None, **kw: Any) -> Op:
     return Op(signature, impl, elementwise=True, kind="elementwise", **kw)
 
 
-def composite(fn: Any = None, /, *, samples: Any = None, joins: Any = None, totals: bool = False) -> Any:
+def composite(fn: Any = None, /, *, samples: Any = None, joins: Any = None, splits: Any = None,
+              totals: bool = False) -> Any:
     """Declare `fn(xp, ...)`, an operation made of others; every namespace has it, bound to itself.
 
     A trailing underscore of the Python name is dropped (`any_` is the operation `any`). joins: `joins(arrays, axis)` is
-    what `fn(xp, arrays, axis=0)` computes of NumPy arrays, or None, or an error, where that needs the rows. totals:
-    it is `fn(xp, terms, inputs, mean)`, the sum or the mean of what the elementwise row `terms` gives for the inputs.
+    what `fn(xp, arrays, axis=0)` computes of NumPy arrays of one dtype, or None, or an error, where that needs the
+    rows. splits: `splits(array, axis)` is what `fn(xp, array, axis=0)` makes of one, in a list, or None. totals: it is
+    `fn(xp, terms, inputs, mean)`, the sum or the mean of what the elementwise row `terms` gives for the inputs.
     """
     if fn is None:
-        return lambda f: composite(f, samples=samples, joins=joins, totals=totals)
+        return lambda f: composite(f, samples=samples, joins=joins, splits=splits, totals=totals)
     name = fn.__name__.rstrip("_")
     if name in TABLE or name in COMPOSITES:
         raise ValueError(f"two rows for {name}")
-    fn.samples, fn.joins, fn.totals = samples, joins, totals
+    fn.samples, fn.joins, fn.splits, fn.totals = samples, joins, splits, totals
     COMPOSITES[name] = fn
     return fn

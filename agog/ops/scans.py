@@ -76,7 +76,7 @@ _TURN = 64  # elements beside an axis from which a call for each of its places b
 
 def _accumulated(np: Any, ufunc: Any, x: Any, axis: int) -> Any:
     """`ufunc.accumulate(x, axis)`, as one call for each place on an axis that is not the last."""
-    if np is not numpy or type(x) is not numpy.ndarray or x.size < large.THRESHOLD or x.dtype.char not in "fdFDqQlL":
+    if x.size < large.THRESHOLD or np is not numpy or type(x) is not numpy.ndarray or x.dtype.char not in "fdFDqQlL":
         return ufunc.accumulate(x, axis)
     inner = math.prod(x.shape[axis % x.ndim + 1:])
     if inner < _TURN or not x.flags.c_contiguous:
@@ -95,6 +95,8 @@ _LONG = 1 << 9  # elements from which a native kernel is worth its call
 
 
 def _cumsum(np: Any, x: Any, axis: Any) -> Any:
+    if x.size < _LONG and axis is not None:
+        return np.add.accumulate(x, axis)
     x, axis = _flat(np, x, axis)
     x.shape[axis]  # an IndexError where there is no such axis
     done = native(np, "cumsum", 32 * x.size, x, axis) if x.size >= _LONG else None
@@ -224,6 +226,8 @@ def _initial_samples(s: Any) -> list:
 @composite(samples=_initial_samples)
 def cumulative_sum(xp, x, axis=None, include_initial=False):
     """Running sums along `axis` (which only a 1-d array can do without), after a leading 0 if asked for."""
+    if type(axis) is int and not include_initial and -len(x.shape) <= axis < len(x.shape):
+        return xp.cumsum(x, axis)
     return _with_initial(xp, "cumulative_sum", x, axis, include_initial, 0)
 
 
