@@ -28,6 +28,7 @@ from agog.compiler.folds import KINDS, fold, out_dtype
 from agog.compiler.gemm import gemm
 from agog.compiler.ir import FLOATS
 from agog.compiler.mixed import Mixed
+from agog.compiler.pairwise import IN_ORDER, pairwise
 from agog.compiler.permutation import permutation
 from agog.compiler.reducing import Reductions, Scans
 from agog.compiler.rowprograms import compile_row_program
@@ -505,7 +506,7 @@ def _few(name: str, dtype: Any) -> Any:
                 _kernels[whole] = False
         if _kernels[whole] is None:
             _request(_keep, *whole)
-    made = _kernels.get(whole)
+    made = _kernels.get(whole) or _waited(_kernels, whole)
     return made and getattr(made, "native", made)
 
 
@@ -513,7 +514,11 @@ def _each(name: str, dtype: str) -> Any:
     return _elementwise(TABLE[name], [dtype], dtype, ["contiguous"])
 
 
-_WAYS: dict[str, Any] = {"": compile_row_program, "down": compile_column_program, "fold": fold, "each": _each}
+def _folded(kind: str, dtype: str) -> Any:
+    return pairwise(kind, dtype) if kind in IN_ORDER and dtype in FLOATS else fold(kind, dtype)
+
+
+_WAYS: dict[str, Any] = {"": compile_row_program, "down": compile_column_program, "fold": _folded, "each": _each}
 
 reductions = Reductions(lambda kind, dtype: _ready(fold, kind, dtype))
 

@@ -8,9 +8,8 @@ make one. Few long rows (or columns) are divided into pieces, whose results are 
 on the sizes alone, never on the threads.
 
 Sums of floats are kept in their own precision over a block of some dozens of vectors or rows, and blocks are added in
-float64; those of few numbers are added in NumPy's order (see `pairwise`). A product of floats in a row is made in
-float64, of lanes; where that overflows or vanishes, which can depend on the order, it is made again in order and in its
-own precision. Products of columns are in order.
+float64. A product of floats in a row is made in float64, of lanes; where that overflows or vanishes, which can depend
+on the order, it is made again in order and in its own precision. Products of columns are in order.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from agog.compiler import call, jit, pool, targets
 from agog.compiler.ir import FLOATS, UNSIGNED, Module, Value
 from agog.compiler.kernel import Kernel
 from agog.compiler.nests import combine, identity
-from agog.compiler.pairwise import FEW, emit_few
 from agog.compiler.targets import HALVES, ITEMSIZE, Target
 
 __all__ = ["KINDS", "fold", "out_dtype"]
@@ -70,7 +68,6 @@ class Kind:
             self.total = "float64"
             self.block = "float64" if self.checked else wide
         self.wide = wide
-        self.pairwise = name in ("sum", "mean") and dtype in FLOATS  # of few numbers, in NumPy's order
 
     def identity(self, k: Kernel, dtype: str, lanes: int = 1) -> Value:
         """What changes nothing: -0.0 in a sum of floats."""
@@ -145,8 +142,6 @@ def build(kind: str, dtype: str, target: Target) -> Module:
     for part in (along, across):
         part.merge()
     _check(module, along.kind)
-    if along.kind.pairwise:
-        emit_few(module, along.kind, dtype)
     _run(module, along, across)
     return module
 
@@ -550,14 +545,7 @@ def _run(module: Module, along: _Rows, across: _Columns) -> None:
         set_fields(pieces=pieces, per=per, joined=joined, full=full, tiles=tiles)
         begin(across, outer * pieces * tiles, least(width, _TILE) * per, outer * pieces * inner, pieces)
 
-    def all_of_it() -> None:
-        set_fields(out=out, x=x, outer=outer, n=n, inner=inner)
-        k.if_(k.eq(inner, 1), rows, columns)
-
-    if along.kind.pairwise:
-        few = moved < FEW * ITEMSIZE[along.kind.read]
-        k.if_(few, lambda: k.call_known("few", None, out, x, outer, n, inner), all_of_it)
-    else:
-        all_of_it()
+    set_fields(out=out, x=x, outer=outer, n=n, inner=inner)
+    k.if_(k.eq(inner, 1), rows, columns)
     k.ret()
     k.finish()

@@ -1,46 +1,77 @@
-"""Sums of few floats in NumPy's order, for `folds`: bit for bit what eager code has where no kernel is at hand.
+"""Sums and means of few floats in NumPy's order: bit for bit what eager code has where no kernel is at hand.
 
-Along an axis whose elements are neighbours, NumPy adds fewer than eight numbers one after another, up to 128 in eight
-sums, and more in halves (`pairwise_sum` in its `loops_utils.h`); along any other, one after another.
+    pairwise("sum", "float32")(out, x, outer, n, inner)
+
+is what `folds` has under that name, but for the order, and without threads. Along an axis whose elements are
+neighbours, NumPy adds fewer than eight numbers one after another, up to 128 in eight sums, and more in halves
+(`pairwise_sum` in its `loops_utils.h`); along any other, one after another.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
+from agog.compiler import call, jit, targets
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
+from agog.compiler.targets import ITEMSIZE, Target
 
-__all__ = ["FEW", "emit_few"]
+__all__ = ["IN_ORDER", "pairwise"]
 
-FEW = 1 << 9
-"""Elements of an array that are few."""
+IN_ORDER = ("sum", "mean")
+"""The kinds that there are."""
 
 _SUMS, _WHOLE = 8, 128
+_PARAMETERS = call.OUT + call.IN + call.INT * 3
 
 
-def emit_few(module: Module, kind: Any, dtype: str) -> None:
-    """`few(out, x, outer, n, inner)`: the results of `folds`, added up like that."""
+def pairwise(kind: str, dtype: str, target: Target | None = None) -> Callable[..., None]:
+    """The reduction of an array (outer, n, inner) of float32 or float64 over n as a builtin, see above."""
+    target = target or targets.host()
+    later = jit.Later(f"pairwise {kind} {dtype}", target, lambda: _build(kind, dtype, target))
+    return call.bind(later, f"{kind}_{dtype}", _PARAMETERS)
+
+
+def _build(kind: str, dtype: str, target: Target) -> Module:
+    module = Module(target)
     _emit_pairwise(module, dtype)
-    arguments = [("out", "ptr"), ("x", "ptr"), ("outer", "int64"), ("n", "int64"), ("inner", "int64")]
-    k = Kernel(module, "few", arguments, internal=True)
-    out, x, outer, n, inner = k.arguments
+    _emit_check(module, dtype)
+    k = Kernel(module, "run", [("slots", "ptr"), ("sizes", "ptr")], internal=call.native_calls)
+    slots, _ = k.arguments
+    out, x = (k.load(k.at(slots, i, "ptr"), "ptr") for i in (0, 1))
+    outer, n, inner = (k.load(k.at(slots, i, "int64"), "int64") for i in (2, 3, 4))
+
+    def store(total: Value, place: Value) -> None:
+        total = total + 0.0  # as NumPy begins
+        k.store(total / k.cast(n, dtype) if kind == "mean" else total, k.at(out, place, dtype))
 
     def row(number: Value) -> None:
-        total = k.call_known("pairwise", dtype, k.at(x, number * n, dtype), n)
-        k.store(kind.finish(k, total + 0.0, n), k.at(out, number, dtype))
+        store(k.call_known("pairwise", dtype, k.at(x, number * n, dtype), n), number)
 
     def columns(number: Value) -> None:
         def column(c: Value) -> None:
-            at = k.at(x, number * n * inner + c, dtype)
-            (total,) = k.loop(0, n, 1, lambda i, s: [s + k.load(k.at(at, i * inner, dtype), dtype)],
-                              [k.const(0.0, dtype)])
-            k.store(kind.finish(k, total, n), k.at(out, number * inner + c, dtype))
+            first = k.at(x, number * n * inner + c, dtype)
+            turn = lambda i, total: [total + k.load(k.at(first, i * inner, dtype), dtype)]
+            store(k.loop(0, n, 1, turn, [k.const(0.0, dtype)])[0], number * inner + c)
 
         k.loop(0, inner, 1, column)
 
     k.if_(k.eq(inner, 1), lambda: k.loop(0, outer, 1, row) and None, lambda: k.loop(0, outer, 1, columns) and None)
     k.ret()
+    k.finish()
+    return module
+
+
+def _emit_check(module: Module, dtype: str) -> None:
+    """`check(slots, sizes)`: do the arrays fit the sizes?"""
+    k = Kernel(module, "check", [("slots", "ptr"), ("sizes", "ptr")], "ptr", internal=call.native_calls)
+    slots, sizes = k.arguments
+    outer, n, inner = (k.load(k.at(slots, i, "int64"), "int64") for i in (2, 3, 4))
+    good = (outer >= 0) & (n > 0) & (inner >= 0)
+    for i, count in enumerate((outer * inner, outer * n * inner)):
+        good = good & k.eq(k.load(k.at(sizes, i, "int64"), "int64"), count * ITEMSIZE[dtype])
+    message = module.string(f"the arrays do not fit this reduction of {dtype}")
+    k.ret(k.where(good, k.const(0, "ptr"), k.symbol(message)))
     k.finish()
 
 
@@ -54,8 +85,8 @@ def _emit_pairwise(module: Module, dtype: str) -> None:
 
     def eight() -> tuple[Value]:
         whole = k.bitwise_and(n, -_SUMS)
-        (sums,) = k.loop(_SUMS, whole, _SUMS, lambda i, s: [s + k.load(k.at(x, i, dtype), dtype, _SUMS)],
-                         [k.load(x, dtype, _SUMS)])
+        turn = lambda i, s: [s + k.load(k.at(x, i, dtype), dtype, _SUMS)]
+        (sums,) = k.loop(_SUMS, whole, _SUMS, turn, [k.load(x, dtype, _SUMS)])
         parts = [k.extract(sums, lane) for lane in range(_SUMS)]
         while len(parts) > 1:
             parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
@@ -66,10 +97,9 @@ def _emit_pairwise(module: Module, dtype: str) -> None:
         first = k.call_known("pairwise", dtype, x, half)
         return (first + k.call_known("pairwise", dtype, k.at(x, half, dtype), n - half),)
 
-    (total,) = k.if_(
-        n < _SUMS,
-        lambda: (added(0, k.const(-0.0, dtype)),),
-        lambda: k.if_(n <= _WHOLE, eight, halves),
-    )
+    def more() -> tuple[Value]:
+        return k.if_(n <= _WHOLE, eight, halves)  # type: ignore[return-value]
+
+    (total,) = k.if_(n < _SUMS, lambda: (added(0, k.const(-0.0, dtype)),), more)
     k.ret(total)
     k.finish()
