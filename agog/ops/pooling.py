@@ -309,15 +309,15 @@ def _avg_pool(np, x, kernel, stride, padding, bounds):
     scale = windows_scale(x.shape[2:], kernel, stride, padding, bounds, x.dtype)
     if _whole(x, kernel, stride, padding):
         return reduced(np, "sum", np.add, x, tuple(range(2, x.ndim)), True) * scale
-    done = native(np, "_avg_pool", x.size, x, kernel, stride, padding, bounds)
+    done = native(np, "_avg_pool", max(x.size, large.CALLS), x, kernel, stride, padding, bounds)
     if done is not None:
         return done
     return _along_windows(_padded(np, x, padding, 0), np.add, kernel, stride, ones) * scale
 
 
 def _avg_pool_adjoint(np, g, size, kernel, stride, padding, bounds):
-    done = native(np, "_avg_pool_adjoint", g.shape[0] * g.shape[1] * math.prod(size), g, size, kernel, stride, padding,
-                  bounds)
+    work = max(g.shape[0] * g.shape[1] * math.prod(size), large.CALLS)
+    done = native(np, "_avg_pool_adjoint", work, g, size, kernel, stride, padding, bounds)
     if done is not None:
         return done
     g = g * windows_scale(size, kernel, stride, padding, bounds, g.dtype)
