@@ -56,7 +56,7 @@ _FROM = {  # names that live in a room of their own, imported when first used
     "agog.autodiff.jacobians": ("jacobian", "jacrev", "jacfwd", "hessian", "hvp"),
     "agog.control": ("cond", "while_loop", "scan", "print", "assert_", "callback"),
     "agog.random": ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "gumbel_softmax", "rand",
-                    "randn", "randint", "randperm", "rand_like", "randn_like"),
+                    "randn", "randint", "randperm", "rand_like", "randn_like", "scaled_dot_product_attention"),
     "agog.staging.function": ("function", "eager", "Function"),
     "agog.staging.tracing": ("trace", "Spec"),
     "agog.namespace": ("broadcast_shapes", "can_cast", "result_type", "finfo", "iinfo", "isdtype", "from_dlpack",

@@ -60,6 +60,7 @@ from agog.random import (
     alpha_dropout as alpha_dropout, dropout as dropout, dropout1d as dropout1d, dropout2d as dropout2d,
     dropout3d as dropout3d, gumbel_softmax as gumbel_softmax, rand as rand, rand_like as rand_like, randint as randint,
     randn as randn, randn_like as randn_like, randperm as randperm,
+    scaled_dot_product_attention as scaled_dot_product_attention,
 )
 from agog.staging.function import Function as Function, eager as eager, function as function
 from agog.staging.tracing import Spec as Spec, trace as trace
@@ -974,7 +975,7 @@ def diagonal(x: Array, offset: Any = 0, axis1: Any = -2, axis2: Any = -1) -> Ten
     """The diagonals of `x` in the plane of two axes (default: the last two), as the last axis of the result; `offset` counts upwards from the main diagonal."""
 
 def diff(
-    x: Array, axis: int | Sequence[int] | None = -1, n: Any = 1, prepend: Any = None, append: Any = None,
+    x: Array, n: Any = 1, axis: int | Sequence[int] | None = -1, prepend: Any = None, append: Any = None,
 ) -> Tensor:
     """The `n`-th differences of neighbours along `axis`, after joining `prepend` and `append` to the ends.
 
@@ -1411,8 +1412,10 @@ def margin_ranking_loss(x1: Array, x2: Array, target: Array, margin: float = 0.0
 def matmul(x: Array, y: Array, /) -> Tensor:
     """The matrix product x @ y: (..., m, k) with (..., k, n) gives (..., m, n), the axes in front broadcast. A 1-d x is a row, a 1-d y a column, whose axis is then dropped. Raises ShapeError."""
 
-def matrix_norm(x: Array, ord: Any = 'fro', keepdims: builtins.bool = False) -> Tensor:
-    """The norm of matrices (..., m, n), over the last two axes.
+def matrix_norm(
+    x: Array, ord: Any = 'fro', axis: int | Sequence[int] | None = (-2, -1), keepdims: builtins.bool = False,
+) -> Tensor:
+    """The norm of matrices (..., m, n), over the two axes `axis`.
 
     ord: "fro" (root of the sum of squares), "nuc" (sum of singular values), 2 or -2 (largest, smallest singular value),
     1 or -1 (largest, smallest sum of absolute values of a column), inf or -inf (of a row).
@@ -1793,18 +1796,6 @@ def round(x: Array, /) -> Tensor:
 def rsqrt(x: Array, /) -> Tensor:
     """`1 / sqrt(x)`."""
 
-def scaled_dot_product_attention(
-    query: Array, key: Array, value: Array, attn_mask: Any = None, is_causal: builtins.bool = False, scale: Any = None,
-) -> Tensor:
-    """softmax(query @ key.mT * scale + mask) @ value, without keeping the scores.
-
-    Shapes: query (..., L, E), key (..., S, E), value (..., S, V), result (..., L, V); leading axes broadcast.
-    attn_mask  broadcasts to (..., L, S): bool (True takes part) or float (added to the scores)
-    is_causal  position i attends to positions up to i only; not together with attn_mask
-    scale      default 1/sqrt(E)
-    A row that may attend to nothing gives zeros, as in torch. Vaswani et al. 2017, arXiv:1706.03762.
-    """
-
 def scatter(x: Array, axis: int | Sequence[int] | None, indices: Array, values: Any) -> Tensor:
     """A copy of `x` in which element indices[i, j] of line (i, j) along `axis` is values[i, j], as `torch.scatter`."""
 
@@ -1978,8 +1969,10 @@ def triangular_solve(a: Array, b: Array, lower: builtins.bool = True, unit_diago
 def tril(x: Array, k: Any = 0) -> Tensor:
     """The lower triangle of the matrices in the last two axes: what lies above the k-th diagonal is 0."""
 
-def tril_indices(n: Any, m: Any = None, k: Any = 0) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the elements at and below diagonal `k` of a matrix (n, m), row by row: two int64 vectors, for x[ag.tril_indices(n)]. m: n."""
+def tril_indices(n: Any, *, k: Any = 0, m: Any = None) -> Tensor:
+    """Rows and columns of the elements at and below diagonal `k` of a matrix (n, m), row by row: two int64 vectors, for
+    x[ag.tril_indices(n)]. m: n.
+    """
 
 def triplet_margin_loss(
     anchor: Array, positive: Array, negative: Array, margin: float = 1.0, p: float = 2.0, eps: float = 1e-06,
@@ -2003,8 +1996,10 @@ def triplet_margin_with_distance_loss(
 def triu(x: Array, k: Any = 0) -> Tensor:
     """The upper triangle of the matrices in the last two axes: what lies below the k-th diagonal is 0."""
 
-def triu_indices(n: Any, m: Any = None, k: Any = 0) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the elements at and above diagonal `k` of a matrix (n, m), row by row: two int64 vectors, for x[ag.triu_indices(n)]. m: n."""
+def triu_indices(n: Any, *, k: Any = 0, m: Any = None) -> Tensor:
+    """Rows and columns of the elements at and above diagonal `k` of a matrix (n, m), row by row: two int64 vectors, for
+    x[ag.triu_indices(n)]. m: n.
+    """
 
 def trunc(x: Array, /) -> Tensor:
     """`x` without its fraction, in x's dtype."""
@@ -2044,7 +2039,7 @@ def vecdot(x: Array, y: Array, axis: int | Sequence[int] | None = -1) -> Tensor:
     """The sum over `axis` of conj(x) * y; the other axes broadcast. A non-negative axis is counted in x. Raises ShapeError."""
 
 def vector_norm(
-    x: Array, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False, ord: Any = 2,
+    x: Array, ord: Any = 2, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False,
 ) -> Tensor:
     """The vector norm over `axis`: `sum(abs(x)**ord)**(1/ord)`; the largest modulus for inf, the smallest for -inf, the number of non-zeros for 0. Its gradient is 0 at the origin."""
 

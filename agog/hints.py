@@ -34,7 +34,7 @@ TENSOR = {
     "index_select": "ag.take(x, indices, axis=axis)",
     "index_add": "x.at[indices].add(value)", "index_put": "x.at[indices].set(value)",
     "where": "ag.where(condition, x, y)", "narrow": "x[..., start:start + length]", "select": "x[..., i]",
-    "norm": "ag.linalg.norm(x)", "addmm": "x + a @ b", "lerp": "x + (y - x) * weight",
+    "norm": "ag.linalg.vector_norm(x, p), or ag.linalg.norm(x)", "addmm": "x + a @ b", "lerp": "x + (y - x) * weight",
     "new_zeros": "ag.zeros(shape, dtype=x.dtype)",
     "new_ones": "ag.ones(shape, dtype=x.dtype)", "new_full": "ag.full(shape, value, dtype=x.dtype)",
     "new_tensor": "ag.asarray(data, dtype=x.dtype)", "new_empty": "ag.empty(shape, dtype=x.dtype)",
@@ -60,7 +60,8 @@ TENSOR = {
 MODULE = {
     "mm": "ag.matmul(x, y), or x @ y", "bmm": "ag.matmul(x, y), or x @ y", "mv": "x @ y",
     "dot": "x @ y, or ag.vecdot(x, y)",
-    "norm": "ag.linalg.norm(x)", "addmm": "a @ b + x", "baddbmm": "a @ b + x", "addcmul": "x + a * b",
+    "norm": "ag.linalg.vector_norm(x, p), or ag.linalg.norm(x)",
+    "addmm": "a @ b + x", "baddbmm": "a @ b + x", "addcmul": "x + a * b",
     "lerp": "x + (y - x) * weight",
     "transpose": "x.transpose(), ag.permute_dims(x, axes) or ag.swapaxes(x, i, j)",
     "vstack": "ag.concat(arrays, axis=0)", "hstack": "ag.concat(arrays, axis=1)", "dstack": "ag.stack(arrays, axis=2)",
@@ -162,7 +163,9 @@ KEYWORDS = {
     "unbiased": "correction (0 or 1)", "size": "shape", "a_min": "min", "a_max": "max", "learning_rate": "lr",
     "start_dim": "start_axis", "end_dim": "end_axis",
 }
-POSITIONS = {"repeat": "PyTorch's x.repeat(2, 1, 1) is ag.tile(x, (2, 1, 1)) here"}
+_BY_NAME = "say k= (the diagonal) or m= (the columns): NumPy and PyTorch have them in other places"
+POSITIONS = {"repeat": "PyTorch's x.repeat(2, 1, 1) is ag.tile(x, (2, 1, 1)) here", "tril_indices": _BY_NAME,
+             "triu_indices": _BY_NAME}
 """What to say of functions that are called with too many arguments."""
 
 _ALSO_IN_PLACE = (

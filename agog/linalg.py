@@ -6,13 +6,34 @@ from typing import Any
 
 from agog import hints
 from agog.dispatch import tensors
+from agog.errors import ArgumentError
 from agog.tensor import Tensor, asarray, public
 
 _NAMES = ("cholesky cholesky_solve cond cross det diagonal eig eigh eigvals eigvalsh expm inv logdet lstsq "
           "matmul matrix_norm matrix_power matrix_rank matrix_transpose multi_dot norm outer pinv qr slogdet "
           "solve svd svdvals tensordot trace triangular_solve vander vecdot vector_norm")
 __all__ = _NAMES.split()  # noqa: PLE0605 - those that are not below come from the op table
-_OTHER_NAMES = {"norm": "vector_norm"}
+
+
+def norm(x: Any, /, ord: Any = None, axis: Any = None, keepdims: bool = False, *, dim: Any = None, keepdim: Any = None,
+         ) -> Tensor:
+    """The norm of vectors or matrices, as `numpy.linalg.norm` and `torch.linalg.norm`.
+
+    axis  one axis: norms of vectors along it; two: of matrices. None: of a vector or a matrix `x`, and of all elements
+          as one vector where no `ord` is given
+    ord   None (root of the sum of squares), or what `vector_norm` takes (0, 1, 2, inf, ...) or `matrix_norm` ("fro",
+          "nuc", 1, 2, inf, ...): of a matrix, ord=2 is the largest singular value
+    """
+    if dim is not None or keepdim is not None:
+        raise hints.wrong_keywords("norm", {"dim": dim, "keepdim": keepdim})
+    x = asarray(x)
+    pair = isinstance(axis, tuple | list) and len(axis) == 2
+    if ord is not None and (pair or axis is None and x.ndim == 2):
+        return tensors.matrix_norm(x, ord, axis if pair else (0, 1), keepdims)
+    if ord is not None and axis is None and x.ndim != 1:
+        raise ArgumentError(f"norm: ord={ord!r} is for vectors and matrices, and x has {x.ndim} axes; name them with "
+                            "axis=, or write ag.linalg.vector_norm(x, ord) for all elements as one vector")
+    return tensors.vector_norm(x, 2 if ord is None else ord, axis, keepdims)
 
 
 def matrix_rank(x: Any, /, *, rtol: Any = None) -> Tensor:
@@ -48,7 +69,7 @@ def _counts(values: Tensor, rtol: Tensor) -> Tensor:
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise hints.missing("agog.linalg", name, __all__)
-    value = public(_OTHER_NAMES.get(name, name))
+    value = public(name)
     globals()[name] = value
     return value
 

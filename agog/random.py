@@ -23,6 +23,7 @@ from agog.autodiff.batching import for_each_example, in_vmap
 from agog.autodiff.functional import draw, draws_kept
 from agog.dispatch import operand, tensors, wrap
 from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
+from agog.ops.attention import attention_parts
 from agog.ops.draws import EXPONENTIAL, NORMAL, UNIFORM, Law, advance, integers_drawn, key_of, mask_drawn
 from agog.ops.row import TABLE, Op
 from agog.tensor import Tensor, asarray
@@ -364,6 +365,38 @@ def _tensor(x: Any) -> Tensor:
     if isinstance(x, Tensor):
         return x
     return asarray(x, dtype=dtypes.default_float()) if isinstance(x, int | float) else asarray(x)
+
+
+def scaled_dot_product_attention(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
+                                 is_causal: bool = False, scale: float | None = None,
+                                 enable_gqa: bool = False) -> Tensor:
+    """softmax(query @ key.mT * scale + mask) @ value, without keeping the scores where nothing is dropped out.
+
+    Shapes: query (..., L, E), key (..., S, E), value (..., S, V), result (..., L, V); leading axes broadcast.
+    attn_mask   broadcasts to (..., L, S): bool (True takes part) or float (added to the scores)
+    dropout_p   probability with which each weight is dropped out, in any mode: give 0.0 when not training
+    is_causal   position i attends to positions up to i only; not together with attn_mask
+    scale       default 1/sqrt(E)
+    enable_gqa  heads (the third axis from the end) of key and value serve several heads of query each
+    A row that may attend to nothing gives zeros, as in torch. Vaswani et al. 2017, arXiv:1706.03762.
+    """
+    if isinstance(dropout_p, bool) or not isinstance(dropout_p, int | float):
+        raise ArgumentTypeError(f"scaled_dot_product_attention: dropout_p={dropout_p!r}; give a probability, and "
+                                "is_causal by name")
+    if not dropout_p:
+        return tensors.scaled_dot_product_attention(query, key, value, attn_mask, 0.0, is_causal, scale, enable_gqa)
+    query, key, value, mask, scale = attention_parts(tensors, query, key, value, attn_mask, is_causal, scale,
+                                                     enable_gqa)
+    scores = (query * scale) @ tensors.matrix_transpose(key)
+    if is_causal:
+        rows, columns = scores.shape[-2:]
+        mask = tensors.triu(tensors.full((rows, columns), -math.inf, dtype=scores.dtype), k=1)
+    if mask is not None:
+        scores = scores + mask
+    weights = tensors.softmax(scores, axis=-1)
+    if mask is not None:
+        weights = tensors.where(tensors.max(scores, axis=-1, keepdims=True) == -math.inf, 0.0, weights)
+    return dropout(weights, dropout_p) @ value
 
 
 def dropout(x: Any, p: float = 0.5, training: bool = True, *, noise_shape: Any = None, key: Any = None,

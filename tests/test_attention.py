@@ -6,7 +6,7 @@ import pytest
 import agog as ag
 from agog import config
 from agog.dispatch import tensors as xp
-from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
+from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, IndexingError, ShapeError
 from agog.ops import attention as module
 
 
@@ -172,3 +172,45 @@ def test_second_derivatives_of_nothing(rows, columns):
     y = ag.scaled_dot_product_attention(q, k, v, is_causal=True)
     found = ag.gradients(y.sum(), [q, k, v], create_graph=True)
     assert [g.shape for g in found] == [q.shape, k.shape, v.shape]
+
+
+def test_dropped_weights():
+    ag.random.seed(0)
+    q, k, v = (ag.random.normal((2, 3, 40, 8)) for _ in range(3))
+    args = q, k, v, None
+    assert ag.scaled_dot_product_attention(*args, 0, True).tolist() == (  # PyTorch's places
+        ag.scaled_dot_product_attention(*args, is_causal=True).tolist())
+    hidden = ag.arange(40) < 7
+    for more in ({}, {"is_causal": True}, {"attn_mask": hidden}, {"attn_mask": ag.where(hidden, 0.0, -1.0)},
+                 {"scale": 0.5}):
+        ones = ag.ones(2, 3, 40, 4000)
+        y = ag.scaled_dot_product_attention(q, k, ones, dropout_p=0.25, **more)  # sums of the weights that are kept
+        assert 0.8 < y.mean().item() < 1.2 and (y.std(axis=2) > 0).all()
+        whole = ag.scaled_dot_product_attention(q, k, v, **more)
+        mean = sum(ag.scaled_dot_product_attention(q, k, v, dropout_p=0.25, **more) for _ in range(400)) / 400
+        assert abs(mean - whole).max() < 0.35 and abs(mean - whole).mean() < 0.03
+    nothing = ag.scaled_dot_product_attention(q, k, v, ag.zeros(40, 40, dtype="bool"), 0.5)
+    assert (nothing == 0).all() and (ag.scaled_dot_product_attention(q, k, v, None, 1.0) == 0).all()
+    staged = ag.function(lambda q: ag.scaled_dot_product_attention(q, k, v, dropout_p=0.5, is_causal=True))
+    runs = []
+    for f in (staged, staged, staged, staged.__wrapped__):
+        ag.random.seed(1)
+        runs.append(f(q).numpy())
+    for got in runs[:3]:
+        np.testing.assert_allclose(got, runs[3], rtol=1e-4, atol=1e-5)
+    for wrong in (True, "0.1"):
+        with pytest.raises(ArgumentTypeError, match="is_causal by name"):
+            ag.scaled_dot_product_attention(q, k, v, None, wrong)
+    with pytest.raises(ArgumentError, match="between 0 and 1"):
+        ag.scaled_dot_product_attention(q, k, v, dropout_p=1.5)
+
+
+def test_grouped_queries(rng):
+    q, k, v = rng.standard_normal((2, 6, 5, 4)), rng.standard_normal((2, 2, 7, 4)), rng.standard_normal((2, 3, 7, 3))
+    got = ag.scaled_dot_product_attention(*map(ag.asarray, (q, k, v)), enable_gqa=True)
+    close(got, plain(q, np.repeat(k, 3, axis=1), np.repeat(v, 2, axis=1)))
+    for heads in (0, 4):
+        with pytest.raises(ShapeError, match="heads of the key .* must divide"):
+            ag.scaled_dot_product_attention(*map(ag.asarray, (q, np.ones((2, heads, 7, 4)), v)), enable_gqa=True)
+    with pytest.raises(ShapeError, match="heads of the value"):
+        ag.scaled_dot_product_attention(*map(ag.asarray, (q, k, np.ones((2, 5, 7, 3)))), enable_gqa=True)

@@ -6,7 +6,7 @@ import scipy.linalg
 
 import agog as ag
 from agog import config
-from agog.errors import ArgumentError, AxisError, DTypeError, GradientError, ShapeError
+from agog.errors import ArgumentError, ArgumentTypeError, AxisError, DTypeError, GradientError, ShapeError
 
 
 def data(*shape, dtype=np.float64, seed=0):
@@ -385,3 +385,40 @@ def test_gradients_of_empty_matrices():
     x = ag.zeros((0, 0), requires_grad=True)
     ag.real(ag.linalg.eigvals(x)).sum().backward()
     assert x.grad.shape == (0, 0)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4)])
+def test_norm_is_numpys(rng, shape):
+    a, inf, done = rng.standard_normal(shape), float("inf"), 0
+    for order in (None, 0, 1, -1, 2, -2, 3, inf, -inf, "fro", "nuc"):
+        for axis in (None, 0, -1, (0, 1), (1, 0), (-1, 0)):
+            for keep in (False, True):
+                try:
+                    want = np.linalg.norm(a, order, axis, keep)
+                except ValueError:  # (AxisError is one)
+                    for norm in (ag.linalg.norm, np.linalg.norm):
+                        with pytest.raises(ValueError):
+                            norm(ag.asarray(a), order, axis, keep)
+                    continue
+                for norm in (ag.linalg.norm, np.linalg.norm):
+                    got = norm(ag.asarray(a), order, axis, keep)
+                    assert got.shape == want.shape
+                    np.testing.assert_allclose(np.asarray(got), want, rtol=1e-12, err_msg=str((order, axis, keep)))
+                done += 1
+    assert done > 20
+
+
+def test_second_arguments_of_norms_are_orders(rng):
+    a = rng.standard_normal((3, 4))
+    x = ag.asarray(a)
+    assert ag.linalg.norm(x, 1).item() == pytest.approx(abs(a).sum(axis=0).max())
+    assert ag.linalg.norm(x, 2).item() == pytest.approx(np.linalg.svd(a, compute_uv=False)[0])
+    assert ag.linalg.vector_norm(x, 1).item() == ag.vector_norm(x, 1).item() == pytest.approx(abs(a).sum())
+    np.testing.assert_allclose(ag.vmap(lambda r: ag.vector_norm(r, 1))(x).numpy(), abs(a).sum(axis=1))
+    np.testing.assert_allclose(ag.linalg.matrix_norm(x, "nuc", (1, 0), True).numpy(), [[np.linalg.norm(a, "nuc")]])
+    with pytest.raises(ArgumentTypeError, match="dim= is axis= here"):
+        ag.linalg.norm(x, dim=1)
+    with pytest.raises(ArgumentTypeError, match="keepdims by name"):
+        ag.linalg.matrix_norm(x, "fro", True)
+    with pytest.raises(ArgumentError, match="name them with axis="):
+        ag.linalg.norm(ag.ones(2, 3, 4), 1)

@@ -335,3 +335,19 @@ def test_numbers_that_overflow_are_no_warnings_where_warnings_are_errors():
     assert ag.grad(lambda v: (v * big).sum())(h).tolist() == [inf, inf]
     assert ag.grad(lambda v: ag.log(v).sum())(ag.zeros(2)).tolist() == [inf, inf]
     assert ag.hessian(lambda v: 1 / v)(ag.asarray(0.0)).item() == inf
+
+
+def test_arguments_by_position_that_are_elsewhere_in_numpy_or_pytorch():
+    x = ag.asarray(np.arange(24.0).reshape(2, 3, 4) ** 2)
+    for n in range(3):
+        assert ag.diff(x, n).tolist() == np.diff(x.numpy(), n).tolist()  # PyTorch has n there, too
+    for call in (lambda: ag.sum(x, 0, "float64"), lambda: ag.mean(x, 0, np.float32), lambda: ag.argmax(x, 0, "x"),
+                 lambda: ag.sort(x, 1, "stable"), lambda: ag.topk(x, 1, 1, "sorted"), lambda: ag.logsumexp(x, 0, "k")):
+        with pytest.raises(errors.ArgumentTypeError, match="give True or False, and other arguments by name"):
+            call()
+    assert ag.sum(x, 0, True).shape == ag.sum(x, 0, 1).shape == ag.sum(x, 0, np.True_).shape == (1, 3, 4)
+    for name in ("tril_indices", "triu_indices"):
+        with pytest.raises(errors.ArgumentTypeError, match="say k="):
+            getattr(ag, name)(3, 1)
+        got, want = getattr(ag, name)(4, k=1, m=3), getattr(np, name)(4, 1, 3)
+        assert [i.tolist() for i in got] == [i.tolist() for i in want]

@@ -52,7 +52,7 @@ def library() -> Any:
     try:
         import cupy
     except ImportError:
-        raise MissingExtraError("GPUs need CuPy; install agog[gpu]") from None
+        raise MissingExtraError("GPUs need CuPy: pip install cupy-cuda12x") from None
     return cupy
 
 

@@ -153,8 +153,8 @@ def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> 
     x = asarray(x)
     if ord is None or isinstance(axis, int) or x.ndim == 1:
         return tensors.vector_norm(x, axis=axis, ord=2 if ord is None else ord, keepdims=keepdims)
-    if axis is None and x.ndim == 2:
-        return tensors.matrix_norm(x, ord=ord, keepdims=keepdims)
+    if isinstance(axis, tuple) or axis is None and x.ndim == 2:
+        return tensors.matrix_norm(x, ord, axis or (0, 1), keepdims)
     return NotImplemented
 
 

@@ -1,4 +1,4 @@
-"""Saving and loading: checkpoints in the safetensors format (`pip install agog[io]`)."""
+"""Saving and loading: checkpoints in the safetensors format (which needs the package safetensors)."""
 
 from typing import Any
 

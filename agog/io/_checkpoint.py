@@ -31,7 +31,7 @@ def _library() -> Any:
     try:
         import safetensors
     except ImportError:
-        raise MissingExtraError("checkpoints need safetensors; install agog[io]") from None
+        raise MissingExtraError("checkpoints need safetensors: pip install safetensors") from None
     return safetensors
 
 

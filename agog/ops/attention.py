@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
+from agog.ops import axes as ax
 from agog.ops.blocks import BLOCK, WORTH_THREADS, fresh, in_float32, native, share, small_product
 from agog.ops.gathering import add_rows
 from agog.ops.namespaces import raw
@@ -288,16 +289,34 @@ Op(
 
 
 @composite(samples=lambda s: [((s(2, 3, 4), s(2, 5, 4), s(2, 5, 3)), {}),
-                              ((s(2, 4, 3), s(2, 4, 3), s(2, 4, 3)), {"is_causal": True})])
-def scaled_dot_product_attention(xp, query, key, value, attn_mask=None, is_causal=False, scale=None):
+                              ((s(2, 4, 3), s(2, 4, 3), s(2, 4, 3)), {"is_causal": True}),
+                              ((s(4, 3, 2), s(2, 5, 2), s(2, 5, 3)), {"enable_gqa": True})])
+def scaled_dot_product_attention(xp, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None,
+                                 enable_gqa=False):
     """softmax(query @ key.mT * scale + mask) @ value, without keeping the scores.
 
     Shapes: query (..., L, E), key (..., S, E), value (..., S, V), result (..., L, V); leading axes broadcast.
-    attn_mask  broadcasts to (..., L, S): bool (True takes part) or float (added to the scores)
-    is_causal  position i attends to positions up to i only; not together with attn_mask
-    scale      default 1/sqrt(E)
+    attn_mask   broadcasts to (..., L, S): bool (True takes part) or float (added to the scores)
+    dropout_p   0 for this function, which knows no random numbers
+    is_causal   position i attends to positions up to i only; not together with attn_mask
+    scale       default 1/sqrt(E)
+    enable_gqa  heads (the third axis from the end) of key and value serve several heads of query each
     A row that may attend to nothing gives zeros, as in torch. Vaswani et al. 2017, arXiv:1706.03762.
     """
+    if dropout_p:
+        raise ArgumentError(f"scaled_dot_product_attention: dropout_p={dropout_p} needs random numbers; call "
+                            "ag.scaled_dot_product_attention on Tensors")
+    query, key, value, mask, scale = attention_parts(xp, query, key, value, attn_mask, is_causal, scale, enable_gqa)
+    if mask is None:
+        return xp._attention(query, key, value, is_causal=bool(is_causal), scale=scale)
+    return xp._attention(query, key, value, mask, is_causal=False, scale=scale)
+
+
+def attention_parts(xp, query, key, value, attn_mask, is_causal, scale, enable_gqa):
+    """(query, key, value, floating mask or None, scale), checked and of the same leading axes."""
+    ax.flag("scaled_dot_product_attention", "is_causal", is_causal)
+    if enable_gqa:
+        key, value = (_serving(xp, query, x, name) for x, name in ((key, "key"), (value, "value")))
     call = (f"scaled_dot_product_attention(query={_describe(query)}, key={_describe(key)}, value={_describe(value)}"
             + (f", attn_mask={_describe(attn_mask)})" if attn_mask is not None else ")"))
     shapes = query.shape, key.shape, value.shape
@@ -320,7 +339,7 @@ def scaled_dot_product_attention(xp, query, key, value, attn_mask=None, is_causa
     if scale is None:
         scale = 1.0 / math.sqrt(max(1, shapes[0][-1]))
     if attn_mask is None:
-        return xp._attention(query, key, value, is_causal=is_causal, scale=scale)
+        return query, key, value, None, scale
     scores = (*lead, shapes[0][-2], shapes[1][-2])
     if len(attn_mask.shape) < 2:
         attn_mask = xp.reshape(attn_mask, (1,) * (2 - len(attn_mask.shape)) + tuple(attn_mask.shape))
@@ -336,7 +355,15 @@ def scaled_dot_product_attention(xp, query, key, value, attn_mask=None, is_causa
         raise DTypeError(f"{call}: an integer mask is ambiguous; write attn_mask.astype('bool') (True takes part), "
                          "or a "
                          "float mask that is added to the scores")
-    return xp._attention(query, key, value, attn_mask, is_causal=False, scale=scale)
+    return query, key, value, attn_mask, scale
+
+
+def _serving(xp, query, x, name):
+    """Heads of `x` repeated, so that each head of `query` has its own."""
+    if len(query.shape) < 3 or len(x.shape) < 3 or not x.shape[-3] or query.shape[-3] % x.shape[-3]:
+        raise ShapeError(f"scaled_dot_product_attention(query={_describe(query)}, {name}={_describe(x)}): with "
+                         f"enable_gqa the heads of the {name} (axis -3) must divide those of the query")
+    return x if x.shape[-3] == query.shape[-3] else xp.repeat(x, query.shape[-3] // x.shape[-3], axis=-3)
 
 
 # ---------------------------------------------------------------------------------------------------------- embedding

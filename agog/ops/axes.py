@@ -22,6 +22,20 @@ def integer(op: str, name: str, value: Any) -> int:
         raise ArgumentTypeError(f"{op}: {name}={value!r} is a {type(value).__name__}; give an int") from None
 
 
+def flag(op: str, name: str, value: Any) -> bool:
+    """`value` as a bool. Raises ArgumentTypeError for what is neither that nor 0 or 1: it was meant for another."""
+    if type(value) is bool:
+        return value
+    try:
+        if index(value) in (0, 1):
+            return bool(value)
+    except TypeError:
+        pass
+    if type(value).__name__ in ("bool", "bool_") and not getattr(value, "shape", ()):
+        return bool(value)
+    raise ArgumentTypeError(f"{op}: {name}={value!r}; give True or False, and other arguments by name")
+
+
 def axis(op: str, x: Any, value: Any, name: str = "axis", ndim: int | None = None) -> int:
     """One axis of `x`, counted from 0. Raises AxisError when `x` has no such axis."""
     n = len(x.shape) if ndim is None else ndim

@@ -258,13 +258,28 @@ def _check_triangle(name: str) -> Any:
 
 
 def _triangle(name: str, what: str) -> Op:
-    return Op(f"{name}(; n, m=None, k=0) -> i, j",
+    return Op(f"_{name}(; n, m=None, k=0) -> i, j",
               lambda np, n, m, k: tuple(i.astype(np.int64, copy=False) for i in getattr(np, name)(n, k, m)),
               check=_check_triangle(name), result=lambda *a: (dtypes.int64,) * 2, kind="creation",
               samples=lambda s: [((), {"n": 3}), ((), {"n": 2, "m": 4, "k": 1}), ((), {"n": 3, "m": 2, "k": -1})],
-              doc=f"Rows and columns of the elements {what} diagonal `k` of a matrix (n, m), row by row: two int64 "
-                  f"vectors, for x[ag.{name}(n)]. m: n.")
+              doc=f"What `{name}` runs: the places of elements {what} a diagonal.")
 
 
-tril_indices = _triangle("tril_indices", "at and below")
-triu_indices = _triangle("triu_indices", "at and above")
+_triangle("tril_indices", "at and below")
+_triangle("triu_indices", "at and above")
+_triangles = lambda s: [((), {"n": 3}), ((), {"n": 2, "m": 4, "k": 1}), ((), {"n": 3, "m": 2, "k": -1})]
+
+
+# (By name, because the second of NumPy's arguments is the diagonal, and of PyTorch's the number of columns.)
+@composite(samples=_triangles)
+def tril_indices(xp, n, *, k=0, m=None):
+    """Rows and columns of the elements at and below diagonal `k` of a matrix (n, m), row by row: two int64 vectors, for
+    x[ag.tril_indices(n)]. m: n."""
+    return xp._tril_indices(n, m, k)
+
+
+@composite(samples=_triangles)
+def triu_indices(xp, n, *, k=0, m=None):
+    """Rows and columns of the elements at and above diagonal `k` of a matrix (n, m), row by row: two int64 vectors, for
+    x[ag.triu_indices(n)]. m: n."""
+    return xp._triu_indices(n, m, k)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy
 
 from agog.array import dtypes
-from agog.errors import ArgumentError, ShapeError
+from agog.errors import ArgumentError, ArgumentTypeError, ShapeError
 from agog.ops import axes as ax
 from agog.ops.explain import describe
 from agog.ops.row import Op, composite
@@ -354,15 +354,21 @@ def trace(xp, x, offset=0):
 
 
 @composite(samples=lambda s: [((s(3, 4),), {"ord": o}) for o in ("fro", "nuc", 1, -1, 2, -2)])
-def matrix_norm(xp, x, ord="fro", keepdims=False):
-    """The norm of matrices (..., m, n), over the last two axes.
+def matrix_norm(xp, x, ord="fro", axis=(-2, -1), keepdims=False):
+    """The norm of matrices (..., m, n), over the two axes `axis`.
 
     ord: "fro" (root of the sum of squares), "nuc" (sum of singular values), 2 or -2 (largest, smallest singular value),
     1 or -1 (largest, smallest sum of absolute values of a column), inf or -inf (of a row).
     """
+    if not isinstance(axis, tuple | list) or len(axis) != 2:
+        raise ArgumentTypeError(f"matrix_norm: axis={axis!r}; give the two axes of the matrices, and keepdims by name")
     matrix("matrix_norm", x)
     if ord == "fro":
-        return xp.vector_norm(x, axis=(-2, -1), keepdims=keepdims)
+        return xp.vector_norm(x, axis=axis, keepdims=keepdims)
+    rows, columns = ax.axes("matrix_norm", x, axis)
+    ndim = len(x.shape)
+    if (rows, columns) != (ndim - 2, ndim - 1):
+        x = xp.moveaxis(x, (rows, columns), (-2, -1))
     if ord in ("nuc", 2, -2):
         s = xp.svdvals(x)
         y = xp.sum(s, axis=-1) if ord == "nuc" else xp.max(s, axis=-1) if ord == 2 else xp.min(s, axis=-1)
@@ -371,7 +377,10 @@ def matrix_norm(xp, x, ord="fro", keepdims=False):
         y = xp.max(sums, axis=-1) if ord > 0 else xp.min(sums, axis=-1)
     else:
         raise ArgumentError(f"matrix_norm: ord={ord!r}; use 'fro', 'nuc', 1, -1, 2, -2, inf or -inf")
-    return xp.reshape(y, (*y.shape, 1, 1)) if keepdims else y
+    if not keepdims:
+        return y
+    sizes = iter(y.shape)
+    return xp.reshape(y, tuple(1 if a in (rows, columns) else next(sizes) for a in range(ndim)))
 
 
 @composite(samples=lambda s: [((regular(s, 3, 3),), {"p": p}) for p in (None, 1, "fro")])

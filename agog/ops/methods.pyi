@@ -429,7 +429,7 @@ class Methods:
         """The diagonals of `x` in the plane of two axes (default: the last two), as the last axis of the result; `offset` counts upwards from the main diagonal."""
 
     def diff(
-        self, axis: int | Sequence[int] | None = -1, n: Any = 1, prepend: Any = None, append: Any = None,
+        self, n: Any = 1, axis: int | Sequence[int] | None = -1, prepend: Any = None, append: Any = None,
     ) -> Tensor:
         """The `n`-th differences of neighbours along `axis`, after joining `prepend` and `append` to the ends.
 
@@ -872,8 +872,10 @@ class Methods:
     def matmul(self, y: Array, /) -> Tensor:
         """The matrix product x @ y: (..., m, k) with (..., k, n) gives (..., m, n), the axes in front broadcast. A 1-d x is a row, a 1-d y a column, whose axis is then dropped. Raises ShapeError."""
 
-    def matrix_norm(self, ord: Any = 'fro', keepdims: builtins.bool = False) -> Tensor:
-        """The norm of matrices (..., m, n), over the last two axes.
+    def matrix_norm(
+        self, ord: Any = 'fro', axis: int | Sequence[int] | None = (-2, -1), keepdims: builtins.bool = False,
+    ) -> Tensor:
+        """The norm of matrices (..., m, n), over the two axes `axis`.
 
         ord: "fro" (root of the sum of squares), "nuc" (sum of singular values), 2 or -2 (largest, smallest singular value),
         1 or -1 (largest, smallest sum of absolute values of a column), inf or -inf (of a row).
@@ -1253,14 +1255,17 @@ class Methods:
         """`1 / sqrt(x)`."""
 
     def scaled_dot_product_attention(
-        self, key: Array, value: Array, attn_mask: Any = None, is_causal: builtins.bool = False, scale: Any = None,
+        self, key: Array, value: Array, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: builtins.bool = False,
+        scale: Any = None, enable_gqa: builtins.bool = False,
     ) -> Tensor:
         """softmax(query @ key.mT * scale + mask) @ value, without keeping the scores.
 
         Shapes: query (..., L, E), key (..., S, E), value (..., S, V), result (..., L, V); leading axes broadcast.
-        attn_mask  broadcasts to (..., L, S): bool (True takes part) or float (added to the scores)
-        is_causal  position i attends to positions up to i only; not together with attn_mask
-        scale      default 1/sqrt(E)
+        attn_mask   broadcasts to (..., L, S): bool (True takes part) or float (added to the scores)
+        dropout_p   0 for this function, which knows no random numbers
+        is_causal   position i attends to positions up to i only; not together with attn_mask
+        scale       default 1/sqrt(E)
+        enable_gqa  heads (the third axis from the end) of key and value serve several heads of query each
         A row that may attend to nothing gives zeros, as in torch. Vaswani et al. 2017, arXiv:1706.03762.
         """
 
@@ -1440,8 +1445,10 @@ class Methods:
     def tril(self, k: Any = 0) -> Tensor:
         """The lower triangle of the matrices in the last two axes: what lies above the k-th diagonal is 0."""
 
-    def tril_indices(self, m: Any = None, k: Any = 0) -> tuple[Tensor, Tensor]:
-        """Rows and columns of the elements at and below diagonal `k` of a matrix (n, m), row by row: two int64 vectors, for x[ag.tril_indices(n)]. m: n."""
+    def tril_indices(self, *, k: Any = 0, m: Any = None) -> Tensor:
+        """Rows and columns of the elements at and below diagonal `k` of a matrix (n, m), row by row: two int64 vectors, for
+        x[ag.tril_indices(n)]. m: n.
+        """
 
     def triplet_margin_loss(
         self, positive: Array, negative: Array, margin: float = 1.0, p: float = 2.0, eps: float = 1e-06,
@@ -1465,8 +1472,10 @@ class Methods:
     def triu(self, k: Any = 0) -> Tensor:
         """The upper triangle of the matrices in the last two axes: what lies below the k-th diagonal is 0."""
 
-    def triu_indices(self, m: Any = None, k: Any = 0) -> tuple[Tensor, Tensor]:
-        """Rows and columns of the elements at and above diagonal `k` of a matrix (n, m), row by row: two int64 vectors, for x[ag.triu_indices(n)]. m: n."""
+    def triu_indices(self, *, k: Any = 0, m: Any = None) -> Tensor:
+        """Rows and columns of the elements at and above diagonal `k` of a matrix (n, m), row by row: two int64 vectors, for
+        x[ag.triu_indices(n)]. m: n.
+        """
 
     def trunc(self) -> Tensor:
         """`x` without its fraction, in x's dtype."""
@@ -1506,7 +1515,7 @@ class Methods:
         """The sum over `axis` of conj(x) * y; the other axes broadcast. A non-negative axis is counted in x. Raises ShapeError."""
 
     def vector_norm(
-        self, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False, ord: Any = 2,
+        self, ord: Any = 2, axis: int | Sequence[int] | None = None, keepdims: builtins.bool = False,
     ) -> Tensor:
         """The vector norm over `axis`: `sum(abs(x)**ord)**(1/ord)`; the largest modulus for inf, the smallest for -inf, the number of non-zeros for 0. Its gradient is 0 at the origin."""
 

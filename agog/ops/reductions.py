@@ -49,7 +49,7 @@ def _checked(name: str, nonempty: bool = False) -> Any:
             if 0 in [x.shape[a] for a in over] and 0 not in [n for i, n in enumerate(x.shape) if i not in over]:
                 raise ShapeError(f"{name}: {describe(x)} has no elements along axis={axis}, and nothing has no {name}"
                                  "; test x.size first")
-        return (axis, *rest[:-1], bool(rest[-1]))
+        return (axis, *rest[:-1], ax.flag(name, "keepdims", rest[-1]))
     return check
 
 
@@ -434,7 +434,7 @@ logsumexp = Op("logsumexp(x; axis=None, keepdims=False) -> y", _logsumexp, kind=
 _NORMS = {1.0: "abs_sum", 2.0: "norm", math.inf: "abs_max"}
 
 
-def _norm(np: Any, x: Any, axis: Any, keepdims: bool, ord: float) -> Any:
+def _norm(np: Any, x: Any, ord: float, axis: Any, keepdims: bool) -> Any:
     if x.size >= _FROM and x.dtype.kind == "f" and ord in _NORMS:
         done = _native(np, _NORMS[ord], x, axis, keepdims)
         if done is not None:
@@ -482,13 +482,18 @@ def _norm_vjp(xp: Any, g: Any, x: Any, y: Any, axis: Any, keepdims: bool, ord: f
 _check_axes = _checked("vector_norm")
 
 
-def _check_norm(x: Any, axis: Any, keepdims: Any, ord: Any) -> tuple:
+def _check_norm(x: Any, ord: Any, axis: Any, keepdims: Any) -> tuple:
     try:
         ord = float(ord)
     except (TypeError, ValueError):
         raise ArgumentError(f"vector_norm: ord={ord!r} is not a number; give 0, 1, 2, inf, -inf or another power "
                             "(matrix_norm takes 'fro' and 'nuc')") from None
-    return (*_check_axes(x, axis, keepdims), ord)
+    return (ord, *_check_axes(x, axis, keepdims))
+
+
+def _batch_norms(xp: Any, batched: tuple, inputs: tuple, statics: tuple) -> Any:
+    x, (ord, axis, keepdims) = inputs[0], statics
+    return xp.vector_norm(x, ord, _over(x, axis), keepdims)
 
 
 def _norm_samples(s: Any) -> list:
@@ -497,10 +502,10 @@ def _norm_samples(s: Any) -> list:
                                                        (-math.inf, 0), (0, 1))] + [((x,), {"keepdims": True})]
 
 
-vector_norm = Op("vector_norm(x; axis=None, keepdims=False, ord=2) -> y", _norm, kind="reduction", to_float=True,
+vector_norm = Op("vector_norm(x; ord=2, axis=None, keepdims=False) -> y", _norm, kind="reduction", to_float=True,
                  takes="fc", widen=True, result="real", vjp={"x": _norm_vjp}, check=_check_norm,
                  sure="axis is None and type(ord) is int",
-                 batch=_batch("vector_norm"), samples=_norm_samples, error=16,
+                 batch=_batch_norms, samples=_norm_samples, error=16,
                  doc="The vector norm over `axis`: `sum(abs(x)**ord)**(1/ord)`; the largest modulus for inf, the "
                      "smallest for -inf, the number of non-zeros for 0. Its gradient is 0 at the origin.")
 

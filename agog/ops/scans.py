@@ -238,7 +238,7 @@ def cumulative_prod(xp, x, axis=None, include_initial=False):
 
 
 @composite(samples=lambda s: [((s(5),), {}), ((s(3, 4),), {"axis": 0, "n": 2}), ((s(3, 4),), {"prepend": s(3, 1)})])
-def diff(xp, x, axis=-1, n=1, prepend=None, append=None):
+def diff(xp, x, n=1, axis=-1, prepend=None, append=None):
     """The `n`-th differences of neighbours along `axis`, after joining `prepend` and `append` to the ends.
 
     Of bools: where neighbours differ. Raises ArgumentError for negative `n`.

@@ -29,7 +29,7 @@ def _check_arg(name: str) -> Any:
             axis = ax.axis(name, x, axis)
         if 0 in (x.shape if axis is None else (x.shape[axis],)):
             raise ShapeError(f"{name}: {describe(x)} has no elements along axis={axis}; test x.size first")
-        return (axis, bool(keepdims))
+        return (axis, ax.flag(name, "keepdims", keepdims))
     return check
 
 
@@ -49,12 +49,14 @@ def _arg_samples(s: Any) -> list:
 
 
 argmax = Op("argmax(x; axis=None, keepdims=False) -> y",
-            lambda np, x, axis, keepdims: x.argmax(axis, None, keepdims=keepdims),
+            lambda np, x, axis, keepdims: x.argmax(axis, None, keepdims=keepdims if type(keepdims) is bool else ax.flag(
+                "argmax", "keepdims", keepdims)),
             kind="reduction", result="int64", check=_check_arg("argmax"), batch=_batch_arg("argmax"),
             samples=_arg_samples,
             doc="Where the (first) largest element along `axis` is (None: of all): int64. nan is the largest.")
 argmin = Op("argmin(x; axis=None, keepdims=False) -> y",
-            lambda np, x, axis, keepdims: x.argmin(axis, None, keepdims=keepdims),
+            lambda np, x, axis, keepdims: x.argmin(axis, None, keepdims=keepdims if type(keepdims) is bool else ax.flag(
+                "argmin", "keepdims", keepdims)),
             kind="reduction", result="int64", check=_check_arg("argmin"), batch=_batch_arg("argmin"),
             samples=_arg_samples,
             doc="Where the (first) smallest element along `axis` is (None: of all): int64. nan is the smallest.")
@@ -63,7 +65,7 @@ argmin = Op("argmin(x; axis=None, keepdims=False) -> y",
 # ---------------------------------------------------------------------------------------------------------- sorting
 def _check_sort(name: str) -> Any:
     def check(x: Any, axis: Any, descending: Any, stable: Any) -> tuple:
-        return (ax.axis(name, x, axis), bool(descending), bool(stable))
+        return (ax.axis(name, x, axis), ax.flag(name, "descending", descending), ax.flag(name, "stable", stable))
     return check
 
 
@@ -141,7 +143,7 @@ def _check_topk(x: Any, k: Any, axis: Any, largest: Any) -> tuple:
     axis, k = ax.axis("topk", x, axis), ax.integer("topk", "k", k)
     if not 0 <= k <= x.shape[axis]:
         raise ArgumentError(f"topk: k={k}, but {describe(x)} has {x.shape[axis]} elements along axis {axis}")
-    return (k, axis, bool(largest))
+    return (k, axis, ax.flag("topk", "largest", largest))
 
 
 def _topk_samples(s: Any) -> list:

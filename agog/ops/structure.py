@@ -66,7 +66,7 @@ def _logsumexp(xp: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     return s + xp.reshape(top, s.shape)
 
 
-def _vector_norm(xp: Any, x: Any, axis: Any, keepdims: bool, ord: float) -> Any:
+def _vector_norm(xp: Any, x: Any, ord: float, axis: Any, keepdims: bool) -> Any:
     over = {"axis": axis, "keepdims": keepdims}
     if ord == 2:
         return xp.sqrt(xp.sum(x * x, **over))

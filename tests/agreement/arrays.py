@@ -293,7 +293,7 @@ equal("argmax", over("argmax"))
 equal("argmin", over("argmin"))
 equal(
     "vector_norm",
-    lambda x, axis, keepdims, ord: torch.linalg.vector_norm(x, ord, axis, keepdims),
+    lambda x, ord, axis, keepdims: torch.linalg.vector_norm(x, ord, axis, keepdims),
     differs=(Differs("first", any_nan, "agog hands nan on, PyTorch loses it"),),
 )
 BETWEEN = Differs("values first", not_finite, "between infinities as in NumPy; from nan no gradient")
@@ -323,7 +323,7 @@ equal(
     lambda x, axis=None, include_initial=False: initial(along("cumprod")(x, axis), axis, 1, include_initial),
     promotes=UNSIGNED,
 )
-equal("diff", lambda x, axis=-1, n=1, prepend=None: torch.diff(x, n, axis, prepend))
+equal("diff", lambda x, n=1, axis=-1, prepend=None: torch.diff(x, n, axis, prepend))
 equal("sort", lambda x, axis, descending, stable: torch.sort(x, dim=axis, descending=descending, stable=True)[0])
 equal("argsort", lambda x, axis, descending, stable: torch.argsort(x, dim=axis, descending=descending, stable=True))
 equal(
