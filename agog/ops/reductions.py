@@ -504,7 +504,7 @@ def _norm_samples(s: Any) -> list:
 
 vector_norm = Op("vector_norm(x; ord=2, axis=None, keepdims=False) -> y", _norm, kind="reduction", to_float=True,
                  takes="fc", widen=True, result="real", vjp={"x": _norm_vjp}, check=_check_norm,
-                 sure="axis is None and type(ord) is int",
+                 sure="axis is None and type(ord) is int and keepdims is False",
                  batch=_batch_norms, samples=_norm_samples, error=16,
                  doc="The vector norm over `axis`: `sum(abs(x)**ord)**(1/ord)`; the largest modulus for inf, the "
                      "smallest for -inf, the number of non-zeros for 0. Its gradient is 0 at the origin.")
