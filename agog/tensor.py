@@ -521,6 +521,11 @@ class Tensor(Methods):
 
         The history of other results is untouched: they were computed from the old value.
         """
+        if type(value) is Tensor and not config.special:  # the common case
+            new, old = value._data, self._data
+            if new.dtype is old.dtype and new.shape == old.shape and (self._node is None or type(self._node) is Leaf):
+                self._data = new
+                return self
         if isinstance(value, list | tuple) and _holds_tensors(value):
             value = _stacked(value, self.dtype)
         data = _array(value, self.dtype)

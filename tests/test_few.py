@@ -69,6 +69,7 @@ ROWS = {
     "logsumexp": lambda x: ag.logsumexp(x), "logsumexp -1": lambda x: ag.logsumexp(x, axis=-1, keepdims=True),
     "logsumexp 0": lambda x: ag.logsumexp(x, axis=0), "var": lambda x: ag.var(x, axis=-1, correction=1),
     "std": lambda x: ag.std(x), "mean": lambda x: ag.mean(x, axis=-1), "mean 0": lambda x: ag.mean(x, axis=(0,)),
+    "batch_norm": lambda x: ag.batch_norm(x, None, None, x[0] * 0 + 2.0, x[0] * 0 + 0.5, training=True)[0],
     "layer_norm": lambda x: ag.layer_norm(x, x.shape[-1:]), "rms_norm": lambda x: ag.rms_norm(x, x.shape[-1:]),
     **{op.name: getattr(ag.dispatch.tensors, op.name) for op in TABLE.values()
        if op.elementwise and op.widen and op.lower and len(op.inputs) == 1 and not op.statics},
@@ -173,6 +174,24 @@ def test_gradients_are_those_of_numpy(name, f, shapes, dtype, rng, native, monke
         np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=ERRORS[dtype] * 20, atol=ERRORS[dtype] * 20)
     gradients(f, *arrays)
     assert (name, dtype) in made()
+
+
+@pytest.mark.parametrize("dtype", ERRORS)
+@pytest.mark.parametrize("shape", [(2, 1), (5, 3), (7, 16), (9, 33)])
+def test_batch_norms_have_the_moments_of_numpy(shape, dtype, rng, native, monkeypatch):
+    x, w, b = (rng.normal(size=s).astype(dtype) for s in (shape, shape[1:], shape[1:]))
+
+    def run():
+        xs = [ag.asarray(a, requires_grad=True) for a in (x, w, b)]
+        found = ag.dispatch.tensors.batch_norm_train(*xs, eps=1e-3)
+        sum(((i + 1.0) * t * t).sum() for i, t in enumerate(found)).backward()
+        return [*[t.detach() for t in found], *[a.grad for a in xs]]
+
+    for got, want in zip(*both(run, monkeypatch), strict=True):
+        assert got.dtype == want.dtype and got.shape == want.shape
+        np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=ERRORS[dtype] * 50, atol=ERRORS[dtype] * 50)
+    run()
+    assert ("batch_norm down", dtype) in made()
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -176,13 +176,16 @@ def each(name: str, row: Callable[[Any], Any]) -> Callable[[Any], Any]:
         run = of.get(dtype)
         if not run and (run is False or not (run := of.wanted(dtype))):
             return row(x)
-        out = _empty(x.shape, dtype)
-        try:
-            run(out, x)
-        except ValueError:  # it is not contiguous
-            out = x.copy("K")
-            flat = out.ravel("K")
-            run(flat, flat)
+        if x.base is None or x.flags.c_contiguous:
+            out = _empty(x.shape, dtype)
+            try:
+                run(out, x)
+                return out
+            except ValueError:  # it is in another order
+                pass
+        out = x.copy("K")
+        flat = out.ravel("K")
+        run(flat, flat)
         return out
 
     return compute

@@ -11,7 +11,7 @@ from typing import Any, Callable, Sequence
 from agog.compiler import call, jit, pool, targets
 from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel, Partial
-from agog.compiler.rowprograms import PROGRAMS
+from agog.compiler.rowprograms import DOWN, PROGRAMS
 from agog.compiler.rows import Array, Row, _identity
 from agog.compiler.targets import ITEMSIZE, Target
 from agog.errors import ArgumentError
@@ -118,19 +118,23 @@ class _Column(Row):
 
 
 def compile_column_program(name: str, dtype: str, target: Target | None = None) -> Callable[..., None]:
-    """One of `rowprograms.PROGRAMS` that has no vectors, no indices and no sums over rows.
+    """One of `rowprograms.PROGRAMS` that has no vectors, no indices and no sums over rows; or one of `DOWN`.
 
-    Returns a builtin `(*outs, *ins, outer, n, inner)`: arrays of kind "row" have outer * n * inner elements, an output
-    of kind "column" has outer * inner. No output may overlap an input. `dtype` is "float32" or "float64".
+    Returns a builtin `(*outs, *ins, outer, n, inner)`: arrays of kind "row" have outer * n * inner elements, those of
+    kind "column" outer * inner, one of kind "scalar" one. No output may overlap an input. `dtype` is "float32" or
+    "float64".
     """
-    fn, outs, ins = PROGRAMS[name]
-    if not {*outs, *ins} <= {"row", "column"} or "column" in ins:
-        raise ArgumentError(f"the program {name} does not go down columns")
+    if name in DOWN:
+        fn, outs, ins = DOWN[name]
+    else:
+        fn, outs, ins = PROGRAMS[name]
+        if not {*outs, *ins} <= {"row", "column"} or "column" in ins:
+            raise ArgumentError(f"the program {name} does not go down columns")
     target, kinds = target or targets.host(), [*outs, *ins]
 
     def write() -> Module:
         module = Module(target)
-        cost = _chunk(module, fn, kinds, dtype)
+        cost = _chunk(module, fn, kinds, len(outs), dtype)
         _check(module, kinds, dtype)
         _run(module, len(kinds), cost, target.lanes(dtype))
         return module
@@ -140,7 +144,7 @@ def compile_column_program(name: str, dtype: str, target: Target | None = None) 
     return call.bind(later, name, parameters, imports=pool.imports)
 
 
-def _chunk(module: Module, fn: Callable[..., None], kinds: Sequence[str], dtype: str) -> int:
+def _chunk(module: Module, fn: Callable[..., None], kinds: Sequence[str], outs: int, dtype: str) -> int:
     """`chunk(slots, begin, end, thread)`: some units, which are as many columns as a vector has lanes. Its cost."""
     arguments = [("slots", "ptr"), ("begin", "int64"), ("end", "int64"), ("thread", "int32")]
     k = Kernel(module, "chunk", arguments, lanes=module.target.lanes(dtype), internal=True)
@@ -159,9 +163,20 @@ def _chunk(module: Module, fn: Callable[..., None], kinds: Sequence[str], dtype:
 
         def program(part: Partial | None) -> Callable[[], None]:
             def written() -> None:
-                row = _Column(k, o * inner + column, n, inner, None, part)
-                fn(row, *[Array(k.at(a, start, dtype) if kind == "row" else a, dtype)
-                          for a, kind in zip(addresses, kinds, strict=True)])
+                place = o * inner + column
+                row = _Column(k, place, n, inner, None, part)
+
+                def given(i: int, kind: str, base: Value) -> Any:
+                    if kind == "row":
+                        return Array(k.at(base, start, dtype), dtype)
+                    if i < outs:
+                        return Array(base, dtype)
+                    if kind == "scalar":
+                        return k.load(base, dtype)
+                    at = k.at(base, place, dtype)
+                    return part.load(at, dtype) if part else k.load(at, dtype, k.lanes)
+
+                fn(row, *[given(i, kind, a) for i, (kind, a) in enumerate(zip(kinds, addresses, strict=True))])
                 costs.append(row.cost)
             return written
 
@@ -179,7 +194,7 @@ def _check(module: Module, kinds: Sequence[str], dtype: str) -> None:
     outer, n, inner = (k.load(k.at(slots, len(kinds) + i, "int64"), "int64") for i in range(3))
     good = (outer >= 0) & (n >= 0) & (inner > 0)
     for i, kind in enumerate(kinds):
-        count = outer * inner * (n if kind == "row" else 1)
+        count = k.const(1, "int64") if kind == "scalar" else outer * inner * (n if kind == "row" else 1)
         good = good & k.eq(k.load(k.at(sizes, i, "int64"), "int64"), count * ITEMSIZE[dtype])
     message = module.string(f"the arrays do not fit this kernel, which takes: {', '.join(kinds)} of {dtype}")
     k.ret(k.where(good, k.const(0, "ptr"), k.symbol(message)))

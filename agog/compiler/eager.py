@@ -506,7 +506,9 @@ def _few(name: str, dtype: Any) -> Any:
                 _kernels[whole] = False
         if _kernels[whole] is None:
             _request(_keep, *whole)
-    made = _kernels.get(whole) or _waited(_kernels, whole)
+    made = _kernels.get(whole)
+    if made is None:
+        made = _waited(_kernels, whole)
     return made and getattr(made, "native", made)
 
 

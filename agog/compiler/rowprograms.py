@@ -8,7 +8,7 @@ from agog.compiler.ir import Value
 from agog.compiler.rows import SCRATCH, Array, Place, Row, RowKernel, compile_rows
 from agog.compiler.targets import HALVES, Target
 
-__all__ = ["PROGRAMS", "compile_row_program"]
+__all__ = ["DOWN", "PROGRAMS", "compile_row_program"]
 
 
 def softmax(row: Row, out: Array, x: Array) -> None:
@@ -144,6 +144,24 @@ def moments(row: Row, mean: Array, deviation: Array, x: Array) -> None:
     row.result(deviation, row.sum(squared))
 
 
+def batch_norm(
+    row: Row, out: Array, mean: Array, variance: Array, x: Array, weight: Value, bias: Value, epsilon: Value
+) -> None:
+    """(x - mean) / sqrt(variance + epsilon), times a weight, plus a bias; and the mean and the variance."""
+    length = row.length_as(x.dtype)
+    m = row.sum(lambda v: v.soon(x)[x]) / length
+
+    def squared(v: Place) -> Value:
+        d = v[x] - m
+        return d * d
+
+    spread = row.sum(squared) / length
+    row.result(mean, m)
+    row.result(variance, spread)
+    scale = row.k.rsqrt(spread + epsilon) * weight
+    row.each(lambda v: v.put(out, row.k.fma(v[x] - m, scale, bias)))
+
+
 def rescaled(row: Row, out: Array, x: Array, mean: Value, scale: Value, shift: Value) -> None:
     """(x - mean) scale + shift."""
     row.each(lambda v: v.write(out, row.k.fma(v.soon(x)[x] - mean, scale, shift)))
@@ -252,6 +270,11 @@ for _centered, _what in ((True, "norm"), (False, "rms_norm")):
         PROGRAMS[f"{_what}{_affine}_backward"] = (
             norm_backward(_centered, _affine), ["row", *["sums"] * _affine],
             ["row", "row", *["vector"] * min(_affine, 1), "scalar"])
+
+#: The same for programs that `columns` alone compiles.
+DOWN: dict[str, tuple[Callable[..., None], list[str], list[str]]] = {
+    "batch_norm": (batch_norm, ["row", "column", "column"], ["row", "column", "column", "scalar"]),
+}
 
 #: Inputs that are not of the program's dtype: {name: {position: dtype}}.
 _OTHER = {"cross_entropy": {1: "int64"}, "cross_entropy_backward": {2: "int64"}}

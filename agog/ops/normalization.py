@@ -238,7 +238,10 @@ def layer_norm(xp, x, normalized_shape, weight=None, bias=None, eps=1e-5):
 
     var is the biased variance. weight and bias have shape `normalized_shape`. Ba et al. 2016, arXiv:1607.06450.
     """
-    n = _trailing("layer_norm", x, normalized_shape, ("weight", weight), ("bias", bias))
+    n = len(normalized_shape) if type(normalized_shape) is tuple else 0
+    if not n or weight is None or bias is None or 0 in normalized_shape or not (
+            x.shape[-n:] == normalized_shape == weight.shape == bias.shape):
+        n = _trailing("layer_norm", x, normalized_shape, ("weight", weight), ("bias", bias))
     if weight is None:
         y = xp._fused_norm(x, n=n, eps=eps)
         return y if bias is None else y + bias
@@ -288,7 +291,30 @@ def _by_kernel(np, name, x, *arguments):
     return None
 
 
+_batch_norms = few.kernels("batch_norm down")
+
+
+def _few_batch_norms(x, weight, bias, eps):
+    """The batch norm of the columns of few numbers by a kernel, or None."""
+    dtype = x.dtype
+    run = _batch_norms.get(dtype)
+    if not run and (run is False or not (run := _batch_norms.wanted(dtype))):
+        return None
+    (n, channels), eps = x.shape, weak(eps, dtype)
+    if type(eps) is not np.ndarray:
+        eps = np.array(eps, dtype)
+    y, mean, var = np.empty((n, channels), dtype), np.empty(channels, dtype), np.empty(channels, dtype)
+    try:
+        run(y, mean, var, x, weight, bias, eps, 1, n, channels)
+    except ValueError:  # they are not contiguous
+        run(y, mean, var, *map(np.ascontiguousarray, (x, weight, bias)), eps, 1, n, channels)
+    return y, mean, var
+
+
 def _batch_norm(np, x, weight, bias, eps, axis):
+    if x.size < LARGE and x.ndim == 2 and axis == 1 and x.size and weight is not None and bias is not None and (
+            np is numpy and (done := _few_batch_norms(x, weight, bias, eps)) is not None):
+        return done
     blocks = _as_blocks(x, axis)
     done = _by_kernel(np, "batch_norm", blocks, blocks, weight, bias, eps)
     if done is not None:

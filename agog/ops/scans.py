@@ -226,7 +226,7 @@ def _initial_samples(s: Any) -> list:
 @composite(samples=_initial_samples)
 def cumulative_sum(xp, x, axis=None, include_initial=False):
     """Running sums along `axis` (which only a 1-d array can do without), after a leading 0 if asked for."""
-    if type(axis) is int and not include_initial and -len(x.shape) <= axis < len(x.shape):
+    if type(axis) is int and not include_initial and -(n := len(x.shape)) <= axis < n:
         return xp.cumsum(x, axis)
     return _with_initial(xp, "cumulative_sum", x, axis, include_initial, 0)
 
