@@ -304,11 +304,13 @@ class _Case:
         by_pixel = self._by_pixel(subs, outputs, channels)
         block = self.tiles.pixel[1] * lanes if by_pixel else most
         blocks = -(-outputs // block)
+        points = samples * max(prod(s.count) for s in subs)
+        by_block = by_pixel and groups == 1 and points <= _FEW_POINTS and blocks >= _FEW_UNITS
         wide = (-(-outputs // lanes) * lanes if by_pixel else outputs) * size
         y_row, y_slice, y_plane = shape[4] * size, prod(shape[3:]) * size, prod(shape[2:]) * size
         numbers: list[int] = []
         words: list[list[int]] = []
-        packed, work, useful, temp = 0, 0, 0, 0
+        work, useful, temp = 0, 0, 0
         base = len(HEAD) + len(SUB) * len(subs)
 
         def array(values: Sequence[int]) -> int:
@@ -343,7 +345,8 @@ class _Case:
         if by_pixel:
             band = max(1, min(band, _BAND // (count[2] * wide)))
         bands = -(-count[1] // band)
-        if samples * groups * outputs * channels * sum(prod(s.count) * len(s.taps) for s in subs) >= 2 * _PARALLEL:
+        all_work = samples * groups * outputs * channels * sum(prod(s.count) * len(s.taps) for s in subs)
+        if all_work >= 2 * _PARALLEL and not by_block:  # (whose blocks are divided)
             bands = _even(bands, count[1], margin, samples * groups * count[0])
         band = -(-count[1] // bands)
         bands = -(-count[1] // band)
@@ -365,6 +368,8 @@ class _Case:
         ahead_row = min(places[1], (band + margin) * move[1]) * places[2] * size
         ahead_lines = max(1, -(-ahead_row // LINE))
         orders = [self._order(s, places, channels, by_pixel) for s in subs]
+        copied = -(-scratch // 64) * 64
+        temp_wide = block * size if by_block else wide
         products = 0
         for s, order in zip(subs, orders):
             tiles = band * -(-s.count[2] // self.tiles.pixel[0])
@@ -375,9 +380,10 @@ class _Case:
             "phase_at": array([n for key in keys for n in phases[key]]), "h_step": move[1], "w_step": move[2],
             "row": columns * size, "held": band + margin, "plane": plane, "band": band, "bands": bands,
             "clear": not inside, "units": units, "in_place": in_place, "ahead_lines": ahead_lines,
-            "ahead": -(-ahead_lines * channels // products) if prod(self.x) * size > _FAR else 0,
+            "ahead": -(-ahead_lines * channels // products) if prod(self.x) * size > _FAR and not by_block else 0,
             "ahead_row": (ahead_lines - 1) * LINE,
         }
+        first_step = 0
         for s, order in zip(subs, orders):
             steps = channels * len(s.taps)
             place_of = {}
@@ -386,26 +392,22 @@ class _Case:
                 phase = keys.index((at[1] % move[1], at[2] % move[2]))
                 place_of[i] = depths.index(at[0]) * area + phase * plane + (h * columns + w) * size
             off = [c * len(depths) * area + place_of[i] for c, i in order.steps]
-            # Weights are read in the order of their places, and written in that of the steps.
-            where = sorted(((c * w_channel + i) * size, at) for at, (c, i) in enumerate(order.steps))
-            runs = _runs([at for at, _ in where], size, self.lanes)
             total = (band - 1) * columns + s.count[2]
             group = max(1, min(-(-total // width), _RESULTS // (outputs * width * size))) if len(order.parts) > 1 else 1
             contiguous = s.step[1:] == (1, 1) and y_row == s.count[2] * size
             words.append(_words(
-                SUB, steps=steps, w_at=array([at for at, _ in where]), to_at=array([to for _, to in where]),
-                runs=len(runs), runs_at=array([n for run in runs for n in run]),
-                off_at=array(off), parts=len(order.parts), parts_at=array([n for part in order.parts for n in part]),
-                classes_at=array(order.classes), ranges_at=array(order.ranges), packed_at=packed, t_n=s.count[0],
-                h_n=s.count[1], w_n=s.count[2],
+                SUB, first_step=first_step, off_at=array(off), parts=len(order.parts),
+                parts_at=array([n for part in order.parts for n in part]),
+                classes_at=array(order.classes), ranges_at=array(order.ranges),
+                t_n=s.count[0], h_n=s.count[1], w_n=s.count[2],
                 y_start=s.start[0] * y_slice + s.start[1] * y_row + s.start[2] * size, y_t=s.step[0] * y_slice,
                 y_h=s.step[1] * y_row, y_w=s.step[2] * size, group=group,
                 run=_run(s.count[2], self.lanes) if contiguous else 1,
                 near=contiguous and prod(shape) * size > _NEAR,
                 place_at=array([c * prod(places) * size for c, _ in order.steps if in_place]), **geometry,
             ))
-            packed += groups * wide * steps
-            temp = max(temp, band * s.count[2] * wide if by_pixel else outputs * group * width * size)
+            first_step += steps
+            temp = max(temp, band * s.count[2] * temp_wide if by_pixel else outputs * group * width * size)
             vectors_all = -(-total // lanes) * outputs
             if by_pixel:
                 vectors_all = band * s.count[2] * (wide // (size * lanes))
@@ -414,20 +416,26 @@ class _Case:
         if useful < _WASTE * work:
             return None
         temp_at = -(-(scratch + 2 * width * size) // 64) * 64
-        own_at = -(-(temp_at + temp + width * size) // 64) * 64
-        points = samples * max(prod(s.count) for s in subs)
-        by_block = by_pixel and groups == len(subs) == 1 and points <= _FEW_POINTS and blocks >= _FEW_UNITS
-        own = block * channels * len(subs[0].taps) * size if by_block else 0
+        own_at = -(-(temp_at + temp * (units if by_block else 1) + width * size) // 64) * 64
+        own = block * first_step * size if by_block else 0
+        # Weights are read in the order of their places, and written in that of the steps, of one sub after the other.
+        steps_all = [step for order in orders for step in order.steps]
+        where = sorted(((c * w_channel + i) * size, at) for at, (c, i) in enumerate(steps_all))
+        runs = _runs([at for at, _ in where], size, self.lanes)
         head = _words(
             HEAD, out_size=prod(shape) * size, x_size=prod(self.x) * size, w_size=prod(self.w) * size,
             bias_size=outputs * groups * size if bias else 0, samples=samples, groups=groups, channels=channels,
             outputs=outputs, x_plane=prod(places) * size, x_slice=prod(places[1:]) * size, x_h=places[1], x_w=places[2],
-            y_plane=y_plane, packed_size=0 if by_block else packed,
+            y_plane=y_plane,
+            packed_size=(0 if in_place else units * copied) if by_block else groups * wide * first_step,
             scratch_size=own_at + own,
             temp_at=temp_at,
             blocks=blocks, low=outputs // blocks, longer=outputs % blocks, vectors=vectors, w_row=w_row * size,
             w_group=w_group * size, relu=relu, alone=work < _PARALLEL,
-            by_pixel=by_pixel, wide=wide, subs=len(subs), by_block=by_block, own_at=own_at,
+            by_pixel=by_pixel, wide=temp_wide, subs=len(subs), by_block=by_block, own_at=own_at, temp_unit=temp,
+            paired=by_block and units == samples and 2 * max(s.count[2] for s in subs) <= self.tiles.pixel[0],
+            copied=copied, steps=first_step, w_at=array([at for at, _ in where]), to_at=array([to for _, to in where]),
+            runs=len(runs), runs_at=array([n for run in runs for n in run]),
         )
         return np.array([n for part in (head, *words, numbers) for n in part], np.int64), shape, FORWARD
 

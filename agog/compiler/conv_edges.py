@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agog.compiler.conv_tables import HEAD, JOB, SUB, Tiles, Words
+from agog.compiler.conv_tables import HEAD, JOB, Tiles, Words
 from agog.compiler.ir import Module, Value, mangled
 from agog.compiler.kernel import Kernel
 from agog.compiler.packing import Packing, shuffle, transpose
@@ -295,9 +295,9 @@ class Edges(Packing):
     def pack_weights(self) -> None:
         """The weights of groups and blocks in the order in which tiles read them: [k][rows]."""
         k, job, begin, end, _ = self._task("pack_weights")
-        f, s = Words(k, job["table"], HEAD), Words(k, job["sub"], SUB)
+        f = Words(k, job["table"], HEAD)
         dtype, lanes = self.dtype, self.lanes
-        places, destinations = (k.at(job["table"], at, "int64") for at in (s.w_at, s.to_at))
+        places, destinations = (k.at(job["table"], at, "int64") for at in (f.w_at, f.to_at))
         buffer = k.alloca(lanes * self.vector_bytes)
 
         def block(i: Value) -> None:
@@ -310,7 +310,7 @@ class Edges(Packing):
             stride = k.where(by_pixel, vectors * self.lanes, rows)
             source = k.offset(job["w"], group * f.w_group + row * f.w_row)
             wide = k.op(f"udiv i64 {f.wide.text}, {self.size}", "int64")
-            target = k.offset(job["packed"], s.packed_at + (group * wide + row) * s.steps * self.size)
+            target = k.offset(job["packed"], (group * wide + row) * f.steps * self.size)
 
             def stores(r: Value) -> Any:
                 """Stores the weights of the outputs from r on of one step; beyond the outputs anything may lie."""
@@ -325,12 +325,12 @@ class Edges(Packing):
 
             def run(i: Value) -> None:
                 """Up to as many steps as a vector has lanes, whose weights of an output lie side by side."""
-                j, steps = (k.load(k.at(job["table"], s.runs_at + i * 2 + n, "int64"), "int64") for n in range(2))
+                j, steps = (k.load(k.at(job["table"], f.runs_at + i * 2 + n, "int64"), "int64") for n in range(2))
                 at = k.offset(source, k.load(k.at(places, j, "int64"), "int64"))
                 to = k.at(destinations, j, "int64")
                 # Rows are far apart, and more than the processor looks ahead in.
-                later = k.where(i + _RUNS_AHEAD < s.runs, i + _RUNS_AHEAD, s.runs - 1)
-                later = k.load(k.at(job["table"], s.runs_at + later * 2, "int64"), "int64")
+                later = k.where(i + _RUNS_AHEAD < f.runs, i + _RUNS_AHEAD, f.runs - 1)
+                later = k.load(k.at(job["table"], f.runs_at + later * 2, "int64"), "int64")
                 later = k.load(k.at(places, later, "int64"), "int64") - k.load(k.at(places, j, "int64"), "int64")
 
                 def square(r: Value) -> None:
@@ -400,8 +400,8 @@ class Edges(Packing):
 
             k.if_(
                 k.eq(f.w_row, self.size),
-                lambda: k.loop(0, s.steps, 1, beside) and None,
-                lambda: k.loop(0, s.runs, 1, run) and None,
+                lambda: k.loop(0, f.steps, 1, beside) and None,
+                lambda: k.loop(0, f.runs, 1, run) and None,
             )
 
         k.loop(begin, end, 1, block)

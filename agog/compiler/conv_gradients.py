@@ -63,6 +63,7 @@ def build(dtype: str, target: Target, what: str) -> Module:
         writer.pixel_kernels()
         writer.flush_pixels()
         writer.pack_weights()
+        writer.copy()
         writer.unit()
         writer.conv()
     else:

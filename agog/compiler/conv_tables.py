@@ -15,12 +15,14 @@ LINE = 64  # bytes of a line of the caches
 #: Words of a table. Sizes, strides and places are in bytes, except for what is counted; `..._at` counts words.
 HEAD = (
     "out_size x_size w_size bias_size samples groups channels outputs x_plane x_slice x_h x_w y_plane packed_size "
-    "scratch_size temp_at blocks low longer vectors w_row w_group relu alone by_pixel wide subs by_block own_at"
+    "scratch_size temp_at blocks low longer vectors w_row w_group relu alone by_pixel wide subs by_block own_at "
+    "temp_unit paired copied "
+    "steps w_at to_at runs runs_at"
 ).split()
 SUB = (
-    "steps w_at to_at runs runs_at off_at parts parts_at classes_at ranges_at packed_at t_n h_n w_n y_start y_t y_h "
-    "y_w taps_d d_at t_step d_n phases phase_at h_step w_step row held plane band bands clear group run near units "
-    "ahead ahead_lines ahead_row in_place place_at"
+    "first_step off_at parts parts_at classes_at ranges_at t_n h_n w_n y_start y_t y_h y_w taps_d d_at t_step d_n "
+    "phases phase_at h_step w_step row held plane band bands clear group run near units ahead ahead_lines "
+    "ahead_row in_place place_at"
 ).split()
 #: What a task is told: addresses, then the sub-convolution.
 JOB = ("out", "x", "w", "bias", "table", "packed", "sub")

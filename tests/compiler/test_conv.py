@@ -395,16 +395,45 @@ def test_one_image_is_divided_among_the_threads(kernel, rng):
 
 
 @pytest.mark.parametrize(
-    "samples, channels, size, kernel, stride", [(1, 19, 7, 3, 1), (3, 40, 6, 3, 2), (2, 9, 5, 1, 1)])
+    "samples, channels, size, kernel, stride",
+    [(1, 19, 7, 3, 1), (3, 40, 6, 3, 2), (2, 9, 5, 1, 1), (5, 11, 3, 3, 1)],
+)
 def test_weights_of_few_results_are_packed_block_by_block(samples, channels, size, kernel, stride, target, rng):
     outputs, pad = 9 * Tiles(target).pixel[1] * target.lanes("float32") - 3, kernel // 2
-    k = conv("float32", target)
+    k, rest = conv("float32", target), ((stride,) * 2, ((pad, pad),) * 2, (1, 1), 1)
     x, w = np.zeros((samples, channels, size, size), "f"), np.zeros((outputs, channels, kernel, kernel), "f")
-    table = k._plan("forward", x, w, (), (stride,) * 2, ((pad, pad),) * 2, (1, 1), 1).table
-    assert table[HEAD.index("by_block")] and not table[HEAD.index("packed_size")]
+    out = (size + 2 * pad - kernel) // stride + 1
+    g = np.zeros((samples, channels, out, out), "f")
+    forward = k._plan("forward", x, w, (), *rest)
+    back = k._plan("input", g, w.transpose(1, 0, 2, 3), (size, size), *rest)
+    for table in (forward.table, back.table):
+        word = lambda name, table=table: int(table[HEAD.index(name)])
+        units, in_place = (int(table[len(HEAD) + SUB.index(name)]) for name in ("units", "in_place"))
+        assert word("by_block") and word("packed_size") == (0 if in_place else units * word("copied"))
+    subs = np.prod([min(stride, size)] * 2)
+    assert back.table[HEAD.index("subs")] == subs and back.table[HEAD.index("steps")] == channels * kernel**2
     for given, made in ((channels, outputs), (outputs, channels)):  # the other way round for the gradient of the input
-        case = samples, given, made, 1, (size, size), (kernel, kernel), (stride,) * 2, ((pad, pad),) * 2, (1, 1)
-        check_case(k, rng, case)
+        check_case(k, rng, (samples, given, made, 1, (size, size), (kernel, kernel), *rest[:3]))
+
+
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2)])
+def test_two_images_at_a_time_are_as_one_after_the_other(kernel, stride, target, rng, monkeypatch):
+    """Small images share tiles: each has the bits that it has alone, for any number of threads."""
+    outputs, size = 8 * Tiles(target).pixel[1] * target.lanes("float32"), Tiles(target).pixel[0] // 2
+    k, rest = conv("float32", target), ((stride,) * 2, ((kernel // 2,) * 2,) * 2, (1, 1), 1)
+    x = rng.standard_normal((5, 40, size, size)).astype("f")
+    w, b = rng.standard_normal((outputs, 40, kernel, kernel)).astype("f"), rng.standard_normal(outputs).astype("f")
+    assert k._plan("forward", x, w, (), *rest).table[HEAD.index("paired")]
+    alone = np.concatenate([k.forward(x[i : i + 1], w, b, *rest, relu=True) for i in range(5)])
+    g, back = rng.standard_normal((5, 40, *alone.shape[2:])).astype("f"), w.transpose(1, 0, 2, 3).copy()
+    table = k._plan("input", g, back, (size, size), *rest).table
+    assert table[HEAD.index("paired")] == table[HEAD.index("by_pixel")] >= (stride == 1)
+    alone_back = np.concatenate([k.input_grad(g[i : i + 1], back, (size, size), *rest) for i in range(5)])
+    for threads in (1, 2, 7):
+        monkeypatch.setattr(config, "num_threads", threads)
+        planning.plan.cache_clear()
+        np.testing.assert_array_equal(k.forward(x, w, b, *rest, relu=True), alone)
+        np.testing.assert_array_equal(k.input_grad(g, back, (size, size), *rest), alone_back)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 20])
