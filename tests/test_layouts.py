@@ -43,6 +43,40 @@ def test_arithmetic_of_permuted_arrays_keeps_their_layout(shape, axes, rng):
         np.testing.assert_allclose((a - whole).numpy(), u - v, rtol=1e-6, atol=1e-6)
 
 
+SLICES = [np.s_[:, 1:], np.s_[::2], np.s_[1:, :-3], np.s_[::-1], np.s_[:, ::2], np.s_[:, 5:6], np.s_[3:4]]
+
+
+@pytest.mark.parametrize("index", SLICES)
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool"])
+def test_arithmetic_of_slices(index, dtype, rng):
+    x = rng.integers(-99, 99, (901, 322)).astype(dtype)
+    a, u = ag.asarray(x)[index], x[index]
+    for _ in range(2):
+        if dtype == "bool":
+            pairs = [(a & a, u & u), (a ^ ag.asarray(x[:1, :1]), u ^ x[:1, :1])]
+        else:
+            number, one, row = u.dtype.type(2), x[:1, :1], x[7][index[1:]] if type(index) is tuple else x[7]
+            pairs = [(a + a, u + u), (a - 2, u - number), (2 - a, number - u), (-a, -u), (abs(a), abs(u)),
+                     (a > 1, u > 1), (a * ag.asarray(one), u * one), (a + ag.asarray(row), u + row)]
+        for got, want in pairs:
+            assert got.dtype == want.dtype
+            np.testing.assert_array_equal(got.numpy(), want)
+
+
+@pytest.mark.parametrize("axes", [(1, 0, 2), (2, 0, 1), (0, 2, 1), (2, 1, 0)])
+@pytest.mark.parametrize("axis", [None, 0, 1, -1, (0, 1), (2, 0), (-1, 1)])
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_reductions_of_permuted_arrays(axes, axis, keepdims, rng):
+    x = rng.standard_normal((30, 21, 34)).astype(np.float32)
+    a, u = ag.permute_dims(ag.asarray(x), axes), x.transpose(axes).astype(np.float64)
+    for _ in range(2):
+        for name in ("sum", "mean", "max", "min"):
+            got = getattr(ag, name)(a, axis=axis, keepdims=keepdims)
+            want = getattr(u, name)(axis=axis, keepdims=keepdims)
+            assert got.shape == want.shape and got.dtype == np.float32
+            np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("axis", [None, 0, 1, -1, (0, 1)])
 @pytest.mark.parametrize("keepdims", [False, True])
 @pytest.mark.parametrize("shape", [(200, 131), (4097, 1), (3, 5)])

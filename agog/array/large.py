@@ -178,8 +178,8 @@ wanted: Callable[..., bool] | None = None
 and says whether it does now."""
 
 stretched: Callable[..., Any] | None = None
-"""Set by the compiler when it is loaded: `stretched(ufunc, a, b, shape)`, the result for arrays that broadcast to
-`shape`, or None where there is no kernel, or none yet."""
+"""Set by the compiler when it is loaded: `stretched(ufunc, inputs, shape)`, the result for arrays of one dtype that
+broadcast to `shape`, and may be slices, or None where there is no kernel, or none yet."""
 
 kernels: dict[str, Callable[..., Any]] = {}
 """Native computations of whole rows by the row's name, set by the compiler when it is loaded: see `native`."""
@@ -402,7 +402,7 @@ def slow(ufunc: Any, a: Any, b: Any) -> Any:
         by_kernel = _of_one_shape
     else:
         shape = broadcast_shapes(a.shape, b.shape)
-        done = None if stretched is None else stretched(ufunc, a, b, shape)
+        done = None if stretched is None else stretched(ufunc, (a, b), shape)
         if done is None:
             if stretched is None:
                 _count(64 * prod(shape))
@@ -438,8 +438,7 @@ def _beside_number(ufunc: Any, a: Any, b: Any) -> Any:
     array, number, place = (a, b, 1) if type(a) is _ndarray else (b, a, 0)
     dtype = array.dtype
     made = ready.get((ufunc, dtype, place))
-    if made is None or type(number) is not int and (type(number) is not float or dtype.kind == "i") or (
-            dtype.kind == "b") or not -1e9 < number < 1e9:
+    if made is None or not _plain(number, dtype):
         return None
     run, result = made
     out, one = empty(array.shape, result, array), weak(number, dtype)
@@ -452,7 +451,23 @@ def _beside_number(ufunc: Any, a: Any, b: Any) -> Any:
         return None
 
 
+def _plain(number: Any, dtype: np.dtype) -> bool:
+    """Whether a kernel may take the number as one of the dtype; else NumPy decides what it is beside such an array."""
+    if type(number) is not int and (type(number) is not float or dtype.kind == "i"):
+        return False
+    return dtype.kind != "b" and -1e9 < number < 1e9
+
+
 broadcast_shapes = functools.lru_cache(256)(np.broadcast_shapes)
+
+
+def order_in_memory(x: np.ndarray) -> Any:
+    """(order, its inverse) of the axes by which `x.transpose(order)` is C-contiguous, for an array that is not."""
+    strides = x.strides
+    order = sorted(range(x.ndim), key=lambda i: -strides[i])
+    if order == sorted(order) or not x.transpose(order).flags.c_contiguous:
+        return None
+    return order, sorted(order, key=order.__getitem__)
 
 
 def _as_it_lies(ufunc: Any, a: Any, b: Any) -> Any:
@@ -461,27 +476,33 @@ def _as_it_lies(ufunc: Any, a: Any, b: Any) -> Any:
     first = arrays[0] if arrays else None
     if first is None or first.ndim < 2 or any(x.shape != first.shape or x.strides != first.strides for x in arrays):
         return None
-    order = sorted(range(first.ndim), key=lambda i: -first.strides[i])
-    if order == sorted(order) or not first.transpose(order).flags.c_contiguous:
+    found = order_in_memory(first)
+    if found is None:
         return None
+    order, back = found
     a, b = (x.transpose(order) if type(x) is np.ndarray and x.ndim else x for x in (a, b))
-    return binary(ufunc, a, b).transpose(sorted(range(len(order)), key=order.__getitem__))
+    return binary(ufunc, a, b).transpose(back)
 
 
 def _broadcast(ufunc: Any, a: Any, b: Any) -> Any:
     """The same for arrays that are stretched against each other, or lie otherwise in memory."""
-    if type(a) is not _ndarray or type(b) is not _ndarray or a.shape == b.shape:
+    numbers = [x for x in (a, b) if type(x) is not _ndarray]
+    if numbers or a.shape == b.shape:
         done = _as_it_lies(ufunc, a, b)
         if done is not None:
             return done
         shape = a.shape if type(a) is _ndarray else b.shape
     else:
         shape = broadcast_shapes(a.shape, b.shape)
-    if stretched is not None:
-        if prod(shape) >= THRESHOLD and (done := stretched(ufunc, a, b, shape)) is not None:
-            return done
-    else:
+    if stretched is None:
         _count(16 * prod(shape))
+    elif prod(shape) >= THRESHOLD:
+        dtype = (a if type(a) is _ndarray else b).dtype
+        if not numbers or _plain(numbers[0], dtype):
+            arrays = tuple([x if type(x) is _ndarray else np.asarray(weak(x, dtype)) for x in (a, b)])
+            done = stretched(ufunc, arrays, shape)
+            if done is not None:
+                return done
     if prod(shape) < _THREADS_FROM or shape[0] == 1:
         return ufunc(a, b)
     out = empty(shape, _result_dtype(ufunc, (a, b)), a, b)
@@ -493,7 +514,7 @@ def _broadcast(ufunc: Any, a: Any, b: Any) -> Any:
 
 
 def unary(ufunc: Any, a: Any) -> Any:
-    """`ufunc(a)`, over threads when `a` is contiguous."""
+    """`ufunc(a)`, over threads where it is large, in the order in which `a` lies in memory."""
     if type(a) is _ndarray and (made := ready.get((ufunc, a.dtype))) is not None:
         run, result = made
         out = empty(a.shape, result, a)
@@ -502,8 +523,14 @@ def unary(ufunc: Any, a: Any) -> Any:
             return out
         except ValueError:  # it does not lie as the kernel wants it
             pass
-    if type(a) is not np.ndarray or not a.flags.c_contiguous or not isinstance(ufunc, np.ufunc):
+    if type(a) is not np.ndarray or not isinstance(ufunc, np.ufunc):
         return ufunc(a)
+    if not a.flags.c_contiguous:
+        if a.size >= THRESHOLD and (found := order_in_memory(a)) is not None:
+            order, back = found
+            return unary(ufunc, a.transpose(order)).transpose(back)
+        done = stretched(ufunc, (a,), a.shape) if stretched is not None and a.size >= THRESHOLD else None
+        return ufunc(a) if done is None else done
     out = empty(a.shape, _result_dtype(ufunc, (a,)), a)
     _parallel(ufunc, (_flat(a),), _flat(out))
     return out

@@ -100,46 +100,59 @@ def _ask(key: Any) -> Any:
     return _waited(_kernels, key)
 
 
-def stretched(ufunc: Any, a: Any, b: Any, shape: tuple[int, ...]) -> Any:
-    """`ufunc(a, b)` of arrays that broadcast to `shape` as one native loop: see `large.stretched`."""
-    if type(a) is not np.ndarray or type(b) is not np.ndarray or a.dtype is not b.dtype:
-        return None
-    if not (a.flags.c_contiguous and b.flags.c_contiguous):
-        return None
-    found = _layout(shape, a.shape, b.shape)
+def stretched(ufunc: Any, inputs: tuple, shape: tuple[int, ...]) -> Any:
+    """`ufunc(*inputs)` of arrays that broadcast to `shape`, or are slices, in one loop: see `large.stretched`."""
+    dtype = inputs[0].dtype
+    strided = False
+    for x in inputs:
+        if type(x) is not np.ndarray or x.dtype is not dtype:
+            return None
+        strided = strided or not x.flags.c_contiguous
+    found = _layout(shape, tuple([x.shape for x in inputs]),
+                    (dtype.itemsize, *[x.strides for x in inputs]) if strided else None)
     if found is None:
         return None
     along, numbers = found
-    key = ("stretched", ufunc, a.dtype, *along)
+    key = ("stretched", ufunc, dtype, strided, *along)
     kernel = _kernels.get(key)
     if not kernel:
         if key not in _kernels:
             _kernels[key] = None  # asked for once
-            if ufunc in _rows and a.dtype.name in _DTYPES:
+            if ufunc in _rows and dtype.name in _DTYPES:
                 _request(_compile_stretched, key)
         kernel = _waited(_kernels, key)
         if not kernel:
             return None
-    kernel, dtype = kernel
-    out = large.empty(shape, dtype, a, b)
-    kernel.run(out, a, b, *numbers)
+    kernel, result = kernel
+    out = large.empty(shape, result, *inputs)
+    kernel.run(out, *inputs, *numbers)
     return out
 
 
-@functools.lru_cache(256)
-def _layout(shape: tuple[int, ...], *inputs: tuple[int, ...]) -> Any:
-    """Which inputs are contiguous along the last axis, and the numbers that a kernel is called with."""
-    found = layout(shape, inputs)
+@functools.lru_cache(1024)
+def _layout(shape: tuple[int, ...], inputs: tuple[tuple[int, ...], ...], strides: Any) -> Any:
+    """Which inputs are contiguous along the last axis, and the numbers that a kernel is called with.
+
+    strides: the size of an element and the inputs' strides in bytes, if not all of them are C-contiguous
+    """
+    given = None
+    if strides is not None:
+        size, *some = strides
+        if any(n % size for s in some for n in s):
+            return None
+        given = [[n // size for n in s] for s in some]
+    found = layout(shape, inputs, given)
     return None if found is None else (tuple([s[2] for s in found[1]]), numbers(*found))
 
 
 def _compile_stretched(key: Any) -> None:
-    _, ufunc, dtype, *along = key
+    _, ufunc, dtype, strided, *along = key
     op = _rows[ufunc]
     lower: Any = op.lower
-    result = ufunc(np.empty(0, dtype), np.empty(0, dtype)).dtype
+    result = ufunc(*[np.empty(0, dtype)] * len(along)).dtype
     if result == dtype or result == np.bool_:
-        kernel = compile_stretched(op.name, lower, [dtype.name] * 2, result.name, [bool(n) for n in along])
+        dtypes, rows = [dtype.name] * len(along), [bool(n) for n in along]
+        kernel = compile_stretched(op.name, lower, dtypes, result.name, rows, strided=strided)
         _kernels[key] = kernel, result
 
 

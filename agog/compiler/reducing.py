@@ -9,6 +9,7 @@ from typing import Any, Callable
 import numpy as np
 
 from agog.array import large
+from agog.array.large import order_in_memory
 from agog.compiler import pool, scans
 from agog.compiler.folds import KINDS, out_dtype
 from agog.compiler.targets import HALVES, ITEMSIZE
@@ -17,6 +18,7 @@ __all__ = ["Reductions", "Scans", "plan", "seen"]
 
 _empty = np.empty
 _ALONE = 1 << 15  # elements of 8 bytes up to which no kernel asks for threads
+_PERMUTED = 1 << 13  # elements from which it pays to put axes into the order in which they lie
 _STEPS = ("sum", "prod", "max", "min", "any", "all")
 """Kinds of which axes that are apart can be reduced one after another."""
 
@@ -41,7 +43,7 @@ class Reductions:
             return None
         made = plan(x.shape, axis, keepdims)
         if made is None or not x.flags.c_contiguous:
-            return None
+            return None if made is None else self._as_it_lies(kind, x, axis, keepdims)
         shape, first, more = made
         run, dtype = found
         if x.size >= _ALONE:
@@ -51,6 +53,20 @@ class Reductions:
         out = _empty(shape, dtype)
         run(out, x, *first)
         return out
+
+    def _as_it_lies(self, kind: str, x: Any, axis: Any, keepdims: Any) -> Any:
+        """The reduction of an array whose axes lie in another order than theirs, as those of a transpose; else None."""
+        found = order_in_memory(x) if x.size >= _PERMUTED else None
+        if found is None:
+            return None
+        order, back = found
+        axes = range(x.ndim) if axis is None else (axis,) if type(axis) is int else axis
+        over = tuple([a % x.ndim for a in axes])
+        y = self.reduce(kind, x.transpose(order), tuple([order.index(a) for a in over]), True)
+        if y is None:
+            return None
+        y = y.transpose(back)
+        return y if keepdims else y.squeeze(over)
 
     def _wanted(self, kind: str, dtype: Any) -> Any:
         """A kernel, when it is ready, and the dtype of its results."""

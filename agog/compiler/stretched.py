@@ -1,8 +1,8 @@
 """Kernels for elementwise expressions of arrays that are stretched against each other, as NumPy broadcasts them.
 
 The result is C-contiguous, of shape (a, b, c) after adjacent axes along which all inputs lie alike have become one.
-Every input is C-contiguous too, and has a stride along a and b (0 where it is stretched); along c it is contiguous or
-one number for the row. A row of c elements is done at a time, rows are shared out among the threads.
+Every input has a stride along a and b (0 where it is stretched); along c it is contiguous or one number for the row. So
+inputs may be slices, too. A row of c elements is done at a time, rows are shared out among the threads.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ _CHUNK, _AWAKE, _WAKE = 1 << 15, 1 << 15, 1 << 19
 _LINE = 7  # what 64 bytes of an array cost that is not in the first cache
 
 
-def layout(shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]] | None:
+def layout(
+    shape: Sequence[int], inputs: Sequence[Sequence[int]], given: Sequence[Sequence[int]] | None = None
+) -> tuple[list[int], list[list[int]]] | None:
     """Lengths (a, b, c), and strides in elements of each of the inputs' shapes, which broadcast to `shape`.
 
-    None where three axes do not do, or where nothing but one number lies along the last.
+    given : the inputs' own strides, in elements; without, they are C-contiguous
+
+    None where three axes do not do, a stride is negative, or the last axis has another than 1, or nothing but numbers.
     """
     lengths: list[int] = []  # from the last axis to the first
     strides: list[list[int]] = []
@@ -34,6 +38,8 @@ def layout(shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> tuple[list[
     for back in range(1, len(shape) + 1):
         n = shape[-back]
         sizes = [s[-back] if back <= len(s) else 1 for s in inputs]
+        if given is not None:
+            steps = [s[-back] if back <= len(s) else 0 for s in given]
         here = [step if size != 1 else 0 for step, size in zip(steps, sizes)]
         steps = [step * size for step, size in zip(steps, sizes)]
         if n == 1:
@@ -43,7 +49,7 @@ def layout(shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> tuple[list[
         else:
             lengths.append(n)
             strides.append(here)
-    if not 1 <= len(lengths) <= 3 or not set(strides[0]) <= {0, 1} or 1 not in strides[0]:
+    if not 1 <= len(lengths) <= 3 or not set(strides[0]) <= {0, 1} or 1 not in strides[0] or min(map(min, strides)) < 0:
         return None
     while len(lengths) < 3:
         lengths.append(1)
@@ -81,25 +87,30 @@ def compile_stretched(
     out_dtype: str,
     rows: Sequence[bool],
     target: Target | None = None,
+    strided: bool = False,
 ) -> StretchedKernel:
     """Compile `fn(k, *inputs)`, of vector Values as in `compile_elementwise`, with one result.
 
     rows : for each input whether it is contiguous along the last axis; else it is one number there
+    strided : the inputs may be slices; else they are C-contiguous
     """
     module = Module(target or targets.host())
-    writer = _Writer(module, fn, list(in_dtypes), out_dtype, list(rows))
+    writer = _Writer(module, fn, list(in_dtypes), out_dtype, list(rows), strided)
     writer.chunk()
     writer.check()
     writer.run()
-    parameters = call.OUT + call.IN * len(in_dtypes) + call.INT * (3 + 2 * len(in_dtypes))
+    count, kind = len(in_dtypes), call.STRIDED_IN if strided else call.IN
+    parameters = call.OUT + kind * count + call.INT * (3 + 2 * count)
     return StretchedKernel(call.bind(module, name, parameters, imports=pool.imports))
 
 
 class _Writer:
     """Emits the functions of one kernel. Slots: out, the inputs; rows, b, c; two strides of each input."""
 
-    def __init__(self, module: Module, fn: Callable[..., Any], ins: list[str], out: str, rows: list[bool]) -> None:
-        self.module, self.fn, self.ins, self.out, self.rows = module, fn, ins, out, rows
+    def __init__(
+        self, module: Module, fn: Callable[..., Any], ins: list[str], out: str, rows: list[bool], strided: bool
+    ) -> None:
+        self.module, self.fn, self.ins, self.out, self.rows, self.strided = module, fn, ins, out, rows, strided
         self.lanes = min(module.target.lanes(dtype) for dtype in (*ins, out))
         self.cost = 1
 
@@ -169,10 +180,26 @@ class _Writer:
         good = good & k.eq(outer * inner, rows)
         for i, ((s, t), along, dtype) in enumerate(zip(strides, self.rows, self.ins, strict=True), 1):
             last = (outer - 1) * s + (inner - 1) * t + (length if along else 1)
-            good = good & (s >= 0) & (t >= 0) & (last * ITEMSIZE[dtype] <= size(i))
+            good = good & (s >= 0) & (t >= 0) & (last * ITEMSIZE[dtype] <= self._reach(k, sizes, i))
         message = self.module.string("the arrays of this kernel do not broadcast as stated")
         k.ret(k.where(good, k.const(0, "ptr"), k.symbol(message)))
         k.finish()
+
+    def _reach(self, k: Kernel, sizes: Value, i: int) -> Value:
+        """Bytes from the first element of an input to the end of its last one."""
+        if not self.strided:
+            return k.load(k.at(sizes, i, "int64"), "int64")
+        buffer = k.load(k.at(sizes, i, "ptr"), "ptr")
+        ndim = k.cast(k.load(k.offset(buffer, call.NDIM), "int32"), "int64")
+        shape, strides = (k.load(k.offset(buffer, at), "ptr") for at in (call.SHAPE, call.STRIDES))
+
+        def axis(a: Value, reach: Value) -> list[Value]:
+            n, step = (k.load(k.at(p, a, "int64"), "int64") for p in (shape, strides))
+            none = (n < 1) | (step < 0)  # nothing can be read there
+            return [k.where(none, k.const(-(1 << 62), "int64"), reach + (n - 1) * step)]
+
+        (reach,) = k.loop(0, ndim, 1, axis, [k.const(ITEMSIZE[self.ins[i - 1]], "int64")])
+        return reach
 
     def run(self) -> None:
         """`run(slots, sizes)`: all rows, on the pool when that pays."""

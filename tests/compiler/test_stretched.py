@@ -56,6 +56,49 @@ def test_arrays_that_do_not_fit(target):
             kernel(out, (x, y), lengths, strides)
 
 
+SLICES = [
+    ((8, 7), np.s_[1:8, 2:7], (9, 6), np.s_[2:9, :5]),
+    ((10, 40), np.s_[::2, 3:36], (5, 4), np.s_[:, 2:3]),
+    ((40, 7), np.s_[::3, 1:7], (3, 6), np.s_[2:3]),
+    ((4, 6, 25), np.s_[1:4, 2:6, 5:25], (4, 7, 5), np.s_[1:4, 3:7, 4:5]),
+    ((4, 8, 25), np.s_[1:4, ::2, :20], (1, 8, 21), np.s_[:, 3:7, 1:21]),
+    ((4, 5, 33), np.s_[:, 0], (33,), np.s_[:]),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "float16"])
+def test_slices_with_guard_pages(target, guarded, rng, dtype):
+    made = {}
+    for *first, other, index in SLICES:
+        for at_end in (True, False):
+            x, y = (guarded.array((rng.standard_normal(whole) * 9).astype(dtype), at_end)[some]
+                    for whole, some in (first, (other, index)))
+            shape = np.broadcast_shapes(x.shape, y.shape)
+            lengths, strides = layout(shape, (x.shape, y.shape), [np.array(v.strides) // v.itemsize for v in (x, y)])
+            along = tuple(s[2] == 1 for s in strides)
+            if along not in made:
+                made[along] = compile_stretched(
+                    "sub", lambda k, a, b: k.sub(a, b), [dtype] * 2, dtype, along, target, strided=True)
+            out = guarded.array(np.zeros(shape, dtype), at_end)
+            made[along](out, (x, y), lengths, strides)
+            np.testing.assert_array_equal(out, x - y)
+    assert set(made) == {(True, True), (True, False)}
+
+
+def test_slices_that_do_not_fit(target, rng):
+    kernel = compile_stretched("neg", lambda k, a: k.neg(a), ["float32"], "float32", [True], target, strided=True)
+    x, out = rng.standard_normal((6, 9)).astype("f")[1:5, 2:7], np.zeros((4, 5), "f")
+    kernel(out, (x,), (4, 1, 5), ((9, 0, 1),))
+    np.testing.assert_array_equal(out, -x)
+    right = (4, 1, 5), ((9, 0, 1),)
+    for lengths, strides, y in (
+        ((4, 1, 5), ((10, 0, 1),), x), ((4, 1, 5), ((-9, 0, 1),), x), ((2, 2, 5), ((18, 10, 1),), x),
+        (*right, x[::-1]), (*right, x[:3]), (*right, x[:, :4]), (*right, x[:0]),
+    ):
+        with pytest.raises(ValueError, match="broadcast"):
+            kernel(out, (y,), lengths, strides)
+
+
 @hypothesis.given(st.lists(st.sampled_from([1, 2, 3]), max_size=5), st.data())
 def test_layouts(shape, data):
     """Where there is a layout, it finds the elements that broadcasting finds."""
@@ -64,13 +107,22 @@ def test_layouts(shape, data):
         whole = [n if data.draw(st.booleans()) else 1 for n in shape]
         inputs.append(tuple(whole[data.draw(st.integers(0, len(whole))):]))
     shape = np.broadcast_shapes(*inputs)
-    found = layout(shape, inputs)
+    places = [np.arange(math.prod(given)).reshape(given) for given in inputs]
+    own = None
+    if data.draw(st.booleans()):  # slices and transposes
+        for i, given in enumerate(inputs):
+            order = data.draw(st.permutations(range(len(given))))
+            whole = [given[a] + data.draw(st.integers(0, 2)) for a in order]
+            some = np.arange(math.prod(whole)).reshape(whole).transpose(np.argsort(order))
+            places[i] = some[tuple([slice(0, n) for n in given])]
+        own = [[n // p.itemsize for n in p.strides] for p in places]
+        places = [p - p.flat[0] for p in places]
+    found = layout(shape, inputs, own)
     if found is None:
         return
     (a, b, c), strides = found
     assert a * b * c == math.prod(shape)
-    for given, (s, t, u) in zip(inputs, strides):
-        places = np.arange(math.prod(given)).reshape(given)
-        want = np.broadcast_to(places, shape).reshape(a, b, c)
+    for given, (s, t, u) in zip(places, strides):
+        want = np.broadcast_to(given, shape).reshape(a, b, c)
         i, j, k = np.ogrid[:a, :b, :c]
         np.testing.assert_array_equal(want, i * s + j * t + k * u)
