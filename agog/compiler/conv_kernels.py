@@ -1,4 +1,4 @@
-"""The native code of convolutions and of the gradient of their input; it follows a table that `conv` makes.
+"""The native code of convolutions and of the gradient of their input; it follows a table that `conv_plans` makes.
 
 The input of some rows of one sample is copied, with its padding, to where it stays in the cache; rows there are as long
 as a row of results and its margin. Then a shift of the kernel is a shift of the address: the results of all rows are
@@ -17,9 +17,9 @@ which that is in the padding are skipped as well. So padding is not multiplied b
 A kernel of one tap that moves by one, without padding, reads the input where it is: there is nothing to copy. While a
 unit is computed, the next one's input comes near, a few lines of the cache at each product.
 
-Where results are few and weights are many, blocks of outputs are shared out instead of images. The input of all images is
-copied first; then a block's weights are packed and serve every image, a part of the steps after the other. Rows of small
-images are short for a tile: two images share one.
+Where results are few and weights are many, blocks of outputs are shared out instead of images. The input of all images
+is copied first; then a block's weights are packed and serve every image, a part of the steps after the other. Rows of
+small images are short for a tile: two images share one.
 
 A stride is a copy of the input in phases (every other row, say), so that taps of one phase are adjacent again; in the
 gradient of the input it is several convolutions, one for every phase of the result.

@@ -74,7 +74,7 @@ def native(
     """
     if dtype not in FLOATS:
         return None
-    from agog.compiler import conv, pooling  # not for who finds a program on disk
+    from agog.compiler import conv_plans, pooling  # not for who finds a program on disk
 
     if name in pooling.NAMES:
         image = tuple(shapes[1 if name == "max_scatter" else 0])
@@ -88,10 +88,10 @@ def native(
     what, extra = _CONVOLUTION[name]
     size, rest = (statics[0], statics[1:]) if extra else ((), statics)
     bias = len(shapes) > 2 and shapes[2] is not None
-    p = conv.plan(target, dtype, what, tuple(shapes[0]), tuple(shapes[1]), tuple(size), *rest, bias, relu)
+    p = conv_plans.plan(target, dtype, what, tuple(shapes[0]), tuple(shapes[1]), tuple(size), *rest, bias, relu)
     if p is None:
         return None
-    recipe = (conv.MODULES[p.kind], p.kind, dtype)
+    recipe = (conv_plans.MODULES[p.kind], p.kind, dtype)
     return Native(f"agog_{p.kind}_{dtype}", p.table, p.work, recipe)
 
 

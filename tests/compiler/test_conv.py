@@ -9,7 +9,7 @@ import agog as ag
 from agog import config
 from agog.array import large
 from agog.compiler import call, conv_gradients, depthwise, eager, jit, pooling, targets
-from agog.compiler import conv as planning
+from agog.compiler import conv_plans as planning
 from agog.compiler.conv import conv
 from agog.compiler.conv_gradients import GRADIENT
 from agog.compiler.conv_tables import HEAD, SUB, Tiles
