@@ -15,7 +15,7 @@ import numpy as np
 
 from agog import config
 from agog.compiler import depthwise
-from agog.compiler.conv_gradients import GRADIENT, TAP
+from agog.compiler.conv_gradient_units import GRADIENT, TAP
 from agog.compiler.conv_tables import HEAD, LINE, SUB, Tiles
 from agog.compiler.targets import ITEMSIZE, Target
 

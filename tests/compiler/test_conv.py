@@ -11,7 +11,7 @@ from agog.array import large
 from agog.compiler import call, conv_gradients, depthwise, eager, jit, pooling, targets
 from agog.compiler import conv_plans as planning
 from agog.compiler.conv import conv
-from agog.compiler.conv_gradients import GRADIENT
+from agog.compiler.conv_gradient_units import GRADIENT
 from agog.compiler.conv_tables import HEAD, SUB, Tiles
 from agog.compiler.depthwise_kernels import HEAD as HEAD_OF_DEPTHWISE
 from agog.compiler.program import compile
