@@ -351,3 +351,11 @@ def test_arguments_by_position_that_are_elsewhere_in_numpy_or_pytorch():
             getattr(ag, name)(3, 1)
         got, want = getattr(ag, name)(4, k=1, m=3), getattr(np, name)(4, 1, 3)
         assert [i.tolist() for i in got] == [i.tolist() for i in want]
+
+
+def test_names_of_layers_arguments_are_pytorchs():
+    assert nn.PReLU(3, init=0.5).weight.tolist() == nn.PReLU(3, 0.5).weight.tolist() == [0.5] * 3
+    assert nn.PReLU(dtype="float64").weight.dtype == ag.float64 and nn.PReLU().weight.tolist() == [0.25]
+    assert nn.Unflatten(dim=1, unflattened_size=(2, -1))(ag.ones(3, 6)).shape == (3, 2, 3)
+    with pytest.raises(errors.ArgumentTypeError, match="dim= is axis= here"):
+        nn.CosineSimilarity(dim=1)

@@ -6,7 +6,6 @@ from typing import Any
 
 import agog as ag
 from agog.hints import wrong_keywords
-from agog.nn import init
 from agog.nn._check import bad_input
 from agog.nn._module import Module
 from agog.nn._parameter import Parameter
@@ -83,9 +82,8 @@ class Softmax2d(Module):
 class PReLU(Module):
     """`leaky_relu` with a learned slope: one, or one for each channel (axis 1)."""
 
-    def __init__(self, num_parameters: int = 1, init_value: float = 0.25, *, dtype: Any = None, device: Any = None):
-        self.weight = Parameter(ag.empty(num_parameters, dtype=dtype, device=device))
-        init.constant_(self.weight, init_value)
+    def __init__(self, num_parameters: int = 1, init: float = 0.25, *, dtype: Any = None, device: Any = None):
+        self.weight = Parameter(ag.full(num_parameters, init, dtype=dtype, device=device))
 
     def forward(self, x: Any) -> Any:
         return ag.prelu(x, self.weight)

@@ -99,22 +99,22 @@ class Flatten(Module):
 
 
 class Unflatten(Module):
-    """Axis `dim` split into `sizes`, of which one may be -1."""
+    """Axis `dim` split into `unflattened_size`, of which one may be -1."""
 
-    def __init__(self, dim: int, sizes: Any):
-        self.dim, self.sizes = dim, tuple(sizes)
+    def __init__(self, dim: int, unflattened_size: Any):
+        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
 
     def forward(self, x: Any) -> Any:
         if not -x.ndim <= self.dim < x.ndim:
             raise bad_input(self, x, f"at least {self.dim + 1 if self.dim >= 0 else -self.dim} axes")
         i = self.dim % x.ndim
-        known = math.prod(s for s in self.sizes if s != -1)
-        if x.shape[i] != known and (self.sizes.count(-1) != 1 or not known or x.shape[i] % known):
-            raise bad_input(self, x, f"axis {self.dim} of a size that splits into {self.sizes}")
-        return ag.reshape(x, (*x.shape[:i], *self.sizes, *x.shape[i + 1:]))
+        known = math.prod(s for s in self.unflattened_size if s != -1)
+        if x.shape[i] != known and (self.unflattened_size.count(-1) != 1 or not known or x.shape[i] % known):
+            raise bad_input(self, x, f"axis {self.dim} of a size that splits into {self.unflattened_size}")
+        return ag.reshape(x, (*x.shape[:i], *self.unflattened_size, *x.shape[i + 1:]))
 
     def extra_repr(self) -> str:
-        return f"dim={self.dim}, sizes={self.sizes}"
+        return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
 
 
 class Embedding(Module):

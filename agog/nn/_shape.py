@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import agog as ag
+from agog import hints
 from agog.nn._activation import calling
 from agog.nn._check import bad_input, whole
 from agog.nn._module import Module
@@ -83,7 +84,9 @@ class PixelUnshuffle(Module):
 class CosineSimilarity(Module):
     """The cosine of the angle between two inputs along `axis`; see `agog.cosine_similarity`."""
 
-    def __init__(self, axis: int = 1, eps: float = 1e-8):
+    def __init__(self, axis: int = 1, eps: float = 1e-8, *, dim: Any = None):
+        if dim is not None:
+            raise hints.wrong_keywords("CosineSimilarity", {"dim": dim})
         self.axis, self.eps = axis, eps
 
     def forward(self, x1: Any, x2: Any) -> Any:

@@ -300,15 +300,21 @@ class OneCycleLR(LRScheduler):
 
     Step it after each batch. The rate follows cosines, or straight lines with anneal_strategy="linear".
 
-    total_steps       number of batches of the whole cycle; more steps than that raise ArgumentError
+    total_steps       number of batches of the whole cycle, also as epochs * steps_per_epoch; more steps than that raise
+                      ArgumentError
     pct_start         part of the cycle that goes up
     final_div_factor  the end is max_lr / div_factor / final_div_factor
     cycle_momentum    move the momentum (or the first beta) from max_momentum to base_momentum and back
     """
 
-    def __init__(self, optimizer: Optimizer, max_lr: float | Sequence[float], total_steps: int, pct_start: float = 0.3,
-                 anneal_strategy: str = "cos", div_factor: float = 25.0, final_div_factor: float = 1e4,
-                 cycle_momentum: bool = False, base_momentum: float = 0.85, max_momentum: float = 0.95):
+    def __init__(self, optimizer: Optimizer, max_lr: float | Sequence[float], total_steps: int | None = None,
+                 epochs: int | None = None, steps_per_epoch: int | None = None, pct_start: float = 0.3,
+                 anneal_strategy: str = "cos", cycle_momentum: bool = False, base_momentum: float = 0.85,
+                 max_momentum: float = 0.95, div_factor: float = 25.0, final_div_factor: float = 1e4):
+        if total_steps is None:
+            if epochs is None or steps_per_epoch is None:
+                raise ArgumentError("OneCycleLR: give total_steps, or epochs and steps_per_epoch")
+            total_steps = _whole("epochs", epochs, 1) * _whole("steps_per_epoch", steps_per_epoch, 1)
         if anneal_strategy not in ("cos", "linear"):
             raise ArgumentError(f"OneCycleLR: anneal_strategy={anneal_strategy!r}; use 'cos' or 'linear'")
         self.total_steps, self.anneal_strategy = _whole("total_steps", total_steps, 1), anneal_strategy

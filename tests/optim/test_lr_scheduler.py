@@ -204,3 +204,12 @@ def test_cyclic_momentum_and_what_cyclic_refuses():
         schedules.CyclicLR(optimizer(), 0.1, [0.5, 0.6])
     with pytest.raises(errors.ArgumentError, match="2 functions for 1"):
         schedules.MultiplicativeLR(optimizer(), [lambda n: 1.0] * 2)
+
+
+def test_one_cycle_of_epochs():
+    whole = rates(lambda o: schedules.OneCycleLR(o, 1.0, 12), 12)
+    assert rates(lambda o: schedules.OneCycleLR(o, 1.0, epochs=4, steps_per_epoch=3), 12) == whole
+    assert rates(lambda o: schedules.OneCycleLR(o, 1.0, None, 4, 3), 12) == whole  # PyTorch's places
+    for given in ({}, {"epochs": 4}, {"steps_per_epoch": 3}):
+        with pytest.raises(errors.ArgumentError, match="total_steps, or epochs and steps_per_epoch"):
+            rates(lambda o: schedules.OneCycleLR(o, 1.0, **given), 1)  # noqa: B023
