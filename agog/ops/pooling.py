@@ -228,7 +228,8 @@ def _gather_rule(xp, g, x, y, kernel, stride, padding, dilation):
 
 
 max_pool = Op(
-    f"_max_pool(x; {_WINDOW}) -> y", _max_pool, takes="bif", kind="pooling", batch=_fold_batch("_max_pool"),
+    f"_max_pool(x; {_WINDOW}) -> y", _max_pool, takes="bif", widen=True, kind="pooling",
+    batch=_fold_batch("_max_pool"),
     vjp={"x": _gather_rule},
     jvp={"x": lambda xp, t, x, y, kernel, stride, padding, dilation: xp._max_pool_gather(
         t, x, y, kernel, stride, padding, dilation)},
