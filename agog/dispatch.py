@@ -413,7 +413,9 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
         {"PARENTS": "p, q", "ENV": f"({env})", "SHAPE": shape},
         {"op": op, "fallback": fallback, "ufunc": op.raw, "plain": op.plain,
          "limit": op.slow or LARGE if op.choose is None or reverse else 0,
-         "large_binary": op.choose or (large.slow if op.slow else large.binary), "derived": op.derived})
+         "large_binary": op.choose or (large.slow if op.slow else large.binary), "derived": op.derived,
+         "middle": op.slow or large.APART if op.choose is None else 0,
+         "middle_binary": op.choose or (large.slow if op.slow else large.apart)})
 
 
 def _derived(derived: tuple, values: tuple) -> tuple:

@@ -177,6 +177,32 @@ def test_gradients_are_those_of_numpy(name, f, shapes, dtype, rng, native, monke
 
 
 @pytest.mark.parametrize("dtype", ERRORS)
+@pytest.mark.parametrize("row", [r for r in ROWS if "softmax" in r or r in ("layer_norm", "rms_norm")])
+def test_some_thousand_elements_take_the_same_way(row, dtype, rng, native, monkeypatch):
+    x = rng.normal(size=(260, 70)).astype(dtype)
+    monkeypatch.setattr(few.large, "native", lambda *_: None)
+    for a in (x, x[:9], x.T, x.reshape(2, 130, 70)):
+        compare(ROWS[row], ag.from_numpy(a), ERRORS[dtype] * 10, monkeypatch)
+    ROWS[row](ag.from_numpy(x))
+    before = made()
+    assert before and all(dtype == d for _, d in before)
+
+
+@pytest.mark.parametrize("shape, other", [((128, 96), (96,)), ((128, 96), (128, 1)), ((16, 8, 96), (8, 1)),
+                                          ((128, 96), (1, 96))])
+def test_arrays_of_some_thousand_elements_that_are_stretched(shape, other, rng, native, monkeypatch):
+    a, b = (ag.asarray(rng.normal(size=s).astype("float32")) for s in (shape, other))
+    found = []
+    monkeypatch.setattr(eager.large, "stretched", lambda *x: found.append(eager.stretched(*x)) or found[-1])
+    for f in (np.add, np.subtract, np.multiply, np.maximum, np.less):
+        for x, y in ((a, b), (ag.from_numpy(a.numpy()[::-1]), b), (a, ag.from_numpy(b.numpy()[::-1]))):
+            for _ in range(2):
+                got = getattr(ag, f.__name__)(x, y)
+                np.testing.assert_array_equal(got.numpy(), f(x.numpy(), y.numpy()))
+    assert any(out is not None for out in found)
+
+
+@pytest.mark.parametrize("dtype", ERRORS)
 @pytest.mark.parametrize("shape", [(2, 1), (5, 3), (7, 16), (9, 33)])
 def test_batch_norms_have_the_moments_of_numpy(shape, dtype, rng, native, monkeypatch):
     x, w, b = (rng.normal(size=s).astype(dtype) for s in (shape, shape[1:], shape[1:]))

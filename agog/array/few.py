@@ -17,10 +17,10 @@ import numpy as np
 
 from agog.array import large
 
-__all__ = ["BELOW", "Kernels", "along", "along_both", "each", "kernels", "over"]
+__all__ = ["BELOW", "MIDDLE", "Kernels", "along", "along_both", "each", "kernels", "over"]
 
-BELOW = large.MIDDLE
-"""Elements from which a kernel has threads to look for: that is the way of `large`."""
+BELOW, MIDDLE = large.MIDDLE, large.THRESHOLD
+"""Elements that are no longer few; elements up to which a kernel of rows is entered like this, too."""
 
 _CALL, _CALLS = 1 << 11, 1 << 13
 """Steps (see `large.native`) that one call of NumPy's, or several, take more than a kernel."""
@@ -55,6 +55,13 @@ ask: Callable[[str, Any], Any] | None = None
 """Set by the compiler when it is loaded: `ask(name, dtype)` is a builtin of `kernels(name)`: at once where it lies on
 disk, else None until it is compiled; False where there is none."""
 
+def _nothing() -> None:
+    """There are no threads."""
+
+
+refresh: Callable[[], None] = _nothing
+"""Set by the compiler: called before a kernel that may ask for threads, which is one for `BELOW` elements or more."""
+
 _known: dict[str, Kernels] = {}
 
 
@@ -73,6 +80,8 @@ def along(of: Kernels, x: Any, axis: int) -> Any:
         run = of.wanted(x.dtype)
     if not run or not size:
         return None
+    if size >= BELOW:
+        refresh()
     shape = x.shape
     n = shape[axis]  # an IndexError where there is no such axis
     if axis != -1 and axis != len(shape) - 1:
@@ -96,6 +105,8 @@ def along_both(of: Kernels, x: Any, y: Any, axis: int) -> Any:
     shape = x.shape
     if y.shape != shape or y.dtype is not dtype:
         return None
+    if size >= BELOW:
+        refresh()
     if axis != -1 and axis != len(shape) - 1:
         return _down(of, shape, axis, x, y)
     n = shape[-1]

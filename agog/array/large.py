@@ -28,6 +28,9 @@ MIDDLE = 1 << 9
 SLOW = 1 << 10
 """The same where a ufunc takes long for an element, and the kernel may differ in the last digit."""
 
+APART = 1 << 13
+"""The same where one of two arrays is stretched to the other's shape: NumPy calls its loop for each row."""
+
 _WHOLE_FROM = 1 << 14
 """The same for quotients of integers, which no vector instruction computes; NumPy multiplies where one is a number."""
 
@@ -385,6 +388,17 @@ def binary(ufunc: Any, a: Any, b: Any) -> Any:
     inputs = tuple(_flat(x) if type(x) is np.ndarray and x.ndim else x for x in (a, b))
     _parallel(ufunc, inputs, _flat(out))
     return out
+
+
+def apart(ufunc: Any, a: Any, b: Any) -> Any:
+    """`binary` of two arrays, of which some thousand elements go to a kernel where one is stretched."""
+    if a.size >= THRESHOLD:
+        return binary(ufunc, a, b)
+    if stretched is not None and type(a) is _ndarray and a.shape != b.shape:
+        done = stretched(ufunc, (a, b), broadcast_shapes(a.shape, b.shape))
+        if done is not None:
+            return done
+    return ufunc(a, b)
 
 
 def slow(ufunc: Any, a: Any, b: Any) -> Any:

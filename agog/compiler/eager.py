@@ -19,7 +19,7 @@ import numpy as np
 
 from agog import config
 from agog.array import few, large
-from agog.compiler import jit, targets
+from agog.compiler import jit, pool, targets
 from agog.compiler.along import Lines
 from agog.compiler.columns import compile_column_program
 from agog.compiler.draws import draws
@@ -103,11 +103,20 @@ def _ask(key: Any) -> Any:
 def stretched(ufunc: Any, inputs: tuple, shape: tuple[int, ...]) -> Any:
     """`ufunc(*inputs)` of arrays that broadcast to `shape`, or are slices, in one loop: see `large.stretched`."""
     dtype = inputs[0].dtype
-    strided = False
     for x in inputs:
         if type(x) is not np.ndarray or x.dtype is not dtype:
             return None
-        strided = strided or not x.flags.c_contiguous
+    known = (ufunc, dtype, *[x.shape for x in inputs])
+    made = _stretches.get(known)
+    if made is not None:
+        run, result, numbers = made
+        out = large.empty(shape, result, *inputs)
+        try:
+            run(out, *inputs, *numbers)
+            return out
+        except ValueError:  # they are not contiguous
+            pass
+    strided = not all([x.flags.c_contiguous for x in inputs])
     found = _layout(shape, tuple([x.shape for x in inputs]),
                     (dtype.itemsize, *[x.strides for x in inputs]) if strided else None)
     if found is None:
@@ -124,9 +133,17 @@ def stretched(ufunc: Any, inputs: tuple, shape: tuple[int, ...]) -> Any:
         if not kernel:
             return None
     kernel, result = kernel
+    if not strided:
+        if len(_stretches) > 256:
+            _stretches.clear()
+        _stretches[known] = kernel.run, result, numbers
     out = large.empty(shape, result, *inputs)
     kernel.run(out, *inputs, *numbers)
     return out
+
+
+_stretches: dict[Any, Any] = {}
+"""Of contiguous arrays of some shapes: the kernel, the dtype of its results, and the numbers that it is called with."""
 
 
 @functools.lru_cache(1024)
@@ -584,5 +601,5 @@ def enable() -> None:
     large.accelerate, large.wanted, large.pull, large.stretched = accelerate, wanted, pull, stretched
     large.reduced = reductions.reduce
     large.halves.update(halves)
-    few.ask = few.ask or _few
+    few.ask, few.refresh = few.ask or _few, pool.refresh
     large.kernels.update(kernels)  # all at once: other threads look whether there are any

@@ -70,6 +70,8 @@ def _few_norms(args):
     eps = weak(args[-2], dtype)
     if type(eps) is not np.ndarray:
         eps = np.array(eps, dtype)
+    if x.size >= LARGE:
+        few.refresh()
     y, ins = np.empty(shape, dtype), args[:-3]
     try:
         run(y, *ins, eps, x.size // size, size, 1)
@@ -80,7 +82,7 @@ def _few_norms(args):
 
 def _fused_norm(np, *args):
     x = args[0]
-    if x.size < LARGE and np is numpy and (done := _few_norms(args)) is not None:
+    if x.size < few.MIDDLE and np is numpy and (done := _few_norms(args)) is not None:
         return done
     *xs, n, eps, centered = args
     if x.size >= LARGE:

@@ -10,7 +10,7 @@ from agog.ops.blocks import fresh, native, over_rows, reduced
 from agog.ops.namespaces import raw
 from agog.ops.row import Op, composite
 
-_LARGE = few.BELOW  # elements from which a native kernel may be one for threads
+_LARGE = few.BELOW  # elements that are no longer few
 _MANY = 1 << 13  # from which that is so for exp alone
 
 
@@ -29,14 +29,14 @@ _softmax_grads, _log_softmax_grads = few.kernels("softmax_backward", True), few.
 
 
 def _softmax(np, x, axis):
+    if x.size < few.MIDDLE and np is numpy and (done := few.along(_softmaxes, x, axis)) is not None:
+        return done
     if x.size >= _LARGE:
         x.shape[axis]  # an IndexError where there is no such axis
         done = native(np, "softmax", 32 * x.size, x, axis)
         if done is not None:
             return done
         return (_by_rows if x.size >= large.THRESHOLD else _by_steps)(np, _softmax, x, axis)
-    if np is numpy and (done := few.along(_softmaxes, x, axis)) is not None:
-        return done
     if not x.size:
         return _nothing(x, axis)
     y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
@@ -46,14 +46,14 @@ def _softmax(np, x, axis):
 
 
 def _log_softmax(np, x, axis):
+    if x.size < few.MIDDLE and np is numpy and (done := few.along(_log_softmaxes, x, axis)) is not None:
+        return done
     if x.size >= _LARGE:
         x.shape[axis]
         done = native(np, "log_softmax", 32 * x.size, x, axis)
         if done is not None:
             return done
         return (_by_rows if x.size >= large.THRESHOLD else _by_steps)(np, _log_softmax, x, axis)
-    if np is numpy and (done := few.along(_log_softmaxes, x, axis)) is not None:
-        return done
     if not x.size:
         return _nothing(x, axis)
     y = np.subtract(x, np.maximum.reduce(x, axis, None, None, True))
@@ -113,8 +113,9 @@ def _by_rows(np, compute, x, axis):
 
 def _softmax_rule(xp, g, y, axis):
     if xp is raw:
-        done = (large.native("softmax_grad", 32 * y.size, g, y, axis) if y.size >= _LARGE else
-                few.along_both(_softmax_grads, y, g, axis))
+        done = few.along_both(_softmax_grads, y, g, axis) if y.size < few.MIDDLE else None
+        if done is None and y.size >= _LARGE:
+            done = large.native("softmax_grad", 32 * y.size, g, y, axis)
         if done is not None:
             return done
     return (g - xp.sum(g * y, axis=axis, keepdims=True)) * y
@@ -122,8 +123,9 @@ def _softmax_rule(xp, g, y, axis):
 
 def _log_softmax_rule(xp, g, y, axis):
     if xp is raw:
-        done = (large.native("log_softmax_grad", 32 * y.size, g, y, axis) if y.size >= _LARGE else
-                few.along_both(_log_softmax_grads, y, g, axis))
+        done = few.along_both(_log_softmax_grads, y, g, axis) if y.size < few.MIDDLE else None
+        if done is None and y.size >= _LARGE:
+            done = large.native("log_softmax_grad", 32 * y.size, g, y, axis)
         if done is not None:
             return done
     return g - xp.exp(y) * xp.sum(g, axis=axis, keepdims=True)
