@@ -116,7 +116,7 @@ def stretched(ufunc: Any, inputs: tuple, shape: tuple[int, ...]) -> Any:
             return out
         except ValueError:  # they are not contiguous
             pass
-    strided = not all([x.flags.c_contiguous for x in inputs])
+    strided = not all(x.flags.c_contiguous for x in inputs)
     found = _layout(shape, tuple([x.shape for x in inputs]),
                     (dtype.itemsize, *[x.strides for x in inputs]) if strided else None)
     if found is None:
