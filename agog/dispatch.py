@@ -124,8 +124,11 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
         else:
             dt = common if c else dtypes.of_scalar(x)
             try:
-                with np.errstate(all="ignore"):
+                try:
                     out.append(constant(np.array(x, dt), x))
+                except (FloatingPointError, RuntimeWarning):  # the user made NumPy, or warnings, raise
+                    with np.errstate(all="ignore"):
+                        out.append(constant(np.array(x, dt), x))
             except OverflowError:
                 if op.result == "bool" and isinstance(x, int):  # a comparison is right for any number, as NumPy has it
                     if config.modes.recorder is not None:

@@ -335,6 +335,8 @@ def test_numbers_that_overflow_are_no_warnings_where_warnings_are_errors():
     assert ag.grad(lambda v: (v * big).sum())(h).tolist() == [inf, inf]
     assert ag.grad(lambda v: ag.log(v).sum())(ag.zeros(2)).tolist() == [inf, inf]
     assert ag.hessian(lambda v: 1 / v)(ag.asarray(0.0)).item() == inf
+    with np.errstate(all="raise"):
+        assert ag.asarray(np.array([1e6]), dtype="float16").tolist() == (h[:1] * 1e6).tolist() == [inf]
 
 
 def test_arguments_by_position_that_are_elsewhere_in_numpy_or_pytorch():

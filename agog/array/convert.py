@@ -29,10 +29,10 @@ def to_array(data: Any, dtype: Any, copy: bool | None) -> Any:
                 raise ArgumentError(f"asarray(copy=False): {array.dtype} to {dt} needs a copy")
             return array
         try:
-            if dt is not None and dt != array.dtype:
-                with np.errstate(all="ignore"):  # what is too large for the dtype is infinite, as everywhere
-                    return np.array(array, dt, copy=True, order="C", subok=False)
-            return np.array(array, found, copy=True, order="C", subok=False)
+            return np.array(array, dt or found, copy=True, order="C", subok=False)
+        except (FloatingPointError, RuntimeWarning):  # what is too large for the dtype is infinite, as everywhere
+            with np.errstate(all="ignore"):
+                return np.array(array, dt, copy=True, order="C", subok=False)
         except MemoryError as error:
             raise OutOfMemoryError(f"asarray: {error}") from None
     return _from_python(data, dt)
