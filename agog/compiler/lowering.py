@@ -31,7 +31,6 @@ from agog.compiler.values import (
     Val,
     View,
     contiguous,
-    count,
     mapped,
     merged,
     resolve,
@@ -43,7 +42,6 @@ from agog.graph import forms
 from agog.graph.ir import Constant, Node, Value
 
 _FLOAT32 = np.dtype("float32")
-_LARGE, _FEW = 1 << 17, 16  # elements reduced to so few that sharing out needs two steps
 
 __all__ = ["Guard", "Island", "Lowering", "Matmul"]
 
@@ -360,45 +358,8 @@ class Lowering:
         kept = tuple(1 if a in over else n for a, n in enumerate(x.shape))
         if all(x.shape[a] == 1 for a in over):
             return self.reshape(x, kept if keepdims else shape)
-        if x.size >= _LARGE and 1 < count(shape) < _FEW:  # (down to one it is shared out in parts)
-            y = self._in_stages(kind, x, over)
-            return self.reshape(y, kept if keepdims else shape)
         y = Reduce(kind, x, over, shape, x.dtype)
         return self.reshape(y, kept) if keepdims else y
-
-    def _in_stages(self, kind, x, over):
-        """A reduction of much to little, in two steps, the first of which can be shared out."""
-        first = next((a for a in over if x.shape[a] >= _FEW), over[0])
-        if len(over) == 1 or count([x.shape[a] for a in over if a != first]) < 64:
-            n = x.shape[first]
-            pieces = next((d for d in range(256, _FEW - 1, -1) if n % d == 0), None)
-            if pieces is None:
-                return Reduce(kind, x, over, tuple(m for a, m in enumerate(x.shape) if a not in over), x.dtype)
-            x = self._reshaped(x, (*x.shape[:first], pieces, n // pieces, *x.shape[first + 1 :]), {})
-            over = tuple(sorted({a if a <= first else a + 1 for a in over} | {first + 1}))
-        inner = tuple(a for a in over if a != first)
-        y = Reduce(kind, x, inner, tuple(m for a, m in enumerate(x.shape) if a not in inner), x.dtype)
-        at = first - sum(a < first for a in inner)
-        return Reduce(kind, y, (at,), tuple(m for a, m in enumerate(y.shape) if a != at), x.dtype)
-
-    def _reshaped(self, x, shape, done):
-        """`x` in another shape, by reshaping what it is computed from."""
-        if id(x) not in done:
-            if (
-                type(x) is Point
-                and len(done) < 64
-                and all(a is None or a.size == 1 or a.shape == x.shape for a in x.args)
-            ):
-                args = [a if a is None or a.shape != x.shape else self._reshaped(a, shape, done) for a in x.args]
-                args = [
-                    a if a is None or a.shape == tuple(shape) else self.broadcast(self.reshape(a, ()), shape)
-                    for a in args
-                ]
-                made = Point(x.name, args, shape, x.dtype)
-            else:
-                made = self.reshape(x, shape)
-            done[id(x)] = made
-        return done[id(x)]
 
     def coordinate(self, shape, axis):
         """The index along `axis`, int64."""

@@ -12,17 +12,18 @@ from agog.compiler.ir import Module, Value
 from agog.compiler.kernel import Kernel
 from agog.compiler.targets import ITEMSIZE
 
-__all__ = ["LINE", "NestPlan", "cost_of"]
+__all__ = ["BUSY", "LINE", "PAGE", "NestPlan", "cost_of"]
 
 LINE = 64  # bytes of a line of the caches
 _TILE = 64  # elements of a tile at most: see `NestPlan._across`
-_PAGE = 4096
+PAGE = 4096
 _STREAMS = 3  # arrays that are stored around the caches at a time: processors have few buffers for lines on their way
 
 _UNROLL = ((16, 4), (60, 2))  # up to this cost, so many vectors at a time
-_BUSY = 1 << 17  # work from which unrolling pays also for short loops
+BUSY = 1 << 17  # work from which unrolling pays also for short loops
 _PART, _PARTS = 1 << 12, 64  # instructions, of vectors, of a part of a reduced axis at least; and parts at most
 _IN_PARTS = 1 << 15  # such instructions from which it is divided
+_PIECES = 16  # of the kept axes, from which these are shared out instead
 
 _costs: dict[Any, int] = {}
 
@@ -109,7 +110,7 @@ class NestPlan:
         self.unroll = self._choose_unroll()
         while self.tile and self.unroll * self.lanes > self.tile:
             self.unroll //= 2
-        self.parts, self.part = self._in_parts()
+        self.parts, self.part, self.parted = self._in_parts()
 
     def _accesses(self, dtypes=False):
         found = [(e[4], e[1]) for e in self.exprs if e[0] in ("load", "gather")]
@@ -131,7 +132,8 @@ class NestPlan:
     def _vector_axis(self):
         """The axis along which memory is walked best."""
         sizes, best, found = self.nest.sizes, None, None
-        accesses = self._accesses()
+        accesses = [e[4] for e in self.exprs if e[0] in ("load", "gather")]
+        accesses += [s.strides for s in self.nest.stores if s.each]
         for a, n in enumerate(sizes):
             if n <= 1:
                 continue
@@ -148,27 +150,38 @@ class NestPlan:
         if self.vector is None or self.lanes == 1:
             return 1
         vectors = self.nest.sizes[self.vector] // self.lanes
-        if self.work < _BUSY and vectors < 32:  # little to gain, and less code is compiled sooner
+        if self.work < BUSY and vectors < 32:  # little to gain, and less code is compiled sooner
             return 1
         for limit, u in _UNROLL:
             if self.body <= limit and vectors >= u and (vectors % u == 0 or vectors >= 4 * u):
                 return u
         return 1
 
+    @property
+    def rows(self):
+        """How many indices the kept axes have that are not the vector axis."""
+        return math.prod(self.nest.sizes[a] for a in self.scalar_kept)
+
     def _in_parts(self):
-        """(parts, indices of one) of the outermost axis where all axes are reduced in one pass; (1, 0) elsewhere.
+        """(parts, indices of one, axis) of a reduced axis, where the kept ones are too few to be shared out; or (1, 0,
+        None).
 
         It depends on the nest alone, so that what is summed does not depend on the threads. Of the vector axis, whole
         steps of its loop are divided; what is left of it belongs to no part.
         """
+        sizes, step = self.nest.sizes, self.lanes * self.unroll
         vectors = self.work // self.lanes
-        if self.k_depth or self.vector is None or self.passes != 1 or vectors < _IN_PARTS:
-            return 1, 0
-        step = 1 if self.over else self.lanes * self.unroll
-        steps = self.nest.sizes[self.order[0]] // step
-        parts = 1 << min(_PARTS, vectors // _PART, steps).bit_length() - 1  # a power of two, as threads often are
-        part = -(-steps // parts)
-        return -(-steps // part), part * step
+        pieces = self.rows * (sizes[self.vector] // step if self.v_kept else 1)
+        if not self.passes or self.vector is None or vectors < _IN_PARTS or pieces >= _PIECES:
+            return 1, 0, None
+        steps = {a: sizes[a] if a in self.over else sizes[a] // step for a in self.order[self.k_depth :]}
+        most = min(_PARTS // max(1, pieces), vectors // _PART // max(1, pieces))
+        axis = next((a for a, n in steps.items() if n >= most), max(steps, key=steps.get, default=None))
+        if axis is None or min(most, steps[axis]) < 2:
+            return 1, 0, None
+        parts = 1 << min(most, steps[axis]).bit_length() - 1  # a power of two, as threads often are
+        part = -(-steps[axis] // parts)
+        return -(-steps[axis] // part), part * (1 if axis in self.over else step), axis
 
     def _across(self, kept):
         """(axis, tile): a kept axis along the lines of arrays that the vector axis walks across; (None, None) without.
@@ -183,7 +196,7 @@ class NestPlan:
             steps = [abs(s[self.vector]) * size for s, size in walked if abs(s[a]) == 1]
             if steps and self.nest.sizes[a] >= self.lanes:
                 # Places a page apart share one set of a first level cache, of eight lines or more.
-                fit = min(8 * (_PAGE // math.gcd(step, _PAGE)) for step in steps) // len(steps)
+                fit = min(8 * (PAGE // math.gcd(step, PAGE)) for step in steps) // len(steps)
                 return a, max(self.lanes, 1 << min(fit, _TILE).bit_length() - 1)  # a power of two, as unrolling is
         return None, None
 

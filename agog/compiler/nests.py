@@ -2,12 +2,15 @@
 
 from agog.compiler.ir import FLOATS, UNSIGNED
 from agog.compiler.kernel import Kernel
+from agog.compiler.nestplan import BUSY
 from agog.compiler.nestvalues import NestValues, Scope
 from agog.compiler.targets import ITEMSIZE
 
 __all__ = ["NestCode", "combine", "identity"]
 
 _BLOCK = 256  # turns of a loop whose results are added up before they are added to the rest
+_ACCUMULATORS = 8  # vectors that are added to in one turn of a loop, at most
+_TOGETHER = 64  # and instructions of such a turn
 
 
 def identity(kind, dtype):
@@ -70,7 +73,7 @@ class NestCode(NestValues):
         self._window = None  # of the vector axis, while tiles of it are walked
         self._walked = None  # where the walk over the outermost of the reduced axes begins and ends, if not all of it
         self._share = 0  # and how much of it that is, at most
-        self.spills, self._kept_now = {}, []
+        self.spills, self._kept_now, self._kept_in = {}, [], {}
 
     def _bounds(self, level):
         if self.parallel and level == 0:
@@ -185,9 +188,7 @@ class NestCode(NestValues):
     def _columns(self, scopes):
         nest = self.nest
         for p in range(self.passes):
-            reduces = [i for i, e in enumerate(self.exprs) if e[0] == "reduce" and self.level[e[3]] == p]
-            stores = [s for s in nest.stores if s.each and self.level[s.expr] == p]
-            roots = [self.exprs[i][3] for i in reduces] + [s.expr for s in stores]
+            reduces, stores, roots = self._of_pass(p)
             if not roots:
                 continue
             self._pass = p
@@ -204,6 +205,12 @@ class NestCode(NestValues):
             if not s.each or not self.has_reduction:
                 for scope in scopes:
                     self._store(s, scope)
+
+    def _of_pass(self, p):
+        """(reductions, stores, what they are of) that pass p makes."""
+        reduces = [i for i, e in enumerate(self.exprs) if e[0] == "reduce" and self.level[e[3]] == p]
+        stores = [s for s in self.nest.stores if s.each and self.level[s.expr] == p]
+        return reduces, stores, [self.exprs[i][3] for i in reduces] + [s.expr for s in stores]
 
     def _start(self, reduces, places):
         k = self.k
@@ -242,17 +249,45 @@ class NestCode(NestValues):
             return self._merge(carry, self._over(level + 1, inner, reduces, stores), places)
 
         low, high = 0, n
-        if level == 0 and self._walked:
+        if axis == self.parted and self._walked:
             (low, high), n = self._walked, self._share
-        if n > 2 * _BLOCK and reduces:
+        together = self._together(level, n, len(first))
+
+        def turns(i, stop):
+            if together == 1:
+                return k.loop(i, stop, 1, turn, first)
+            whole = k.sub(stop, k.bitwise_and(k.sub(stop, i), together - 1))
+
+            def several(i, *carry):
+                size = len(first)
+                found = [turn(k.add(i, j) if j else i, *carry[j * size : (j + 1) * size]) for j in range(together)]
+                return [v for values in found for v in values]
+
+            sums = k.loop(i, whole, together, several, first * together)
+            sums = [sums[j * len(first) : (j + 1) * len(first)] for j in range(together)]
+            while len(sums) > 1:
+                sums = [self._merge(a, b, places) for a, b in zip(sums[::2], sums[1::2])]
+            return k.loop(whole, stop, 1, turn, sums[0])
+
+        size = _BLOCK * together
+        if n > 2 * size and reduces:
 
             def block(i, *carry):
-                stop = k.add(i, _BLOCK)
+                stop = k.add(i, size)
                 stop = k.where(stop < high, stop, high)
-                return self._merge(carry, k.loop(i, stop, 1, turn, first), places)
+                return self._merge(carry, turns(i, stop), places)
 
-            return k.loop(low, high, _BLOCK, block, first)
-        return k.loop(low, high, 1, turn, first)
+            return k.loop(low, high, size, block, first)
+        return turns(*[k.const(i, "int64") if isinstance(i, int) else i for i in (low, high)])
+
+    def _together(self, level, n, values):
+        """How many indices of the innermost reduced axis are taken at a time, with accumulators of their own: a sum
+        that waits for the one before it takes several cycles."""
+        inner = level + 1 < len(self.over) or self.vector is not None and not self.v_kept
+        if not values or inner or self.work < BUSY:
+            return 1
+        most = min(_ACCUMULATORS // values, _TOGETHER // self.body, n // 4)
+        return 1 << most.bit_length() - 1 if most > 1 else 1
 
     def _scalars(self, reduces):
         return [self.k.const(identity(self.exprs[i][2], self.exprs[i][1]), self.exprs[i][1]) for i in reduces]

@@ -5,7 +5,7 @@ computed again. Expressions are evaluated outside of every loop that they do not
 """
 
 from agog.compiler.ir import llvm_type, mangled
-from agog.compiler.nestplan import NestPlan
+from agog.compiler.nestplan import PAGE, NestPlan
 from agog.compiler.targets import HALVES, ITEMSIZE
 
 __all__ = ["NestValues", "Scope"]
@@ -42,6 +42,8 @@ class Scope:
 
 class NestValues(NestPlan):
     """A nest whose values can be emitted, in the function of `self.k`."""
+
+    _scratch = _SCRATCH
 
     # -- values
     def _all_roots(self):
@@ -322,9 +324,10 @@ class NestValues(NestPlan):
 
     def _keep_for_later(self, p, roots):
         """Decide what of this pass later ones will read back."""
-        self._kept_now = []
-        if self.v_kept:
+        if p in self._kept_in:  # the same for all vectors
+            self._kept_now = self._kept_in[p]
             return
+        self._kept_now = self._kept_in[p] = []
         later = set()
         for q in range(p + 1, self.passes):
             for e in self.exprs:
@@ -349,12 +352,44 @@ class NestValues(NestPlan):
                 continue
             if stored:
                 self.spills[i] = (p, self.args[stored.arg], stored.offset, stored.strides)
-            elif size * ITEMSIZE[e[1]] <= _SCRATCH and not any(
+            elif any(
                 self._price(j) >= _DEAR and i in self._below(j) and j in self.spills
                 for j in range(i + 1, len(self.exprs))
             ):
+                continue
+            elif size * ITEMSIZE[e[1]] <= self._scratch and not self.v_kept:
                 self.spills[i] = (p, self.k.alloca(size * ITEMSIZE[e[1]]), 0, tuple(dense))
                 self._kept_now.append(i)
+            elif place := self._place_of_a_result(i, p):
+                self.spills[i] = (p, self.args[place.arg], place.offset, place.strides)
+                self._kept_now.append(i)
+
+    def _place_of_a_result(self, i, p):
+        """A store of the last pass that can have expression i in its place until then, or None.
+
+        It is made of i, so that i is read before, and of nothing else that is there; nobody else looks at the place.
+        """
+        if self.vector is None or self.v_kept and self.nest.sizes[self.vector] < self.lanes:
+            return None  # (masked stores take longer than most of what could be kept)
+        steps = [s.strides[a] * ITEMSIZE[self.exprs[i][1]] for s in self.nest.stores if s.each for a in self.over]
+        if self.v_kept and any(step % PAGE == 0 for step in steps):
+            return None  # (columns of it fall into few sets of the caches)
+        for s in self.nest.stores:
+            others = [t.arg for t in self.nest.stores if t is not s]
+            others += [e[2] for e in self.exprs if e[0] in ("load", "gather")]
+            if (
+                s.each
+                and self.level[s.expr] == self.passes - 1 > p
+                and self.exprs[s.expr][1] == self.exprs[i][1]
+                and s.arg not in others
+                and s.arg not in self.streaming
+                and s.strides[self.vector] == 1
+                and all(t or n == 1 for t, n in zip(s.strides, self.nest.sizes))
+                and i in self._below(s.expr)
+                and all(self.spills[j][1] is not self.args[s.arg] for j in self.spills)
+            ):
+                return s
+        return None
 
     def _reach(self, i, out):
         if i in out or self.exprs[i][0] == "reduce":

@@ -34,7 +34,6 @@ __all__ = ["Group", "schedule"]
 
 _MEMBERS = 64
 _LARGE = 1 << 16  # points of a domain that is worth sharing out
-_FEW = 16  # kept indices that are too few to share out
 
 
 class Group:
@@ -186,20 +185,13 @@ class _Scheduler:
             return False
         used = {p for p in place if p is not None}
         rest = {a for a, n in enumerate(g.domain) if n != 1} - used
-        kept = count(g.domain) // max(1, count([g.domain[a] for a in g.reduced or ()]))
-        lonely = count(g.domain) >= _LARGE and kept < _FEW
         if isinstance(v, Reduce):
             over = {place[a] for a in v.axes if place[a] is not None}
             if rest or g.reduced is not None and g.reduced != over:
                 return False
-            after = count([n for a, n in enumerate(g.domain) if a not in over])
-            if g.members and g.reduced is None and count(g.domain) >= _LARGE and 1 < after < _FEW:
-                return False
         elif rest:
             if g.reduced is None or rest != {a for a in g.reduced if g.domain[a] != 1}:
                 return False
-        elif g.reduced is not None and lonely and (kept > 1 or any(link and link.root in g.late for link in found)):
-            return False
         outside = [link.root for link in found if link and link.root not in g.place] + needs(v)
         deps = set()
         for root in outside:
@@ -238,8 +230,7 @@ class _Scheduler:
         reduced = None if other.reduced is None else {to[a] for a in other.reduced}
         if reduced != g.reduced:
             both = reduced or g.reduced
-            kept = count([n for a, n in enumerate(g.domain) if a not in both])
-            if reduced and g.reduced or count(g.domain) >= _LARGE and kept < _FEW:
+            if reduced and g.reduced:
                 return
             # values that do not span what is now reduced would be taken for results of the reduction
             for u in (other if g.reduced else g).members:

@@ -166,13 +166,20 @@ class Segment:
         return pool.AWAKE if code.parts > 1 or code.work >= _ALONE * code.lanes else None
 
     def _nest(self, g, parallel, streams=(), text=None):
-        """The function of a group's nest."""
+        """The function of a group's nest, or a list of them: what the pool runs, and what runs when it has."""
         _, _, (code, shown, exact) = self._planned(g)
-        if code.parts > 1:
-            make = lambda name: code.emit_parts(self.module, name, streams)
-        else:
+        if code.parts == 1:
             make = lambda name: code.emit(self.module, name, parallel, streams)
-        return self._function(("nest", exact, parallel, streams), "nest", make, text or shown)
+            return self._function(("nest", exact, parallel, streams), "nest", make, text or shown)
+        found = []
+        for p in range(code.passes):
+            make = lambda name, p=p: code.emit_pass(self.module, name, p, streams)
+            says = text or (shown if not p else f"  pass {p + 1} of {found[0][0]}")
+            name = self._function(("nest", exact, p, streams), "nest", make, says)
+            make = lambda name, p=p: code.emit_rest(self.module, name, p)
+            says = f"  the sum of {name}'s {code.parts} parts, and the rest"
+            found.append((name, self._function(("rest", exact, p), "nest", make, says) if code.followed(p) else None))
+        return found
 
     @staticmethod
     def _streams(code):
@@ -185,7 +192,7 @@ class Segment:
         return [*pointers, self.k.const(0, "ptr") if self.status is None else self.status]
 
     def _group(self, g):
-        nest, places, (code, _, exact) = self._planned(g)
+        nest, places, (code, _, _) = self._planned(g)
         if not nest.stores:
             self.notes.append(("nothing", g, None, False))
             return (lambda pointers: None), [], False
@@ -194,17 +201,15 @@ class Segment:
         self.work += code.work
         name, past = self._nest(g, parallel), None
         if streams := self._streams(code):
-            past = self._nest(g, parallel, streams, f"  {name}, whose results are stored around the caches")
-        if code.parts > 1:
-            make = lambda name: code.emit_rest(self.module, name)
-            says = f"  the sum of {name}'s {code.parts} parts, and the rest"
-            rest = self._function(("rest", exact), "nest", make, says)
-        self.notes.append((name, g, code, parallel))
+            which = name if code.parts == 1 else name[0][0]
+            past = self._nest(g, parallel, streams, f"  {which}, whose results are stored around the caches")
+        self.notes.append((name if code.parts == 1 else name[0][0], g, code, parallel))
 
         roots = list(dict.fromkeys(root for root, _ in places))
+        notes = [Buffer((code.noted // 8,), "int64", name="parts")] if code.parts > 1 else []
 
         def emit(pointers):
-            arguments = self._nest_arguments(places, roots, pointers)
+            arguments = [*self._nest_arguments(places, roots, pointers), *pointers[len(roots) :]]
             if not streams:
                 run(name, arguments)
                 return
@@ -215,9 +220,10 @@ class Segment:
 
         def run(name, arguments):
             if code.parts > 1:
-                arguments = [*arguments, self.k.alloca(code.noted, LINE)]
-                self._share(name, arguments, code.parts, 1, symbol)
-                self.k.call_known(rest, None, *arguments)
+                for part, rest in name:
+                    self._share(part, arguments, code.rows * code.parts, 1, symbol)
+                    if rest:
+                        self.k.call_known(rest, None, *arguments)
                 return
             if not parallel:
                 self.k.call_known(name, None, *arguments)
@@ -233,7 +239,7 @@ class Segment:
                 grain = -(-grain // LINE) * LINE
             self._share(name, arguments, n, grain, symbol)
 
-        return emit, roots, code.gathers
+        return emit, [*roots, *notes], code.gathers
 
     def _block(self, arguments):
         """The arguments of a chunk function in memory."""

@@ -616,6 +616,54 @@ def test_sums_of_everything_do_not_depend_on_the_number_of_threads(dtype, shapes
                 np.testing.assert_array_equal(got, want)
 
 
+def _axis(a, w, axis):
+    """Reductions over an axis: of one pass and more, with what is stored at every point before and after them."""
+    y = xp.tanh(a * w + w)
+    centered = a - xp.mean(a, axis=axis, keepdims=True)
+    spread = xp.sqrt(xp.mean(centered * centered, axis=axis, keepdims=True) + 1e-3)
+    return [xp.softmax(a, axis=axis), y * w, xp.sum(y, axis=axis), centered / spread, xp.max(y, axis=axis),
+            xp.argmax(a, axis=axis), xp.any(a > 3.5, axis=axis), y - xp.min(y, axis=axis, keepdims=True)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("shape, weight, axis", [
+    ((3, 30011), (30011,), 1), ((10, 20000), (10, 1), 1), ((30011, 3), (3,), 0), ((20000, 12), (12,), 0),
+    ((40007, 1), (1,), 0), ((2, 9001, 5), (5,), 1), ((70, 3, 501), (3, 1), (0, 2)), ((40, 2, 3001), (3001,), (0, 2))])
+def test_sums_of_few_rows_do_not_depend_on_the_number_of_threads(
+        dtype, shape, weight, axis, rng, monkeypatch, target, guarded):
+    dtype = name_to_dtype(dtype)
+
+    def fn(a, w):
+        if isinstance(axis, int):
+            return _axis(a, w, axis)
+        y = a * w
+        total = xp.sum(y, axis=axis, keepdims=True)
+        return [total, y - total / 1000, xp.max(xp.tanh(y), axis=axis)]
+
+    graph = build(fn, (shape, dtype), (weight, dtype))
+    arrays = [guarded.array(x.astype(dtype)) for x in made(rng, shape, weight)]
+    alone = compile(graph, target, threads=False)(arrays)
+    for got, want in zip(alone, interpret.run(graph, arrays), strict=True):
+        assert got.shape == want.shape and got.dtype == want.dtype
+        np.testing.assert_allclose(got.astype("d"), want.astype("d"), 2e-2 if dtype.itemsize == 2 else 1e-4, 1e-3)
+    program = compile(graph, target)
+    assert "parts, and the rest" in program.code("loops")
+    for threads in (2, 3, 1):
+        monkeypatch.setattr(config, "num_threads", threads)
+        for _ in range(2):
+            for got, want in zip(program(arrays), alone, strict=True):
+                np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("shape, axis", [((3, 100003), 1), ((40, 20003), 1), ((2000, 33), 0)])
+def test_softmax_keeps_its_exponentials_where_the_result_will_be(shape, axis, rng, target):
+    graph = build(lambda a: xp.softmax(a, axis=axis), (shape, F))
+    p = compile(graph, target)
+    ((code, _, _),) = p._segments[0].nests.values()
+    assert code.passes == 3 and [code.exprs[i][2] for i in code.spills] == ["exp"]
+    agrees(p, graph, made(rng, shape), tol=1e-5)
+
+
 def test_a_loss_of_much_and_its_gradient_are_one_walk(rng):
     def loss_and_gradient(a, b):
         error = a - b
