@@ -361,3 +361,16 @@ def test_names_of_layers_arguments_are_pytorchs():
     assert nn.Unflatten(dim=1, unflattened_size=(2, -1))(ag.ones(3, 6)).shape == (3, 2, 3)
     with pytest.raises(errors.ArgumentTypeError, match="dim= is axis= here"):
         nn.CosineSimilarity(dim=1)
+
+
+def test_reductions_by_position_in_losses():
+    F, a, b, t = nn.functional, ag.ones(3, 2), ag.zeros(3, 2), ag.asarray([0, 1, 0])
+    for wrong in (False, True, "sum"):
+        for call in (lambda: F.mse_loss(a, b, wrong), lambda: F.l1_loss(a, b, wrong),  # noqa: B023
+                     lambda: F.smooth_l1_loss(a, b, wrong), lambda: F.huber_loss(a, b, wrong),  # noqa: B023
+                     lambda: F.cross_entropy(a, t, wrong), lambda: F.cross_entropy(a, t, None, wrong),  # noqa: B023
+                     lambda: F.nll_loss(a, t, None, wrong), lambda: F.binary_cross_entropy(a, b, wrong),  # noqa: B023
+                     lambda: nn.CrossEntropyLoss(None, wrong)(a, t), lambda: F.triplet_margin_loss(a, b, b, wrong)):  # noqa: B023
+            with pytest.raises(errors.ArgumentTypeError, match="reduction='mean', 'sum' or 'none' by name"):
+                call()
+    assert F.cross_entropy(a, t, None, 0, 0).item() > 0 and F.huber_loss(a, b, 1).item() == 0.5

@@ -13,7 +13,7 @@ import numpy
 import numpy as np
 
 from agog.array import dtypes, few, large
-from agog.errors import ArgumentError, DTypeError, IndexingError, ShapeError
+from agog.errors import ArgumentError, ArgumentTypeError, DTypeError, IndexingError, ShapeError
 from agog.ops.activations import _softplus
 from agog.ops.blocks import fresh, in_float32, native, over_rows
 from agog.ops.explain import describe
@@ -199,6 +199,15 @@ def _reduction(name, reduction):
     return reduction
 
 
+def _numbers(name, *given):
+    """Raise ArgumentTypeError for a bool or a string where a number or a Tensor belongs: PyTorch's size_average, or the
+    reduction, by position."""
+    for value in given:
+        if type(value) is bool or type(value) is str:
+            raise ArgumentTypeError(f"{name}: {value!r} stands where a number or a Tensor belongs; say "
+                                    "reduction='mean', 'sum' or 'none' by name")
+
+
 def _reduce(xp, name, loss, reduction):
     if reduction == "mean":
         return xp.mean(loss)
@@ -253,6 +262,7 @@ def cross_entropy(xp, logits, target, weight=None, ignore_index=-100, label_smoo
     ignore_index     target value that contributes nothing, neither to the sum nor to the mean's count
     label_smoothing  mixes the target with the uniform distribution over the classes
     """
+    _numbers("cross_entropy", weight, ignore_index, label_smoothing)
     shape = logits.shape
     if weight is None and label_smoothing == 0 and len(shape) == 2 and _shape(target) == shape[:1] and shape[1] and (
             target.dtype.kind in "iu"):  # the common case
@@ -336,6 +346,7 @@ def nll_loss(xp, log_probs, target, weight=None, ignore_index=-100, reduction="m
 
     `weight` (C,) weighs the classes; 'mean' divides by the sum of the weights of the targets.
     """
+    _numbers("nll_loss", weight, ignore_index)
     shape = log_probs.shape
     _reduction("nll_loss", reduction)
     axis = 0 if len(shape) == 1 else 1
@@ -376,6 +387,7 @@ def binary_cross_entropy(xp, probs, target, weight=None, reduction="mean"):
 
     Prefer `binary_cross_entropy_with_logits`, which loses no precision.
     """
+    _numbers("binary_cross_entropy", weight)
     _same_shape("binary_cross_entropy", probs, target, "probs")
     if weight is None:
         return _loss(xp, "binary_cross_entropy", reduction, "_binary_cross_entropy_terms", probs, target)
@@ -396,6 +408,7 @@ def binary_cross_entropy_with_logits(xp, logits, target, weight=None, pos_weight
     weight      broadcasts against the loss
     pos_weight  factor of the positive term (one per class, broadcasts)
     """
+    _numbers("binary_cross_entropy_with_logits", weight, pos_weight)
     _same_shape("binary_cross_entropy_with_logits", logits, target, "logits")
     if pos_weight is None and weight is None:
         return _loss(xp, "binary_cross_entropy_with_logits", reduction, "_logits_terms", logits, target)
@@ -455,6 +468,7 @@ elementwise("_squared_error(x, y) -> z", _squared_error, takes="ifc", widen=True
 @composite(samples=lambda s: [((s(4, 3), s(4, 3)), {}), ((s(2, 3), s(2, 3)), {"reduction": "sum"})])
 def mse_loss(xp, input, target, weight=None, reduction="mean"):
     """(input - target)², of equal shapes (or a single number as target)."""
+    _numbers("mse_loss", weight)
     _same_shape("mse_loss", input, target)
     if weight is None:
         return _loss(xp, "mse_loss", reduction, "_squared_error", input, target)
@@ -473,6 +487,7 @@ def _is_complex(x):
 @composite(samples=lambda s: [((s(4, 3, lo=1, hi=2), s(4, 3, lo=-2, hi=0.5)), {})])
 def l1_loss(xp, input, target, weight=None, reduction="mean"):
     """|input - target|, of equal shapes."""
+    _numbers("l1_loss", weight)
     _same_shape("l1_loss", input, target)
     if weight is None and not _is_complex(input) and not _is_complex(target):
         return _loss(xp, "l1_loss", reduction, "_absolute_error", input, target)
@@ -506,6 +521,7 @@ elementwise("_huber(x, y, delta) -> z", _huber, takes="f", to_float=True, widen=
 @composite(samples=lambda s: [((s(4, 3), s(4, 3)), {"delta": 0.8})])
 def huber_loss(xp, input, target, delta=1.0, reduction="mean"):
     """d²/2 for |d| <= delta, else delta (|d| - delta/2), with d = input - target."""
+    _numbers("huber_loss", delta)
     if delta <= 0:
         raise ArgumentError(f"huber_loss: delta={delta}; it must be positive")
     _same_shape("huber_loss", input, target)
@@ -515,6 +531,7 @@ def huber_loss(xp, input, target, delta=1.0, reduction="mean"):
 @composite(samples=lambda s: [((s(4, 3), s(4, 3)), {"beta": 0.8})])
 def smooth_l1_loss(xp, input, target, beta=1.0, reduction="mean"):
     """Huber loss divided by beta: d²/(2 beta) for |d| < beta, else |d| - beta/2. beta=0 is the L1 loss."""
+    _numbers("smooth_l1_loss", beta)
     if beta < 0:
         raise ArgumentError(f"smooth_l1_loss: beta={beta}; it must not be negative")
     _same_shape("smooth_l1_loss", input, target)
@@ -561,6 +578,7 @@ def poisson_nll_loss(xp, input, target, log_input=True, full=False, eps=1e-8, re
 @composite(samples=lambda s: [((s(4, 3), s(4, 3)), {}), ((s(2, 3), s(2, 3)), {"reduction": "sum"})])
 def hinge_loss(xp, input, target, margin=1.0, reduction="mean"):
     """max(0, margin - target * input) with targets -1 and 1: the loss of support vector machines."""
+    _numbers("hinge_loss", margin)
     _same_shape("hinge_loss", input, target)
     return _reduce(xp, "hinge_loss", xp.clip(margin - input * target, 0.0), reduction)
 
@@ -568,6 +586,7 @@ def hinge_loss(xp, input, target, margin=1.0, reduction="mean"):
 @composite(samples=lambda s: [((s(4, 3, lo=-1, hi=0.9), s(4, 3, lo=0.5)), {})])
 def hinge_embedding_loss(xp, input, target, margin=1.0, reduction="mean"):
     """`input` where target is 1, max(0, margin - input) where it is -1."""
+    _numbers("hinge_embedding_loss", margin)
     _same_shape("hinge_embedding_loss", input, target)
     return _reduce(xp, "hinge_embedding_loss", xp.where(target > 0, input, xp.clip(margin - input, 0.0)), reduction)
 
@@ -575,6 +594,7 @@ def hinge_embedding_loss(xp, input, target, margin=1.0, reduction="mean"):
 @composite(samples=lambda s: [((s(5), s(5), s(5)), {"margin": 0.3})])
 def margin_ranking_loss(xp, x1, x2, target, margin=0.0, reduction="mean"):
     """max(0, -target (x1 - x2) + margin): target 1 asks for x1 > x2, target -1 for x1 < x2."""
+    _numbers("margin_ranking_loss", margin)
     _same_shape("margin_ranking_loss", x1, x2, "x1", "x2")
     return _reduce(xp, "margin_ranking_loss", xp.clip((x2 - x1) * target + margin, 0.0), reduction)
 
@@ -601,6 +621,7 @@ def cosine_similarity(xp, x1, x2, axis=1, eps=1e-8):
 @composite
 def cosine_embedding_loss(xp, x1, x2, target, margin=0.0, reduction="mean"):
     """1 - cos(x1, x2) where target is 1, max(0, cos(x1, x2) - margin) where it is -1. x1, x2: (N, D) or (D,)."""
+    _numbers("cosine_embedding_loss", margin)
     _same_shape("cosine_embedding_loss", x1, x2, "x1", "x2")
     if len(x1.shape) not in (1, 2) or _shape(target) != x1.shape[:-1]:
         raise ShapeError(f"cosine_embedding_loss(x1={_describe(x1)}, x2={_describe(x2)}, target={_describe(target)}): "
@@ -633,6 +654,7 @@ def triplet_margin_loss(xp, anchor, positive, negative, margin=1.0, p=2.0, eps=1
 
     swap=True takes the smaller of d(anchor, negative) and d(positive, negative).
     """
+    _numbers("triplet_margin_loss", margin, p, eps)
     _same_shape("triplet_margin_loss", anchor, positive, "anchor", "positive")
     _same_shape("triplet_margin_loss", anchor, negative, "anchor", "negative")
     if margin <= 0:
