@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+import agog as ag
 from agog import config
 from agog.errors import ArgumentError, ShapeError
 from agog.ops import conv as module
@@ -180,3 +181,11 @@ def test_errors_teach(call, error, text):
 
 def test_rows_are_there():
     assert {"conv", "conv_input_grad", "conv_weight_grad"} <= set(TABLE)
+
+
+def test_rows_take_lists():
+    x, w = ag.asarray(np.arange(16.0).reshape(1, 1, 4, 4)), ag.ones((2, 1, 2, 2), dtype="float64")
+    want = ag.conv2d(x, w, padding=((0, 0), (1, 0)))
+    for padding in ([[0, 0], [1, 0]], ([0, 0], [1, 0])):
+        got = ag.dispatch.tensors.conv(x, w, None, [1, 1], padding, [1, 1], 1)
+        np.testing.assert_array_equal(got.numpy(), want.numpy())

@@ -75,9 +75,12 @@ class Conv:
     def _run(self, p: Plan | None, x: Any, w: Any, b: Any, empty: Any) -> Any:
         if p is None:
             return None
-        native = self._natives.get(p.kind) or self._find(p.kind)
+        native = self._natives.get(p.kind)
         if native is None:
-            return None
+            native = self._find(p.kind)
+            if native is None:
+                return None
+            self._natives[p.kind] = native
         pool.refresh()
         x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
         out = empty(p.shape, self.dtype)

@@ -100,9 +100,12 @@ class Pooling:
         p = plan(self.target, self.name, name, shape, kernel, stride, padding, more)
         if p is None:
             return None
-        native = self._natives.get(p.kind) or self._find(p.kind)
+        native = self._natives.get(p.kind)
         if native is None:
-            return None
+            native = self._find(p.kind)
+            if native is None:
+                return None
+            self._natives[p.kind] = native
         pool.refresh()
         out = empty(p.shape, self.dtype)
         rest = [self.nothing] * (3 - len(given))

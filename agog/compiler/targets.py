@@ -63,6 +63,9 @@ class Target:
     #: Instructions between float16 and float32. Without, LLVM would call the library per lane.
     half: bool
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # of all fields it would be made anew at each look into a table
+
     def lanes(self, dtype: str) -> int:
         """How many elements of `dtype` fill one vector register: of a 16-bit float, those that fill it as float32."""
         return self.vector_bits // (32 if dtype in HALVES else 8 * ITEMSIZE[dtype])

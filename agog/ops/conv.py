@@ -362,7 +362,9 @@ def _describe(x):
 
 def _check(x, w, b, stride, padding, dilation, groups):
     if b is None or b.shape == w.shape[:1]:
-        if _fits(x.shape, w.shape, padding, dilation, groups):
+        known = _fits if type(padding) is type(dilation) is tuple and list not in map(type, padding) else (
+            _fits.__wrapped__)  # lists cannot be looked up
+        if known(x.shape, w.shape, padding, dilation, groups):
             return stride, padding, dilation, groups
     call = f"conv(x={_describe(x)}, w={_describe(w)}, groups={groups})"
     if x.ndim < 3 or w.ndim != x.ndim:
