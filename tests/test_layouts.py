@@ -63,6 +63,46 @@ def test_arithmetic_of_slices(index, dtype, rng):
             np.testing.assert_array_equal(got.numpy(), want)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool", "float16", "bfloat16", "complex64"])
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_joining_along_any_axis(axis, dtype, rng):
+    lengths = [40, 1, 0, 33]
+    shapes = [(60, 30, 50)[:axis % 3] + (n,) + (60, 30, 50)[axis % 3 + 1:] for n in lengths]
+    arrays = [rng.integers(-9, 9, s).astype(ag.asarray(0, dtype=dtype).dtype) for s in shapes]
+    whole = np.concatenate(arrays, axis)
+    for _ in range(2):
+        got = ag.concat([ag.asarray(a) for a in arrays], axis=axis)
+        assert got.dtype == whole.dtype
+        np.testing.assert_array_equal(got.numpy(), whole)
+        stacked = ag.stack([ag.asarray(arrays[0])] * 3, axis=axis)
+        np.testing.assert_array_equal(stacked.numpy(), np.stack([arrays[0]] * 3, axis))
+
+
+def test_joining_what_does_not_fit(rng):
+    x, y = ag.zeros((300, 200)), ag.zeros((300, 201))
+    for axis in (0, -2):
+        with pytest.raises(ag.errors.ShapeError, match="all sizes but that of axis 0"):
+            ag.concat([x, y], axis=axis)
+    with pytest.raises(ag.errors.AxisError):
+        ag.concat([x, y], axis=2)
+    np.testing.assert_array_equal(ag.concat([x.T, y.T], axis=0).numpy(), np.zeros((401, 300)))
+
+
+@pytest.mark.parametrize("mask", [(90, 130), (1, 130), (90, 1), (7, 1, 130), (7, 90, 130)])
+@pytest.mark.parametrize("other", ["number", "column", "slice"])
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+def test_where_with_a_mask_that_is_stretched(mask, other, dtype, rng):
+    c, x = rng.random(mask) > 0.5, rng.integers(-9, 9, (7, 90, 130)).astype(dtype)
+    y = {"number": 3, "column": x[:, :, :1], "slice": np.concatenate([x, x], axis=2)[:, :, 5:135]}[other]
+    z = y if other == "number" else ag.asarray(np.concatenate([x, x], axis=2))[:, :, 5:135] if other == "slice" else (
+        ag.asarray(y))
+    for _ in range(2):
+        for a, b, u, v in ((ag.asarray(x), z, x, y), (z, ag.asarray(x), y, x)):
+            got, want = ag.where(ag.asarray(c), a, b), np.where(c, u, v)
+            assert got.dtype == want.dtype
+            np.testing.assert_array_equal(got.numpy(), want)
+
+
 @pytest.mark.parametrize("axes", [(1, 0, 2), (2, 0, 1), (0, 2, 1), (2, 1, 0)])
 @pytest.mark.parametrize("axis", [None, 0, 1, -1, (0, 1), (2, 0), (-1, 1)])
 @pytest.mark.parametrize("keepdims", [False, True])

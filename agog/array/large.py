@@ -221,10 +221,13 @@ def astype(x: Any, dtype: np.dtype) -> Any:
 
 
 def copy(out: Any, x: Any) -> None:
-    """`out[...] = x` for arrays of one shape and dtype, over threads where both are whole and large."""
-    if x.size < THRESHOLD or native("copy", 4 * x.size, out, x) is None:
+    """`out[...] = x` for arrays of one shape and dtype, over threads where they are large."""
+    if x.size < _COPY_FROM or native("copy", 4 * x.size, out, x) is None:
         out[...] = x
 
+
+_COPY_FROM = 1 << 14
+"""Elements from which a kernel copies them."""
 
 _CAST_FROM = 1 << 14
 """The same for an array that is cast to a dtype that NumPy has."""

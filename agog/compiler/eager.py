@@ -8,7 +8,6 @@ unless runs are to be reproducible (`config.set_reproducible`): then whoever wan
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import queue
 import threading
@@ -39,7 +38,7 @@ from agog.compiler.scatter import add_rows
 from agog.compiler.searching import Searching
 from agog.compiler.selecting import Selecting
 from agog.compiler.steps import Adam, Descent
-from agog.compiler.stretched import compile_stretched, layout, numbers
+from agog.compiler.stretched import arranged, compile_stretched
 from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.ops.row import TABLE, Op
 
@@ -116,12 +115,10 @@ def stretched(ufunc: Any, inputs: tuple, shape: tuple[int, ...]) -> Any:
             return out
         except ValueError:  # they are not contiguous
             pass
-    strided = not all(x.flags.c_contiguous for x in inputs)
-    found = _layout(shape, tuple([x.shape for x in inputs]),
-                    (dtype.itemsize, *[x.strides for x in inputs]) if strided else None)
+    found = arranged(shape, inputs)
     if found is None:
         return None
-    along, numbers = found
+    strided, along, numbers = found
     key = ("stretched", ufunc, dtype, strided, *along)
     kernel = _kernels.get(key)
     if not kernel:
@@ -146,30 +143,13 @@ _stretches: dict[Any, Any] = {}
 """Of contiguous arrays of some shapes: the kernel, the dtype of its results, and the numbers that it is called with."""
 
 
-@functools.lru_cache(1024)
-def _layout(shape: tuple[int, ...], inputs: tuple[tuple[int, ...], ...], strides: Any) -> Any:
-    """Which inputs are contiguous along the last axis, and the numbers that a kernel is called with.
-
-    strides: the size of an element and the inputs' strides in bytes, if not all of them are C-contiguous
-    """
-    given = None
-    if strides is not None:
-        size, *some = strides
-        if any(n % size for s in some for n in s):
-            return None
-        given = [[n // size for n in s] for s in some]
-    found = layout(shape, inputs, given)
-    return None if found is None else (tuple([s[2] for s in found[1]]), numbers(*found))
-
-
 def _compile_stretched(key: Any) -> None:
     _, ufunc, dtype, strided, *along = key
     op = _rows[ufunc]
     lower: Any = op.lower
     result = ufunc(*[np.empty(0, dtype)] * len(along)).dtype
     if result == dtype or result == np.bool_:
-        dtypes, rows = [dtype.name] * len(along), [bool(n) for n in along]
-        kernel = compile_stretched(op.name, lower, dtypes, result.name, rows, strided=strided)
+        kernel = compile_stretched(op.name, lower, [dtype.name] * len(along), result.name, along, strided=strided)
         _kernels[key] = kernel, result
 
 

@@ -6,17 +6,19 @@ kernel for these arguments, or none yet.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable
 
 import numpy as np
 
 from agog.array import large
 from agog.compiler.elementwise import ElementwiseKernel, compile_elementwise
+from agog.compiler.stretched import StretchedKernel, arranged, compile_stretched
 from agog.compiler.targets import HALVES, ITEMSIZE
 from agog.compiler.totals import TotalKernel, compile_total
 from agog.ops.row import TABLE
 
-__all__ = ["Mixed", "compile_cast", "compile_mixed", "compile_terms"]
+__all__ = ["Mixed", "compile_cast", "compile_mixed", "compile_row", "compile_terms"]
 
 _DTYPES = {"float32", "float64", "float16", "bfloat16", "int32", "int64", "bool"}
 _CASTS = {"float32", "float64", "int32", "int64", "bool"}
@@ -36,6 +38,22 @@ def compile_mixed(name: str, dtype: np.dtype, kinds: str) -> ElementwiseKernel:
     there = kinds.replace("-", "")
     dtypes = ["bool" if kind == "b" else dtype.name for kind in there]
     return compile_elementwise(name, row, dtypes, [dtype.name], ["scalar" if k == "n" else "contiguous" for k in there])
+
+
+def compile_row(name: str, dtypes: tuple[str, ...], along: tuple[bool, ...], strided: bool) -> StretchedKernel:
+    """The kernel of a row whose result has the last of the dtypes."""
+    if dtypes[-1] not in _DTYPES:
+        raise TypeError
+    lower: Any = TABLE[name].lower
+    return compile_stretched(name, lower, dtypes, dtypes[-1], along, strided=strided)
+
+
+def compile_copy(size: int, along: tuple[bool, ...]) -> StretchedKernel:
+    """The kernel that copies elements of so many bytes from a slice, or into one."""
+    dtype = f"int{8 * size}"
+    if dtype not in ITEMSIZE:
+        raise TypeError
+    return compile_stretched("copy", lambda k, x: x, [dtype], dtype, along, strided=True)
 
 
 def compile_cast(given: np.dtype, wanted: np.dtype) -> ElementwiseKernel:
@@ -95,11 +113,35 @@ class Mixed:
         return lambda x, *others: self._run(name, x.shape, x.dtype, (x, *others))
 
     def where(self, condition: Any, x: Any, y: Any) -> Any:
-        """The row `where` of arrays of one shape and numbers."""
+        """The row `where` of arrays of one dtype and numbers."""
         whole = x if type(x) is np.ndarray and x.ndim else y
-        if type(whole) is not np.ndarray or condition.shape != whole.shape or condition.dtype is not _bool:
+        if type(whole) is not np.ndarray or condition.dtype is not _bool:
             return None
-        return self._run("where", whole.shape, whole.dtype, (condition, x, y), "b")
+        arrays = [v for v in (condition, x, y) if type(v) is np.ndarray and v.ndim]
+        if all(v.shape == whole.shape and v.flags.c_contiguous for v in arrays):
+            return self._run("where", whole.shape, whole.dtype, (condition, x, y), "b")
+        return self._stretched("where", whole.dtype, [condition], (x, y))
+
+    def _stretched(self, name: str, dtype: Any, arrays: list[Any], values: tuple[Any, ...]) -> Any:
+        """The row of bool arrays, and arrays and numbers of `dtype`, which are stretched or slices."""
+        dtypes = tuple(["bool"] * len(arrays) + [dtype.name] * len(values))
+        for v in values:
+            if type(v) in (int, float):
+                v = np.array(v, dtype)
+            elif type(v) is not np.ndarray or v.dtype != dtype:
+                return None
+            arrays.append(v)
+        shape = large.broadcast_shapes(*[v.shape for v in arrays])
+        found = arranged(shape, arrays) if math.prod(shape) >= large.THRESHOLD else None
+        if found is None:
+            return None
+        strided, along, numbers = found
+        kernel = self.ready(compile_row, name, dtypes, along, strided)
+        if kernel is None:
+            return None
+        out = large.empty(shape, dtype, *arrays)
+        kernel.run(out, *arrays, *numbers)
+        return out
 
     def clip(self, x: Any, low: Any, high: Any) -> Any:
         """The row `clip` of arrays of one shape and numbers."""
@@ -130,12 +172,16 @@ class Mixed:
         return out
 
     def copy(self, out: Any, x: Any) -> Any:
-        """`out`, into which `x` is copied, of the same shape and dtype."""
-        kernel = self.ready(compile_cast, x.dtype, x.dtype)
+        """`out`, into which `x` is copied, of the same shape and dtype. Either may be a slice."""
+        found = arranged(out.shape, (x,), out)
+        if found is None:
+            return None
+        strided, along, numbers = found
+        if strided:
+            kernel = self.ready(compile_copy, x.itemsize, along)
+        else:
+            kernel = self.ready(compile_cast, x.dtype, x.dtype)
         if kernel is None:
             return None
-        try:
-            kernel.run(out, x)
-            return out
-        except ValueError:  # they do not lie as the kernel wants them
-            return None
+        kernel.run(out, x, *numbers) if strided else kernel.run(out, x)
+        return out

@@ -73,24 +73,29 @@ def batched_all(xp: Any, batched: tuple, inputs: tuple) -> list:
     return [x if b else xp.broadcast_to(x, (n, *x.shape)) for x, b in zip(inputs, batched)]
 
 
-_LARGE = large.THRESHOLD
+_LARGE = 1 << 15  # elements from which copying is shared out
 
 
 def _concatenate(arrays: Any, axis: int) -> Any:
-    """`np.concatenate`. Large arrays along their first axis are copied over all threads."""
+    """`np.concatenate`. Large arrays are copied over all threads."""
     first = arrays[0]
-    if axis or first.size < _LARGE or not first.ndim:
+    axis += first.ndim if axis < 0 else 0
+    if not 0 <= axis < first.ndim or sum([x.size for x in arrays]) < _LARGE:
         return np.concatenate(arrays, axis)
-    dtype, rest, n = first.dtype, first.shape[1:], 0
+    dtype, shape, n = first.dtype, list(first.shape), 0
     for x in arrays:
-        if type(x) is not np.ndarray or x.dtype is not dtype or x.shape[1:] != rest or not x.flags.c_contiguous:
+        if type(x) is not np.ndarray or x.dtype is not dtype or x.ndim != first.ndim or not x.flags.c_contiguous:
             return np.concatenate(arrays, axis)
-        n += len(x)
-    out = large.empty((n, *rest), dtype, *arrays)
-    n = 0
+        shape[axis] = x.shape[axis]
+        if list(x.shape) != shape:
+            return np.concatenate(arrays, axis)
+        n += x.shape[axis]
+    shape[axis] = n
+    out = large.empty(tuple(shape), dtype, *arrays)
+    before, n = (slice(None),) * axis, 0
     for x in arrays:
-        large.copy(out[n:n + len(x)], x)
-        n += len(x)
+        large.copy(out[(*before, slice(n, n + x.shape[axis]))], x)
+        n += x.shape[axis]
     return out
 
 
@@ -136,7 +141,10 @@ def _stack(np_like: Any, *args: Any) -> Any:
     if axis:
         head = (slice(None),) * axis
         for i, x in enumerate(xs):
-            out[(*head, i)] = x
+            if alike and np_like is np:
+                large.copy(out[(*head, i)], x)
+            else:
+                out[(*head, i)] = x
     else:
         for i, x in enumerate(xs):
             out[i] = x
@@ -171,7 +179,7 @@ def _concatenated(arrays: Any, axis: Any) -> Any:
     """`concat` of NumPy arrays of one dtype; None where it needs a second look."""
     if type(axis) is not int:
         return None
-    return np.concatenate(arrays, axis) if axis or arrays[0].size < _LARGE else _concatenate(arrays, axis)
+    return np.concatenate(arrays, axis) if arrays[0].size < _LARGE else _concatenate(arrays, axis)
 
 
 Op("_stacked(*xs; axis=0) -> y", _stack, check=_check_stack,

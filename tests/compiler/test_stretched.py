@@ -41,6 +41,10 @@ def test_on_threads(target, rng):
     x, y = rng.standard_normal((300, 1, 40)).astype("f"), rng.standard_normal((1, 120, 40)).astype("f")
     kernel = compile_stretched("add", lambda k, a, b: k.add(a, b), ["float32"] * 2, "float32", [True, True], target)
     run(kernel, np.add, x, y, np.empty((300, 120, 40), "f"))
+    for rows in (1, 3, 63):  # which are divided
+        x, y = rng.standard_normal((rows, 1, 20011)).astype("f"), rng.standard_normal((1, 2, 20011)).astype("f")
+        run(kernel, np.add, x, y, np.empty((rows, 2, 20011), "f"))
+    x, y = rng.standard_normal((300, 1, 40)).astype("f"), rng.standard_normal((1, 120, 40)).astype("f")
     compare = compile_stretched("less", lambda k, a, b: k.lt(a, b), ["float32"] * 2, "bool", [True, True], target)
     run(compare, np.less, x, y, np.empty((300, 120, 40), bool))
 
@@ -74,25 +78,40 @@ def test_slices_with_guard_pages(target, guarded, rng, dtype):
             x, y = (guarded.array((rng.standard_normal(whole) * 9).astype(dtype), at_end)[some]
                     for whole, some in (first, (other, index)))
             shape = np.broadcast_shapes(x.shape, y.shape)
-            lengths, strides = layout(shape, (x.shape, y.shape), [np.array(v.strides) // v.itemsize for v in (x, y)])
-            along = tuple(s[2] == 1 for s in strides)
+            out = guarded.array(np.zeros(shape, dtype), at_end)
+            own = [np.array(v.strides) // v.itemsize for v in (out, x, y)]
+            lengths, strides = layout(shape, (shape, x.shape, y.shape), own)
+            along = tuple(s[2] == 1 for s in strides[1:])
             if along not in made:
                 made[along] = compile_stretched(
                     "sub", lambda k, a, b: k.sub(a, b), [dtype] * 2, dtype, along, target, strided=True)
-            out = guarded.array(np.zeros(shape, dtype), at_end)
             made[along](out, (x, y), lengths, strides)
             np.testing.assert_array_equal(out, x - y)
     assert set(made) == {(True, True), (True, False)}
 
 
+def test_into_a_slice(target, rng):
+    kernel = compile_stretched("copy", lambda k, a: a, ["int32"], "int32", [True], target, strided=True)
+    for shape, index in (((9, 70), np.s_[2:8, 5:69]), ((4, 9, 33), np.s_[1:3, ::2, 7:]), ((90, 90), np.s_[:, 3:5])):
+        poisoned = np.full(shape, -7, "i4")
+        out = poisoned[index]
+        x = rng.integers(0, 99, out.shape).astype("i4")
+        lengths, strides = layout(out.shape, (out.shape, x.shape), [np.array(v.strides) // 4 for v in (out, x)])
+        kernel(out, (x,), lengths, strides)
+        np.testing.assert_array_equal(out, x)
+        out[...] = -7
+        assert (poisoned == -7).all()
+
+
 def test_slices_that_do_not_fit(target, rng):
     kernel = compile_stretched("neg", lambda k, a: k.neg(a), ["float32"], "float32", [True], target, strided=True)
-    x, out = rng.standard_normal((6, 9)).astype("f")[1:5, 2:7], np.zeros((4, 5), "f")
-    kernel(out, (x,), (4, 1, 5), ((9, 0, 1),))
+    x, out, row = rng.standard_normal((6, 9)).astype("f")[1:5, 2:7], np.zeros((4, 5), "f"), (5, 0, 1)
+    kernel(out, (x,), (4, 1, 5), (row, (9, 0, 1)))
     np.testing.assert_array_equal(out, -x)
-    right = (4, 1, 5), ((9, 0, 1),)
+    right = (4, 1, 5), (row, (9, 0, 1))
     for lengths, strides, y in (
-        ((4, 1, 5), ((10, 0, 1),), x), ((4, 1, 5), ((-9, 0, 1),), x), ((2, 2, 5), ((18, 10, 1),), x),
+        ((4, 1, 5), (row, (10, 0, 1)), x), ((4, 1, 5), (row, (-9, 0, 1)), x), ((2, 2, 5), ((10, 5, 1), (18, 10, 1)), x),
+        ((4, 1, 5), ((6, 0, 1), (9, 0, 1)), x), ((4, 1, 5), ((-5, 0, 1), (9, 0, 1)), x),
         (*right, x[::-1]), (*right, x[:3]), (*right, x[:, :4]), (*right, x[:0]),
     ):
         with pytest.raises(ValueError, match="broadcast"):
