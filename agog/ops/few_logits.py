@@ -46,7 +46,7 @@ def few_losses(x, target, ignore_index, reduction):
         _forward, dtype, (_losses, dtype), (_largest, dtypes.uint64), *[(of, dtype) for of in _totals])
     if made is None:
         return None
-    run, largest, *totals = made
+    run, largest, mean, total = made
     n, classes = x.shape
     if not n or not x.flags.c_contiguous or not _in_range(largest, target, classes, ignore_index):
         return None
@@ -54,9 +54,9 @@ def few_losses(x, target, ignore_index, reduction):
     run(loss, lse, x, target, n, classes, 1)
     if reduction == "none":
         return loss, lse
-    total = np.empty((), dtype)
-    totals[reduction == "sum"](total, loss, 1, n, 1)
-    return total, lse
+    out = np.empty((), dtype)
+    (mean if reduction == "mean" else total)(out, loss, 1, n, 1)
+    return out, lse
 
 
 def few_loss_grads(a, h, x, target, lse, ignore_index, reduction):

@@ -266,7 +266,7 @@ def cross_entropy(xp, logits, target, weight=None, ignore_index=-100, label_smoo
     shape = logits.shape
     if weight is None and label_smoothing == 0 and len(shape) == 2 and _shape(target) == shape[:1] and shape[1] and (
             target.dtype.kind in "iu"):  # the common case
-        return xp._cross_entropy_index(logits, target, ignore_index=ignore_index, reduction=reduction)[0]
+        return xp._cross_entropy_index(logits, target, ignore_index, reduction)[0]
     if not shape:
         raise ShapeError("cross_entropy: the logits are a single number; they need shape (N, classes) or (classes,)")
     axis = 0 if len(shape) == 1 else 1
