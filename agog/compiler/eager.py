@@ -465,7 +465,10 @@ _families = (
     _Family(_Product, matmul="matmul", affine="affine"),
     _Family(_attention, attention="forward", attention_grad="backward"),
     _Family(_convolutions, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
-    _Family(_poolings, _max_pool="maximum", _max_pool_scatter="scatter", _avg_pool="mean", _avg_pool_adjoint="spread"),
+    _Family(
+        _poolings, _max_pool="maximum", _max_pool_scatter="scatter", _max_pool_indices="indices", _avg_pool="mean",
+        _avg_pool_adjoint="spread",
+    ),
 )
 
 _halves = (

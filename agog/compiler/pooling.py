@@ -2,13 +2,14 @@
 
     pooling("float32").maximum(x, kernel, stride, padding, dilation)          -> y
     pooling("float32").scatter(g, x, y, kernel, stride, padding, dilation)    -> dx
+    pooling("float32").indices(x, y, kernel, stride, padding, dilation)       -> where in x
     pooling("float32").mean(x, kernel, stride, padding, bounds)               -> y
     pooling("float32").spread(g, size, kernel, stride, padding, bounds)       -> dx
 
-The arguments are those of the rows `_max_pool`, `_max_pool_scatter`, `_avg_pool` and `_avg_pool_adjoint`. No indices of
-maxima are kept: the gradient, which goes to the first of equal ones, compares x with y again, which costs less than
-reading them. How all that is done is in `pooling_windows`, `pooling_maxima`, `pooling_gradients` and `pooling_pairs`.
-Each has an object of its own for every small stride along the rows, which is compiled when it is wanted.
+The arguments are those of the rows `_max_pool`, `_max_pool_scatter`, `_max_pool_indices`, `_avg_pool` and
+`_avg_pool_adjoint`. The gradient, which goes to the first of equal maxima, reads no indices: it compares x with y
+again, which costs less. How all that is done is in `pooling_windows`, `pooling_maxima`, `pooling_gradients` and
+`pooling_pairs`. Each has an object of its own for every small stride along the rows, compiled when it is wanted.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ __all__ = ["KINDS", "NAMES", "Plan", "Pooling", "plan", "pooling"]
 NAMES = {
     "max_pool": (False, False), "max_scatter": (False, True), "avg_pool": (True, False), "avg_spread": (True, True)
 }
+INDICES = "max_indices"  # of eager code alone
 #: The native functions, (name, lines, step): for windows of 2, of which so many lines of x make a row of results, or,
 #: with 0 lines, for windows that move by so many elements along a row (0: by any other number).
 KINDS = {f"{name}_pairs_{lines}": (name, lines, 2) for name in NAMES for lines in (1, 2, 4)} | {
-    f"{name}_{step}": (name, 0, step) for name in NAMES for step in (0, *STEPS)}
+    f"{name}_{step}": (name, 0, step) for name in NAMES for step in (0, *STEPS)} | {INDICES: (INDICES, 0, 0)}
 
 _PARALLEL, _GRAIN = 1 << 15, 1 << 13  # elements
 _NEAR = 16 << 10  # bytes of lines that a step leaves to the next
@@ -84,6 +86,12 @@ class Pooling:
         """The row `_max_pool_scatter`."""
         return self._run("max_scatter", x.shape, kernel, stride, padding, dilation, empty, g, x, y)
 
+    def indices(
+        self, x: Any, y: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, empty: Any = np.empty
+    ) -> Any:
+        """The row `_max_pool_indices`."""
+        return self._run(INDICES, x.shape, kernel, stride, padding, dilation, empty, x, y)
+
     def mean(self, x: Any, kernel: Any, stride: Any, padding: Any, bounds: Any, empty: Any = np.empty) -> Any:
         """The row `_avg_pool`."""
         return self._run("avg_pool", x.shape, kernel, stride, padding, bounds, empty, x)
@@ -107,7 +115,7 @@ class Pooling:
                 return None
             self._natives[p.kind] = native
         pool.refresh()
-        out = empty(p.shape, self.dtype)
+        out = empty(p.shape, np.dtype(np.int64) if name == INDICES else self.dtype)
         rest = [self.nothing] * (3 - len(given))
         try:
             native(out, *given, *rest, p.table)
@@ -167,7 +175,7 @@ def plan(
 
     more : the dilation of maxima; of means, how far from the ends elements of the padding count
     """
-    mean, back = NAMES[name]
+    mean, back = NAMES.get(name, (False, False))
     if not 3 <= len(x) <= 5 or not prod(x):
         return None
     axes = []
@@ -177,10 +185,13 @@ def plan(
     y = (*x[:2], *(a.y for a in axes))
     if min(y) < 1:
         return None
-    planes, (depth, height, width), rank = _axes(x[0] * x[1], axes)
+    planes, (depth, height, width), rank = _axes(x[0] * x[1], axes, name != INDICES)
     size, xs, ys = ITEMSIZE[dtype], prod(x) * ITEMSIZE[dtype], prod(y) * ITEMSIZE[dtype]
     sizes = (ys, xs, 0, 0) if not back else (xs, ys, 0, 0) if mean else (xs, ys, xs, ys)
-    two = (1, 2, 4)[rank - 1] if all(a.two for a in (depth, height, width)[3 - rank :]) else 0
+    if name == INDICES:
+        sizes = (8 * prod(y), xs, ys, 0)
+    pairs = name != INDICES and all(a.two for a in (depth, height, width)[3 - rank :])
+    two = (1, 2, 4)[rank - 1] if pairs else 0
     counts = [a.counts() if mean else {1} for a in (depth, height, width)]
     scale = 1.0
     for c in counts:
@@ -198,7 +209,8 @@ def plan(
     for axis, a in zip("dhw", (depth, height, width)):
         words |= zip((f"{n}_{axis}" for n in AXES.split()), a)
     words["places_at"] = len(HEAD)
-    kind = f"{name}_pairs_{two}" if two else f"{name}_{width.s if width.s in STEPS else 0}"
+    step = width.s if width.s in STEPS else 0
+    kind = INDICES if name == INDICES else f"{name}_pairs_{two}" if two else f"{name}_{step}"
     return Plan(kind, np.array([*(words[n] for n in HEAD), *_places(width)], np.int64), x if back else y)
 
 
@@ -219,13 +231,13 @@ def _places(width: _Axis) -> list[int]:
     return heads + pairs
 
 
-def _axes(planes: int, axes: Sequence[_Axis]) -> tuple[int, list[_Axis], int]:
+def _axes(planes: int, axes: Sequence[_Axis], apart: bool) -> tuple[int, list[_Axis], int]:
     """The planes, three axes, and how many of these have windows, of which the last ones do.
 
-    Axes that are not pooled are more planes where they come first; two of them at the end are one.
+    Axes that are not pooled are more planes where they come first, if those may be `apart`; two at the end are one.
     """
     axes = list(axes)
-    while len(axes) > 1 and axes[0].whole:
+    while apart and len(axes) > 1 and axes[0].whole:
         planes *= axes.pop(0).x
     if len(axes) == 3 and axes[1].whole and axes[2].whole:
         n = axes[1].x * axes[2].x
@@ -293,16 +305,18 @@ def build(dtype: str, target: Target, kind: str) -> Module:
     """The module of one dtype and kind."""
     module = Module(target)
     name, lines, step = KINDS[kind]
-    mean, back = NAMES[name]
+    mean, back = NAMES.get(name, (False, False))
     if lines:
         writer: Any = Pairs(module, dtype, mean, lines)
+    elif name == INDICES:
+        writer = Maxima(module, dtype, mean, step)
     elif not back:
         writer = Windows(module, dtype, mean, step)
         writer.fold()
     else:
         writer = (Means if mean else Maxima)(module, dtype, mean, step)
         writer.gradient()
-    writer.task(kind, writer.back if back else writer.forward)
+    writer.task(kind, writer.indices if name == INDICES else writer.back if back else writer.forward)
     call.emit_sizes_check(module, "pooling")
     k, (slots, _) = writer.function("run", "slots sizes", "", call.native_calls)
     k.call_known(kind, None, *(k.load(k.at(slots, i, "ptr"), "ptr") for i in range(5)))

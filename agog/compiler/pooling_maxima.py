@@ -88,15 +88,37 @@ class Maxima(Gradients):
         if self.step:
             self._some_planes(k, f, begin, end, at(lines), at(plane))
         else:
-            search = at(lambda *places: self._search(k, f, *places[:4]))
-            k.loop(begin, end, 1, lambda p: search(p, k.const(1, "int64")))
+            def search(x: Value, y: Value, g: Value, to: Value, _: Value) -> None:
+                def add(at: Value, found: Value) -> None:
+                    place = k.at(to, found, dtype)
+                    sum_ = lambda: k.store(k.load(place, dtype) + k.load(k.at(g, at, dtype), dtype), place)
+                    k.if_(found >= 0, sum_)
 
-    def _search(self, k: Kernel, f: Any, x: Value, y: Value, g: Value, to: Value) -> None:
-        """Each window by itself: the place of its maximum, to which its part of g is added."""
+                self._clear(k, to, x_plane)
+                self._search(k, f, x, y, add)
+
+            k.loop(begin, end, 1, lambda p: at(search)(p, k.const(1, "int64")))
+
+    def indices(
+        self, k: Kernel, f: Any, begin: Value, end: Value, table: Value, scratch: Value, out: Value, x: Value, y: Value,
+        _: Value,
+    ) -> None:
+        """The body of the task that says where in its plane each window has its maximum y; 0 where nowhere."""
+        x_plane, y_plane = self._planes(f)
+
+        def plane(p: Value) -> None:
+            x_at, y_at = (k.at(a, p * n, self.dtype) for a, n in ((x, x_plane), (y, y_plane)))
+            to = k.at(out, p * y_plane, "int64")
+            keep = lambda at, found: k.store(k.where(found < 0, 0, found), k.at(to, at, "int64"))
+            self._search(k, f, x_at, y_at, keep)
+
+        k.loop(begin, end, 1, plane)
+
+    def _search(self, k: Kernel, f: Any, x: Value, y: Value, done: Callable[[Value, Value], None]) -> None:
+        """Each window of a plane by itself: `done(number of the window, place of its maximum or -1)`."""
         dtype, lanes = self.dtype, self.lanes
         d, h, w = (self._axis(f, axis) for axis in "dhw")
         plane = d.x * h.x * w.x
-        self._clear(k, to, plane)
         none = k.const(-1, "int64")
 
         def row(i: Value, j: Value) -> None:
@@ -148,13 +170,7 @@ class Maxima(Gradients):
 
                     return k.loop(b0, b1, 1, line, [found])
 
-                (found,) = k.loop(a0, a1, 1, lines, [none])
-
-                def add() -> None:
-                    place = k.at(to, found, dtype)
-                    k.store(k.load(place, dtype) + k.load(k.at(g, at, dtype), dtype), place)
-
-                k.if_(found >= 0, add)
+                done(at, k.loop(a0, a1, 1, lines, [none])[0])
 
             k.loop(0, w.y, 1, window)
 

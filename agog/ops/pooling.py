@@ -188,6 +188,9 @@ def _max_gather(np, u, x, y, kernel, stride, padding, dilation):
 
 
 def _max_indices(np, x, y, kernel, stride, padding, dilation):
+    done = native(np, "_max_pool_indices", 2 * x.size, x, y, kernel, stride, padding, dilation)
+    if done is not None:
+        return done
     places = np.arange(math.prod(x.shape[2:]), dtype=np.int64).reshape((1, 1) + x.shape[2:])
     return _max_gather(np, np.broadcast_to(places, x.shape), x, y, kernel, stride, padding, dilation)
 

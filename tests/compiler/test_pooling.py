@@ -78,6 +78,9 @@ def test_maxima(name, dtype, case):
     np.testing.assert_array_equal(y, rows._max_pool(np, x, *rest))
     g = rng.integers(-5, 6, y.shape).astype(dtype)  # sums of these are exact
     np.testing.assert_array_equal(k.scatter(g, x, y, *rest, empty=empty), rows._max_scatter(np, g, x, y, *rest))
+    where = k.indices(x, y, *rest, empty=empty)
+    assert where.dtype == np.int64
+    np.testing.assert_array_equal(where, rows._max_indices(np, x, y, *rest))
     empty.check()
 
 
@@ -135,6 +138,7 @@ def test_nothing_beyond_the_arrays_is_touched(at_end, target, rng, guarded):
         most = (r,) * rank, (s,) * rank, ((p, p),) * rank
         y = k.maximum(x, *most, (d,) * rank, empty=empty)
         k.scatter(y, x, y, *most, (d,) * rank, empty=empty)
+        k.indices(x, y, *most, (d,) * rank, empty=empty)
         k.spread(k.mean(x, *most, most[2], empty=empty), sizes, *most, most[2], empty=empty)
 
 
