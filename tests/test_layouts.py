@@ -63,6 +63,23 @@ def test_arithmetic_of_slices(index, dtype, rng):
             np.testing.assert_array_equal(got.numpy(), want)
 
 
+@pytest.mark.parametrize("lead", [(5,), (2, 3), (7, 2), (1, 4), (3, 1), (2, 1, 3)])
+@pytest.mark.parametrize("sizes", [(40, 33, 64), (1, 200, 300), (300, 200, 1), (70, 1, 90), (8, 8, 8)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_of_many_matrices(lead, sizes, dtype, rng):
+    """Whole ones, transposed, heads of attention, slices, and one for all."""
+    m, k, n = sizes
+    x, y = rng.standard_normal((*lead, m, k)), rng.standard_normal((*lead, k, n))
+    ways = [lambda v: v, lambda v: v.swapaxes(-1, -2).copy().swapaxes(-1, -2), lambda v: np.concatenate([v, v], -1)[
+        ..., 1:1 + v.shape[-1]], lambda v: v.swapaxes(0, -2).copy().swapaxes(0, -2), lambda v: v[:1]]
+    for _ in range(2):
+        for way in ways:
+            for a, b in ((way(x), way(y)), (way(x), y), (x, way(y))):
+                got = ag.matmul(*[ag.from_numpy(v.astype(dtype)) for v in (a, b)])
+                assert got.dtype == dtype
+                np.testing.assert_allclose(got.numpy(), a @ b, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "int64", "bool", "float16", "bfloat16", "complex64"])
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])
 def test_joining_along_any_axis(axis, dtype, rng):

@@ -389,6 +389,21 @@ class _Product:
         self.gemm(out, x, y)
         return out
 
+    def products(self, x: Any, y: Any, empty: Any) -> Any:
+        """x @ y of as many matrices each, along one axis or two."""
+        if x.shape[:-2] != y.shape[:-2] or not 3 <= x.ndim <= 4 or x.shape[-1] != y.shape[-2]:
+            return None
+        out = empty((*x.shape[:-1], y.shape[-1]), x.dtype)
+        if x.ndim == 3:
+            self.gemm(out, x, y)
+        elif all(v.strides[0] == v.shape[1] * v.strides[1] for v in (x, y)):  # the two are one axis
+            self.gemm(*[v.reshape(-1, *v.shape[2:]) for v in (out, x, y)])
+        else:
+            axis = int(x.shape[1] < x.shape[0])
+            for matrices in zip(*[v.swapaxes(0, axis) for v in (out, x, y)]):
+                self.gemm(*matrices)
+        return out
+
     def affine(self, x: Any, w: Any, bias: Any, empty: Any) -> Any:
         """x @ w + bias."""
         if not bias.flags.c_contiguous:
@@ -462,7 +477,7 @@ def _pooling(dtype: str, kind: str) -> Any:
 
 _families = (
     _Family(Adam, adam="update"),
-    _Family(_Product, matmul="matmul", affine="affine"),
+    _Family(_Product, matmul="matmul", products="products", affine="affine"),
     _Family(_attention, attention="forward", attention_grad="backward"),
     _Family(_convolutions, conv="forward", conv_input_grad="input_grad", conv_weight_grad="weight_grad"),
     _Family(

@@ -39,6 +39,7 @@ def _outer(np: Any, x: Any, y: Any) -> Any:
     return x * y if work < large.THRESHOLD else large.binary(np.multiply, x, y)
 
 
+_TILED = 1 << 15  # multiplications in each of many products from which a native kernel beats NumPy's
 _MANY = 1 << 23  # multiplications of many small products from which threads share them out
 _PIECE = 1 << 21
 
@@ -47,6 +48,10 @@ def _products(x: Any, y: Any) -> Any:
     """np.matmul of a batch of small matrices and another, or one matrix; None where one thread is to do it."""
     (m, k), n = x.shape[-2:], y.shape[-1]
     batch, work = max(x.size // max(1, m * k), y.size // max(1, k * n)), m * k * n
+    if work >= _TILED and x.ndim == y.ndim:
+        done = large.native("products", batch * work, x, y)
+        if done is not None:
+            return done
     if batch * work < _MANY or work > small_product() or x.dtype is not y.dtype or x.dtype.char not in "fd" or (
             x.ndim > 3 or y.ndim > 3 or y.shape[-2] != k or x.ndim == y.ndim and x.shape[0] != y.shape[0]):
         return None
