@@ -418,6 +418,7 @@ def binary(op: Op, fallback: Callable[..., Any] = apply, reverse: bool = False) 
          "limit": op.slow or LARGE if op.choose is None or reverse else 0,
          "large_binary": op.choose or (large.slow if op.slow else large.binary), "derived": op.derived,
          "middle": op.slow or large.APART if op.choose is None else 0,
+         "few": min(op.slow or large.FEW, large.FEW) if op.choose is None else 0, "most": large.OUTER,
          "middle_binary": op.choose or (large.slow if op.slow else large.apart)})
 
 

@@ -63,6 +63,21 @@ def test_arithmetic_of_slices(index, dtype, rng):
             np.testing.assert_array_equal(got.numpy(), want)
 
 
+@pytest.mark.parametrize("first, second", [
+    ((1000, 1), (1, 1000)), ((900,), (900, 1)), ((300, 1, 16), (1, 310, 16)), ((700,), (200, 700)), ((800, 1), (1, 90)),
+])
+def test_large_results_of_small_arrays_are_one_loop(first, second, rng, monkeypatch):
+    x, y = (rng.standard_normal(s).astype(np.float32) for s in (first, second))
+    seen, before = [], large.stretched
+    if before is not None:
+        monkeypatch.setattr(large, "stretched", lambda *args: seen.append(before(*args)) or seen[-1])
+    for a, b in ((x, y), (y, x)):
+        np.testing.assert_array_equal((ag.asarray(a) - ag.asarray(b)).numpy(), a - b)
+        np.testing.assert_array_equal((ag.asarray(a) > ag.asarray(b)).numpy(), a > b)
+    ag.asarray(x) - ag.asarray(y)
+    assert before is None or seen[-1] is not None, "NumPy did it"
+
+
 @pytest.mark.parametrize("lead", [(5,), (2, 3), (7, 2), (1, 4), (3, 1), (2, 1, 3)])
 @pytest.mark.parametrize("sizes", [(40, 33, 64), (1, 200, 300), (300, 200, 1), (70, 1, 90), (8, 8, 8)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -31,6 +31,9 @@ SLOW = 1 << 10
 APART = 1 << 13
 """The same where one of two arrays is stretched to the other's shape: NumPy calls its loop for each row."""
 
+FEW, OUTER = 1 << 8, 1 << 19
+"""Elements of the first of them, or those of one times those of the other, below which none is looked for."""
+
 _WHOLE_FROM = 1 << 14
 """The same for quotients of integers, which no vector instruction computes; NumPy multiplies where one is a number."""
 
@@ -395,10 +398,17 @@ def binary(ufunc: Any, a: Any, b: Any) -> Any:
 
 def apart(ufunc: Any, a: Any, b: Any) -> Any:
     """`binary` of two arrays, of which some thousand elements go to a kernel where one is stretched."""
-    if a.size >= THRESHOLD:
+    if type(a) is not _ndarray or type(b) is not _ndarray:
+        return binary(ufunc, a, b) if a.size >= THRESHOLD else ufunc(a, b)
+    shape = a.shape
+    if shape == b.shape:
+        return binary(ufunc, a, b) if a.size >= THRESHOLD else ufunc(a, b)
+    shape = broadcast_shapes(shape, b.shape)
+    size = prod(shape)
+    if size >= THRESHOLD:
         return binary(ufunc, a, b)
-    if stretched is not None and type(a) is _ndarray and a.shape != b.shape:
-        done = stretched(ufunc, (a, b), broadcast_shapes(a.shape, b.shape))
+    if size >= APART and stretched is not None:
+        done = stretched(ufunc, (a, b), shape)
         if done is not None:
             return done
     return ufunc(a, b)

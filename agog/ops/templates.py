@@ -92,7 +92,11 @@ def method(x, y, /):
             q = y._node
             if b.dtype is not a.dtype:
                 return fallback(op, (x, y), ())
-            c = ufunc(a, b) if a.size < middle else middle_binary(ufunc, a, b)    #? sized
+            n = a.size                                                          #? sized
+            if n < few or n * (m := b.size) < most or n == m < middle and len(a) == len(b):    #? sized
+                c = ufunc(a, b)                                                 #? sized
+            else:                                                               #? sized
+                c = middle_binary(ufunc, a, b)                                  #? sized
             c = plain(a, b) if b.dtype is _f32 else ufunc(a, b)                 #? !sized
             if c.dtype is not a.dtype:                                          #? check
                 return fallback(op, (x, y), ())                                 #? check
