@@ -31,7 +31,7 @@ def indices_per_row(code, places, out, rows):
     places  (root, offset) of each of its arguments
     out     the root that holds the product, whose rows are contiguous and adjacent
     """
-    if code.parts > 1 or code.split == 1 or code.gathers or code.tile:
+    if code.parts > 1 or code.split == 1 or code.gathers or code.tile or code.crossed:
         return None
     outer, columns = code.order[0], out.size // rows
     sizes = code.nest.sizes

@@ -19,6 +19,9 @@ _TILE = 64  # elements of a tile at most: see `NestPlan._across`
 PAGE = 4096
 _STREAMS = 3  # arrays that are stored around the caches at a time: processors have few buffers for lines on their way
 
+_SQUARE = 16  # lanes of the squares that are transposed in registers, at most
+_CROSSED = 3.0  # and about what that costs a load of a vector
+
 _UNROLL = ((16, 4), (60, 2))  # up to this cost, so many vectors at a time
 BUSY = 1 << 17  # work from which unrolling pays also for short loops
 _PART, _PARTS = 1 << 12, 64  # instructions, of vectors, of a part of a reduced axis at least; and parts at most
@@ -70,8 +73,11 @@ class NestPlan:
                 self.lanes //= 2
         kept = [a for a, r in enumerate(nest.reduced) if not r and a != self.vector]
         over = [a for a, r in enumerate(nest.reduced) if r and a != self.vector]
-        around, self.tile = self._across(kept)
-        if self.tile:
+        around, self.crossed = self._crossing(kept)
+        self.tile = None
+        if not self.crossed:
+            around, self.tile = self._across(kept)
+        if around is not None:
             kept = [a for a in kept if a != around] + [around]
         self.v_kept = self.vector is not None and not nest.reduced[self.vector]
         middle = [self.vector] if self.v_kept else []
@@ -101,13 +107,13 @@ class NestPlan:
         for n in nest.sizes:
             points *= n
         body = sum(c for c, d in zip(self.cost, self.depth) if d == len(self.order)) + 2 * len(nest.stores)
-        if self.vector is not None and any(self._stride(x, self.vector) not in (0, 1) for x in self._accesses()):
+        if self.vector is not None and any(s[self.vector] not in (0, 1) for s in self._accesses()):
             body *= 3
         if any(e[0] == "gather" for e in self.exprs):
             body *= 2
         self.body = body
         self.work = points * body
-        self.unroll = self._choose_unroll()
+        self.unroll = 1 if self.crossed else self._choose_unroll()
         while self.tile and self.unroll * self.lanes > self.tile:
             self.unroll //= 2
         self.parts, self.part, self.parted = self._in_parts()
@@ -116,10 +122,6 @@ class NestPlan:
         found = [(e[4], e[1]) for e in self.exprs if e[0] in ("load", "gather")]
         found += [(s.strides, self.exprs[s.expr][1]) for s in self.nest.stores]
         return found if dtypes else [strides for strides, _ in found]
-
-    @staticmethod
-    def _stride(strides, axis):
-        return strides[axis]
 
     def operands(self, e):
         """The expressions that `e` is made of."""
@@ -132,13 +134,16 @@ class NestPlan:
     def _vector_axis(self):
         """The axis along which memory is walked best."""
         sizes, best, found = self.nest.sizes, None, None
-        accesses = [e[4] for e in self.exprs if e[0] in ("load", "gather")]
-        accesses += [s.strides for s in self.nest.stores if s.each]
+        reads = [(e[4], 0.8 * self.lanes) for e in self.exprs if e[0] in ("load", "gather")]
+        if not any(self.nest.reduced):
+            reads = [(e[4], _CROSSED if self._turned(e) else 0.8 * self.lanes)
+                     for e in self.exprs if e[0] in ("load", "gather")]
+        accesses = reads + [(s.strides, 2.0 * self.lanes) for s in self.nest.stores if s.each]
         for a, n in enumerate(sizes):
             if n <= 1:
                 continue
             vectors = -(-n // self.lanes)
-            price = sum(1.0 if s[a] == 1 else 0.3 if s[a] == 0 else 0.8 * self.lanes for s in accesses)
+            price = sum(1.0 if s[a] == 1 else 0.3 if s[a] == 0 else across for s, across in accesses)
             price = (price + sum(self.cost) * 0.5) * vectors / n
             if self.nest.reduced[a]:
                 price += 8.0 / n
@@ -182,6 +187,24 @@ class NestPlan:
         parts = 1 << min(most, steps[axis]).bit_length() - 1  # a power of two, as threads often are
         part = -(-steps[axis] // parts)
         return -(-steps[axis] // part), part * (1 if axis in self.over else step), axis
+
+    def _turned(self, e):
+        """Whether squares of what a load reads can be transposed in registers."""
+        return e[0] == "load" and 1 in e[4] and ITEMSIZE[e[1]] > 1 and 1 < self.lanes <= _SQUARE
+
+    def _crossing(self, kept):
+        """(axis, loads): a kept axis along the lines of arrays that the vector axis walks across, and the loads of
+        those: they read squares, which are transposed. (None, ()) without.
+        """
+        best = None, ()
+        if any(self.nest.reduced) or self.vector is None:
+            return best
+        for a in kept:
+            loads = [i for i, e in enumerate(self.exprs)
+                     if self._turned(e) and e[4][self.vector] not in (0, 1) and e[4][a] == 1]
+            if self.nest.sizes[a] * 2 > self.lanes and len(loads) > len(best[1]):
+                best = a, loads
+        return best
 
     def _across(self, kept):
         """(axis, tile): a kept axis along the lines of arrays that the vector axis walks across; (None, None) without.

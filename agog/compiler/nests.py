@@ -83,7 +83,9 @@ class NestCode(NestValues):
     def _kept(self, level, scope):
         """The loops over kept axes that are not the vector axis."""
         k = self.k
-        if level < len(self.scalar_kept):
+        if self.crossed and level == len(self.scalar_kept) - 1:
+            self._squares(level, scope)
+        elif level < len(self.scalar_kept):
             self._prepare(self._all_roots(), scope, level)
 
             def turn(i):
@@ -116,6 +118,40 @@ class NestCode(NestValues):
             self._vectors(low, high, scope, self._columns)
         else:
             self._columns([scope])
+
+    def _squares(self, level, scope):
+        """The last two loops, where loads walk across the lines of arrays: as many indices as there are lanes, at a
+        time, of the axis along the lines, so that each of these is read once."""
+        k = self.k
+        self._prepare(self._all_roots(), scope, level)
+        n, side = self.nest.sizes[self.scalar_kept[level]], self.lanes
+
+        def square(i, count=side):
+            rows = [Scope(scope, level + 1, k.add(i, j) if j else i) for j in range(count)]
+            for row in rows:
+                self._hoist(row)
+                self._prepare(self._all_roots(), row, level + 1)
+
+            def body(at):
+                at = at[0]
+                inner = [Scope(row, level + 2, at.index, at.partial, at.mask) for row in rows]
+                for load in self.crossed if 4 * count > side else ():  # (few are read one by one)
+                    for one, value in zip(inner, self._transposed(self.exprs[load], inner[0], count)):
+                        one.values[self._key(load)] = value
+                self._columns(inner)
+
+            self._vectors(0, self.nest.sizes[self.vector], scope, body)
+
+        low, high = self._bounds(level)
+        whole = n // side * side
+        if isinstance(low, int):
+            k.loop(0, whole, side, square)
+            if whole < n:
+                square(k.const(whole, "int64"), n - whole)
+            return
+        k.loop(low, k.where(high < whole, high, whole), side, square)
+        if whole < n:
+            k.if_(k.eq(high, n), lambda: square(k.const(whole, "int64"), n - whole))
 
     def _vectors(self, low, high, scope, body, start=None):
         """Run `body(scopes, *carry)` along the vector axis: unrolled, then single vectors, then a partial one.

@@ -6,6 +6,7 @@ computed again. Expressions are evaluated outside of every loop that they do not
 
 from agog.compiler.ir import llvm_type, mangled
 from agog.compiler.nestplan import PAGE, NestPlan
+from agog.compiler.packing import transpose
 from agog.compiler.targets import HALVES, ITEMSIZE
 
 __all__ = ["NestValues", "Scope"]
@@ -222,6 +223,20 @@ class NestValues(NestPlan):
             k.add(places, base) if not (isinstance(base, int) and base == 0) else places,
             lane_scope.mask,
         )
+
+    def _transposed(self, e, scope, count):
+        """The vectors that a load across the lines of an array gives for `count` indices of the axis along them."""
+        k, (_, dtype, arg, offset, strides) = self.k, e
+        step, n = strides[self.vector], self.nest.sizes[self.vector]
+        lines = self.lanes if scope.partial is None else n % self.lanes
+        at = k.add(k.mul(self._index(self.vector, scope), step), self._base(offset, strides, scope))
+        first = k.at(self.args[arg], at, dtype)
+        some = k.partial(k.const(count, "int64")) if count < self.lanes else None
+        found = []
+        for i in range(lines):
+            place = k.at(first, i * step, dtype)
+            found.append(some.load(place, dtype) if some else k.load(place, dtype, self.lanes))
+        return transpose(k, found + [k.const(0, dtype, self.lanes)] * (self.lanes - lines))
 
     @property
     def _v_depth(self):

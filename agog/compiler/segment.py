@@ -235,7 +235,7 @@ class Segment:
             if code.v_kept and code.k_depth == 1:
                 step = math.lcm(code.lanes * code.unroll, LINE if streams else 1)  # of single bytes, too
                 grain = -(-grain // step) * step
-            elif code.tile and code.k_depth == 2:  # what is across a line stays with one thread
+            elif (code.tile or code.crossed) and code.k_depth == 2:  # what is across a line stays with one thread
                 grain = -(-grain // LINE) * LINE
             self._share(name, arguments, n, grain, symbol)
 

@@ -575,11 +575,14 @@ def test_arrays_that_are_walked_backwards(dtype, at_end, rng, target, guarded):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "bool", "bfloat16"])
 def test_arrays_that_are_walked_across_their_lines(dtype, rng, target, guarded):
     cases = [((64, 100), (1, 0)), ((100, 64), (1, 0)), ((3, 70, 130), (0, 2, 1)), ((33, 50, 40), (2, 1, 0)),
-             ((1, 257, 65), (0, 2, 1)), ((1024, 70), (1, 0)), ((70, 1024), (1, 0)), ((20, 3, 90), (2, 0, 1))]
+             ((1, 257, 65), (0, 2, 1)), ((1024, 70), (1, 0)), ((70, 1024), (1, 0)), ((20, 3, 90), (2, 0, 1)),
+             ((10, 3003), (1, 0)), ((3003, 10), (1, 0)), ((3, 20000), (1, 0)), ((20000, 3), (1, 0)), ((17, 250), (1, 0)),
+             ((5, 11, 12), (0, 2, 1)), ((2, 700, 300), (0, 2, 1))]
     for shape, axes in cases:
         whole = tuple(shape[a] for a in axes)
         graph = build(
-            lambda x, y, axes=axes: [xp.permute_dims(x, axes) + 0, xp.where(xp.permute_dims(x, axes) > 0, y, y + y)],
+            lambda x, y, axes=axes: [xp.permute_dims(x, axes) + 0, xp.where(xp.permute_dims(x, axes) > 0, y, y + y),
+                                     xp.permute_dims(x, axes) + xp.permute_dims(x + 1, axes)[..., ::-1]],
             (shape, dtype), (whole, dtype))
         arrays = [guarded.array((rng.standard_normal(s) * 9).astype(name_to_dtype(dtype))) for s in (shape, whole)]
         for got, want in zip(compile(graph, target)(arrays), interpret.run(graph, arrays), strict=True):
