@@ -64,7 +64,7 @@ def test_arithmetic_of_slices(index, dtype, rng):
 
 
 @pytest.mark.parametrize("first, second", [
-    ((1000, 1), (1, 1000)), ((900,), (900, 1)), ((300, 1, 16), (1, 310, 16)), ((700,), (200, 700)), ((800, 1), (1, 90)),
+    ((1000, 1), (1, 1000)), ((900,), (900, 1)), ((300, 1, 16), (1, 310, 16)), ((700,), (200, 700)),
 ])
 def test_large_results_of_small_arrays_are_one_loop(first, second, rng, monkeypatch):
     x, y = (rng.standard_normal(s).astype(np.float32) for s in (first, second))
