@@ -470,6 +470,8 @@ class Lowering:
 
         if not scans.takes(kind, x.dtype):
             return None
+        if x.ndim and x.shape[axis] == 1 and not kind.startswith("arg"):
+            return self.cast(x, scans.out_dtype(kind, x.dtype))
         made = scans.plan(kind, x.dtype, x.shape, axis)
         table = Buffer(made.table.shape, "int64", data=made.table, name=f"{kind} table")
         out = Buffer(x.shape, scans.out_dtype(kind, x.dtype), name=kind)

@@ -20,7 +20,8 @@ PAGE = 4096
 _STREAMS = 3  # arrays that are stored around the caches at a time: processors have few buffers for lines on their way
 
 _SQUARE = 16  # lanes of the squares that are transposed in registers, at most
-_CROSSED = 3.0  # and about what that costs a load of a vector
+_SQUARES = 8  # squares from which they are what threads share out
+_CROSSED, _REVERSED = 3.0, 1.5  # about what that, and reversing it, costs a load of a vector
 
 _UNROLL = ((16, 4), (60, 2))  # up to this cost, so many vectors at a time
 BUSY = 1 << 17  # work from which unrolling pays also for short loops
@@ -134,16 +135,18 @@ class NestPlan:
     def _vector_axis(self):
         """The axis along which memory is walked best."""
         sizes, best, found = self.nest.sizes, None, None
-        reads = [(e[4], 0.8 * self.lanes) for e in self.exprs if e[0] in ("load", "gather")]
-        if not any(self.nest.reduced):
-            reads = [(e[4], _CROSSED if self._turned(e) else 0.8 * self.lanes)
-                     for e in self.exprs if e[0] in ("load", "gather")]
-        accesses = reads + [(s.strides, 2.0 * self.lanes) for s in self.nest.stores if s.each]
+        one_by_one, squares = 0.8 * self.lanes, not any(self.nest.reduced)
+        accesses = []  # (strides, price of a vector that walks backwards, and of one that walks otherwise)
+        for e in self.exprs:
+            if e[0] in ("load", "gather"):
+                backwards = _REVERSED if e[0] == "load" and ITEMSIZE[e[1]] >= 4 else one_by_one
+                accesses.append((e[4], backwards, _CROSSED if squares and self._turned(e) else one_by_one))
+        accesses += [(s.strides, 2.0 * self.lanes, 2.0 * self.lanes) for s in self.nest.stores if s.each]
         for a, n in enumerate(sizes):
             if n <= 1:
                 continue
             vectors = -(-n // self.lanes)
-            price = sum(1.0 if s[a] == 1 else 0.3 if s[a] == 0 else across for s, across in accesses)
+            price = sum({0: 0.3, 1: 1.0, -1: backwards}.get(s[a], across) for s, backwards, across in accesses)
             price = (price + sum(self.cost) * 0.5) * vectors / n
             if self.nest.reduced[a]:
                 price += 8.0 / n
@@ -224,11 +227,23 @@ class NestPlan:
         return None, None
 
     @property
+    def along(self):
+        """Whether it is the vector axis that is shared out although there is a loop around it, of few squares."""
+        return bool(self.crossed) and self.k_depth == 2 and self.nest.sizes[self.order[0]] < _SQUARES * self.lanes
+
+    @property
+    def shared(self):
+        """The axis that can be shared out."""
+        return self.vector if self.along else self.order[0]
+
+    @property
     def split(self):
         """How many pieces the work can be shared out in (the size of the outermost loop), or 1."""
         if self.k_depth == 0:
             return 1
-        n = self.nest.sizes[self.order[0]]
+        n = self.nest.sizes[self.shared]
+        if self.along:
+            return n // self.lanes
         return n // (self.lanes * self.unroll) if self.v_kept and self.k_depth == 1 else n
 
     @property

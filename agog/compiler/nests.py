@@ -76,7 +76,7 @@ class NestCode(NestValues):
         self.spills, self._kept_now, self._kept_in = {}, [], {}
 
     def _bounds(self, level):
-        if self.parallel and level == 0:
+        if self.parallel and self.order[level] == self.shared:
             return self.begin, self.end
         return 0, self.nest.sizes[self.order[level]]
 
@@ -140,7 +140,7 @@ class NestCode(NestValues):
                         one.values[self._key(load)] = value
                 self._columns(inner)
 
-            self._vectors(0, self.nest.sizes[self.vector], scope, body)
+            self._vectors(*self._bounds(level + 1), scope, body)
 
         low, high = self._bounds(level)
         whole = n // side * side

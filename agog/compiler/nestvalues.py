@@ -6,7 +6,7 @@ computed again. Expressions are evaluated outside of every loop that they do not
 
 from agog.compiler.ir import llvm_type, mangled
 from agog.compiler.nestplan import PAGE, NestPlan
-from agog.compiler.packing import transpose
+from agog.compiler.packing import shuffle, transpose
 from agog.compiler.targets import HALVES, ITEMSIZE
 
 __all__ = ["NestValues", "Scope"]
@@ -204,15 +204,17 @@ class NestValues(NestPlan):
             if lane_scope.partial is not None:
                 return lane_scope.partial.load(address, dtype)
             return k.load(address, dtype, self.lanes)
-        if step == -1 and lane_scope.mask is None and ITEMSIZE[dtype] >= 4:
-            last = k.sub(base, k.add(index, self.lanes - 1))
-            value = k.load(k.at(pointer, last, dtype), dtype, self.lanes)
-            return k.call(f"llvm.vector.reverse.{mangled(dtype, self.lanes)}", (dtype, self.lanes), value)
-        if lane_scope.mask is None and dtype != "bool" and ITEMSIZE[dtype] >= 4:
+        partial = lane_scope.partial
+        count = self.lanes if lane_scope.mask is None else self.nest.sizes[self.vector] % self.lanes
+        if step == -1 and ITEMSIZE[dtype] >= 4:
+            last = k.at(pointer, k.sub(base, k.add(index, count - 1)), dtype)
+            value = k.load(last, dtype, self.lanes) if partial is None else partial.load(last, dtype)
+            return shuffle(k, value, value, [max(0, count - 1 - u) for u in range(self.lanes)])
+        if ITEMSIZE[dtype] >= 4:
             # One by one: machines that gather take twice as long for it.
             first = k.at(pointer, k.add(k.mul(index, step), base), dtype)
             value = k.const(0, dtype, self.lanes)
-            for u in range(self.lanes):
+            for u in range(count):
                 part = k.load(k.at(first, u * step, dtype), dtype)
                 value = k.op(f"insertelement {value.typed}, {part.typed}, i64 {u}", dtype, self.lanes)
             return value

@@ -3,8 +3,8 @@
     scan("float32")(out, x, outer, n, inner, KINDS.index("cumsum"))
 
 One object has all kinds for a dtype, for eager code and for programs. Where inner is 1, some rows are walked side by
-side, each of them in order: a step need not wait for the one before it. Only sums of a row are made by vectors, in
-which they grow by doubling. Otherwise lanes are columns, which go down row by row, each in order as well.
+side, each of them in order: a step need not wait for the one before it. Only sums of longer rows are made by vectors,
+in which they grow by doubling. Otherwise lanes are columns, which go down row by row, each in order as well.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ KINDS = ("cumsum", "cumprod", "argcummax", "argcummin", "logcumsumexp")
 
 _PARAMETERS = call.OUT + call.IN + call.INT * 4
 _SIDE_BY_SIDE = 8  # rows
+_SHORT = 6  # elements of a row, up to which sums are added up one by one, too
 _TILE = 1024  # columns
 _UNIT = 1 << 13  # elements of a chunk
 _AWAKE, _WOKEN = 1 << 15, 1 << 18  # elements from which threads take part that are awake, or are woken
@@ -142,8 +143,10 @@ class _Scan:
         n, inner, tiles = (k.load(k.at(job, i, "int64"), "int64") for i in (2, 3, 4))
 
         def rows() -> None:
+            one_by_one = functools.partial(self._rows, k, out, x, n, begin, end, _SIDE_BY_SIDE, False)
             if self.kind == "cumsum":
-                self._summed_rows(k, out, x, n, begin, end)
+                by_vectors = functools.partial(self._summed_rows, k, out, x, n, begin, end)
+                k.if_(n <= _SHORT, one_by_one, by_vectors)
             elif self.kind == "logcumsumexp":
                 self._rows(k, out, x, n, begin, end, self.lanes, True)
             else:

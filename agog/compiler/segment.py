@@ -228,11 +228,11 @@ class Segment:
             if not parallel:
                 self.k.call_known(name, None, *arguments)
                 return
-            n = nest.sizes[code.order[0]]
+            n = nest.sizes[code.shared]
             grain = max(1, min(_CHUNK * n // code.work, -(-n // _PIECES)))
             if streams:  # the end of a chunk waits for what is on its way to memory
                 grain = max(grain, min(_STREAM_CHUNK * n // code.moved, -(-n // _PIECES)))
-            if code.v_kept and code.k_depth == 1:
+            if code.v_kept and code.k_depth == 1 or code.along:
                 step = math.lcm(code.lanes * code.unroll, LINE if streams else 1)  # of single bytes, too
                 grain = -(-grain // step) * step
             elif (code.tile or code.crossed) and code.k_depth == 2:  # what is across a line stays with one thread

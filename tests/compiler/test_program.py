@@ -590,6 +590,27 @@ def test_arrays_that_are_walked_across_their_lines(dtype, rng, target, guarded):
             np.testing.assert_array_equal(got.astype("d"), want.astype("d"))
 
 
+@pytest.mark.parametrize("shape", [(100_003, 10), (10, 100_003), (700, 900), (40_000, 33)])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_large_transposed_arrays_are_shared_out(shape, threads, rng, monkeypatch):
+    monkeypatch.setattr(config, "num_threads", threads)
+    graph = build(lambda x: [xp.permute_dims(x, (1, 0)) * 2 + xp.permute_dims(x, (1, 0))], (shape, F))
+    p = compile(graph)
+    assert "shared out" in p.explain() and "gather" not in p.code("asm") and "scatter" not in p.code("asm")
+    (x,) = made(rng, shape)
+    np.testing.assert_array_equal(p([x])[0], x.T * 2 + x.T)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+@pytest.mark.parametrize("shape", [(5000, 10), (20_000, 3), (300, 77)])
+def test_flipped_lines_are_loaded_whole(dtype, shape, rng):
+    graph = build(lambda x: [xp.flip(x, axis=-1)], (shape, dtype))
+    p = compile(graph)
+    assert "gather" not in p.code("asm") and "scatter" not in p.code("asm")
+    x = (rng.standard_normal(shape) * 9).astype(dtype)
+    np.testing.assert_array_equal(p([x])[0], x[:, ::-1])
+
+
 # ------------------------------------------------------------------------------------------- everything to one number
 def _everything(a, w):
     """Reductions of all there is, with what is stored at every point, before and after them; and ones that wait."""
