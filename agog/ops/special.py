@@ -182,11 +182,18 @@ def _xlog1py(np: Any, x: Any, y: Any) -> Any:
     return np.where((x == 0) & (y == y), np.zeros_like(x), x * np.log1p(y))
 
 
+def _times_log(log: str) -> Any:
+    """x * log(y), 0 where x is, unless y is nan."""
+    return lambda k, x, y: k.where(k.bitwise_and(k.eq(x, 0), k.eq(y, y)), 0, k.mul(x, getattr(k, log)(y)))
+
+
 xlogy = elementwise("xlogy(x, y) -> z", _xlogy, **_real, widen=True, reference=_scipy("xlogy"), domain=(0.3, 3),
+                    lower=_times_log("log"),
                     vjp={"x": lambda xp, g, x, y: g * xp.log(xp.where((x == 0) & (y <= 0), 1, y)),
                          "y": lambda xp, g, x, y: g * (x / xp.where((x == 0) & (y == 0), 1, y))},
                     doc="`x * log(y)`, and 0 where `x` is 0 whatever `y` is (unless nan).")
 xlog1py = elementwise("xlog1py(x, y) -> z", _xlog1py, **_real, widen=True, reference=_scipy("xlog1py"), domain=(0.3, 3),
+                      lower=_times_log("log1p"),
                       vjp={"x": lambda xp, g, x, y: g * xp.log1p(xp.where((x == 0) & (y <= -1), 0, y)),
                            "y": lambda xp, g, x, y: g * (x / xp.where((x == 0) & (y == -1), 1, 1 + y))},
                       doc="`x * log(1 + y)`, and 0 where `x` is 0 whatever `y` is (unless nan).")
@@ -221,5 +228,12 @@ def _sinc_vjp(xp: Any, g: Any, x: Any) -> Any:
     return g * xp.where(near, series, far) * math.pi
 
 
+def _sinc_lower(k: Any, x: Any) -> Any:
+    whole, zero = k.round(x), k.eq(x, 0)
+    odd = k.ne(k.round(k.mul(whole, 0.5)), k.mul(whole, 0.5))
+    sine = k.sin(k.mul(k.sub(x, whole), math.pi))  # exactly 0 at whole numbers
+    return k.where(zero, 1, k.div(k.where(odd, k.neg(sine), sine), k.mul(k.where(zero, 1, x), math.pi)))
+
+
 sinc = elementwise("sinc(x) -> y", _sinc, **_real, widen=True, vjp={"x": _sinc_vjp}, domain=(-2, 2), error=16,
-                   doc="`sin(pi*x) / (pi*x)`, and 1 at 0.")
+                   lower=_sinc_lower, doc="`sin(pi*x) / (pi*x)`, and 1 at 0.")

@@ -843,22 +843,6 @@ NEST: dict[str, Any] = {
     "_dropout_mask": _dropout_mask,
 }
 
-LOWER: dict[str, Any] = {
-    "xlogy": lambda k, x, y: k.where(k.bitwise_and(k.eq(x, 0), k.eq(y, y)), 0, k.mul(x, k.log(y))),
-    "xlog1py": lambda k, x, y: k.where(k.bitwise_and(k.eq(x, 0), k.eq(y, y)), 0, k.mul(x, k.log1p(y))),
-    "hardshrink": lambda k, x, a: k.where(k.bitwise_and(k.ge(x, k.neg(a)), k.le(x, a)), 0, x),
-    "softshrink": lambda k, x, a: k.sub(x, k.min(k.max(x, k.neg(a)), a)),
-    "sinc": lambda k, x: _sinc(k, x),
-}
-
-
-def _sinc(k: Any, x: Any) -> Any:
-    whole, zero = k.round(x), k.eq(x, 0)
-    odd = k.ne(k.round(k.mul(whole, 0.5)), k.mul(whole, 0.5))
-    sine = k.sin(k.mul(k.sub(x, whole), math.pi))  # exactly 0 at whole numbers
-    return k.where(zero, 1, k.div(k.where(odd, k.neg(sine), sine), k.mul(k.where(zero, 1, x), math.pi)))
-
-
 #: The rows of `x + y` and `x @ y`: a sum of products is a product of longer matrices.
 SUM, PRODUCT = TABLE["add"], TABLE["matmul"]
 #: The rows of a convolution and of what is clipped at zero: one kernel does both.
@@ -881,9 +865,6 @@ def _state() -> None:
     for name, rule in NEST.items():
         if name in TABLE and TABLE[name].nest is None:
             TABLE[name].nest = rule
-    for name, rule in LOWER.items():
-        if name in TABLE and TABLE[name].lower is None:
-            TABLE[name].lower = rule
     TABLE["_getitem"].view = lambda np, x, index: x[_open(index)]
 
 
