@@ -12,7 +12,8 @@ vain. Transposes are strides: packing reads along whichever axis is contiguous, 
 
 Where k is much longer than rows and columns (the gradient of a weight, over a batch), threads share out k: each makes a
 whole matrix of a part, and these are added in order. How many parts there are follows from the sizes alone, so that
-the result is the same for any number of threads.
+the result is the same for any number of threads. Up to four rows or columns are vectors (`gemm_vectors`), if k is
+contiguous in both matrices: packing would cost more than their dot products.
 
 A job may name a function that is to go on with the rows of C, some at a time: what a program does with a product runs
 while its rows are in the caches.
@@ -37,6 +38,8 @@ _STEPS = 384 * 4  # bytes of a column of A in a block: longer blocks gain nothin
 _KEPT = 1 << 21  # bytes of packed panels of A, at most, that are kept for the next block of B
 _NEAR = 1 << 22  # bytes of B up to which it is read where it is for a second panel of A: it stays in a cache
 _GROUP = 8  # panels of A that are packed together where rows are contiguous, so that memory is read in longer runs
+_FEW = 4  # rows or columns of a product that are taken as vectors, one by one
+_LINES = 1 << 14  # bytes of lines that each of these is multiplied by at a time
 
 
 class Products(Vectors):
@@ -368,8 +371,29 @@ class Products(Vectors):
             row_of_lines = lambda: k.call_known(
                 "columns", None, b, a, c, k.at(f.bias, column, self.dtype), f.b_k, f.a_k, f.k, columns, f.flags
             )
+            # Few vectors are multiplied one by one by some lines at a time, which stay in the first level cache.
+            lines = k.bitwise_and(k.op(f"udiv i64 {_LINES}, {(f.k * self.size + 1).text}", "int64"), -4) + 4
+
+            def some(length: Value, count: Value, dots: Callable[[Value, Value, Value], None]) -> None:
+                def group(r: Value) -> None:
+                    left = length - r
+                    k.loop(0, count, 1, lambda j: dots(r, k.where(left < lines, left, lines), j))
+
+                k.loop(0, length, lines, group)
+
+            times_columns = lambda: some(rows, columns, lambda r, number, j: k.call_known(
+                "dots", None, k.offset(a, r * f.a_row), k.offset(b, j * f.b_column),
+                k.at(k.offset(c, r * f.c_row), j, self.dtype), k.at(f.bias, column + j, self.dtype),
+                f.a_row, number, f.k, f.c_row, zero, f.flags))
+            times_rows = lambda: some(columns, rows, lambda r, number, j: k.call_known(
+                "dots", None, k.offset(b, r * f.b_column), k.offset(a, j * f.a_row),
+                k.at(k.offset(c, j * f.c_row), r, self.dtype), k.at(f.bias, column + r, self.dtype),
+                f.b_column, number, f.k, size, size, f.flags))
+            few = along_k & (f.k >= 2 * self.lanes) & ~k.ne_null(f.then) & ~parted
             part = (batch, row, rows, column, columns, start, end, line, flags)
             ways = [
+                (few & (f.n > 1) & (f.n <= _FEW), times_columns),
+                (few & (f.m > 1) & (f.m <= _FEW), times_rows),
                 (along_k & k.eq(f.n, 1), times_column),
                 (along_k & k.eq(f.m, 1), times_row),
                 (k.eq(f.m, 1) & k.eq(f.b_column, size), row_of_lines),

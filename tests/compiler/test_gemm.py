@@ -142,9 +142,9 @@ def test_the_number_of_threads_does_not_change_the_result(rng, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("m, n", [(1, 3000), (3000, 1), (1, 17), (40, 1), (1, 1)])
+@pytest.mark.parametrize("m, n", [(1, 3000), (3000, 1), (1, 17), (40, 1), (1, 1), (2, 1500), (1501, 3), (38, 4)])
 @pytest.mark.parametrize("k", [0, 1, 8, 640 + 13])
-def test_times_a_vector(m, k, n, dtype, target, rng, monkeypatch):
+def test_times_few_vectors(m, k, n, dtype, target, rng, monkeypatch):
     """Either way round, in every layout: the same for any number of threads."""
     a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
     bias, before = rng.standard_normal(n).astype(dtype), rng.standard_normal((m, n)).astype(dtype)
