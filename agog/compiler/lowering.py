@@ -361,9 +361,9 @@ class Lowering:
         y = Reduce(kind, x, over, shape, x.dtype)
         return self.reshape(y, kept) if keepdims else y
 
-    def coordinate(self, shape, axis):
-        """The index along `axis`, int64."""
-        return Coord(shape, axis % len(shape))
+    def coordinate(self, shape, axis, dtype="int64"):
+        """The index along `axis`."""
+        return Coord(shape, axis % len(shape), dtype)
 
     def gather(self, x, where, shape):
         """Elements of `x`: axis a is walked by axis where[a] (an int) of the result, or named by where[a] (a Val)."""

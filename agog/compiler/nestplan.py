@@ -55,7 +55,8 @@ class NestPlan:
 
     def _analyse(self):
         nest = self.nest
-        dtypes = {e[1] for e in self.exprs} | set(nest.args)
+        # (What a reduction gives may be cast to a wider dtype: it is not every element that is.)
+        dtypes = {e[1] for e in self.exprs if e[0] != "cast" or self.exprs[e[2]][0] != "reduce"}
         self.lanes = min(64, *(self.target.lanes(d) for d in dtypes), 64)
         self.cost = [1] * len(self.exprs)
         for i, e in enumerate(self.exprs):

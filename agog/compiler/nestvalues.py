@@ -109,8 +109,8 @@ class NestValues(NestPlan):
         if kind == "coord":
             index = self._index(e[2], scope)
             if e[2] == self.vector and self.lanes > 1:
-                return k.add(k.iota("int64"), index)
-            return index
+                return k.add(k.iota(dtype), k.cast(index, dtype))
+            return k.cast(index, dtype)
         if kind == "cast":
             source = self.exprs[e[2]]
             if dtype in HALVES:

@@ -473,7 +473,7 @@ def nest_of(g, needed, found):
             return emit("const", root.dtype, _number(root), repr(_number(root)))
         if isinstance(root, Coord):
             at = next((place[i] for i, a in enumerate(link.axes) if a == root.axis), None)
-            return emit("coord", "int64", at) if at is not None else emit("const", "int64", 0, "0")
+            return emit("coord", root.dtype, at) if at is not None else emit("const", root.dtype, 0, "0")
         return emit("load", root.dtype, arg(root, link.offset), 0, spread(link.strides, place))
 
     for v in g.members:

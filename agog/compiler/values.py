@@ -89,8 +89,8 @@ class Const(Val):
 class Coord(Val):
     """The index along `axis`."""
 
-    def __init__(self, shape, axis):
-        super().__init__(shape, "int64")
+    def __init__(self, shape, axis, dtype="int64"):
+        super().__init__(shape, dtype)
         self.axis = axis
 
 

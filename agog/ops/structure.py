@@ -106,14 +106,15 @@ def _arg(largest: bool) -> Any:
             x.shape,
             "bool",
         )
+        index = "int32" if x.shape[axis] < 1 << 31 else "int64"  # (as many lanes as numbers have)
         place = b.point(
             "where",
             lambda k, c, p, n: k.where(c, p, n),
-            (is_it, b.coordinate(x.shape, axis), b.const(x.shape[axis], "int64")),
+            (is_it, b.coordinate(x.shape, axis, index), b.const(x.shape[axis], index)),
             x.shape,
-            "int64",
+            index,
         )
-        return b.reshape(b.reduce("min", place, axis), shape)
+        return b.reshape(b.cast(b.reduce("min", place, axis), "int64"), shape)
 
     return nest
 

@@ -699,6 +699,16 @@ def test_a_loss_of_much_and_its_gradient_are_one_walk(rng):
     agrees(p, graph, made(rng, 1 << 18, 1 << 18), tol=1e-5)
 
 
+def test_places_are_looked_for_in_vectors_of_as_many_lanes_as_numbers_have(rng):
+    graph = build(lambda a: [xp.argmax(a, axis=1), xp.argmin(a, axis=1)], ((70, 300), F))
+    p = compile(graph)
+    assert "int32 = j" in p.code("loops") and f"vectors of {p.target.lanes(F)} x" in p.explain()
+    x = np.round(made(rng, (70, 300))[0], 1)
+    for got, want in zip(p([x]), interpret.run(graph, [x]), strict=True):
+        assert got.dtype == want.dtype == "int64"
+        np.testing.assert_array_equal(got, want)
+
+
 def test_an_index_out_of_range_is_found_in_parts(rng):
     n = 60000
     graph = build(lambda x, i: [xp.sum(xp.tanh(xp.take(x, i, axis=0)))], ((50,), F), ((n,), "int64"))
