@@ -398,20 +398,16 @@ def binary(ufunc: Any, a: Any, b: Any) -> Any:
 
 def apart(ufunc: Any, a: Any, b: Any) -> Any:
     """`binary` of two arrays, of which some thousand elements go to a kernel where one is stretched."""
-    if type(a) is not _ndarray or type(b) is not _ndarray:
-        return binary(ufunc, a, b) if a.size >= THRESHOLD else ufunc(a, b)
-    shape = a.shape
-    if shape == b.shape:
-        return binary(ufunc, a, b) if a.size >= THRESHOLD else ufunc(a, b)
-    shape = broadcast_shapes(shape, b.shape)
-    size = prod(shape)
-    if size >= THRESHOLD:
-        return binary(ufunc, a, b)
-    if size >= APART and stretched is not None:
-        done = stretched(ufunc, (a, b), shape)
-        if done is not None:
-            return done
-    return ufunc(a, b)
+    if type(a) is _ndarray and type(b) is _ndarray and a.shape != b.shape:
+        shape = broadcast_shapes(a.shape, b.shape)
+        size = prod(shape)
+        if APART <= size < THRESHOLD and stretched is not None:
+            done = stretched(ufunc, (a, b), shape)
+            if done is not None:
+                return done
+    else:
+        size = a.size
+    return binary(ufunc, a, b) if size >= THRESHOLD else ufunc(a, b)
 
 
 def slow(ufunc: Any, a: Any, b: Any) -> Any:

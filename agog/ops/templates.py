@@ -93,7 +93,7 @@ def method(x, y, /):
             if b.dtype is not a.dtype:
                 return fallback(op, (x, y), ())
             n = a.size                                                          #? sized
-            if n < few or n < middle and (n * (m := b.size) < most or n == m and a.shape == b.shape):   #? sized
+            if n < few or n * (m := b.size) < most and n < middle or n == m < limit and a.shape == b.shape: #? sized
                 c = ufunc(a, b)                                                 #? sized
             else:                                                               #? sized
                 c = middle_binary(ufunc, a, b)                                  #? sized
