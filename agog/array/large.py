@@ -398,8 +398,8 @@ def binary(ufunc: Any, a: Any, b: Any) -> Any:
 
 def apart(ufunc: Any, a: Any, b: Any) -> Any:
     """`binary` of two arrays, of which some thousand elements go to a kernel where one is stretched."""
-    if type(a) is _ndarray and type(b) is _ndarray and a.shape != b.shape:
-        shape = broadcast_shapes(a.shape, b.shape)
+    if type(a) is _ndarray and type(b) is _ndarray and (first := a.shape) != (second := b.shape):
+        shape = broadcast_shapes(first, second)
         size = prod(shape)
         if APART <= size < THRESHOLD and stretched is not None:
             done = stretched(ufunc, (a, b), shape)
