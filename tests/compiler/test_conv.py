@@ -4,6 +4,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from poisoned import Poisoned
 
 import agog as ag
 from agog import config
@@ -29,23 +30,6 @@ def numpy_rows(monkeypatch):
     monkeypatch.setattr(rows, "native", lambda *_: None)
     yield
     planning.plan.cache_clear()
-
-
-class Poisoned:
-    """`empty` for results: an array inside of another, whose borders must not change."""
-
-    def __init__(self):
-        self.arrays = []
-
-    def __call__(self, shape, dtype):
-        n = int(np.prod(shape))
-        whole = np.full(n + 64, -7, dtype)
-        self.arrays.append((whole, n))
-        return whole[32 : 32 + n].reshape(shape)
-
-    def check(self):
-        for whole, n in self.arrays:
-            assert (whole[:32] == -7).all() and (whole[32 + n :] == -7).all()
 
 
 def close(got, exact, size, terms):

@@ -4,6 +4,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from poisoned import Poisoned
 
 import agog as ag
 from agog import config
@@ -21,23 +22,6 @@ def numpy_rows(monkeypatch):
     """The rows compute with NumPy, whatever has been compiled."""
     monkeypatch.setattr(rows, "native", lambda *_: None)
     monkeypatch.setattr(rows, "reduced", lambda np, kind, ufunc, x, axis, keep: ufunc.reduce(x, axis, keepdims=keep))
-
-
-class Poisoned:
-    """`empty` for results: an array inside of another, whose borders must not change."""
-
-    def __init__(self):
-        self.arrays = []
-
-    def __call__(self, shape, dtype):
-        n = int(np.prod(shape))
-        whole = np.full(n + 64, -7, dtype)
-        self.arrays.append((whole, n))
-        return whole[32 : 32 + n].reshape(shape)
-
-    def check(self):
-        for whole, n in self.arrays:
-            assert (whole[:32] == -7).all() and (whole[32 + n :] == -7).all()
 
 
 @st.composite
