@@ -70,8 +70,10 @@ def _plain(x, dtype):
     """
     if type(x) is np.ndarray and x.flags.c_contiguous and x.dtype is dtype:
         return x
+    from agog.compiler import turning  # (what compiles is not loaded before it is wanted)
+
     x = np.asarray(x)
-    x = np.ascontiguousarray(x).reshape(x.shape)  # (which makes an axis for a number)
+    x = turning.whole(x).reshape(x.shape)  # (NumPy makes an axis for a number)
     return x.view(dtype) if x.dtype == dtype else x
 
 
