@@ -63,6 +63,9 @@ def _references():
 _ALONE = _references()
 
 
+_TURNED = 1 << 14  # elements from which NumPy takes long to copy an array whose axes lie in another order
+
+
 def _plain(x, dtype):
     """The array as native code reads it: NumPy's own class, contiguous, with the one object that stands for its dtype.
 
@@ -70,10 +73,12 @@ def _plain(x, dtype):
     """
     if type(x) is np.ndarray and x.flags.c_contiguous and x.dtype is dtype:
         return x
-    from agog.compiler import turning  # (what compiles is not loaded before it is wanted)
-
     x = np.asarray(x)
-    x = turning.whole(x).reshape(x.shape)  # (NumPy makes an axis for a number)
+    if x.size >= _TURNED and not x.flags.c_contiguous:
+        from agog.compiler import turning  # (what compiles is not loaded before it is wanted)
+
+        x = turning.whole(x)
+    x = np.ascontiguousarray(x).reshape(x.shape)  # (which makes an axis for a number)
     return x.view(dtype) if x.dtype == dtype else x
 
 

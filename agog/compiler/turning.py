@@ -21,14 +21,13 @@ from agog.compiler.targets import ITEMSIZE, Target
 __all__ = ["turn", "whole"]
 
 _LEAST = 64  # bytes of a row and of a column: fewer make no squares
-_FROM = 1 << 14  # elements below which NumPy is as quick as the call
 _GRAIN, _AWAKE, _WAKE = 1 << 14, 1 << 15, 1 << 18  # elements of a task; from which threads take part, or are woken
 _PARAMETERS = call.OUT + call.IN + call.INT * 3
 
 
 def whole(x: np.ndarray) -> np.ndarray:
     """`np.ascontiguousarray(x)`, by the kernel where it has two groups of axes whose places are exchanged."""
-    found = _exchanged(x.shape, x.strides, x.itemsize) if x.size >= _FROM else None
+    found = _exchanged(x.shape, x.strides, x.itemsize) if x.size else None
     if found is None:
         return np.ascontiguousarray(x)
     order, sizes = found
