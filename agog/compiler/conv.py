@@ -16,33 +16,21 @@ import numpy as np
 
 from agog.compiler import call, conv_gradients, depthwise, jit, pool, targets
 from agog.compiler.conv_plans import Plan, plan
+from agog.compiler.planned import Planned
 from agog.compiler.targets import Target
 
 __all__ = ["Conv", "conv"]
 
 
-class Conv:
-    """Convolutions of one dtype. Methods return None for what `plan` finds better done by matrix products.
+class Conv(Planned):
+    """Convolutions of one dtype. Methods return None for what `plan` finds better done by matrix products."""
 
-    find : gives the native function of a kind of plan, or None where it is not there yet: then methods return None too
-    """
+    __slots__ = ()
 
-    __slots__ = ("_find", "_natives", "dtype", "name", "no_bias", "target")
-
-    def __init__(self, dtype: str, target: Target, find: Callable[[str], Any] | None = None) -> None:
-        self.dtype, self.name, self.target = np.dtype(dtype), dtype, target
-        self.no_bias = np.empty(0, dtype)
-        self._natives: dict[str, Callable[..., None]] = {}
-        self._find = find or self.native
-
-    def native(self, what: str) -> Callable[..., None]:
-        """The native function of a kind of plan as a callable over arrays, compiled or found when it is wanted."""
-        if what not in self._natives:
-            made = depthwise if what in depthwise.NAMES else conv_gradients
-            module = made.later(self.name, self.target, what)
-            name = f"{what}_{self.name}"
-            self._natives[what] = call.bind(module, name, conv_gradients.PARAMETERS, imports=pool.imports)
-        return self._natives[what]
+    def _bound(self, kind: str) -> Callable[..., None]:
+        made = depthwise if kind in depthwise.NAMES else conv_gradients
+        module = made.later(self.name, self.target, kind)
+        return call.bind(module, f"{kind}_{self.name}", conv_gradients.PARAMETERS, imports=pool.imports)
 
     def forward(
         self, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: int, relu: bool = False,
@@ -75,17 +63,14 @@ class Conv:
     def _run(self, p: Plan | None, x: Any, w: Any, b: Any, empty: Any) -> Any:
         if p is None:
             return None
-        native = self._natives.get(p.kind)
+        native = self._found(p.kind)
         if native is None:
-            native = self._find(p.kind)
-            if native is None:
-                return None
-            self._natives[p.kind] = native
+            return None
         pool.refresh()
         x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
         out = empty(p.shape, self.dtype)
         if b is None:
-            native(out, x, w, self.no_bias, p.table, 0)
+            native(out, x, w, self.nothing, p.table, 0)
         else:
             native(out, x, w, np.ascontiguousarray(b), p.table, 1)
         return out

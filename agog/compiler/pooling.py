@@ -23,6 +23,7 @@ import numpy as np
 
 from agog.compiler import call, jit, pool, targets
 from agog.compiler.ir import Module
+from agog.compiler.planned import Planned
 from agog.compiler.pooling_gradients import Means
 from agog.compiler.pooling_maxima import Maxima
 from agog.compiler.pooling_pairs import Pairs
@@ -54,27 +55,14 @@ class Plan(NamedTuple):
     shape: tuple[int, ...]
 
 
-class Pooling:
-    """Pooling of one dtype. Methods return None where there is nothing to compute.
+class Pooling(Planned):
+    """Pooling of one dtype. Methods return None where there is nothing to compute."""
 
-    find : gives the native function of a kind of plan, or None where it is not there yet: then methods return None too
-    """
+    __slots__ = ()
 
-    __slots__ = ("_find", "_natives", "dtype", "name", "nothing", "target")
-
-    def __init__(self, dtype: str, target: Target, find: Callable[[str], Any] | None = None) -> None:
-        self.dtype, self.name, self.target = np.dtype(dtype), dtype, target
-        self.nothing = np.empty(0, dtype)
-        self._natives: dict[str, Callable[..., None]] = {}
-        self._find = find or self.native
-
-    def native(self, kind: str) -> Callable[..., None]:
-        """The native function of a kind of plan as a callable over arrays, compiled or found when it is wanted."""
-        if kind not in self._natives:
-            dtype = self.name
-            module = _later(dtype, self.target, kind)
-            self._natives[kind] = call.bind(module, f"{kind}_{dtype}", _PARAMETERS, imports=pool.imports)
-        return self._natives[kind]
+    def _bound(self, kind: str) -> Callable[..., None]:
+        module = _later(self.name, self.target, kind)
+        return call.bind(module, f"{kind}_{self.name}", _PARAMETERS, imports=pool.imports)
 
     def maximum(self, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, empty: Any = np.empty) -> Any:
         """The row `_max_pool`."""
@@ -108,12 +96,9 @@ class Pooling:
         p = plan(self.target, self.name, name, shape, kernel, stride, padding, more)
         if p is None:
             return None
-        native = self._natives.get(p.kind)
+        native = self._found(p.kind)
         if native is None:
-            native = self._find(p.kind)
-            if native is None:
-                return None
-            self._natives[p.kind] = native
+            return None
         pool.refresh()
         out = empty(p.shape, np.dtype(np.int64) if name == INDICES else self.dtype)
         rest = [self.nothing] * (3 - len(given))

@@ -434,7 +434,7 @@ def test_wrong_sizes_are_refused(rng):
     x, w = np.ones((1, 1, 4, 4), "f"), np.ones((1, 1, 3, 3), "f")
     p = k._plan("forward", x, w, (), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
     with pytest.raises(ValueError, match="sizes"):
-        k.native("conv")(np.empty(3, "f"), x, w, k.no_bias, p.table, 0)
+        k.native("conv")(np.empty(3, "f"), x, w, k.nothing, p.table, 0)
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
